@@ -258,7 +258,7 @@ mod tests {
         });
         std::thread::sleep(Duration::from_millis(50));
         outlet.stop();
-        // Long enough for the waiting sender to wake; until it does it may still find room.
+        // Long enough for the waiting sender to wake. Before that, it may still find room.
         std::thread::sleep(10 * POLL);
         assert!(matches!(from.recv(), Ok(MediaItem::Opened(_))));
         assert!(matches!(from.recv(), Ok(MediaItem::Ended(End::Finished))));

@@ -105,7 +105,7 @@ mod tests {
         packet
     }
 
-    /// Clocks of one PID, as (seconds of the clock in ticks, seconds of arrival).
+    /// The events of clock values of one PID, each with its arrival in nanoseconds.
     fn events(clocks: &[(u64, u64)]) -> Vec<Option<ClockEvent>> {
         let mut watch = PcrMonitor::default();
         clocks.iter().map(|(ticks, at_ns)| watch.push(&packet(256, *ticks), *at_ns)).collect()
@@ -114,16 +114,16 @@ mod tests {
     const SECOND: u64 = 27_000_000;
 
     #[test]
-    fn a_clock_that_goes_on_says_nothing() {
+    fn a_continuous_clock_causes_no_events() {
         let clocks: Vec<_> = (0..1000).map(|k| (k * SECOND / 25, k * S / 25)).collect();
         assert!(events(&clocks).iter().all(Option::is_none));
-        // A network that delays and bursts, and a sender that was delayed itself.
+        // The network delays packets and delivers bursts, and the sender is delayed itself.
         assert_eq!(events(&[(0, 0), (SECOND / 10, 9 * S), (9 * SECOND, 9 * S + S / 100)])[1], None);
         assert_eq!(events(&[(0, 0), (SECOND / 10, 60 * S)]), [None, None]);
     }
 
     #[test]
-    fn jumps_and_the_end_of_33_bits_are_told_apart() {
+    fn jumps_and_wraps_are_distinguished() {
         use ClockEvent::{JumpBack, JumpForward, Wrapped};
         let hour = 3600 * SECOND;
         assert_eq!(events(&[(0, 0), (hour, S / 25), (hour + SECOND, 2 * S)]), [None, Some(JumpForward), None]);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_found_in_what_comes() {
+    fn packets_are_found_among_other_bytes() {
         let mut watch = PcrMonitor::default();
         let two = [packet(256, 0), packet(256, 3600 * SECOND)].concat();
         assert_eq!(watch.push(&[&[1, 2, 3][..], &two].concat(), 0), Some(ClockEvent::JumpForward));

@@ -134,14 +134,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_that_runs_the_tests_has_what_is_required() {
+    fn required_plugins_are_installed() {
         let missing: Vec<_> = survey().unwrap().into_iter().filter(|f| f.plugin.required && !f.installed).collect();
         assert!(missing.is_empty(), "{missing:?}");
         assert!(version().unwrap().contains("GStreamer 1."));
     }
 
     #[test]
-    fn packages_are_named_once_and_never_not_at_all() {
+    fn packages_are_named_once_and_an_unknown_format_names_all() {
         assert_eq!(packages_for("video/x-h265"), [LIBAV]);
         assert_eq!(packages_for("audio/mpeg"), [LIBAV, GOOD]);
         assert_eq!(packages_for("rtsps"), [GOOD]);

@@ -1,4 +1,4 @@
-//! The table of sources, and sources of one's own. The registry is the process's: each test has schemes of its own.
+//! The table of built-in sources, and registered sources. The registry is global, so each test has its own schemes.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -36,7 +36,7 @@ fn once() -> Vec<Script> {
 }
 
 #[test]
-fn no_scheme_and_no_name_stands_twice_in_the_table() {
+fn names_and_schemes_are_unique() {
     let mut names: Vec<&str> = built_in().map(|spec| spec.name).collect();
     let mut schemes: Vec<&str> = built_in().flat_map(schemes_of).collect();
     let count = (names.len(), schemes.len());
@@ -52,7 +52,7 @@ fn no_scheme_and_no_name_stands_twice_in_the_table() {
 }
 
 #[test]
-fn schemes_that_the_table_names_are_parsed_as_their_kind() {
+fn schemes_of_the_table_are_parsed_as_their_kind() {
     for (kind, spec) in BUILT_IN.iter().filter(|(kind, _)| *kind != Kind::File) {
         for scheme in schemes_of(spec) {
             let location =
@@ -63,7 +63,7 @@ fn schemes_that_the_table_names_are_parsed_as_their_kind() {
 }
 
 #[test]
-fn kinds_pass_through_their_names() {
+fn kinds_are_serialized_as_their_names() {
     register_replay("named", Spec::LIVE, Vec::new());
     for kind in kinds() {
         let text = serde_json::to_string(&kind).unwrap();
@@ -73,7 +73,7 @@ fn kinds_pass_through_their_names() {
 }
 
 #[test]
-fn one_registration_is_enough() {
+fn a_registered_source_is_parsed_redacted_and_opened() {
     const SPEC: Spec = Spec { delay: Duration::from_millis(70), secret_parameters: &["pin"], ..Spec::LIVE };
     assert!(Location::parse("camlink://pitch?pin=4711xyz").is_err());
     register_replay("camlink", SPEC, once());
@@ -89,17 +89,17 @@ fn one_registration_is_enough() {
     assert!(matches!(items[..], [MediaItem::Opened(_), MediaItem::Ended(End::Finished)]), "{items:?}");
     assert_eq!(source.pace(), Pace::Live);
     let (to, _from) = bounded(1);
-    let said = OwnOpener(setup()).open("rtsp://h/a", to).err().unwrap().to_string();
-    assert!(said.contains("GstOpener"), "{said}");
+    let error = OwnOpener(setup()).open("rtsp://h/a", to).err().unwrap().to_string();
+    assert!(error.contains("GstOpener"), "{error}");
 }
 
 #[test]
-fn what_cannot_be_registered_is_refused_with_the_reason() {
+fn invalid_registrations_are_refused_with_the_reason() {
     let refused = |name, schemes: &[&'static str]| {
         let schemes: Vec<Scheme> = schemes.iter().map(|name| Scheme::new(name)).collect();
         let schemes = schemes.leak();
-        let made = register(Spec { name, schemes, ..Spec::LIVE }, |_| Err(Error::Internal("not opened".into())));
-        made.expect_err("it is refused").to_string()
+        let result = register(Spec { name, schemes, ..Spec::LIVE }, |_| Err(Error::Internal("not opened".into())));
+        result.expect_err("the registration is refused").to_string()
     };
     assert!(refused("rtsp", &["other"]).contains("name is taken"));
     assert!(refused("another", &["rtspt"]).contains("rtspt is taken"));
@@ -109,7 +109,7 @@ fn what_cannot_be_registered_is_refused_with_the_reason() {
 }
 
 #[test]
-fn the_policy_for_the_api_holds_for_registered_sources() {
+fn the_policy_for_the_api_applies_to_registered_sources() {
     register_replay("open-own", Spec { is_network: false, ..Spec::LIVE }, Vec::new());
     register_replay("shut-own", Spec { is_in_api: false, ..Spec::LIVE }, Vec::new());
     register_replay("net-own", Spec::LIVE, Vec::new());
@@ -139,7 +139,7 @@ impl Sleeper for NoSleep {
     fn sleep(&self, _: Duration, _: &Receiver<Infallible>) {}
 }
 
-/// `inner` under supervision: what arrives of two connections, and what was said of them.
+/// The items and states of two connections of `inner` under supervision.
 fn supervised(inner: Arc<dyn Open>, uri: &str) -> (Vec<MediaItem>, Vec<SourceState>) {
     let kind = Location::parse(uri).unwrap().kind;
     let states = Arc::new(States::default());
@@ -176,7 +176,7 @@ fn assert_reopened((items, states): (Vec<MediaItem>, Vec<SourceState>)) {
     assert_eq!(states.iter().filter(|state| **state == SourceState::Playing).count(), 2, "{states:?}");
 }
 
-/// Ends once; the second connection stays.
+/// The first connection ends, and the second stays open.
 fn twice() -> Vec<Script> {
     let opened = || vec![MediaItem::Opened(setup().wants)];
     vec![Script { items: opened(), end: Some(End::Finished) }, Script { items: opened(), end: None }]
@@ -190,7 +190,7 @@ fn a_registered_source_runs_through_the_supervisor() {
 
 #[cfg(feature = "gst")]
 #[test]
-fn the_opener_of_the_program_opens_registered_sources() {
+fn the_gstreamer_opener_opens_registered_sources() {
     use crate::gst::{GstOpener, GstOptions};
     register_replay("program", Spec::LIVE, twice());
     let clock = Arc::new(ManualClock::default());
@@ -203,8 +203,8 @@ fn the_opener_of_the_program_opens_registered_sources() {
     let _source = opener.open("held://x", to).unwrap();
     let items: Vec<MediaItem> = from.iter().collect();
     let refused = matches!(&items[..], [MediaItem::Ended(End::Failed { kind: Cause::Refused, .. })]);
-    assert!(refused, "the policy holds for it: {items:?}");
+    assert!(refused, "the policy applies: {items:?}");
     let opener = GstOpener::new(GstOptions { pipeline: Some("x".into()), ..GstOptions::default() }, clock).unwrap();
-    let said = opener.open("held://x", bounded(1).0).err().unwrap().to_string();
-    assert!(said.contains("takes no pipeline"), "{said}");
+    let error = opener.open("held://x", bounded(1).0).err().unwrap().to_string();
+    assert!(error.contains("takes no pipeline"), "{error}");
 }

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_channel_does_not_keep_a_dropped_source() {
+    fn dropping_a_source_with_a_full_channel_does_not_block() {
         let (to, _from) = crossbeam_channel::bounded(1);
         let replay = Replay::new(Pace::Live, vec![Script { items: vec![OPENED, OPENED, OPENED], end: None }]);
         drop(replay.open("x", to).unwrap());

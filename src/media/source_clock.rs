@@ -89,58 +89,58 @@ mod tests {
     const DAY: i64 = 86_400 * S;
     const NOW: i64 = 1_700_000_000 * S;
 
-    /// The verdicts on claims with these offsets, one per second.
-    fn verdicts(claims: &mut SourceClock, off: &[i64]) -> Vec<ClockVerdict> {
-        (0..).zip(off).map(|(n, off)| claims.judge(NOW + n * S + off, NOW + n * S)).collect()
+    /// The verdicts on clock readings with these offsets, one per second.
+    fn judge_all(clock: &mut SourceClock, off: &[i64]) -> Vec<ClockVerdict> {
+        (0..).zip(off).map(|(n, off)| clock.judge(NOW + n * S + off, NOW + n * S)).collect()
     }
 
     #[test]
-    fn a_clock_that_is_a_little_or_some_time_zones_off_is_believed() {
+    fn a_clock_that_is_seconds_or_time_zones_off_is_trusted() {
         for off in [0, -3 * S, 40 * S, 14 * 3600 * S, -12 * 3600 * S] {
-            let said = verdicts(&mut SourceClock::default(), &[off, off + 2 * S, off - S, off + 30 * S]);
-            assert_eq!(said, [ClockVerdict::Trusted; 4], "{off}");
+            let verdicts = judge_all(&mut SourceClock::default(), &[off, off + 2 * S, off - S, off + 30 * S]);
+            assert_eq!(verdicts, [ClockVerdict::Trusted; 4], "{off}");
         }
     }
 
     #[test]
-    fn a_clock_that_is_years_off_is_told_of_once() {
+    fn a_clock_that_is_years_off_is_reported_once() {
         for off in [-NOW, 400 * DAY, -DAY, i64::MAX - NOW - 100 * S] {
-            let said = verdicts(&mut SourceClock::default(), &[off; 50]);
-            assert_eq!(said[0], ClockVerdict::Distrusted, "{off}");
-            assert!(said[1..].iter().all(|s| *s == ClockVerdict::StillDistrusted), "{off}");
+            let verdicts = judge_all(&mut SourceClock::default(), &[off; 50]);
+            assert_eq!(verdicts[0], ClockVerdict::Distrusted, "{off}");
+            assert!(verdicts[1..].iter().all(|s| *s == ClockVerdict::StillDistrusted), "{off}");
         }
     }
 
     #[test]
-    fn a_clock_that_jumps_is_not_believed_in_between() {
+    fn a_jumping_clock_stays_distrusted() {
         let days: Vec<i64> = (0..40).map(|n| [0, 400 * DAY, -DAY][n % 3]).collect();
-        let said = verdicts(&mut SourceClock::default(), &days);
-        assert_eq!(said[..2], [ClockVerdict::Trusted, ClockVerdict::Distrusted]);
-        assert!(said[2..].iter().all(|s| *s == ClockVerdict::StillDistrusted), "{said:?}");
-        // Hours, each plausible alone.
+        let verdicts = judge_all(&mut SourceClock::default(), &days);
+        assert_eq!(verdicts[..2], [ClockVerdict::Trusted, ClockVerdict::Distrusted]);
+        assert!(verdicts[2..].iter().all(|s| *s == ClockVerdict::StillDistrusted), "{verdicts:?}");
+        // Offsets of hours, each plausible alone.
         let hours: Vec<i64> = (0..40).map(|n| [0, 5 * 3600 * S][n % 2]).collect();
-        let said = verdicts(&mut SourceClock::default(), &hours);
-        assert_eq!(said.iter().filter(|s| **s == ClockVerdict::Distrusted).count(), 1);
-        assert!(!said.contains(&ClockVerdict::TrustedAgain));
+        let verdicts = judge_all(&mut SourceClock::default(), &hours);
+        assert_eq!(verdicts.iter().filter(|s| **s == ClockVerdict::Distrusted).count(), 1);
+        assert!(!verdicts.contains(&ClockVerdict::TrustedAgain));
     }
 
     #[test]
-    fn a_clock_that_was_set_right_is_believed_again_when_it_has_stayed_so() {
+    fn a_corrected_clock_is_trusted_again_after_a_while() {
         let off = [400 * DAY, 400 * DAY, 0, 0, S, 0, 0, 0];
-        let said = verdicts(&mut SourceClock::default(), &off);
-        assert_eq!(said[6..], [ClockVerdict::TrustedAgain, ClockVerdict::Trusted], "{said:?}");
-        assert_eq!(said.iter().filter(|s| **s == ClockVerdict::StillDistrusted).count(), 5);
-        // An hour, corrected by a time server.
-        let said = verdicts(&mut SourceClock::default(), &[0, 3600 * S, 3600 * S, 3600 * S, 3600 * S, 3600 * S]);
+        let verdicts = judge_all(&mut SourceClock::default(), &off);
+        assert_eq!(verdicts[6..], [ClockVerdict::TrustedAgain, ClockVerdict::Trusted], "{verdicts:?}");
+        assert_eq!(verdicts.iter().filter(|s| **s == ClockVerdict::StillDistrusted).count(), 5);
+        // A step of one hour, made by a time server.
+        let verdicts = judge_all(&mut SourceClock::default(), &[0, 3600 * S, 3600 * S, 3600 * S, 3600 * S, 3600 * S]);
         assert_eq!(
-            (said[0], said[1], said[5]),
+            (verdicts[0], verdicts[1], verdicts[5]),
             (ClockVerdict::Trusted, ClockVerdict::Distrusted, ClockVerdict::TrustedAgain)
         );
     }
 
     #[test]
-    fn recordings_may_be_as_old_as_they_like() {
-        let said = verdicts(&mut SourceClock::within(u64::MAX), &[-900 * DAY, -900 * DAY, -800 * DAY]);
-        assert_eq!(said, [ClockVerdict::Trusted, ClockVerdict::Trusted, ClockVerdict::Distrusted]);
+    fn recordings_may_be_of_any_age() {
+        let verdicts = judge_all(&mut SourceClock::within(u64::MAX), &[-900 * DAY, -900 * DAY, -800 * DAY]);
+        assert_eq!(verdicts, [ClockVerdict::Trusted, ClockVerdict::Trusted, ClockVerdict::Distrusted]);
     }
 }

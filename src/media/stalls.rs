@@ -89,20 +89,20 @@ mod tests {
     const BOTH: Tracks = Tracks { video: true, audio: true };
 
     #[test]
-    fn one_track_that_falls_silent_is_told_once_and_so_is_its_return() {
+    fn a_silent_track_and_its_return_are_reported_once() {
         let (mut watch, policy) = (StallDetector::new(BOTH, 0), Policy::default());
         for second in 1..=20 {
             assert_eq!(watch.received(Track::Video, second * S), None);
-            let said = watch.check(second * S, &policy);
+            let stall = watch.check(second * S, &policy);
             let due = second == 6;
-            assert_eq!(said != Stall::None, due, "{second}: {said:?}");
+            assert_eq!(stall != Stall::None, due, "{second}: {stall:?}");
             if due {
-                assert_eq!(said, Stall::Track { track: Track::Audio, silent_ns: 6 * S });
+                assert_eq!(stall, Stall::Track { track: Track::Audio, silent_ns: 6 * S });
             }
         }
         assert_eq!(watch.received(Track::Audio, 21 * S), Some(21 * S));
         assert_eq!(watch.received(Track::Audio, 22 * S), None);
-        // Sound may be missing for ever.
+        // Missing sound is never a failure.
         for second in 22..500 {
             watch.received(Track::Video, second * S);
             assert!(!matches!(watch.check(second * S, &policy), Stall::All | Stall::Pictures));
@@ -110,16 +110,16 @@ mod tests {
     }
 
     #[test]
-    fn pictures_that_stay_away_are_a_failure_and_so_is_silence() {
+    fn missing_pictures_are_a_failure_and_so_is_silence() {
         let (mut watch, policy) = (StallDetector::new(BOTH, 0), Policy::default());
-        let mut said = Vec::new();
+        let mut stalls = Vec::new();
         for second in 1..=31 {
             watch.received(Track::Audio, second * S);
-            said.push(watch.check(second * S, &policy));
+            stalls.push(watch.check(second * S, &policy));
         }
-        assert_eq!(said.iter().filter(|s| **s != Stall::None).count(), 2);
-        assert_eq!(said[5], Stall::Track { track: Track::Video, silent_ns: 6 * S });
-        assert_eq!(said[30], Stall::Pictures);
+        assert_eq!(stalls.iter().filter(|s| **s != Stall::None).count(), 2);
+        assert_eq!(stalls[5], Stall::Track { track: Track::Video, silent_ns: 6 * S });
+        assert_eq!(stalls[30], Stall::Pictures);
 
         let mut watch = StallDetector::new(BOTH, 0);
         assert_eq!(watch.check(10 * S, &policy), Stall::None, "both together are one stall");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_track_that_is_not_there_is_not_missed() {
+    fn an_absent_track_does_not_stall() {
         let (mut watch, policy) = (StallDetector::new(Tracks { video: false, audio: true }, 0), Policy::default());
         for second in 1..100 {
             watch.received(Track::Audio, second * S);

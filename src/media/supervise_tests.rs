@@ -1,4 +1,4 @@
-//! The supervisor with scripted sources. Nothing sleeps but the stall test, which advances a simulated clock.
+//! The supervisor with scripted sources. No pause is real, and the stall test advances a simulated clock.
 
 use std::sync::Mutex;
 
@@ -66,7 +66,7 @@ fn failed(cause: &str) -> Option<End> {
     Some(End::Failed { kind: Cause::NoAnswer, cause: cause.into(), advice: "a".into() })
 }
 
-fn words(items: &[MediaItem]) -> Vec<String> {
+fn describe(items: &[MediaItem]) -> Vec<String> {
     items
         .iter()
         .map(|item| match item {
@@ -81,7 +81,7 @@ fn words(items: &[MediaItem]) -> Vec<String> {
 }
 
 #[test]
-fn a_lost_connection_is_made_again_with_growing_pauses_and_a_new_time_line() {
+fn a_lost_connection_is_reopened_with_growing_pauses_and_a_new_timeline() {
     let script = |items, end| Script { items, end };
     let b = bench(
         Policy { reopen_on_end: true, ..Policy::default() },
@@ -99,7 +99,7 @@ fn a_lost_connection_is_made_again_with_growing_pauses_and_a_new_time_line() {
     source.stop();
     items.extend(from.iter());
     let expected = ["opened", "pcm 1", "reconnect", "opened", "pcm 2", "reconnect", "opened", "pcm 3", "finished"];
-    assert_eq!(words(&items), expected);
+    assert_eq!(describe(&items), expected);
     assert_eq!(b.supervisor.counters.reconnects.load(Ordering::Relaxed), 2);
 
     let slept = b.sleeper.0.lock().unwrap().clone();
@@ -118,26 +118,26 @@ fn a_lost_connection_is_made_again_with_growing_pauses_and_a_new_time_line() {
     assert_eq!(states.iter().filter(|s| **s == SourceState::Playing).count(), 3);
 }
 
-/// Waits as long as it may.
-struct ForEver;
+/// Sleeps until the source is stopped.
+struct UntilStopped;
 
-impl Sleeper for ForEver {
+impl Sleeper for UntilStopped {
     fn sleep(&self, _: Duration, stopping: &Receiver<Infallible>) {
         let _ = stopping.recv();
     }
 }
 
 #[test]
-fn the_run_of_a_connection_is_closed_with_it_and_not_by_the_next() {
+fn a_run_ends_with_its_connection_and_not_with_the_next() {
     let script = |items| Script { items, end: failed("cable") };
     let mut b = bench(Policy::default(), vec![script(vec![opened(), sound(1)])]);
-    b.supervisor.sleeper = Arc::new(ForEver);
+    b.supervisor.sleeper = Arc::new(UntilStopped);
     let (to, from) = bounded(64);
     let mut source = b.supervisor.open("rtsp://h/a", to).unwrap();
-    let next = || from.recv_timeout(Duration::from_secs(10)).expect("it comes while there is no connection");
-    assert_eq!(words(&[next(), next(), next()]), ["opened", "pcm 1", "reconnect"]);
+    let next = || from.recv_timeout(Duration::from_secs(10)).expect("the item arrives while there is no connection");
+    assert_eq!(describe(&[next(), next(), next()]), ["opened", "pcm 1", "reconnect"]);
     source.stop();
-    assert_eq!(words(&from.iter().collect::<Vec<_>>()), ["finished"]);
+    assert_eq!(describe(&from.iter().collect::<Vec<_>>()), ["finished"]);
 
     // A connection that never opened has no run to close, and no run is closed twice.
     let scripts = vec![script(vec![]), script(vec![opened(), sound(1)]), script(vec![]), script(vec![opened()])];
@@ -146,16 +146,16 @@ fn the_run_of_a_connection_is_closed_with_it_and_not_by_the_next() {
     let mut source = b.supervisor.open("rtsp://h/a", to).unwrap();
     let items: Vec<MediaItem> = from.iter().take(5).collect();
     source.stop();
-    assert_eq!(words(&items), ["opened", "pcm 1", "reconnect", "opened", "reconnect"]);
+    assert_eq!(describe(&items), ["opened", "pcm 1", "reconnect", "opened", "reconnect"]);
 }
 
 #[test]
-fn a_first_attempt_that_fails_is_final_unless_asked_otherwise() {
+fn a_failed_first_attempt_is_final_unless_the_policy_retries_it() {
     let scripts = || vec![Script { items: vec![], end: failed("refused") }];
     let b = bench(Policy::default(), scripts());
     let (to, from) = bounded(64);
     let _source = b.supervisor.open("rtsp://h/a", to).unwrap();
-    assert_eq!(words(&from.iter().collect::<Vec<_>>()), ["failed: refused"]);
+    assert_eq!(describe(&from.iter().collect::<Vec<_>>()), ["failed: refused"]);
     assert_eq!(
         b.recorder.0.lock().unwrap().last(),
         Some(&SourceState::Failed { kind: Cause::NoAnswer, cause: "refused".into(), advice: "a".into() })
@@ -166,13 +166,13 @@ fn a_first_attempt_that_fails_is_final_unless_asked_otherwise() {
     let b = bench(Policy { retry_first: true, ..Policy::default() }, scripts);
     let (to, from) = bounded(64);
     let mut source = b.supervisor.open("rtsp://h/a", to).unwrap();
-    assert_eq!(words(&[from.recv().unwrap()]), ["opened"]);
+    assert_eq!(describe(&[from.recv().unwrap()]), ["opened"]);
     source.stop();
-    assert_eq!(words(&from.iter().collect::<Vec<_>>()), ["finished"]);
+    assert_eq!(describe(&from.iter().collect::<Vec<_>>()), ["finished"]);
 }
 
 #[test]
-fn an_end_is_final_where_the_kind_has_one() {
+fn an_end_is_final_for_kinds_that_end() {
     let b = bench(
         Policy { reopen_on_end: false, ..Policy::default() },
         vec![Script { items: vec![opened(), MediaItem::TrackEnded(Track::Audio)], end: Some(End::Finished) }],
@@ -185,16 +185,16 @@ fn an_end_is_final_where_the_kind_has_one() {
 }
 
 #[test]
-fn a_recording_ends_where_a_channel_of_its_kind_comes_back() {
+fn a_recording_ends_and_a_channel_of_its_kind_is_reopened() {
     let script = || Script { items: vec![opened(), sound(1)], end: Some(End::Finished) };
     for (on_demand, expected) in
         [(true, vec!["opened", "pcm 1", "finished"]), (false, vec!["opened", "pcm 1", "reconnect", "opened", "pcm 1"])]
     {
         let b = bench(Policy::default(), vec![script(), script()]);
-        b.supervisor.counters.on_demand.set(on_demand).expect("nobody else has reported it");
+        b.supervisor.counters.on_demand.set(on_demand).expect("the value is not set yet");
         let (to, from) = bounded(64);
         let mut source = b.supervisor.open("http://h/a.m3u8", to).unwrap();
-        assert_eq!(words(&from.iter().take(expected.len()).collect::<Vec<_>>()), expected);
+        assert_eq!(describe(&from.iter().take(expected.len()).collect::<Vec<_>>()), expected);
         source.stop();
     }
 }
@@ -210,10 +210,10 @@ fn silence_is_a_failure_after_the_stall_time() {
     );
     let (to, from) = bounded(64);
     let _source = b.supervisor.open("rtsp://h/a", to).unwrap();
-    assert_eq!(words(&from.iter().take(2).collect::<Vec<_>>()), ["opened", "pcm 1"]);
+    assert_eq!(describe(&from.iter().take(2).collect::<Vec<_>>()), ["opened", "pcm 1"]);
     assert!(from.recv_timeout(Duration::from_millis(200)).is_err(), "no stall before its time");
     b.clock.advance(11_000_000_000);
-    assert_eq!(words(&from.iter().take(3).collect::<Vec<_>>()), ["reconnect", "opened", "pcm 2"]);
+    assert_eq!(describe(&from.iter().take(3).collect::<Vec<_>>()), ["reconnect", "opened", "pcm 2"]);
     assert!(
         b.recorder
             .0
@@ -235,7 +235,7 @@ fn pauses_stop_growing() {
 }
 
 #[test]
-fn a_login_that_is_not_taken_is_not_tried_often() {
+fn a_refused_login_is_retried_rarely() {
     let refused = || {
         let (kind, cause, advice) = (Cause::NotAuthorized, "not authorized (401)".into(), "a".into());
         Script { items: vec![], end: Some(End::Failed { kind, cause, advice }) }
@@ -262,7 +262,7 @@ fn picture(pts: u64) -> MediaItem {
 }
 
 #[test]
-fn tracks_that_come_and_go_between_connections_are_told() {
+fn tracks_that_change_between_connections_are_reported() {
     let tracks = |video, audio| MediaItem::Opened(Tracks { video, audio });
     let script = |tracks, end| Script { items: vec![tracks, sound(1)], end };
     let b = bench(
@@ -284,7 +284,7 @@ fn tracks_that_come_and_go_between_connections_are_told() {
 }
 
 #[test]
-fn a_track_that_comes_in_later_is_no_reconnect() {
+fn a_later_track_is_not_a_reconnect() {
     let items = vec![
         MediaItem::Opened(Tracks { video: true, audio: false }),
         picture(1),
@@ -300,7 +300,10 @@ fn a_track_that_comes_in_later_is_no_reconnect() {
     let _source = b.supervisor.open("rtsp://h/a", to).unwrap();
     let passed = from.iter().take(7).collect::<Vec<_>>();
     assert!(matches!(passed[2], MediaItem::Discontinuity(Discontinuity::Tracks)), "{passed:?}");
-    assert!(matches!(passed[6], MediaItem::Unconverted { .. }), "incidents do not go to the clip builder: {passed:?}");
+    assert!(
+        matches!(passed[6], MediaItem::Unconverted { .. }),
+        "incidents are not sent to the clip builder: {passed:?}"
+    );
     assert_eq!(b.supervisor.counters.reconnects.load(Ordering::Relaxed), 0);
     let (added, lost) = (Incident::TrackAdded { track: Track::Audio }, Incident::TrackLost { track: Track::Audio });
     assert_eq!(*b.recorder.1.lock().unwrap(), [added, Incident::TcpFallback, lost]);

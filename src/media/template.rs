@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn every_builtin_renders_for_its_kind_and_documents_each_key() {
+    fn every_built_in_template_renders_and_documents_each_key() {
         for given in [
             "a.mp4",
             "http://h/a.mp4",
@@ -184,10 +184,10 @@ mod tests {
     #[test]
     fn mistakes_name_the_line() {
         let location = Location::parse("rtsp://h/a").unwrap();
-        let said = |template: &str| render(template, &keys(&location), BOTH).unwrap_err().to_string();
-        assert!(said("# c\nfakesrc name={nmae}").contains("line 2"));
-        assert!(said("# only a comment\n").contains("empty"));
-        assert!(said("videotestsrc num-buffers={video_buffers}").contains("rtsp source"));
+        let error = |template: &str| render(template, &keys(&location), BOTH).unwrap_err().to_string();
+        assert!(error("# c\nfakesrc name={nmae}").contains("line 2"));
+        assert!(error("# only a comment\n").contains("empty"));
+        assert!(error("videotestsrc num-buffers={video_buffers}").contains("rtsp source"));
         let mut keys = keys(&location);
         keys.rtsp_transport = "carrier-pigeon";
         assert!(render("fakesrc", &keys, BOTH).unwrap_err().to_string().contains("carrier-pigeon"));

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_those_of_the_recommendations() {
+    fn codes_match_the_recommendations() {
         // BT.2408-7, table 1: 203 cd/m² is PQ 58 %, and HLG 75 % on a display of 1000 cd/m²; BT.2100: PQ 1 is 10,000 cd/m².
         assert!((light_to_pq(203.0) - 0.58).abs() < 0.001, "{}", light_to_pq(203.0));
         assert!((pq_to_light(1.0) - 10_000.0).abs() < 1e-6);
@@ -168,17 +168,17 @@ mod tests {
     }
 
     #[test]
-    fn the_curve_keeps_what_is_dark_and_rolls_off_what_is_bright() {
+    fn the_curve_keeps_dark_values_and_rolls_off_bright_ones() {
         for light in [0.1, 1.0, 10.0, 50.0] {
             assert!((roll_off(light) / (light / WHITE) - 1.0).abs() < 1e-6, "{light}");
         }
         let lights: Vec<f64> = (0..=200).map(|i| f64::from(i) * 10.0).collect();
-        assert!(lights.windows(2).all(|two| roll_off(two[0]) <= roll_off(two[1])), "it never falls");
+        assert!(lights.windows(2).all(|two| roll_off(two[0]) <= roll_off(two[1])), "the curve never falls");
         assert!((roll_off(PEAK) - 1.0).abs() < 1e-6 && (roll_off(9000.0) - 1.0).abs() < 1e-6);
     }
 
     #[test]
-    fn grays_stay_gray_and_colours_of_sdr_come_back() {
+    fn grays_stay_gray_and_sdr_colours_are_restored() {
         // Diffuse white.
         for (code, hdr) in [(148, Hdr::Pq), (191, Hdr::Hlg)] {
             let [r, g, b] = mapped([code; 3], hdr, true);
@@ -193,8 +193,8 @@ mod tests {
     }
 
     #[test]
-    fn pixels_are_those_of_the_reference() {
-        // Code of 16 bits, SDR from PQ, SDR from HLG: by tests/reference/tone.py.
+    fn pixels_match_the_reference() {
+        // 16-bit code, SDR from PQ, SDR from HLG, computed by tests/reference/tone.py.
         let reference: [([u16; 3], [u8; 3], [u8; 3]); 13] = [
             ([0, 0, 0], [0, 0, 0], [0, 0, 0]),
             ([6553, 6553, 6553], [17, 17, 17], [29, 29, 29]),

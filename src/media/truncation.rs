@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_that_end_behind_the_file_are_cut_off() {
+    fn boxes_that_end_after_the_file_are_truncated() {
         let (index, media) = (atom(b"moov", &[7; 30]), atom(b"mdat", &[9; 50]));
         let fast = [atom(b"ftyp", b"isomiso2"), index.clone(), media.clone()].concat();
         // A truncation between boxes cannot be detected.
@@ -263,11 +263,11 @@ mod tests {
         check(&[atom(b"moov", &[]), large].concat(), 8 + 16);
         let mut open = atom(b"mdat", &[0; 32]);
         open[..4].copy_from_slice(&[0; 4]);
-        assert_eq!(cut(&[atom(b"moov", &[]), open].concat()), None, "to the end, wherever that is");
+        assert_eq!(cut(&[atom(b"moov", &[]), open].concat()), None, "a box of size 0 extends to the end of the file");
     }
 
     #[test]
-    fn a_file_without_an_index_is_known_before_it_is_opened() {
+    fn a_missing_index_is_detected_before_the_file_is_opened() {
         let dir = tempfile::tempdir().unwrap();
         let missing = |bytes: &[u8]| {
             let path = dir.path().join("a.mp4");
@@ -280,18 +280,18 @@ mod tests {
         assert_eq!(missing(&slow[..40]).unwrap(), "34 bytes are missing at its end, and with them its index (moov)");
         assert_eq!(missing(&slow[..16 + 58]).unwrap(), NO_INDEX);
         let fast = [start, index, media].concat();
-        assert_eq!(missing(&fast[..fast.len() - 9]), None, "what the index describes can be decoded");
+        assert_eq!(missing(&fast[..fast.len() - 9]), None, "media with an index can be decoded");
         assert_eq!((missing(b"RIFF"), missing(b"RIFF\0\0\0\0WAVE")), (None, None));
     }
 
     #[test]
-    fn segments_say_how_long_they_are() {
+    fn stated_lengths_reveal_a_truncation() {
         let head = [0x1a, 0x45, 0xdf, 0xa3, 0x83, 1, 2, 3];
         let segment = |size: &[u8]| [&head[..], &[0x18, 0x53, 0x80, 0x67], size, &[5; 40]].concat();
         check(&segment(&[0x80 | 40]), 8 + 5);
         check(&segment(&[0x40, 40]), 8 + 6);
         check(&segment(&[1, 0, 0, 0, 0, 0, 0, 40]), 8 + 12);
-        // Of unknown length, as in a pipe: the clusters or their blocks have lengths.
+        // The length is unknown, as in a pipe. The clusters or their blocks have lengths.
         for size in [&[0xff][..], &[1, 255, 255, 255, 255, 255, 255, 255]] {
             let head = [&head[..], &[0x18, 0x53, 0x80, 0x67], size].concat();
             let cluster = [&[0x1f, 0x43, 0xb6, 0x75, 0x80 | 20][..], &[5; 20]].concat();
@@ -301,14 +301,14 @@ mod tests {
         }
         let riff = |size: u32| [b"RIFF", &size.to_le_bytes()[..], b"WAVE", &[0; 36]].concat();
         check(&riff(40), 12);
-        assert_eq!((cut(&riff(0)), cut(&riff(u32::MAX))), (None, None), "a pipe's");
+        assert_eq!((cut(&riff(0)), cut(&riff(u32::MAX))), (None, None), "the length is unknown in a pipe");
         assert!(cut(&[[0x47; 188 * 3], [0x47; 188 * 3]].concat()).is_none());
         assert!(cut(&[0x47; 188 * 3 + 5]).is_some());
     }
 
     #[test]
-    fn pictures_have_an_end() {
-        // A preview with an end of its own lies within the first segment.
+    fn pictures_without_their_end_are_truncated() {
+        // The first segment contains a preview with its own end marker.
         let jpeg =
             [&[0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd9, 1, 2, 0xff, 0xda, 0, 3, 1][..], &[9; 20], &[0xff, 0xd9]];
         check(&jpeg.concat(), 4);
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_that_are_not_read_are_named() {
+    fn unsupported_pictures_are_named() {
         for (head, name) in [
             (&b"GIF89a\xff\xff\xff\xff"[..], Some("GIF")),
             (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", Some("HEIC")),

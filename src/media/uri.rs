@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn listeners_are_told_from_callers() {
+    fn listeners_are_distinguished_from_callers() {
         for (given, listens) in [
             ("srt://:9000", true),
             ("srt://:9000?mode=listener", true),
@@ -373,21 +373,21 @@ mod tests {
     }
 
     #[test]
-    fn unknown_schemes_are_named_with_the_known_ones_and_no_secret() {
-        let said = Location::parse("gopher://ann:geheim99@h/x?key=verysecret").unwrap_err();
-        assert_eq!(said.exit_code(), 2);
-        let said = said.to_string();
-        assert!(said.contains("\"gopher\"") && said.contains("rtsp, rtsps"), "{said}");
-        assert!(!said.contains("geheim99") && !said.contains("verysecret"), "{said}");
+    fn unknown_schemes_are_reported_with_the_known_ones_and_no_secret() {
+        let error = Location::parse("gopher://ann:geheim99@h/x?key=verysecret").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let error = error.to_string();
+        assert!(error.contains("\"gopher\"") && error.contains("rtsp, rtsps"), "{error}");
+        assert!(!error.contains("geheim99") && !error.contains("verysecret"), "{error}");
         assert!(Location::parse("rtsp:///live").is_err());
         assert!(Location::parse("http://h:notaport/a.mp4").is_err());
         assert!(Location::parse("").is_err());
-        let said = Location::parse("rtsp://ann:p@ss/word@cam/live").unwrap_err().to_string();
-        assert!(said.contains("@ as %40") && !said.contains("ss/word") && !said.contains("p@ss"), "{said}");
+        let error = Location::parse("rtsp://ann:p@ss/word@cam/live").unwrap_err().to_string();
+        assert!(error.contains("@ as %40") && !error.contains("ss/word") && !error.contains("p@ss"), "{error}");
     }
 
     #[test]
-    fn a_login_reaches_gstreamer_as_it_was_meant() {
+    fn special_characters_of_a_login_are_encoded() {
         let uri = Location::parse("rtsp://ann:p@ss#1/x?:é@127.0.0.1:8554/digest").unwrap().uri;
         assert_eq!(uri, "rtsp://ann:p%40ss%231%2Fx%3F%3A%C3%A9@127.0.0.1:8554/digest");
     }

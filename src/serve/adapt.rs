@@ -174,9 +174,9 @@ mod tests {
         assert!(backlog.push(queue, ClipOutput::Second(second)));
     }
 
-    /// An hour of seconds of a queue, of which each takes `cost_ns`; `late_ns`: how long after its last sample it
-    /// comes. Gives the lowest share.
-    fn an_hour(pace: Pace, cost_ns: u64, late_ns: u64) -> FrameShare {
+    /// The lowest share in an hour of a queue. `cost_ns`: the time that each second takes. `late_ns`: the delay between its last
+    /// sample and its arrival.
+    fn lowest_share_in_an_hour(pace: Pace, cost_ns: u64, late_ns: u64) -> FrameShare {
         let clock = Arc::new(ManualClock::default());
         clock.advance(late_ns);
         let backlog = Backlog::with_clock(clock.clone());
@@ -186,7 +186,7 @@ mod tests {
         for index in 0..3600 {
             push(&backlog, queue, index, clock.mono_ns() - late_ns);
             clock.advance(SECOND / 100);
-            let mut batch = backlog.take(4).expect("it is open");
+            let mut batch = backlog.take(4).expect("the backlog is open");
             let began_ns = clock.mono_ns();
             let work = adapt.thin(&mut batch, began_ns);
             clock.advance(cost_ns);
@@ -202,28 +202,28 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_source_is_no_overload() {
-        // The last second before an outage, or one whose sound did not come.
-        assert_eq!(an_hour(Pace::Live, SECOND / 10, 10 * SECOND), FrameShare::ALL);
-        assert!(an_hour(Pace::Live, 2 * SECOND, 0) < FrameShare::ALL, "a slow machine is");
+    fn a_slow_source_is_not_an_overload() {
+        // The last second before an outage, or a second whose sound is missing.
+        assert_eq!(lowest_share_in_an_hour(Pace::Live, SECOND / 10, 10 * SECOND), FrameShare::ALL);
+        assert!(lowest_share_in_an_hour(Pace::Live, 2 * SECOND, 0) < FrameShare::ALL, "a slow machine is overloaded");
     }
 
     #[test]
-    fn a_recording_that_takes_all_the_time_costs_no_picture() {
-        assert_eq!(an_hour(Pace::File, SECOND / 2, 0), FrameShare::ALL);
+    fn a_recording_that_takes_all_the_time_loses_no_pictures() {
+        assert_eq!(lowest_share_in_an_hour(Pace::File, SECOND / 2, 0), FrameShare::ALL);
     }
 
     #[test]
-    fn live_streams_are_judged_by_their_part_of_a_batch() {
+    fn the_load_counts_the_live_part_of_a_batch() {
         let clock = Arc::new(ManualClock::default());
         let backlog = Backlog::with_clock(clock.clone());
         let (live, file) = (backlog.add_queue(Pace::Live), backlog.add_queue(Pace::File));
-        let three = FrameShare::ALL.lower().expect("there are lower ones");
+        let three = FrameShare::ALL.lower().expect("there are lower shares");
         let adapt = Adapt { share: three, ..Adapt::new(0) };
         (0..5).for_each(|index| push(&backlog, live, index, 0));
         push(&backlog, file, 0, 0);
         clock.advance(SECOND / 2);
-        let mut batch = backlog.take(4).expect("it is open");
+        let mut batch = backlog.take(4).expect("the backlog is open");
         let load = adapt.thin(&mut batch, clock.mono_ns()).done(clock.mono_ns(), clock.mono_ns() + SECOND);
         assert_eq!((load.waited_ns, load.shed > 0), (SECOND / 2, true));
         assert_eq!(load.busy_ns, (SECOND as f64 * three.ratio() / (1.0 + three.ratio())).round() as u64);
@@ -238,8 +238,8 @@ mod tests {
         assert_eq!(shares, [three, FrameShare::ALL]);
     }
 
-    /// A machine on which all streams' pictures take `demand` of the time: a batch every tenth of a second. Gives the
-    /// shares with the second in which each began.
+    /// Simulates a machine on which all pictures take `demand` of the time, with a batch every tenth of a second. Returns the
+    /// new shares with the seconds in which they began.
     fn run(adapt: &mut Adapt, from_s: u64, seconds: u64, demand: impl Fn(u64) -> f64) -> Vec<(u64, FrameShare)> {
         let mut changes = Vec::new();
         for tenth in from_s * 10..(from_s + seconds) * 10 {
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_is_fast_enough_sees_all_pictures() {
+    fn a_fast_machine_keeps_all_pictures() {
         let mut adapt = Adapt::new(0);
         assert_eq!(run(&mut adapt, 0, 3600, |_| 0.85), []);
         assert_eq!(adapt.share(), FrameShare::ALL);
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_back_when_there_is_room() {
+    fn the_share_rises_when_there_is_capacity() {
         let [all, three, ..] = FrameShare::STEPS;
         let mut adapt = Adapt::new(0);
         let changes = run(&mut adapt, 0, 120, |s| if s < 30 { 1.4 } else { 0.5 });
@@ -285,9 +285,9 @@ mod tests {
     }
 
     #[test]
-    fn a_rise_that_does_not_hold_is_tried_less_and_less_often() {
-        // Another program takes the processors for five seconds of every fifteen: quiet enough for a step up in
-        // between.
+    fn a_rise_that_fails_is_retried_less_and_less_often() {
+        // Another program takes the processors for five seconds of every fifteen. The quiet
+        // ten seconds are enough for a step up.
         let mut adapt = Adapt::new(0);
         let changes = run(&mut adapt, 0, 1200, |s| if s % 15 < 5 { 1.3 } else { 0.4 });
         let downs: Vec<u64> = changes.iter().filter(|c| c.1 < FrameShare::ALL).map(|c| c.0).collect();

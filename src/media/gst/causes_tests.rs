@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Posted by, domain and code, text, debug text, details.
+/// The element that posts it, the error, the debug text, and the details.
 struct Message(&'static str, gst::glib::Error, &'static str, Option<(&'static str, i32)>);
 
 impl Message {
@@ -18,7 +18,7 @@ impl Message {
             });
         }
         let message = builder.build();
-        let gst::MessageView::Error(error) = message.view() else { panic!("an error") };
+        let gst::MessageView::Error(error) = message.view() else { panic!("not an error message") };
         PipelineError::new(kind, error, &error.error(), &error.debug().unwrap_or_default()).end()
     }
 }
@@ -32,7 +32,7 @@ fn read(factory: &'static str, text: &str, debug: &'static str, detail: Option<(
 }
 
 #[test]
-fn types_decide_what_a_message_is() {
+fn causes_follow_from_types_and_codes() {
     super::super::init().unwrap();
     use gst::{CoreError as C, ResourceError as R, StreamError as S};
     let qtdemux = "../gst/isomp4/qtdemux.c(509): gst_qtdemux_post_no_playable_stream_error (): \
@@ -44,8 +44,9 @@ fn types_decide_what_a_message_is() {
         Message("souphttpsrc", error(R::OpenRead, "x"), text, Some(("http-status-code", code)))
     };
     let rtmp = |domain| Message("rtmp2src", error(R::Failed, "Failed to connect: prose"), domain, None);
-    let word = |error| Message("identity", error, "somewhere.c(401): x (): /a:\n(503) certificate timed out", None);
-    for (kind, message, is) in [
+    let misleading =
+        |error| Message("identity", error, "somewhere.c(401): x (): /a:\n(503) certificate timed out", None);
+    for (kind, message, expected) in [
         (Kind::Rtsp, rtsp(401), Some(Cause::NotAuthorized)),
         (Kind::Rtsp, rtsp(403), Some(Cause::Forbidden)),
         (Kind::Rtsp, rtsp(404), Some(Cause::NotFound)),
@@ -155,11 +156,11 @@ fn types_decide_what_a_message_is() {
             ),
             Some(Cause::Damaged),
         ),
-        (Kind::File, word(error(S::Decode, "x")), Some(Cause::Damaged)),
-        (Kind::File, word(error(S::DecryptNokey, "x")), Some(Cause::Encrypted)),
-        (Kind::File, word(error(S::CodecNotFound, "x")), Some(Cause::MissingPlugin)),
-        (Kind::Http, word(error(C::Negotiation, "x")), Some(Cause::Format)),
-        (Kind::Rtsp, word(error(S::Failed, "Internal data stream error.")), None),
+        (Kind::File, misleading(error(S::Decode, "x")), Some(Cause::Damaged)),
+        (Kind::File, misleading(error(S::DecryptNokey, "x")), Some(Cause::Encrypted)),
+        (Kind::File, misleading(error(S::CodecNotFound, "x")), Some(Cause::MissingPlugin)),
+        (Kind::Http, misleading(error(C::Negotiation, "x")), Some(Cause::Format)),
+        (Kind::Rtsp, misleading(error(S::Failed, "Internal data stream error.")), None),
         (
             Kind::Rtsp,
             Message(
@@ -186,6 +187,6 @@ fn types_decide_what_a_message_is() {
             Some(End::Failed { kind, .. }) => Some(*kind),
             _ => None,
         };
-        assert_eq!(found, is, "{kind:?}: {:?} {}: {end:?}", message.1, message.2);
+        assert_eq!(found, expected, "{kind:?}: {:?} {}: {end:?}", message.1, message.2);
     }
 }

@@ -259,12 +259,16 @@ mod tests {
         assert_eq!(wait.offer(Some(10 * S), false, true), PictureAction::Pass);
         assert_eq!(wait.offer(Some(10 * S + 1), false, false), PictureAction::Pass);
         assert_eq!(wait.offer(Some(11 * S), true, false), late);
-        assert_eq!(wait.offer(Some(12 * S), true, true), PictureAction::Pass, "a key frame depends on no other");
+        assert_eq!(
+            wait.offer(Some(12 * S), true, true),
+            PictureAction::Pass,
+            "a key frame does not depend on other pictures"
+        );
         assert_eq!(wait.offer(Some(13 * S), false, false), PictureAction::Pass);
     }
 
     #[test]
-    fn pictures_with_errors_are_dropped_as_they_come_out_and_those_after_them_wait_for_a_key_frame() {
+    fn damaged_pictures_are_dropped_and_later_ones_wait_for_a_key_frame() {
         let (mut wait, mut damaged) = (KeyFrameWait::new(), DamagedPictures::default());
         assert_eq!(wait.offer(Some(0), false, true), PictureAction::Pass);
         damaged.decode(Some(0), true);
@@ -285,11 +289,11 @@ mod tests {
     }
 
     #[test]
-    fn errors_in_an_open_group_at_the_beginning_are_no_damage() {
+    fn errors_in_an_open_group_at_the_beginning_are_not_damage() {
         let mut damaged = DamagedPictures::default();
         damaged.decode(Some(2 * S), true);
         damaged.decode(Some(S), false);
-        assert!(!damaged.note() && damaged.take(S), "dropped nevertheless");
+        assert!(!damaged.note() && damaged.take(S), "still dropped");
         damaged.decode(Some(4 * S), true);
         assert!(damaged.note());
     }

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_about_intact_streams_are_no_damage() {
+    fn messages_about_intact_streams_are_not_damage() {
         for message in
             ["error while decoding MB 12 5, bytestream -7", "Could not find ref with POC 14", "ac-tex damaged at 3 4"]
         {
@@ -174,11 +174,11 @@ mod tests {
     }
 
     #[test]
-    fn errors_count_on_the_thread_that_logs_them_and_from_the_first_look_on() {
+    fn errors_count_per_thread_and_from_the_first_check() {
         let log = || DECODE_ERRORS.set(DECODE_ERRORS.get() + 1);
         log();
         let mut watch = ErrorWatch::default();
-        assert!(!watch.has_new(), "another decoder's");
+        assert!(!watch.has_new(), "the error of another decoder");
         assert!(!watch.has_new());
         log();
         log();
@@ -197,14 +197,14 @@ mod tests {
     }
 
     #[test]
-    fn a_complaint_is_said_once_a_minute_and_not_all_of_them() {
+    fn a_warning_is_logged_once_a_minute_and_the_number_of_warnings_is_bounded() {
         let mut limiter = WarningLimiter::default();
         let at = Duration::from_secs;
         assert_eq!(limiter.is_due("set != NULL", at(1)), Some(0));
         assert!((0..5000).all(|_| limiter.is_due("set != NULL", at(2)).is_none()));
         assert_eq!(limiter.is_due("set != NULL", at(61)), Some(5000));
-        let said = (0..1000).filter(|n| limiter.is_due(&format!("at {n:x}"), at(62)).is_some()).count();
-        assert_eq!(said, WARNINGS_MAX - 1);
+        let logged = (0..1000).filter(|n| limiter.is_due(&format!("at {n:x}"), at(62)).is_some()).count();
+        assert_eq!(logged, WARNINGS_MAX - 1);
         assert_eq!(limiter.is_due("another", at(200)), Some(0));
     }
 }

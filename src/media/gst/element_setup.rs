@@ -151,21 +151,21 @@ mod tests {
     #[test]
     fn formats_beyond_the_limits_are_named() {
         super::super::init().unwrap();
-        let said = |caps: &str| {
+        let excess_of = |caps: &str| {
             let caps: gst::Caps = caps.parse().unwrap();
             excess(caps.structure(0).unwrap())
         };
-        assert_eq!(said("image/gif, width=(int)1920, height=(int)1080"), None);
-        assert_eq!(said("video/x-raw, width=(int)12000, height=(int)9000"), None);
-        assert!(said("video/x-h264, width=(int)65535, height=(int)65535").unwrap().contains("65535×65535"));
-        assert!(said("video/x-h264, width=(int)100000, height=(int)16").is_some());
-        assert_eq!(said("audio/x-raw, rate=(int)192000, channels=(int)24"), None);
-        assert!(said("audio/x-raw, rate=(int)48000, channels=(int)65").unwrap().contains("65 channels"));
-        assert!(said("audio/x-raw, rate=(int)2000000, channels=(int)2").unwrap().contains("2000000 Hz"));
+        assert_eq!(excess_of("image/gif, width=(int)1920, height=(int)1080"), None);
+        assert_eq!(excess_of("video/x-raw, width=(int)12000, height=(int)9000"), None);
+        assert!(excess_of("video/x-h264, width=(int)65535, height=(int)65535").unwrap().contains("65535×65535"));
+        assert!(excess_of("video/x-h264, width=(int)100000, height=(int)16").is_some());
+        assert_eq!(excess_of("audio/x-raw, rate=(int)192000, channels=(int)24"), None);
+        assert!(excess_of("audio/x-raw, rate=(int)48000, channels=(int)65").unwrap().contains("65 channels"));
+        assert!(excess_of("audio/x-raw, rate=(int)2000000, channels=(int)2").unwrap().contains("2000000 Hz"));
     }
 
     #[test]
-    fn no_demuxer_of_libav_is_left_to_choose() {
+    fn demuxers_of_libav_are_not_chosen() {
         super::super::init().unwrap();
         let all = gst::ElementFactory::factories_with_type(gst::ElementFactoryType::DEMUXER, gst::Rank::MARGINAL);
         assert!(all.iter().all(|factory| !factory.name().starts_with("avdemux_")));

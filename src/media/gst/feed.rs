@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_lie_as_far_apart_as_running_times() {
+    fn positions_keep_the_distances_of_running_times() {
         let beginning =
             DemuxerStart { container: Container::MpegTs, tracks: [Some(1_000_000), Some(-50_000)], line_ns: 1_000_000 };
         let map = TimelineMap::new(&beginning);
@@ -170,7 +170,7 @@ mod tests {
         map.tie(Track::Video, 99_000);
         assert_eq!(map.place(Track::Video, 110_000), 1_040_000, "rounded to the grid");
         assert_eq!(map.running_ns(Track::Video, 1_040_000), 110_001);
-        // Sound without an anchor: its first time sets it.
+        // The sound has no anchor. Its first time sets one.
         assert_eq!(map.place(Track::Audio, 5_000), -50_000);
         assert_eq!(map.place(Track::Audio, 25_000), -30_000);
     }

@@ -105,18 +105,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hdr_is_known_by_its_transfer() {
+    fn the_transfer_function_identifies_hdr() {
         super::super::init().unwrap();
-        let of = |colorimetry: &str| {
+        let hdr_of = |colorimetry: &str| {
             let caps: gst::Caps = format!("video/x-raw, colorimetry=(string){colorimetry}").parse().unwrap();
             hdr(&caps)
         };
-        assert_eq!(of("bt2100-pq"), Some((Hdr::Pq, true)));
-        assert_eq!(of("bt2100-hlg"), Some((Hdr::Hlg, true)));
-        assert_eq!(of("1:3:14:7"), Some((Hdr::Pq, true)));
-        assert_eq!(of("2:3:15:1"), Some((Hdr::Hlg, false)));
-        assert_eq!((of("bt709"), of("bt2020-10"), of("2:3:5:1"), of("nonsense")), (None, None, None, None));
-        // The numbers above are those of GStreamer.
+        assert_eq!(hdr_of("bt2100-pq"), Some((Hdr::Pq, true)));
+        assert_eq!(hdr_of("bt2100-hlg"), Some((Hdr::Hlg, true)));
+        assert_eq!(hdr_of("1:3:14:7"), Some((Hdr::Pq, true)));
+        assert_eq!(hdr_of("2:3:15:1"), Some((Hdr::Hlg, false)));
+        assert_eq!(
+            (hdr_of("bt709"), hdr_of("bt2020-10"), hdr_of("2:3:5:1"), hdr_of("nonsense")),
+            (None, None, None, None)
+        );
+        // GStreamer uses the same numbers.
         let number = |text: &str| text.parse::<gstreamer_video::VideoColorimetry>().unwrap();
         assert_eq!(number("2:6:14:7"), number("bt2100-pq"));
         assert_eq!(number("2:6:15:7"), number("bt2100-hlg"));

@@ -116,24 +116,24 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     #[test]
-    fn data_without_time_are_no_progress() {
+    fn data_without_advancing_time_is_not_progress() {
         let clock = Arc::new(ManualClock::default());
         let progress = Progress::new(clock.clone());
         for second in 1..=40 {
             clock.advance(S);
             progress.decoded(Track::Video, 7);
-            // The first call moved it.
+            // The first call was progress.
             assert_eq!(progress.still_ns(), (second - 1) * S);
         }
         progress.decoded(Track::Audio, 7);
-        assert_eq!(progress.still_ns(), 0, "sound has a time of its own");
+        assert_eq!(progress.still_ns(), 0, "the tracks are independent");
         clock.advance(S);
         progress.decoded(Track::Video, 3);
-        assert_eq!(progress.still_ns(), 0, "back is a movement, too");
+        assert_eq!(progress.still_ns(), 0, "a step back is also progress");
     }
 
     #[test]
-    fn what_downstream_takes_is_no_silence() {
+    fn waiting_for_downstream_is_not_a_stall() {
         let clock = Arc::new(ManualClock::default());
         let progress = Progress::new(clock.clone());
         clock.advance(5 * S);

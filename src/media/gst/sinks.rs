@@ -354,12 +354,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_without_time_follow_the_one_before() {
+    fn buffers_without_pts_follow_the_previous_buffer() {
         let mut timing = PtsTracker::default();
-        assert_eq!(timing.time(None, Some(40)), None, "nothing to follow");
+        assert_eq!(timing.time(None, Some(40)), None, "there is no previous buffer");
         assert_eq!(timing.time(Some(100), Some(40)), Some(100));
         assert_eq!(timing.time(None, Some(40)), Some(140));
         assert_eq!(timing.time(None, None), Some(180));
-        assert_eq!(timing.time(None, Some(40)), None, "the one before had no known end");
+        assert_eq!(timing.time(None, Some(40)), None, "the previous buffer has no known end");
     }
 }

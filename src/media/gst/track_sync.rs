@@ -109,12 +109,12 @@ mod tests {
     const NEVER: &dyn Fn() -> bool = &|| false;
 
     #[test]
-    fn the_leader_waits_until_the_other_has_moved() {
-        let step = Arc::new(TrackSync::new(true, true));
-        step.wait(Track::Audio, 2 * SECOND, NEVER, NEVER);
-        step.done(Track::Audio, 2 * SECOND);
-        step.wait(Track::Video, 0, NEVER, NEVER);
-        let (leader, passed) = (step.clone(), Arc::new(AtomicBool::new(false)));
+    fn the_leading_track_waits_for_the_other() {
+        let sync = Arc::new(TrackSync::new(true, true));
+        sync.wait(Track::Audio, 2 * SECOND, NEVER, NEVER);
+        sync.done(Track::Audio, 2 * SECOND);
+        sync.wait(Track::Video, 0, NEVER, NEVER);
+        let (leader, passed) = (sync.clone(), Arc::new(AtomicBool::new(false)));
         let flag = passed.clone();
         let thread = std::thread::spawn(move || {
             leader.wait(Track::Audio, 3 * SECOND, NEVER, NEVER);
@@ -123,44 +123,44 @@ mod tests {
         // The other track is busy, so it does not count as stuck.
         std::thread::sleep(STUCK_AFTER * 2);
         assert!(!passed.load(Ordering::Acquire));
-        step.done(Track::Video, SECOND);
+        sync.done(Track::Video, SECOND);
         thread.join().unwrap();
     }
 
     #[test]
-    fn a_track_that_brings_nothing_is_given_up_once() {
-        let step = TrackSync::new(true, true);
+    fn a_track_without_data_delays_the_other_once() {
+        let sync = TrackSync::new(true, true);
         let started = Instant::now();
         for second in 3..1000 {
-            step.wait(Track::Audio, second * SECOND, NEVER, NEVER);
-            step.done(Track::Audio, second * SECOND);
+            sync.wait(Track::Audio, second * SECOND, NEVER, NEVER);
+            sync.done(Track::Audio, second * SECOND);
         }
         assert!(started.elapsed() >= STUCK_AFTER && started.elapsed() < 4 * STUCK_AFTER, "{:?}", started.elapsed());
     }
 
     #[test]
-    fn a_track_whose_data_are_queued_is_waited_for() {
-        let (step, asked) = (TrackSync::new(true, true), std::cell::Cell::new(0));
+    fn a_track_with_queued_data_is_waited_for() {
+        let (sync, calls) = (TrackSync::new(true, true), std::cell::Cell::new(0));
         // The video decoder gets no processor time for three times the limit for a track without data.
         let is_queued = || {
-            asked.set(asked.get() + 1);
-            if asked.get() == 3 {
-                step.done(Track::Video, 9 * SECOND);
+            calls.set(calls.get() + 1);
+            if calls.get() == 3 {
+                sync.done(Track::Video, 9 * SECOND);
             }
             true
         };
         // The lock is free during the call.
-        step.wait(Track::Audio, 10 * SECOND, NEVER, &is_queued);
-        assert_eq!(asked.get(), 3);
+        sync.wait(Track::Audio, 10 * SECOND, NEVER, &is_queued);
+        assert_eq!(calls.get(), 3);
     }
 
     #[test]
-    fn ends_absences_and_stops_hold_nobody() {
+    fn ended_and_absent_tracks_and_stops_delay_nothing() {
         let alone = TrackSync::new(false, true);
         alone.wait(Track::Audio, 100 * SECOND, NEVER, NEVER);
-        let step = TrackSync::new(true, true);
-        step.end(Track::Video);
-        step.wait(Track::Audio, 100 * SECOND, NEVER, NEVER);
+        let sync = TrackSync::new(true, true);
+        sync.end(Track::Video);
+        sync.wait(Track::Audio, 100 * SECOND, NEVER, NEVER);
         TrackSync::new(true, true).wait(Track::Audio, 100 * SECOND, &|| true, NEVER);
     }
 }

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn rtp_time_maps_to_running_time_both_ways_of_the_base() {
+    fn rtp_time_before_and_after_the_base_maps_to_running_time() {
         assert_eq!(rtp_to_running_ns(90_000, 5_000_000_000, 90_000, 180_000), Some(6_000_000_000));
         assert_eq!(rtp_to_running_ns(90_000, 5_000_000_000, 90_000, 45_000), Some(4_500_000_000));
         assert_eq!(rtp_to_running_ns(900_000, 1, 90_000, 0), None, "before the stream began");

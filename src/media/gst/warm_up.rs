@@ -102,11 +102,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_client_meets_the_server_and_comes_back() {
+    fn every_client_connects_and_returns() {
         super::super::init().unwrap();
         let began = std::time::Instant::now();
         try_clients().unwrap();
-        // Three clients, each with a limit of two seconds that none should need.
+        // Three clients, each with a limit of two seconds that none should reach.
         assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
         for (factory, scheme) in [("souphttpsrc", "http"), ("rtspsrc", "rtsp")] {
             assert!(gst::ElementFactory::find(factory).is_some(), "{factory} for {scheme}");

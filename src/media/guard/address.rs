@@ -137,10 +137,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_embedded_comes_out() {
-        let of = |text: &str| embedded_v4(text.parse().unwrap()).map(|v4| v4.to_string());
-        assert_eq!(of("2002:7f00:1::1").as_deref(), Some("127.0.0.1"));
-        assert_eq!(of("64:ff9b::a9fe:a9fe").as_deref(), Some("169.254.169.254"));
-        assert_eq!(of("2606:4700::1111"), None);
+    fn embedded_ipv4_addresses_are_extracted() {
+        let embedded = |text: &str| embedded_v4(text.parse().unwrap()).map(|v4| v4.to_string());
+        assert_eq!(embedded("2002:7f00:1::1").as_deref(), Some("127.0.0.1"));
+        assert_eq!(embedded("64:ff9b::a9fe:a9fe").as_deref(), Some("169.254.169.254"));
+        assert_eq!(embedded("2606:4700::1111"), None);
     }
 }

@@ -152,7 +152,7 @@ mod tests {
     const MD5: &str = r#"Digest realm="cam", nonce="abc""#;
 
     #[test]
-    fn only_what_gstreamer_cannot_answer_is_answered_for_it() {
+    fn only_challenges_that_gstreamer_cannot_answer_are_answered() {
         for (lines, ours) in [
             (&[SHA][..], true),
             (&[r#"digest realm="cam",nonce="abc",algorithm=SHA-256,qop="auth""#], true),
@@ -171,20 +171,25 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_made_again_with_the_answer_and_a_wrong_login_only_once() {
+    fn a_request_is_resent_with_the_answer_and_a_wrong_login_is_refused() {
         let url = Url::parse("rtsp://ann:p%40ss%231%2Fx%3F%3A%C3%A9@h/live").unwrap();
         let mut auth = RtspAuth::new(&url).unwrap();
         let request = b"DESCRIBE rtsp://127.0.0.1:1/live RTSP/1.0\r\nCSeq: 2\r\nAuthorization: none\r\n\r\n".to_vec();
         assert_eq!(auth.outward(request.clone()), request);
-        let AuthAction::Resend(again) = auth.inward(&challenge(&[SHA])) else { panic!("it is answered") };
+        let AuthAction::Resend(again) = auth.inward(&challenge(&[SHA])) else {
+            panic!("the challenge is not answered")
+        };
         let again = String::from_utf8(again).unwrap();
         assert!(again.starts_with("DESCRIBE rtsp://127.0.0.1:1/live RTSP/1.0\r\nAuthorization: Digest "), "{again}");
         assert!(again.ends_with("\r\nCSeq: 2\r\n\r\n") && !again.contains("none"), "{again}");
-        // SHA-256 of "ann:cam:p@ss#1/x?:é" and of "DESCRIBE:rtsp://127.0.0.1:1/live", joined by the nonce; by Python's hashlib.
+        // SHA-256 of "ann:cam:p@ss#1/x?:é" and of "DESCRIBE:rtsp://127.0.0.1:1/live", joined by the nonce. Computed with Python's
+        // hashlib.
         assert!(again.contains(EXPECTED), "{again}");
-        let AuthAction::Refused(said) = auth.inward(&challenge(&[SHA])) else { panic!("it was wrong") };
-        assert_eq!(said, b"RTSP/1.0 403 Forbidden\r\nCSeq: 2\r\n\r\n");
-        // The next one carries the answer at once.
+        let AuthAction::Refused(refusal) = auth.inward(&challenge(&[SHA])) else {
+            panic!("the wrong login is not refused")
+        };
+        assert_eq!(refusal, b"RTSP/1.0 403 Forbidden\r\nCSeq: 2\r\n\r\n");
+        // The next request carries the answer immediately.
         let next = auth.outward(b"SETUP rtsp://127.0.0.1:1/live/t RTSP/1.0\r\nCSeq: 3\r\n\r\n".to_vec());
         assert!(String::from_utf8(next).unwrap().contains("algorithm=SHA-256"));
         let media = b"$\0\0\x03abc".to_vec();

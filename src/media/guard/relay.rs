@@ -249,20 +249,20 @@ mod tests {
             assert_eq!(messages(text.as_bytes()).unwrap(), Vec::<String>::new(), "{text:?}");
         }
         assert_eq!(messages(b"\r\n\nRTSP/1.0 200 OK\nCSeq: 1\n\n").unwrap(), ["RTSP/1.0 200 OK\r\nCSeq: 1\r\n\r\n"]);
-        let asked = "GET_PARAMETER rtsp://h/ RTSP/1.0\r\nCSeq: 1\r\n\r\n";
-        assert_eq!(messages(asked.as_bytes()).unwrap(), [asked]);
-        // Cut off, and too long.
+        let request = "GET_PARAMETER rtsp://h/ RTSP/1.0\r\nCSeq: 1\r\n\r\n";
+        assert_eq!(messages(request.as_bytes()).unwrap(), [request]);
+        // Truncated, and too long.
         assert_eq!(messages(b"RTSP/1.0 200 OK\r\nCSeq").unwrap(), Vec::<String>::new());
         assert_eq!(messages(b"RTSP/1.0 200 OK\r\nContent-Length: 99999999\r\n\r\n").unwrap(), Vec::<String>::new());
     }
 
     #[test]
-    fn media_come_the_way_they_were_asked_for() {
+    fn media_are_accepted_only_interleaved() {
         let with = |transport: &str| messages(format!("RTSP/1.0 200 OK\r\nTransport: {transport}\r\n\r\n").as_bytes());
-        for fine in ["RTP/AVP/TCP;unicast;interleaved=0-1", "rtp/avp/tcp; interleaved=2-3 ;ssrc=1;mode=\"PLAY\""] {
-            assert_eq!(with(fine).unwrap().len(), 1, "{fine}");
+        for accepted in ["RTP/AVP/TCP;unicast;interleaved=0-1", "rtp/avp/tcp; interleaved=2-3 ;ssrc=1;mode=\"PLAY\""] {
+            assert_eq!(with(accepted).unwrap().len(), 1, "{accepted}");
         }
-        for other in [
+        for refused in [
             "RTP/AVP;multicast;destination=239.1.2.3;port=5000-5001",
             "RTP/AVP;unicast;source=10.0.0.5;client_port=1-2;server_port=161-162",
             "RTP/AVP/UDP;unicast;interleaved=0-1",
@@ -271,7 +271,7 @@ mod tests {
             "RTP/AVP/TCP;interleaved=0-1,RTP/AVP;multicast",
             "",
         ] {
-            assert!(with(other).is_err(), "{other}");
+            assert!(with(refused).is_err(), "{refused}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The policy itself. `tests/media/ingest/guarded.rs` tests its application to GStreamer.
+//! The source policy. `tests/media/ingest/guarded.rs` tests its application to GStreamer.
 
 use std::collections::HashMap;
 
@@ -29,7 +29,7 @@ fn policy(allow: &[&str], folders: &[&Path]) -> SourcePolicy {
 }
 
 #[test]
-fn addresses_are_judged_however_they_are_written() {
+fn every_notation_of_an_address_is_checked() {
     let policy = policy(&[], &[]);
     for uri in
         ["rtsp://good.example/live", "https://good.example/a.m3u8", "srt://good.example:9000", "testsrc://?seconds=1"]
@@ -72,7 +72,7 @@ fn addresses_are_judged_however_they_are_written() {
 }
 
 #[test]
-fn what_is_named_is_allowed_and_metadata_only_by_its_own_name() {
+fn listed_addresses_are_allowed_and_metadata_addresses_only_by_their_own_entry() {
     let some = policy(&["127.0.0.1", "10.0.0.0/8", "239.1.0.0/16", "169.254.0.0/16"], &[]);
     for uri in ["rtsp://127.0.0.1/a", "http://bad.example/a.mp4", "udp://239.1.2.3:5000", "http://mapped.example/a.mp4"]
     {
@@ -95,7 +95,7 @@ fn what_is_named_is_allowed_and_metadata_only_by_its_own_name() {
 }
 
 #[test]
-fn files_are_taken_from_the_folders_only() {
+fn only_files_in_the_folders_are_allowed() {
     let root = tempfile::tempdir().unwrap();
     let (inside, outside) = (root.path().join("in"), root.path().join("outside"));
     std::fs::create_dir_all(inside.join("deep")).unwrap();
@@ -122,9 +122,9 @@ fn files_are_taken_from_the_folders_only() {
 
 /// Records the names that it resolves.
 #[derive(Default)]
-struct Asked(std::sync::Mutex<Vec<String>>);
+struct RecordingResolver(std::sync::Mutex<Vec<String>>);
 
-impl Resolve for Asked {
+impl Resolve for RecordingResolver {
     fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         self.0.lock().unwrap().push(host.to_owned());
         Ok(vec![Ipv4Addr::new(93, 184, 216, 34).into()])
@@ -132,9 +132,9 @@ impl Resolve for Asked {
 }
 
 #[test]
-fn no_piece_of_a_password_is_resolved() {
-    let asked = Arc::new(Asked::default());
-    let policy = policy(&[], &[]).with_resolver(asked.clone());
+fn no_part_of_a_password_is_resolved() {
+    let resolver = Arc::new(RecordingResolver::default());
+    let policy = policy(&[], &[]).with_resolver(resolver.clone());
     for password in [
         "pa@ss",
         "pa/ss",
@@ -150,11 +150,11 @@ fn no_piece_of_a_password_is_resolved() {
     ] {
         for host in ["cam", "cam.example:554"] {
             let uri = format!("rtsp://ann:{password}@{host}/live");
-            let said = policy.check(&uri);
-            assert!(said.as_ref().err().is_none_or(|e| e.advice.contains("%40")), "{uri}: {said:?}");
+            let result = policy.check(&uri);
+            assert!(result.as_ref().err().is_none_or(|e| e.advice.contains("%40")), "{uri}: {result:?}");
             let _ = policy.pinned_uri(&uri);
         }
     }
-    let asked = asked.0.lock().unwrap();
-    assert!(asked.len() > 8 && asked.iter().all(|host| host == "cam" || host == "cam.example"), "{asked:?}");
+    let resolved = resolver.0.lock().unwrap();
+    assert!(resolved.len() > 8 && resolved.iter().all(|host| host == "cam" || host == "cam.example"), "{resolved:?}");
 }

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_filled_in_once() {
+    fn variables_are_substituted_once() {
         let (mut outer, mut inner) = (Variables::default(), Variables::default());
         outer.define(&Attributes::parse("NAME=\"p\",VALUE=\"dir{$p}\""), &Variables::default(), None).unwrap();
         inner.define(&Attributes::parse("IMPORT=\"p\""), &outer, None).unwrap();

@@ -208,8 +208,8 @@ mod tests {
         ad(action, Some(scope), Some(AdEventId::Segmentation(id)))
     }
 
-    /// The incidents by seconds, with all announcements made beforehand.
-    fn happens(announced: &[(u64, AdAnnouncement)]) -> Vec<(u64, &'static str)> {
+    /// The incidents with their seconds. All announcements are made beforehand.
+    fn incidents_of(announced: &[(u64, AdAnnouncement)]) -> Vec<(u64, &'static str)> {
         let mut breaks = AdBreaks::default();
         announced.iter().for_each(|(at_s, ad)| breaks.announce(at_s * S, *ad));
         walk(&mut breaks, 0..1_000)
@@ -229,8 +229,8 @@ mod tests {
     const ENDED: &str = "ad-break-ended";
 
     #[test]
-    fn a_break_that_tags_and_media_announce_is_one() {
-        let said = happens(&[
+    fn tags_and_media_announce_one_break() {
+        let incidents = incidents_of(&[
             (10, AdBreakEdge::Out.into()),
             (11, insert(1, AdAction::Out { returns_after_ns: Some(29 * S) })),
             (10, segment(2, AdScope::Opportunity, OUT)),
@@ -238,18 +238,19 @@ mod tests {
             (40, segment(2, AdScope::Opportunity, AdAction::In)),
             (40, insert(1, AdAction::In)),
         ]);
-        assert_eq!(said, [(10, BEGAN), (40, ENDED)]);
+        assert_eq!(incidents, [(10, BEGAN), (40, ENDED)]);
     }
 
     #[test]
-    fn a_break_that_returns_by_itself_ends_then_or_earlier() {
+    fn a_break_with_a_planned_end_ends_then_or_earlier() {
         let planned = AdAction::Out { returns_after_ns: Some(30 * S) };
-        assert_eq!(happens(&[(10, insert(1, planned))]), [(10, BEGAN), (40, ENDED)]);
-        let said = happens(&[(10, insert(1, planned)), (25, insert(1, AdAction::In))]);
-        assert_eq!(said, [(10, BEGAN), (25, ENDED)]);
+        assert_eq!(incidents_of(&[(10, insert(1, planned))]), [(10, BEGAN), (40, ENDED)]);
+        let incidents = incidents_of(&[(10, insert(1, planned)), (25, insert(1, AdAction::In))]);
+        assert_eq!(incidents, [(10, BEGAN), (25, ENDED)]);
         // The planned end of one break does not end the next.
-        let said = happens(&[(10, insert(1, planned)), (20, insert(2, AdAction::In)), (35, insert(3, planned))]);
-        assert_eq!(said, [(10, BEGAN), (20, ENDED), (35, BEGAN), (65, ENDED)]);
+        let incidents =
+            incidents_of(&[(10, insert(1, planned)), (20, insert(2, AdAction::In)), (35, insert(3, planned))]);
+        assert_eq!(incidents, [(10, BEGAN), (20, ENDED), (35, BEGAN), (65, ENDED)]);
     }
 
     #[test]
@@ -259,14 +260,14 @@ mod tests {
             all.push((10 + 10 * n, segment(10 + n as u32, AdScope::Advert, OUT)));
             all.push((20 + 10 * n, segment(10 + n as u32, AdScope::Advert, AdAction::In)));
         }
-        assert_eq!(happens(&all), [(10, BEGAN), (40, ENDED)]);
+        assert_eq!(incidents_of(&all), [(10, BEGAN), (40, ENDED)]);
         // Advertisements alone, back to back.
         let adverts: Vec<_> = all.into_iter().filter(|(_, ad)| ad.scope == Some(AdScope::Advert)).collect();
-        assert_eq!(happens(&adverts), [(10, BEGAN), (40, ENDED)]);
+        assert_eq!(incidents_of(&adverts), [(10, BEGAN), (40, ENDED)]);
     }
 
     #[test]
-    fn repetitions_corrections_and_cancellations_are_heeded() {
+    fn announcements_can_be_repeated_corrected_and_cancelled() {
         let mut breaks = AdBreaks::default();
         breaks.announce(10 * S, insert(1, OUT));
         breaks.announce(14 * S, insert(1, OUT));
@@ -282,12 +283,15 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_joined_in_a_break_says_its_end_and_a_break_without_end_gives_way() {
-        let said = happens(&[(5, AdBreakEdge::In.into()), (6, AdBreakEdge::In.into())]);
-        assert_eq!(said, [(5, ENDED)]);
-        let said =
-            happens(&[(10, AdBreakEdge::Out.into()), (20, AdBreakEdge::Out.into()), (400, AdBreakEdge::Out.into())]);
-        assert_eq!(said, [(10, BEGAN), (400, BEGAN)]);
+    fn the_end_of_a_running_break_is_reported_and_a_break_without_end_expires() {
+        let incidents = incidents_of(&[(5, AdBreakEdge::In.into()), (6, AdBreakEdge::In.into())]);
+        assert_eq!(incidents, [(5, ENDED)]);
+        let incidents = incidents_of(&[
+            (10, AdBreakEdge::Out.into()),
+            (20, AdBreakEdge::Out.into()),
+            (400, AdBreakEdge::Out.into()),
+        ]);
+        assert_eq!(incidents, [(10, BEGAN), (400, BEGAN)]);
     }
 
     #[test]

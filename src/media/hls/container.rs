@@ -207,7 +207,7 @@ mod tests {
         ] {
             assert_eq!(inspect(bytes, None).unwrap().container, kind);
         }
-        for (bytes, why) in [
+        for (bytes, expected) in [
             (&b"<html>"[..], "a web page"),
             (b"#EXTM3U\n#EXTINF:1", "a playlist"),
             (b"WEBVTT\n\n", "subtitles"),
@@ -215,13 +215,13 @@ mod tests {
             (&[0; 400], "zeros"),
             (b"nothing that is known", "neither MPEG-TS"),
         ] {
-            let said = inspect(bytes, None).unwrap_err();
-            assert!(said.contains(why), "{said}");
+            let error = inspect(bytes, None).unwrap_err();
+            assert!(error.contains(expected), "{error}");
         }
     }
 
     #[test]
-    fn times_of_mpeg_ts_go_on_over_their_end() {
+    fn mpeg_ts_times_continue_across_the_wrap() {
         let last = WRAP_NS - NANOS_PER_SECOND;
         assert_eq!(distance_ns(Container::MpegTs, last, NANOS_PER_SECOND), 2 * NANOS_PER_SECOND as i64);
         assert_eq!(distance_ns(Container::MpegTs, NANOS_PER_SECOND, last), -2 * NANOS_PER_SECOND as i64);

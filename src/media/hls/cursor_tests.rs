@@ -41,7 +41,7 @@ fn names(pieces: &[Piece]) -> String {
 }
 
 #[test]
-fn a_recording_is_taken_from_its_start_and_a_channel_from_near_its_end() {
+fn a_recording_begins_at_its_start_and_a_channel_near_its_end() {
     let mut whole = media("s", 5, 15);
     whole.is_over = true;
     let mut cursor = PlaylistCursor::default();
@@ -64,14 +64,14 @@ fn segments_that_left_the_window_are_counted_and_stale_copies_are_ignored() {
     let pieces = take(&mut cursor, &media("s", 8, 12));
     assert_eq!(names(&pieces), "s8 s9 s10 s11");
     assert_eq!((pieces[0].missed_ns, pieces[1].missed_ns), (6 * S, 0));
-    assert_eq!(names(&take(&mut cursor, &media("s", 6, 10))), "", "out of a cache");
+    assert_eq!(names(&take(&mut cursor, &media("s", 6, 10))), "", "a stale copy");
     assert_eq!(names(&take(&mut cursor, &media("s", 9, 13))), "s12");
     let pieces = take(&mut cursor, &media("s", 13 + MISSED_MAX + 1, 13 + MISSED_MAX + 3));
     assert!(pieces[0].is_restart && pieces[0].missed_ns == 0);
 }
 
 #[test]
-fn a_playlist_that_begins_anew_is_another_stream() {
+fn a_playlist_that_starts_over_is_a_restart() {
     let mut cursor = PlaylistCursor::default();
     take(&mut cursor, &media("a", 100, 105));
     let pieces = take(&mut cursor, &media("b", 0, 3));
@@ -87,7 +87,7 @@ fn a_playlist_that_begins_anew_is_another_stream() {
     renumbered.sequence = 100;
     let pieces = take(&mut cursor, &renumbered);
     assert_eq!((names(&pieces).as_str(), pieces[0].is_restart), ("a6 a7", false));
-    // Near the old position, and moving: not an old copy.
+    // It is near the old position and advances, so it is not a stale copy.
     let mut cursor = PlaylistCursor::default();
     take(&mut cursor, &media("a", 0, 9));
     let mut all = Vec::new();
@@ -99,7 +99,7 @@ fn a_playlist_that_begins_anew_is_another_stream() {
 }
 
 #[test]
-fn parts_are_taken_where_there_are_any_and_left_where_they_fail() {
+fn parts_are_played_until_one_fails() {
     let part = |name: &str| PartialSegment { url: url(name), range: None, duration_ns: S / 2, is_gap: false };
     let mut live = media("s", 0, 4);
     (live.part_target_ns, live.part_hold_back_ns) = (Some(S / 2), Some(3 * S / 2));
@@ -120,7 +120,7 @@ fn parts_are_taken_where_there_are_any_and_left_where_they_fail() {
     assert_eq!(names(&take(&mut cursor, &live)), "s3");
     assert!(!cursor.is_low_latency());
 
-    // All parts but the last, which fails; playback continues after the segment.
+    // The last part fails. Playback continues after the segment.
     let mut cursor = PlaylistCursor::default();
     cursor.update(&live);
     let pieces: Vec<Piece> = std::iter::from_fn(|| cursor.next(&live)).take(4).collect();
@@ -146,7 +146,7 @@ fn the_rest_of_a_segment_is_missing_when_its_parts_are_gone() {
 }
 
 #[test]
-fn hostile_numbers_do_no_harm() {
+fn extreme_sequence_numbers_do_not_panic() {
     let mut cursor = PlaylistCursor::default();
     let far = MediaPlaylist { sequence: u64::MAX.into(), ..media("s", 0, 3) };
     take(&mut cursor, &far);

@@ -225,7 +225,7 @@ pub(super) mod tests {
         }
     }
 
-    /// An event message at a time in milliseconds; of version 0 after the segment's beginning.
+    /// An event message at a time in milliseconds. In version 0, the time is relative to the start of the segment.
     pub fn emsg(version: u8, scheme: &str, at_ms: u64, data: &[u8]) -> Vec<u8> {
         let texts = [scheme.as_bytes(), &[0], b"1", &[0]].concat();
         let body = if version == 1 {

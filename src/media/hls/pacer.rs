@@ -45,7 +45,7 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     #[test]
-    fn a_stream_goes_at_its_own_pace_and_catches_up_after_a_stall() {
+    fn a_stream_plays_at_its_own_pace_and_catches_up_after_a_stall() {
         let mut pacer = Pacer::default();
         assert_eq!(pacer.due(5 * S, 100 * S), 100 * S);
         pacer.passed(5 * S, 100 * S);

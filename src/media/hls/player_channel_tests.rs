@@ -1,4 +1,4 @@
-//! A packager and its server in memory, whose answers are functions of simulated time; and a feeder that records its input.
+//! A simulated packager and its server, whose answers depend on simulated time; and a feeder that records its input.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,10 +16,10 @@ use touchline_core::cause::Cause;
 use touchline_core::item::Discontinuity;
 use touchline_core::time::NANOS_PER_SECOND as S;
 
-/// How long an answer takes.
+/// The delay of an answer.
 const LATENCY: Duration = Duration::from_millis(20);
 
-/// Identities of segments: those of a packager's second life begin here.
+/// Segment identities of a packager's second life begin here.
 pub(super) const LIFE: u32 = 1_000;
 
 pub(super) enum Reply<T> {
@@ -29,11 +29,11 @@ pub(super) enum Reply<T> {
 }
 
 impl<T> Reply<T> {
-    async fn given(self, response_timeout: Duration) -> Result<T, Refusal> {
-        let refusal = |kind| Refusal::of(kind, "as the test has it", "");
+    async fn resolve(self, response_timeout: Duration) -> Result<T, Refusal> {
+        let refusal = |kind| Refusal::of(kind, "simulated", "");
         sleep(LATENCY).await;
         match self {
-            Reply::Now(given) => Ok(given),
+            Reply::Now(value) => Ok(value),
             Reply::Failed(kind) => Err(refusal(kind)),
             Reply::Hangs => {
                 sleep(response_timeout).await;
@@ -46,12 +46,12 @@ impl<T> Reply<T> {
 type Playlists = dyn Fn(Duration, usize, &Url) -> Reply<String> + Send + Sync;
 type Files = dyn Fn(Duration, usize, &str) -> Reply<Vec<u8>> + Send + Sync;
 
-/// Answers by the time since it began, how often that path was asked for before, and the address.
+/// An answer depends on the time since the start, the number of earlier requests for the path, and the address.
 pub(super) struct Server {
     began: Instant,
     playlists: Box<Playlists>,
     files: Box<Files>,
-    asked: Mutex<Vec<String>>,
+    requests: Mutex<Vec<String>>,
 }
 
 impl Server {
@@ -60,7 +60,7 @@ impl Server {
         files: impl Fn(Duration, usize, &str) -> Reply<Vec<u8>> + Send + Sync + 'static,
     ) -> Arc<Self> {
         let (playlists, files) = (Box::new(playlists), Box::new(files));
-        Arc::new(Self { began: Instant::now(), playlists, files, asked: Mutex::default() })
+        Arc::new(Self { began: Instant::now(), playlists, files, requests: Mutex::default() })
     }
 
     pub fn of(channel: Channel) -> Arc<Self> {
@@ -70,27 +70,27 @@ impl Server {
     }
 
     /// How often `name` was requested.
-    pub fn asked(&self, name: &str) -> usize {
-        self.asked.lock().unwrap().iter().filter(|asked| *asked == name).count()
+    pub fn request_count(&self, name: &str) -> usize {
+        self.requests.lock().unwrap().iter().filter(|request| *request == name).count()
     }
 
-    fn count(&self, url: &Url) -> usize {
+    fn record(&self, url: &Url) -> usize {
         let name = url.path()[1..].to_owned();
-        let nth = self.asked(&name);
-        self.asked.lock().unwrap().push(name);
+        let nth = self.request_count(&name);
+        self.requests.lock().unwrap().push(name);
         nth
     }
 }
 
 impl Origin for Server {
     async fn playlist(&self, url: &Url, response_timeout: Duration) -> Result<(Url, String), Refusal> {
-        let reply = (self.playlists)(self.began.elapsed(), self.count(url), url);
-        Ok((url.clone(), reply.given(response_timeout).await?))
+        let reply = (self.playlists)(self.began.elapsed(), self.record(url), url);
+        Ok((url.clone(), reply.resolve(response_timeout).await?))
     }
 
     async fn media(&self, url: &Url, _: Option<ByteRange>, response_timeout: Duration) -> Result<Vec<u8>, Refusal> {
-        let reply = (self.files)(self.began.elapsed(), self.count(url), &url.path()[1..]);
-        reply.given(response_timeout).await
+        let reply = (self.files)(self.began.elapsed(), self.record(url), &url.path()[1..]);
+        reply.resolve(response_timeout).await
     }
 }
 
@@ -98,7 +98,7 @@ pub(super) fn sound(id: u32, starts_s: u64) -> Vec<u8> {
     stamped(id, starts_s * 90_000)
 }
 
-/// Sound in ADTS frames that says its time and, behind the first frame's head, which segment it is.
+/// Sound in ADTS frames with a time stamp. The bytes after the first frame header identify the segment.
 pub(super) fn stamped(id: u32, ticks: u64) -> Vec<u8> {
     let mut bytes = vec![b'I', b'D', b'3', 4, 0, 0, 0, 0, 0, 73];
     bytes.extend(b"PRIV\0\0\0\x35\0\0com.apple.streaming.transportStreamTimestamp\0");
@@ -117,7 +117,7 @@ pub(super) enum SegmentBehaviour {
     Fails(usize, Cause),
     Lost(Cause),
     Hangs,
-    /// Cut off before the first media.
+    /// Truncated before the first media.
     Cut,
     /// A web page instead of media.
     Page,
@@ -131,7 +131,7 @@ pub(super) struct Slot {
     /// On the media's own timeline.
     pub starts_s: u64,
     pub is_break: bool,
-    pub fate: SegmentBehaviour,
+    pub behaviour: SegmentBehaviour,
 }
 
 /// The fault of one playlist answer.
@@ -141,11 +141,11 @@ pub(super) enum Flaw {
     Failed(Cause),
     Hangs,
     Damaged,
-    /// Of some segments ago.
+    /// A copy without this many of the newest segments.
     Stale(usize),
 }
 
-/// A packager from its start on; a segment is in the playlist when its time is over.
+/// One life of a packager. The playlist lists a segment once its time has passed.
 #[derive(Clone, Debug)]
 pub(super) struct Life {
     pub from_s: u64,
@@ -155,8 +155,12 @@ pub(super) struct Life {
 impl Life {
     /// Continuous segments of `seconds` each.
     pub fn new(count: usize, seconds: u64) -> Self {
-        let slot =
-            |n| Slot { seconds, starts_s: 1_000 + n as u64 * seconds, is_break: false, fate: SegmentBehaviour::Fine };
+        let slot = |n| Slot {
+            seconds,
+            starts_s: 1_000 + n as u64 * seconds,
+            is_break: false,
+            behaviour: SegmentBehaviour::Fine,
+        };
         Self { from_s: 0, slots: (0..count).map(slot).collect() }
     }
 
@@ -172,7 +176,7 @@ impl Life {
 
 #[derive(Clone, Debug)]
 pub(super) struct Channel {
-    /// One after the other; the next begins at sequence number 0 with names of its own.
+    /// Consecutive lives. Each begins at sequence number 0 with its own segment names.
     pub lives: Vec<Life>,
     pub target_s: u64,
     pub window: usize,
@@ -195,9 +199,9 @@ impl Channel {
         Self { age_s: 1_000_000, ..Self::new(life) }
     }
 
-    pub fn fates(mut self, fates: &[(usize, SegmentBehaviour)]) -> Self {
-        for (n, fate) in fates {
-            self.lives[0].slots[*n].fate = *fate;
+    pub fn with_behaviours(mut self, behaviours: &[(usize, SegmentBehaviour)]) -> Self {
+        for (n, behaviour) in behaviours {
+            self.lives[0].slots[*n].behaviour = *behaviour;
         }
         self
     }
@@ -225,7 +229,7 @@ impl Channel {
         let mut text = format!("#EXTM3U\n#EXT-X-TARGETDURATION:{}\n#EXT-X-MEDIA-SEQUENCE:{first}\n", self.target_s);
         for (n, slot) in life.slots.iter().enumerate().take(end).skip(first) {
             text += if slot.is_break { "#EXT-X-DISCONTINUITY\n" } else { "" };
-            text += if slot.fate == SegmentBehaviour::Gap { "#EXT-X-GAP\n" } else { "" };
+            text += if slot.behaviour == SegmentBehaviour::Gap { "#EXT-X-GAP\n" } else { "" };
             text += &format!("#EXTINF:{},\n{}\n", slot.seconds, name(newest as u32 * LIFE + n as u32));
         }
         if self.ends && newest + 1 == self.lives.len() && end == life.slots.len() {
@@ -235,21 +239,21 @@ impl Channel {
     }
 
     pub fn file(&self, nth: usize, name: &str) -> Reply<Vec<u8>> {
-        let id = name[1..].parse::<u32>().expect("nothing else is in the playlist");
+        let id = name[1..].parse::<u32>().expect("the playlist lists only segments");
         let slot = self.slot(id);
         let bytes = sound(id, slot.starts_s);
-        match slot.fate {
+        match slot.behaviour {
             SegmentBehaviour::Fails(times, cause) if nth < times => Reply::Failed(cause),
             SegmentBehaviour::Fine | SegmentBehaviour::Fails(..) => Reply::Now(bytes),
             SegmentBehaviour::Lost(cause) => Reply::Failed(cause),
             SegmentBehaviour::Hangs => Reply::Hangs,
             SegmentBehaviour::Cut => Reply::Now(bytes[..40].to_vec()),
             SegmentBehaviour::Page => Reply::Now(b"<html>log in</html>".to_vec()),
-            SegmentBehaviour::Gap => panic!("{name} is known not to be there, and was asked for"),
+            SegmentBehaviour::Gap => panic!("{name} is an announced gap, but was requested"),
         }
     }
 
-    /// Checks and summarises the output: see [`Account`].
+    /// Checks and summarises the output, see [`Account`].
     pub fn account(&self, events: &[Event]) -> Account {
         Account::new(events, |id| self.slot(id).seconds * S)
     }
@@ -322,8 +326,8 @@ impl Account {
                     is_begun = true;
                 }
                 Event::Media(id) => {
-                    assert!(is_begun, "{id} goes into a demuxer over a hole or a break");
-                    assert!(!all.media.contains(id), "{id} was handed on twice");
+                    assert!(is_begun, "{id} continues a demuxer across a hole or a break");
+                    assert!(!all.media.contains(id), "{id} was output twice");
                     all.media.push(*id);
                     all.elapsed_ns += length_ns(*id);
                 }

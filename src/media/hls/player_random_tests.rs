@@ -10,7 +10,7 @@ use touchline_core::time::NANOS_PER_SECOND as S;
 /// Intact segments at the start of each life, where clients begin.
 const SAFE: usize = 8;
 
-fn fate(rng: &mut SmallRng) -> SegmentBehaviour {
+fn behaviour(rng: &mut SmallRng) -> SegmentBehaviour {
     let causes = [Cause::NotFound, Cause::ServerError, Cause::NoAnswer, Cause::Forbidden];
     let cause = causes[rng.random_range(0..causes.len())];
     match rng.random_range(0..40) {
@@ -25,7 +25,7 @@ fn fate(rng: &mut SmallRng) -> SegmentBehaviour {
 }
 
 fn flaw(rng: &mut SmallRng, before: Option<&Flaw>) -> Flaw {
-    // Two in a row may be ten seconds, which is a stall.
+    // Two consecutive flaws may last ten seconds, which is a stall.
     if before.is_some_and(|before| *before != Flaw::None) {
         return Flaw::None;
     }
@@ -51,8 +51,8 @@ fn life(rng: &mut SmallRng, from_s: u64, target_s: u64, is_even: bool, count: us
             next_s = clock(rng);
         }
         let seconds = if is_even { target_s } else { rng.random_range(1..=target_s) };
-        let fate = if n < SAFE { SegmentBehaviour::Fine } else { fate(rng) };
-        slots.push(super::channel::Slot { seconds, starts_s: next_s, is_break, fate });
+        let behaviour = if n < SAFE { SegmentBehaviour::Fine } else { behaviour(rng) };
+        slots.push(super::channel::Slot { seconds, starts_s: next_s, is_break, behaviour });
         next_s += seconds;
     }
     Life { from_s, slots }
@@ -78,7 +78,7 @@ fn channel(rng: &mut SmallRng) -> Channel {
         (channel.lives, channel.age_s) = (channel.lives.drain(..1).collect(), 1_000_000);
         channel.window = 1_000;
     }
-    // Segments that never existed are not awaited.
+    // The first answer is intact.
     channel.flaws.push(Flaw::None);
     for _ in 0..200 {
         let next = flaw(rng, channel.flaws.last());
@@ -92,10 +92,10 @@ fn expected(channel: &Channel, life: usize, media: &[u32], is_last: bool) -> Vec
     let base = life as u32 * LIFE;
     let of_life = |id: &&u32| (base..base + LIFE).contains(*id);
     let (first, last) = (media.iter().find(of_life), media.iter().rfind(of_life));
-    let (Some(first), Some(last)) = (first, last) else { panic!("nothing came of life {life}") };
+    let (Some(first), Some(last)) = (first, last) else { panic!("life {life} has no output") };
     let slots = &channel.lives[life].slots;
     let end = if is_last { slots.len() as u32 } else { last + 1 - base };
-    let all = slots.iter().enumerate().map(|(n, slot)| (base + n as u32, slot.seconds * S, slot.fate));
+    let all = slots.iter().enumerate().map(|(n, slot)| (base + n as u32, slot.seconds * S, slot.behaviour));
     all.skip((first - base) as usize).take((end - (first - base)) as usize).collect()
 }
 
@@ -105,14 +105,14 @@ fn breaks(channel: &Channel, account: &Account) -> usize {
     let is_between = |pair: &[u32]| {
         let (before, after) = (slot(pair[0]), slot(pair[1]));
         let passed_s = (pair[0]..pair[1]).map(|id| slot(id).seconds).sum::<u64>();
-        let is_answered = (pair[0] + 1..=pair[1]).any(|id| slot(id).is_break);
-        is_answered || before.starts_s + passed_s != after.starts_s
+        let is_announced = (pair[0] + 1..=pair[1]).any(|id| slot(id).is_break);
+        is_announced || before.starts_s + passed_s != after.starts_s
     };
     account.media.windows(2).filter(|pair| pair[0] / LIFE != pair[1] / LIFE || is_between(pair)).count()
 }
 
-/// Plays to the end; each of `cuts` closes the connection after so many milliseconds, and the next one continues. [`None`]: the
-/// channel ended in between.
+/// Plays to the end. Each of `cuts` closes a connection after that many milliseconds, and the next connection continues. The end
+/// is [`None`] if the channel ended between two connections.
 async fn connections(server: &Arc<Server>, cuts: &[u64]) -> (Option<PlayerEnd>, Vec<Vec<Event>>) {
     let (memory, mut all) = (PlaylistMemory::default(), Vec::new());
     let mut cuts = cuts.iter().map(|ms| Duration::from_millis(*ms));
@@ -132,7 +132,7 @@ async fn connections(server: &Arc<Server>, cuts: &[u64]) -> (Option<PlayerEnd>, 
         player.cursor = memory.resume(&url(), &media);
         player.memory = Some(memory.clone());
         let end = tokio::time::timeout(cut, player.run(Some(media))).await;
-        // A new connection gives up sooner and is made again.
+        // A new connection fails sooner and is retried.
         let is_again = !all.is_empty() && !player.has_media();
         match end {
             Ok(PlayerEnd::Failed(_)) if is_again => player.settle(),
@@ -167,12 +167,12 @@ fn check(seed: u64) {
         .flat_map(|life| expected(&channel, life, &media, end.is_some() && life + 1 == lives))
         .collect::<Vec<_>>();
     let is_wide = channel.window == 1_000;
-    for (id, _, fate) in &wanted {
-        let is_there = media.contains(id);
-        match fate {
-            SegmentBehaviour::Fine => assert!(is_there || !is_wide, "{id} is there, and was not handed on"),
-            SegmentBehaviour::Fails(..) => assert!(is_there || !is_wide, "{id} was not waited for"),
-            _ => assert!(!is_there, "{id} cannot be had"),
+    for (id, _, behaviour) in &wanted {
+        let is_output = media.contains(id);
+        match behaviour {
+            SegmentBehaviour::Fine => assert!(is_output || !is_wide, "{id} is available, but was not output"),
+            SegmentBehaviour::Fails(..) => assert!(is_output || !is_wide, "{id} was not retried"),
+            _ => assert!(!is_output, "{id} is unavailable, but was output"),
         }
     }
     // The last segment before a restart of the packager may be lost as well, and is then reported as missing.
@@ -187,8 +187,11 @@ fn check(seed: u64) {
     for account in accounts.iter().filter(|_| is_wide) {
         assert_eq!(account.breaks.len(), breaks(&channel, account), "{:?}", account.breaks);
     }
-    for (id, ..) in wanted.iter().filter(|(_, _, fate)| *fate == SegmentBehaviour::Fine) {
-        assert!(server.asked(&super::channel::name(*id)) <= 1 + cuts.len(), "{id} was had and asked for again");
+    for (id, ..) in wanted.iter().filter(|(_, _, behaviour)| *behaviour == SegmentBehaviour::Fine) {
+        assert!(
+            server.request_count(&super::channel::name(*id)) <= 1 + cuts.len(),
+            "{id} was requested again after it arrived"
+        );
     }
 }
 

@@ -78,7 +78,7 @@ fn a_list_of_variants_is_read() {
 
 #[test]
 fn errors_name_the_line() {
-    for (text, why) in [
+    for (text, expected) in [
         ("#EXTM3U", "no segments"),
         ("#EXTM3U\n#EXT-X-ENDLIST\n", "no segments"),
         ("#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXT-X-ENDLIST\n", "no segments"),
@@ -102,7 +102,7 @@ fn errors_name_the_line() {
         ("#EXTM3U\n#EXTINF:1,\nhttp://[::\n", "an address that cannot be read"),
     ] {
         match parse(text) {
-            Err(PlaylistError::Damaged(said)) => assert!(said.contains(why), "{text:?}: {said}"),
+            Err(PlaylistError::Damaged(error)) => assert!(error.contains(expected), "{text:?}: {error}"),
             other => panic!("{text:?}: {other:?}"),
         }
     }
@@ -114,7 +114,7 @@ fn errors_name_the_line() {
 }
 
 #[test]
-fn odd_playlists_are_read() {
+fn unusual_playlists_are_read() {
     for text in [
         "#EXTM3U\n#EXT-X-TARGETDURATION:6\n",
         "#EXTM3U\n#EXTINF:6,\nseg.ts\n#EXT-X-ENDLIST\n",

@@ -1,4 +1,4 @@
-//! A relay between channels. All messages of a player are queued before it runs, so nothing waits.
+//! A relay between channels. All messages of a player are queued before it runs, so the relay never waits.
 
 use crossbeam_channel::{Sender, unbounded};
 
@@ -55,9 +55,9 @@ fn sounds(from_ms: u64, to_ms: u64) -> Vec<MediaItem> {
 }
 
 /// The sending end of a player.
-struct Sends(Sender<PlayerMessage>);
+struct PlayerSender(Sender<PlayerMessage>);
 
-impl Sends {
+impl PlayerSender {
     fn decode(&self, items: Vec<MediaItem>) -> Arc<DemuxerIntake> {
         let (to, from) = unbounded();
         for item in items {
@@ -87,7 +87,7 @@ impl Sends {
     }
 }
 
-fn words(item: &MediaItem) -> String {
+fn describe(item: &MediaItem) -> String {
     let ms = |pts: &Pts| pts.0 / MS;
     match item {
         MediaItem::Frame(frame) => format!("picture {}", ms(&frame.pts)),
@@ -101,55 +101,55 @@ fn words(item: &MediaItem) -> String {
     }
 }
 
-/// The output when the main player and the one beside it send what `main` and `beside` queue; and the end.
-fn relayed(main: impl FnOnce(&Sends), beside: impl FnOnce(&Sends)) -> (Vec<String>, End) {
-    let ((main_to, main_from), (beside_to, beside_from), (to, from)) = (unbounded(), unbounded(), unbounded());
-    main(&Sends(main_to));
-    beside(&Sends(beside_to));
-    let inputs = vec![RelayInput::new(main_from), RelayInput::new(beside_from)];
+/// The output and the end. `main` and `rendition` queue the messages of the main player and of the rendition player.
+fn relayed(main: impl FnOnce(&PlayerSender), rendition: impl FnOnce(&PlayerSender)) -> (Vec<String>, End) {
+    let ((main_to, main_from), (rendition_to, rendition_from), (to, from)) = (unbounded(), unbounded(), unbounded());
+    main(&PlayerSender(main_to));
+    rendition(&PlayerSender(rendition_to));
+    let inputs = vec![RelayInput::new(main_from), RelayInput::new(rendition_from)];
     let end = Relay::new(inputs, Outlet::new(to), Arc::new(ManualClock::default()), false).run();
-    (from.try_iter().map(|item| words(&item)).collect(), end)
+    (from.try_iter().map(|item| describe(&item)).collect(), end)
 }
 
-fn alone(main: impl FnOnce(&Sends)) -> Vec<String> {
-    let (said, end) = relayed(main, |_| {});
+fn alone(main: impl FnOnce(&PlayerSender)) -> Vec<String> {
+    let (output, end) = relayed(main, |_| {});
     assert_eq!(end, End::Finished);
-    said
+    output
 }
 
 #[test]
-fn tracks_of_two_lanes_go_out_in_the_order_of_the_line() {
-    let (said, end) = relayed(
+fn items_of_two_players_are_sent_in_timeline_order() {
+    let (output, end) = relayed(
         |main| drop(main.decode(pictures(0, 300))),
-        |beside| {
-            beside.decode(sounds(50, 250));
-            // Another demuxer, in the middle.
-            beside.decode(sounds(250, 350));
+        |rendition| {
+            rendition.decode(sounds(50, 250));
+            // Another demuxer continues the track.
+            rendition.decode(sounds(250, 350));
         },
     );
     let wanted = ["opened 2", "picture 0", "sound 50", "picture 100", "sound 150", "picture 200", "sound 250"];
-    assert_eq!((said.iter().map(String::as_str).collect::<Vec<_>>(), end), (wanted.to_vec(), End::Finished));
+    assert_eq!((output.iter().map(String::as_str).collect::<Vec<_>>(), end), (wanted.to_vec(), End::Finished));
 }
 
 #[test]
-fn tracks_of_one_demuxer_go_out_in_the_order_of_the_line() {
-    let said = alone(|main| {
+fn items_of_one_demuxer_are_sent_in_timeline_order() {
+    let output = alone(|main| {
         let mut items = vec![opened(true, true)];
         items.extend([0, 100, 200].map(sound));
         items.push(MediaItem::TrackEnded(Track::Audio));
         items.extend([0, 90, 250].map(picture));
         main.decode(items);
     });
-    assert_eq!(said[1..], ["picture 0", "sound 0", "picture 90", "sound 100", "sound 200", "picture 250"]);
+    assert_eq!(output[1..], ["picture 0", "sound 0", "picture 90", "sound 100", "sound 200", "picture 250"]);
 }
 
 #[test]
 fn missing_time_is_sent_between_the_media_around_it() {
-    let said = alone(|main| {
+    let output = alone(|main| {
         main.decode(pictures(0, 200));
         main.missing(200, 4_200);
         main.decode(pictures(4_200, 4_400));
-        // At the end, too.
+        // Also at the end.
         main.missing(4_400, 6_400);
     });
     let wanted = [
@@ -161,61 +161,61 @@ fn missing_time_is_sent_between_the_media_around_it() {
         "picture 4300",
         "missing 4400-6400",
     ];
-    assert_eq!(said, wanted);
-    // Unannounced.
-    let said = alone(|main| drop(main.decode(vec![opened(true, false), picture(0), picture(900), picture(5_000)])));
-    assert_eq!(said, ["opened 1", "picture 0", "picture 900", "missing 900-5000", "picture 5000"]);
+    assert_eq!(output, wanted);
+    // Without an announcement.
+    let output = alone(|main| drop(main.decode(vec![opened(true, false), picture(0), picture(900), picture(5_000)])));
+    assert_eq!(output, ["opened 1", "picture 0", "picture 900", "missing 900-5000", "picture 5000"]);
 }
 
 #[test]
 fn a_discontinuity_is_sent_before_the_media_that_follow_it() {
-    let said = alone(|main| {
+    let output = alone(|main| {
         main.decode(pictures(0, 200));
         main.breaks(200);
         main.decode(pictures(200, 300));
     });
-    assert_eq!(said, ["opened 1", "picture 0", "picture 100", "break Playlist", "picture 200"]);
-    // The media before it were shorter than stated in the playlist.
-    let said = alone(|main| {
+    assert_eq!(output, ["opened 1", "picture 0", "picture 100", "break Playlist", "picture 200"]);
+    // The media before the break were shorter than stated in the playlist.
+    let output = alone(|main| {
         main.decode(pictures(0, 200));
         main.breaks(6_000);
         main.decode(pictures(6_000, 6_100));
     });
-    assert_eq!(said[2..], ["picture 100", "missing 100-6000", "break Playlist", "picture 6000"]);
-    // Missing time before it belongs to the previous run.
-    let said = alone(|main| {
+    assert_eq!(output[2..], ["picture 100", "missing 100-6000", "break Playlist", "picture 6000"]);
+    // Missing time before a break belongs to the previous run.
+    let output = alone(|main| {
         main.decode(pictures(0, 200));
         main.missing(200, 2_200);
         main.breaks(2_200);
         main.decode(pictures(2_200, 2_300));
     });
-    assert_eq!(said[3..], ["missing 200-2200", "break Playlist", "picture 2200"]);
+    assert_eq!(output[3..], ["missing 200-2200", "break Playlist", "picture 2200"]);
 }
 
 #[test]
 fn the_sound_waits_for_the_break_of_the_pictures() {
-    let (said, _) = relayed(
+    let (output, _) = relayed(
         |main| {
             main.decode(pictures(0, 200));
             main.breaks(200);
             main.decode(pictures(200, 300));
         },
-        |beside| {
-            beside.decode(sounds(0, 200));
-            beside.breaks(200);
-            beside.decode(sounds(200, 300));
+        |rendition| {
+            rendition.decode(sounds(0, 200));
+            rendition.breaks(200);
+            rendition.decode(sounds(200, 300));
         },
     );
-    let at = said.iter().position(|said| said == "break Playlist").unwrap();
-    assert_eq!(said.iter().filter(|said| said.starts_with("break")).count(), 1);
-    assert!(said[..at].contains(&"sound 100".to_owned()), "{said:?}");
-    assert!(said[at..].contains(&"sound 200".to_owned()), "{said:?}");
+    let at = output.iter().position(|line| line == "break Playlist").unwrap();
+    assert_eq!(output.iter().filter(|line| line.starts_with("break")).count(), 1);
+    assert!(output[..at].contains(&"sound 100".to_owned()), "{output:?}");
+    assert!(output[at..].contains(&"sound 200".to_owned()), "{output:?}");
 }
 
 #[test]
-fn marks_stand_before_the_media_that_they_name() {
-    let said = alone(|main| {
-        // Long before its media are decoded.
+fn marks_precede_their_media() {
+    let output = alone(|main| {
+        // Sent long before the media are decoded.
         main.note(PlayerNote::Date { at_ns: 0, unix_ns: 1 });
         main.note(PlayerNote::Date { at_ns: 110 * MS, unix_ns: 2 });
         main.note(PlayerNote::Ad { at_ns: 200 * MS, ad: AdBreakEdge::Out.into() });
@@ -235,37 +235,37 @@ fn marks_stand_before_the_media_that_they_name() {
         "segment-lost",
         "picture 300",
     ];
-    assert_eq!(said, wanted, "playlists round: a date 10 ms behind a picture is that picture's");
+    assert_eq!(output, wanted, "playlist dates are rounded: a date 10 ms after a picture belongs to it");
 }
 
 #[test]
 fn missing_time_at_the_start_is_sent_once_the_tracks_are_known() {
-    let said = alone(|main| {
+    let output = alone(|main| {
         main.missing(0, 2_000);
         main.missing(2_000, 4_000);
         main.decode(pictures(4_000, 4_200));
     });
-    assert_eq!(said, ["opened 1", "missing 0-4000", "picture 4000", "picture 4100"]);
+    assert_eq!(output, ["opened 1", "missing 0-4000", "picture 4000", "picture 4100"]);
 }
 
 #[test]
-fn a_track_that_comes_in_later_is_another_run() {
-    let said = alone(|main| {
+fn a_later_track_starts_a_run() {
+    let output = alone(|main| {
         main.decode(pictures(0, 200));
         main.decode(vec![opened(true, true), picture(200), sound(200), picture(300), sound(300)]);
     });
     let wanted = ["opened 1", "picture 0", "picture 100", "picture 200", "break Tracks", "opened 2", "sound 200"];
-    assert_eq!(said[..7], wanted);
+    assert_eq!(output[..7], wanted);
 }
 
 #[test]
-fn three_demuxers_in_a_row_that_find_nothing_end_the_stream() {
-    let (said, end) = relayed(
+fn three_consecutive_failed_demuxers_end_the_stream() {
+    let (output, end) = relayed(
         |main| {
             for _ in 0..2 {
                 assert!(!main.decode(vec![broken()]).is_closed());
             }
-            // A useful one: the count starts over.
+            // A demuxer that works: the count starts over.
             main.decode(pictures(0, 100));
             for _ in 0..3 {
                 main.decode(vec![broken()]);
@@ -274,7 +274,7 @@ fn three_demuxers_in_a_row_that_find_nothing_end_the_stream() {
         },
         |_| {},
     );
-    assert_eq!(said, ["opened 1", "picture 0"]);
+    assert_eq!(output, ["opened 1", "picture 0"]);
     assert!(matches!(end, End::Failed { kind: Cause::Damaged, .. }));
 }
 
@@ -286,21 +286,21 @@ fn a_failed_demuxer_closes_its_intake() {
 }
 
 #[test]
-fn sound_that_cannot_be_decoded_does_not_take_the_pictures_with_it() {
-    let (said, end) = relayed(
+fn undecodable_sound_does_not_end_the_pictures() {
+    let (output, end) = relayed(
         |main| drop(main.decode(pictures(0, 200))),
-        |beside| {
+        |rendition| {
             for _ in 0..4 {
-                beside.decode(vec![broken()]);
+                rendition.decode(vec![broken()]);
             }
         },
     );
-    assert_eq!((&said[..], end), (&["opened 1", "picture 0", "picture 100"].map(String::from)[..], End::Finished));
+    assert_eq!((&output[..], end), (&["opened 1", "picture 0", "picture 100"].map(String::from)[..], End::Finished));
 }
 
 #[test]
-fn the_stream_ends_as_its_main_lane_does() {
-    let (said, end) = relayed(
+fn the_stream_ends_like_its_main_player() {
+    let (output, end) = relayed(
         |main| {
             main.decode(pictures(0, 200));
             main.missing(200, 2_200);
@@ -308,21 +308,21 @@ fn the_stream_ends_as_its_main_lane_does() {
         },
         |_| {},
     );
-    assert_eq!(said[2..], ["picture 100", "missing 200-2200"], "known losses are sent before the end");
+    assert_eq!(output[2..], ["picture 100", "missing 200-2200"], "known losses are sent before the end");
     assert!(matches!(end, End::Failed { kind: Cause::PlaylistStalled, .. }));
-    let (said, end) = relayed(|main| main.fail(Cause::NotFound), |_| {});
-    assert!(said.is_empty() && matches!(end, End::Failed { kind: Cause::NotFound, .. }));
-    // Nothing but useless media.
+    let (output, end) = relayed(|main| main.fail(Cause::NotFound), |_| {});
+    assert!(output.is_empty() && matches!(end, End::Failed { kind: Cause::NotFound, .. }));
+    // Only undecodable media.
     let (_, end) = relayed(|main| drop(main.decode(vec![broken()])), |_| {});
     assert!(matches!(end, End::Failed { kind: Cause::Damaged, .. }));
 }
 
 #[test]
-fn a_request_to_stop_ends_it() {
+fn a_request_to_stop_ends_the_relay() {
     let ((main_to, main_from), (to, _from)) = (unbounded(), unbounded());
     let outlet = Outlet::new(to);
     outlet.stop();
-    Sends(main_to.clone()).decode(pictures(0, 200));
+    PlayerSender(main_to.clone()).decode(pictures(0, 200));
     let end = Relay::new(vec![RelayInput::new(main_from)], outlet, Arc::new(ManualClock::default()), false).run();
     assert_eq!(end, End::Finished);
 }

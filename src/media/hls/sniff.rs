@@ -51,8 +51,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_named() {
-        for (text, what) in [
+    fn formats_of_answers_are_named() {
+        for (text, expected) in [
             ("<html><body>login</body></html>", "a web page"),
             ("\n<!DOCTYPE html>", "a web page"),
             ("<?xml version=\"1.0\"?>\n<MPD xmlns=\"u\">", "a DASH manifest"),
@@ -63,7 +63,7 @@ mod tests {
             ("#\0E\0X\0T\0M\x003\0U\0\n\0", "text in UTF-16"),
             ("\u{1}\u{2}", "an unknown format"),
         ] {
-            assert!(name(text.as_bytes()).starts_with(what), "{text}: {}", name(text.as_bytes()));
+            assert!(name(text.as_bytes()).starts_with(expected), "{text}: {}", name(text.as_bytes()));
         }
         assert!(is_channel_list("#EXTM3U\n#EXTINF:-1 tvg-id=\"a\",A\nhttp://h.example/a.ts\n"));
         assert!(!is_channel_list("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nhttp://h.example/a.ts\n"));

@@ -202,7 +202,7 @@ pub(super) mod tests {
         [0xfe | (ticks >> 32) as u8, low[0], low[1], low[2], low[3]]
     }
 
-    /// A splice_insert at a time, ticks; out of the programme, with the ticks after which it returns automatically.
+    /// A splice_insert at a time in ticks. `lasts`: the ticks until the automatic return to the programme.
     pub fn insert_at(event: u32, is_out: bool, at: u64, lasts: Option<u64>) -> Vec<u8> {
         let mut command = event.to_be_bytes().to_vec();
         command.extend([0x7f, 0x4f | u8::from(is_out) << 7 | u8::from(lasts.is_some()) << 5]);
@@ -242,7 +242,7 @@ pub(super) mod tests {
         component.extend(time(900_000));
         component.extend([0, 1, 0, 0]);
         assert_eq!(cues(&section(0x05, &component, &[])), cue(10, OUT, None, AdEventId::Insert(7)));
-        // The time is adjusted, and wraps. With the adjustment the CRC is another.
+        // The time is adjusted, and wraps. The adjustment changes the CRC.
         let mut adjusted = insert_at(7, true, (1 << 33) - 90_000, None);
         adjusted[4..9].copy_from_slice(&[0, 0, 2, 0xbf, 0x20]);
         let end = adjusted.len() - 4;
@@ -267,7 +267,7 @@ pub(super) mod tests {
             let read = cues(&segment_at(9, kind + 1, 900_000, None));
             assert_eq!(read, cue(10, AdAction::In, Some(scope), AdEventId::Segmentation(9)), "{kind:#x} + 1");
         }
-        // A programme begins, a chapter, an overlay: no advertisements.
+        // The begin of a programme, a chapter and an overlay are not advertisements.
         for kind in [0x10, 0x11, 0x20, 0x38, 0x40, 0x50] {
             assert!(cues(&segment_at(9, kind, 900_000, None)).is_empty(), "{kind:#x}");
         }
@@ -305,7 +305,7 @@ pub(super) mod tests {
                 let mut damaged = section.clone();
                 damaged[n] ^= 0x10;
                 assert!(cues(&damaged).is_empty(), "byte {n}");
-                // Wrong lengths with a right CRC.
+                // Wrong lengths with a correct CRC.
                 let end = damaged.len() - 4;
                 let crc = crc32(&damaged[..end]);
                 damaged[end..].copy_from_slice(&crc.to_be_bytes());

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_break_begins_when_its_media_arrive_and_over_the_end_of_the_clock() {
+    fn breaks_begin_when_their_media_arrive_and_across_a_wrap_of_the_clock() {
         const FIRST: u64 = (1 << 33) - 10 * 90_000;
         let ticks = |second: u64| (FIRST + second * 90_000) & ((1 << 33) - 1);
         let mut bytes = marked(
@@ -86,16 +86,16 @@ mod tests {
             ],
             &[],
         );
-        let mut happened = Vec::new();
+        let mut incidents = Vec::new();
         let mut watch = SpliceMonitor::default();
         for second in 0..20 {
-            // In pieces that are no packets, with an odd byte before the first.
+            // The pieces are not aligned to packets, and a stray byte precedes the first.
             bytes = [&[0x12][..], &std::mem::take(&mut bytes), &picture(ticks(second))].concat();
             for piece in bytes.chunks(100) {
-                happened.extend(watch.push(piece).into_iter().map(|incident| (second, incident.as_str())));
+                incidents.extend(watch.push(piece).into_iter().map(|incident| (second, incident.as_str())));
             }
             bytes.clear();
         }
-        assert_eq!(happened, [(5, "ad-break-began"), (15, "ad-break-ended")]);
+        assert_eq!(incidents, [(5, "ad-break-began"), (15, "ad-break-ended")]);
     }
 }

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use touchline_core::time::NANOS_PER_SECOND as S;
 
-    fn found(start_s: u64) -> PieceInfo {
+    fn piece(start_s: u64) -> PieceInfo {
         PieceInfo {
             container: Container::MpegTs,
             starts: [Some(start_s * S), Some(start_s * S + S / 10)],
@@ -206,62 +206,62 @@ mod tests {
         }
     }
 
-    fn main() -> TimelinePlacer {
+    fn main_placer() -> TimelinePlacer {
         TimelinePlacer::new(TimelineAnchors::default(), true, 0)
     }
 
     #[test]
-    fn times_of_media_decide_where_they_belong_together() {
-        let mut placer = main();
-        let first = placer.place(&found(100));
+    fn media_times_decide_positions_within_a_run() {
+        let mut placer = main_placer();
+        let first = placer.place(&piece(100));
         assert_eq!((first.line_ns, first.is_new, first.discontinuity), (0, true, None));
         assert_eq!(first.tracks, [Some(0), Some((S / 10) as i64)]);
-        // The playlist states two seconds; it was 2.5.
-        let second = placer.place(&PieceInfo { starts: [Some(100 * S + 5 * S / 2), None], ..found(0) });
+        // The playlist states two seconds, but the piece lasted 2.5.
+        let second = placer.place(&PieceInfo { starts: [Some(100 * S + 5 * S / 2), None], ..piece(0) });
         assert_eq!((second.line_ns, second.is_new), (5 * S / 2, false));
         // A piece that ends early, and one that is missing in the playlist: a hole, but no new run.
-        let third = placer.place(&PieceInfo { last_ns: Some(105 * S), ..found(104) });
+        let third = placer.place(&PieceInfo { last_ns: Some(105 * S), ..piece(104) });
         assert_eq!((third.line_ns, third.is_new, third.discontinuity), (4 * S, false, None));
-        let fourth = placer.place(&found(106));
+        let fourth = placer.place(&piece(106));
         assert_eq!((fourth.line_ns, fourth.is_new), (6 * S, true));
-        let sixth = placer.place(&found(112));
+        let sixth = placer.place(&piece(112));
         assert_eq!((sixth.line_ns, sixth.is_new, sixth.discontinuity), (12 * S, true, None));
     }
 
     #[test]
     fn missing_time_is_bridged_within_a_run() {
-        let mut placer = main();
-        placer.place(&found(100));
-        let after = placer.place(&PieceInfo { missed_ns: 4 * S, ..found(106) });
+        let mut placer = main_placer();
+        placer.place(&piece(100));
+        let after = placer.place(&PieceInfo { missed_ns: 4 * S, ..piece(106) });
         assert_eq!((after.line_ns, after.is_new, after.discontinuity), (6 * S, true, None));
         assert_eq!(after.missing, Some((2 * S, 6 * S)));
         // Missing at the start, and before a break.
-        let mut placer = main();
-        assert_eq!(placer.place(&PieceInfo { missed_ns: 2 * S, ..found(50) }).missing, Some((0, 2 * S)));
-        let advert = placer.place(&PieceInfo { missed_ns: 2 * S, is_break: true, ..found(0) });
+        let mut placer = main_placer();
+        assert_eq!(placer.place(&PieceInfo { missed_ns: 2 * S, ..piece(50) }).missing, Some((0, 2 * S)));
+        let advert = placer.place(&PieceInfo { missed_ns: 2 * S, is_break: true, ..piece(0) });
         assert_eq!((advert.line_ns, advert.missing), (6 * S, Some((4 * S, 6 * S))));
     }
 
     #[test]
-    fn breaks_and_jumps_begin_runs_where_the_line_goes_on() {
-        let mut placer = main();
-        placer.place(&found(100));
-        let advert = placer.place(&PieceInfo { is_break: true, ..found(0) });
+    fn breaks_and_jumps_start_runs_at_the_next_position() {
+        let mut placer = main_placer();
+        placer.place(&piece(100));
+        let advert = placer.place(&PieceInfo { is_break: true, ..piece(0) });
         assert_eq!((advert.line_ns, advert.discontinuity), (2 * S, Some(Discontinuity::Playlist)));
-        let more = placer.place(&found(2));
+        let more = placer.place(&piece(2));
         assert_eq!((more.line_ns, more.is_new, more.discontinuity), (4 * S, false, None));
-        let jump = placer.place(&found(50));
+        let jump = placer.place(&piece(50));
         assert_eq!((jump.line_ns, jump.is_new, jump.discontinuity), (6 * S, true, Some(Discontinuity::JumpForward)));
-        let back = placer.place(&found(10));
+        let back = placer.place(&piece(10));
         assert_eq!((back.line_ns, back.discontinuity), (8 * S, Some(Discontinuity::JumpBack)));
-        let again = placer.place(&PieceInfo { is_restart: true, ..found(12) });
+        let again = placer.place(&PieceInfo { is_restart: true, ..piece(12) });
         assert_eq!((again.line_ns, again.discontinuity), (10 * S, Some(Discontinuity::JumpBack)));
     }
 
     #[test]
     fn media_without_times_follow_each_other() {
-        let packed = PieceInfo { container: Container::Aac, starts: [None, None], ..found(0) };
-        let mut placer = main();
+        let packed = PieceInfo { container: Container::Aac, starts: [None, None], ..piece(0) };
+        let mut placer = main_placer();
         assert_eq!(placer.place(&packed).tracks, [None, None]);
         let next = placer.place(&packed);
         assert_eq!((next.line_ns, next.is_new, next.discontinuity), (2 * S, false, None));
@@ -269,29 +269,29 @@ mod tests {
     }
 
     #[test]
-    fn sound_of_its_own_goes_by_the_pictures() {
+    fn separate_sound_follows_the_pictures() {
         let anchors = TimelineAnchors::default();
         let mut pictures = TimelinePlacer::new(anchors.clone(), true, 0);
-        pictures.place(&PieceInfo { starts: [Some(100 * S), None], ..found(0) });
+        pictures.place(&PieceInfo { starts: [Some(100 * S), None], ..piece(0) });
         let mut sound = TimelinePlacer::new(anchors.clone(), false, 0);
-        let alone = |s: u64| PieceInfo { starts: [None, Some(s)], ..found(0) };
+        let alone = |s: u64| PieceInfo { starts: [None, Some(s)], ..piece(0) };
         let first = sound.place(&alone(98 * S));
         assert_eq!((first.tracks, first.discontinuity), ([None, Some(-2 * S as i64)], None));
         assert_eq!(sound.place(&alone(100 * S)).tracks[1], Some(0));
         // Pictures and sound reach an advertisement.
-        pictures.place(&PieceInfo { starts: [Some(102 * S), None], ..found(0) });
-        pictures.place(&PieceInfo { starts: [Some(5 * S), None], is_break: true, ..found(0) });
+        pictures.place(&PieceInfo { starts: [Some(102 * S), None], ..piece(0) });
+        pictures.place(&PieceInfo { starts: [Some(5 * S), None], is_break: true, ..piece(0) });
         sound.place(&alone(102 * S));
         let advert = sound.place(&PieceInfo { is_break: true, ..alone(5 * S + S / 50) });
         assert_eq!(advert.tracks[1], Some((4 * S + S / 50) as i64));
     }
 
     #[test]
-    fn the_clock_of_mpeg_ts_goes_on_over_its_end() {
-        let mut placer = main();
+    fn mpeg_ts_times_continue_across_the_wrap() {
+        let mut placer = main_placer();
         let last = super::super::container::WRAP_NS - S;
-        placer.place(&PieceInfo { starts: [Some(last), Some(last)], ..found(0) });
-        let next = placer.place(&found(1));
+        placer.place(&PieceInfo { starts: [Some(last), Some(last)], ..piece(0) });
+        let next = placer.place(&piece(1));
         assert_eq!((next.line_ns, next.is_new, next.discontinuity), (2 * S, false, None));
     }
 }

@@ -309,7 +309,7 @@ pub(super) mod tests {
         assert!(is_ts(&bytes));
         let second = touchline_core::time::NANOS_PER_SECOND;
         assert_eq!(inspect(&bytes).starts, [Some(second), Some(super::super::container::WRAP_NS - second)]);
-        // Odd bytes before the first packet.
+        // Stray bytes before the first packet.
         assert_eq!(inspect(&[&[1, 2, 3][..], &bytes].concat()).starts[0], Some(second));
         let mut alone = stream(&[(0x0f, 0x102)]);
         alone.extend(packet(0x102, &pes(180_000)));
@@ -326,7 +326,7 @@ pub(super) mod tests {
         assert!(!is_ts(b"#EXTM3U") && !is_ts(&[0x47; 100]));
     }
 
-    /// Packets of `pid` with all of `payload`: the first one begins it, and they are filled up.
+    /// Packets of `pid` with all of `payload`. The first has the start flag, and the last is padded.
     pub fn packets(pid: u16, payload: &[u8]) -> Vec<u8> {
         let mut all = Vec::new();
         for (n, piece) in payload.chunks(PACKET - 4).enumerate() {
@@ -361,7 +361,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn announcements_are_gathered_from_sections_and_tags() {
+    fn announcements_are_read_from_sections_and_tags() {
         use crate::hls::{id3, splice};
         let second = touchline_core::time::NANOS_PER_SECOND;
         let section = splice::tests::insert_at(7, true, 900_000, None);
@@ -375,16 +375,16 @@ pub(super) mod tests {
         let long_tag = id3::tests::tag("TXXX", &[7; 500]);
         let tags = [(270_000, tag), (270_000, long_tag)];
         let bytes = marked(180_000, &[section.clone(), immediate, long], &tags);
-        let seen = inspect(&bytes);
-        let times: Vec<_> = seen.cues.iter().map(|cue| cue.at_ns.map(|ns| ns / second)).collect();
-        assert_eq!(times, [Some(10), Some(2), Some(10), Some(3)], "{:?}", seen.cues);
-        assert_eq!(seen.starts[0], Some(2 * second));
-        // Two sections in one payload, the second of them behind a pointer in the next packet.
+        let info = inspect(&bytes);
+        let times: Vec<_> = info.cues.iter().map(|cue| cue.at_ns.map(|ns| ns / second)).collect();
+        assert_eq!(times, [Some(10), Some(2), Some(10), Some(3)], "{:?}", info.cues);
+        assert_eq!(info.starts[0], Some(2 * second));
+        // Two sections in one payload. The second one ends in the next packet.
         let mut bytes = stream(&[(0x1b, 0x101), (0x86, 0x102)]);
         let (head, tail) = section.split_at(20);
         bytes.extend(packet(0x102, &[&[0u8][..], &section, head].concat()[..1 + section.len() + 20]));
         let mut first = bytes.split_off(bytes.len() - PACKET);
-        // No filling between the head of a section and its tail: an adaptation field takes the room.
+        // There is no padding between the head of a section and its tail: an adaptation field fills the packet.
         let used = 1 + section.len() + 20;
         let field = PACKET - 4 - used;
         let payload = first[4..4 + used].to_vec();

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_that_suffices_comes_first_and_sound_alone_last() {
+    fn the_smallest_sufficient_variant_is_first_and_sound_alone_is_last() {
         let ladder = list(&[
             ("sound", 64, None, Some("mp4a.40.2")),
             ("1080", 6000, Some(1080), None),
@@ -103,12 +103,12 @@ mod tests {
         assert_eq!(choose(VariantChoice::Fit, Some(200)), "180 360 720 1080 sound");
         let small = list(&[("90", 1, Some(90), None), ("180", 2, Some(180), None)]);
         assert_eq!(order(&small, &HlsOptions::default()), "180 90");
-        let unsaid = list(&[("b", 2, None, None), ("a", 1, None, None), ("a", 1, None, None)]);
-        assert_eq!(order(&unsaid, &HlsOptions::default()), "a b");
+        let unspecified = list(&[("b", 2, None, None), ("a", 1, None, None), ("a", 1, None, None)]);
+        assert_eq!(order(&unspecified, &HlsOptions::default()), "a b");
     }
 
     #[test]
-    fn the_default_sound_then_the_language_then_the_first() {
+    fn the_default_rendition_precedes_the_language_and_the_first() {
         let mut list = list(&[("v", 1, None, None)]);
         list.variants[0].sound_group = Some("g".into());
         let sound_of = |language: &str, is_default| AudioRendition {
@@ -127,6 +127,6 @@ mod tests {
         list.renditions.push(sound_of("de", true));
         assert_eq!(chosen(&list, Some("pt")).as_deref(), Some("de"));
         list.renditions = vec![AudioRendition { url: None, ..sound_of("de", true) }];
-        assert_eq!(chosen(&list, None), None, "it is in the variant itself");
+        assert_eq!(chosen(&list, None), None, "the sound is in the variant itself");
     }
 }

@@ -116,68 +116,71 @@ mod tests {
         pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
     }
 
-    fn sent(shown: &mut CredentialJar, url: &Url, name: HeaderName) -> Option<String> {
-        let all = shown.headers(url, &Method::GET, url.path());
+    fn sent(jar: &mut CredentialJar, url: &Url, name: HeaderName) -> Option<String> {
+        let all = jar.headers(url, &Method::GET, url.path());
         all.into_iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_str().unwrap().to_owned())
     }
 
     #[test]
-    fn a_login_is_shown_where_it_is_asked_for_and_as_it_is_asked_for() {
-        let mut shown = CredentialJar::default();
+    fn a_login_is_sent_only_to_the_server_that_requires_it() {
+        let mut jar = CredentialJar::default();
         let url = Url::parse("http://ann:gr%C3%BCn%26mehr@h.example/a").unwrap();
-        assert_eq!(sent(&mut shown, &url, header::AUTHORIZATION), None);
+        assert_eq!(sent(&mut jar, &url, header::AUTHORIZATION), None);
         let basic = answer(&[(header::WWW_AUTHENTICATE, "Basic realm=\"t\"")]);
-        assert!(shown.challenged(&url, &basic));
+        assert!(jar.challenged(&url, &basic));
         let login = format!("Basic {}", BASE64_STANDARD.encode("ann:grün&mehr"));
-        assert_eq!(sent(&mut shown, &url, header::AUTHORIZATION), Some(login));
-        assert!(!shown.challenged(&url, &basic), "it was wrong");
+        assert_eq!(sent(&mut jar, &url, header::AUTHORIZATION), Some(login));
+        assert!(!jar.challenged(&url, &basic), "the login was refused");
         for elsewhere in ["http://ann:x@other.example/", "https://ann:x@h.example/", "http://h.example/"] {
-            assert_eq!(sent(&mut shown, &Url::parse(elsewhere).unwrap(), header::AUTHORIZATION), None, "{elsewhere}");
+            assert_eq!(sent(&mut jar, &Url::parse(elsewhere).unwrap(), header::AUTHORIZATION), None, "{elsewhere}");
         }
-        assert!(!shown.challenged(&Url::parse("http://h.example/").unwrap(), &basic), "there is no login");
-        assert!(!shown.challenged(&url, &answer(&[(header::WWW_AUTHENTICATE, "Negotiate")])));
+        assert!(!jar.challenged(&Url::parse("http://h.example/").unwrap(), &basic), "there is no login");
+        assert!(!jar.challenged(&url, &answer(&[(header::WWW_AUTHENTICATE, "Negotiate")])));
     }
 
-    /// The example of RFC 2617, section 3.5, with another client nonce: the response is computed again.
+    /// The example of RFC 2617, section 3.5, with another client nonce, so the response is recomputed.
     #[test]
     fn digest_is_answered_and_counted() {
-        let mut shown = CredentialJar::default();
+        let mut jar = CredentialJar::default();
         let url = Url::parse("http://Mufasa:Circle%20Of%20Life@h.example/dir/index.html").unwrap();
         let challenge = "Basic realm=\"t\", Digest realm=\"testrealm@host.com\", qop=\"auth,auth-int\", \
             nonce=\"dcd98b7102dd2f0e8b11d0f600bfb0c093\", opaque=\"5ccc069c403ebaf9f0171e9517f40e41\"";
-        assert!(shown.challenged(&url, &answer(&[(header::WWW_AUTHENTICATE, challenge)])));
+        assert!(jar.challenged(&url, &answer(&[(header::WWW_AUTHENTICATE, challenge)])));
         for count in 1..=2 {
-            let said = sent(&mut shown, &url, header::AUTHORIZATION).unwrap();
-            let said = digest_auth::AuthorizationHeader::parse(&said).unwrap();
-            assert_eq!((said.nc, said.uri.as_str(), said.username.as_str()), (count, "/dir/index.html", "Mufasa"));
-            let mut right = said.clone();
+            let authorization = sent(&mut jar, &url, header::AUTHORIZATION).unwrap();
+            let authorization = digest_auth::AuthorizationHeader::parse(&authorization).unwrap();
+            assert_eq!(
+                (authorization.nc, authorization.uri.as_str(), authorization.username.as_str()),
+                (count, "/dir/index.html", "Mufasa")
+            );
+            let mut expected = authorization.clone();
             let mut context = AuthContext::new("Mufasa", "Circle Of Life", "/dir/index.html");
-            context.set_custom_cnonce(said.cnonce.clone().unwrap());
-            right.digest(&context);
-            assert_eq!(said.response, right.response);
+            context.set_custom_cnonce(authorization.cnonce.clone().unwrap());
+            expected.digest(&context);
+            assert_eq!(authorization.response, expected.response);
         }
         let stale = challenge.replace("dcd98b", "eeeeee");
-        assert!(shown.challenged(&url, &answer(&[(header::WWW_AUTHENTICATE, &stale)])), "a nonce that has run out");
+        assert!(jar.challenged(&url, &answer(&[(header::WWW_AUTHENTICATE, &stale)])), "the nonce has expired");
     }
 
     #[test]
-    fn cookies_go_back_to_their_server() {
-        let mut shown = CredentialJar::default();
+    fn cookies_are_sent_only_to_their_server() {
+        let mut jar = CredentialJar::default();
         let url = Url::parse("http://h.example/a/live.m3u8").unwrap();
-        shown.keep(
+        jar.keep(
             &url,
             &answer(&[(header::SET_COOKIE, "k=1; Path=/a"), (header::SET_COOKIE, "s=2; Domain=evil.example")]),
         );
         assert_eq!(
-            sent(&mut shown, &Url::parse("http://h.example/a/1.ts").unwrap(), header::COOKIE).as_deref(),
+            sent(&mut jar, &Url::parse("http://h.example/a/1.ts").unwrap(), header::COOKIE).as_deref(),
             Some("k=1")
         );
         for elsewhere in ["http://h.example/b", "http://evil.example/a/", "http://other.example/a/"] {
-            assert_eq!(sent(&mut shown, &Url::parse(elsewhere).unwrap(), header::COOKIE), None, "{elsewhere}");
+            assert_eq!(sent(&mut jar, &Url::parse(elsewhere).unwrap(), header::COOKIE), None, "{elsewhere}");
         }
         for n in 0..1000 {
-            shown.keep(&url, &answer(&[(header::SET_COOKIE, &format!("c{n}=1"))]));
+            jar.keep(&url, &answer(&[(header::SET_COOKIE, &format!("c{n}=1"))]));
         }
-        assert_eq!(shown.cookies.iter_any().count(), COOKIES_MAX);
+        assert_eq!(jar.cookies.iter_any().count(), COOKIES_MAX);
     }
 }

@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn encodings_are_undone_and_bounded() {
+    fn encodings_are_decoded_up_to_a_limit() {
         let plain = b"#EXTM3U\n".repeat(1000);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&plain).unwrap();
@@ -292,12 +292,12 @@ mod tests {
         let mut br = Vec::new();
         brotli::CompressorWriter::new(&mut br, 4096, 4, 22).write_all(&plain).unwrap();
         assert_eq!(decode(br, Some(&named("br")), 1 << 20).unwrap(), plain);
-        assert!(decode(gzip.clone(), None, 1000).is_err(), "a bomb");
-        assert!(decode(gzip[..gzip.len() / 2].to_vec(), None, 1 << 20).is_err(), "cut off");
+        assert!(decode(gzip.clone(), None, 1000).is_err(), "the content exceeds the limit");
+        assert!(decode(gzip[..gzip.len() / 2].to_vec(), None, 1 << 20).is_err(), "truncated");
     }
 
     #[test]
-    fn statuses_have_their_causes() {
+    fn statuses_map_to_causes() {
         for (code, kind) in [
             (401, Cause::NotAuthorized),
             (403, Cause::Forbidden),

@@ -22,8 +22,8 @@ fn written(items: impl IntoIterator<Item = MediaItem>) -> Vec<u8> {
     writer.to
 }
 
-/// The values that two equal items have in common: all but their buffers.
-fn shown(item: &MediaItem) -> String {
+/// The values of an item, without the identity of its buffer.
+fn describe(item: &MediaItem) -> String {
     match item {
         MediaItem::Frame(f) => format!("{:?} {}×{} {:?} {}", **f.data, f.width, f.height, f.pts, f.arrived_ns),
         // Compares bits, because NaN equals nothing.
@@ -103,16 +103,16 @@ fn item(rng: &mut SmallRng) -> MediaItem {
 }
 
 #[test]
-fn every_item_comes_out_as_it_went_in() {
+fn every_item_survives_the_round_trip() {
     let mut rng = SmallRng::seed_from_u64(1);
     for _ in 0..200 {
         let items: Vec<MediaItem> = (0..rng.random_range(1..20)).map(|_| item(&mut rng)).collect();
-        let wanted: Vec<String> = items.iter().map(shown).collect();
+        let wanted: Vec<String> = items.iter().map(describe).collect();
         let bytes = written(items);
         let mut reader = reader(&bytes);
         for wanted in wanted {
             match next_message(&mut reader) {
-                Ok(ReceivedMessage::Item(item)) => assert_eq!(shown(&item), wanted),
+                Ok(ReceivedMessage::Item(item)) => assert_eq!(describe(&item), wanted),
                 other => panic!("{wanted}: {other:?}"),
             }
         }
@@ -121,7 +121,7 @@ fn every_item_comes_out_as_it_went_in() {
 }
 
 #[test]
-fn what_is_cut_off_or_changed_is_an_end_and_never_a_panic() {
+fn truncated_and_changed_bytes_are_an_end_and_never_a_panic() {
     let mut rng = SmallRng::seed_from_u64(2);
     for _ in 0..200 {
         let bytes = written((0..3).map(|_| item(&mut rng)));
@@ -145,10 +145,10 @@ fn what_is_cut_off_or_changed_is_an_end_and_never_a_panic() {
 }
 
 #[test]
-fn values_that_cannot_be_are_garbled() {
+fn impossible_values_are_invalid() {
     let late = Pts(PTS_MAX.0 + 1);
     let (pts, arrived_ns) = (Pts(0), 0);
-    for say in [
+    for message in [
         WorkerMessage::Frame { width: 0, height: 1, pts, arrived_ns },
         WorkerMessage::Frame { width: SIDE_MAX + 1, height: 1, pts, arrived_ns },
         WorkerMessage::Frame { width: SIDE_MAX, height: SIDE_MAX, pts, arrived_ns },
@@ -162,12 +162,12 @@ fn values_that_cannot_be_are_garbled() {
         WorkerMessage::Missing { from: Pts(0), to: Pts(MISSING_MAX_NS + 1) },
     ] {
         let mut writer = MessageWriter::new(Vec::new());
-        writer.head(&say).unwrap();
-        // With all announced data.
+        writer.head(&message).unwrap();
+        // All announced data follow.
         let mut bytes = writer.to;
         bytes.extend([0; 1000]);
         let received = next_message(&mut reader(&bytes));
-        assert!(matches!(received, Err(ReadError::Invalid(_))), "{say:?}: {received:?}");
+        assert!(matches!(received, Err(ReadError::Invalid(_))), "{message:?}: {received:?}");
     }
     let long = (HEAD_MAX as u32 + 1).to_le_bytes();
     assert!(matches!(next_message(&mut reader(&long)), Err(ReadError::Invalid(_))));
@@ -198,7 +198,7 @@ fn arrival_is_never_later_than_now_and_texts_are_one_redacted_line() {
 }
 
 #[test]
-fn what_was_counted_is_added_once() {
+fn counts_are_added_once() {
     let (child, program) = (Counters::default(), Counters::default());
     program.frames.store(100, Ordering::Relaxed);
     let mut before = CounterSnapshot::default();

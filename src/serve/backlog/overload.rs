@@ -84,8 +84,8 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// A machine that takes `cost_ms` for each second. `phases` holds one entry per stream: when in a second its
-    /// seconds arrive.
+    /// A machine that needs `cost_ms` for each second. `phases`: for each stream, when its seconds arrive, in ms
+    /// within a second.
     struct Machine {
         clock: Arc<ManualClock>,
         backlog: Backlog,
@@ -94,9 +94,9 @@ mod tests {
         /// Per stream: delay between a second's last sample and its entry into the queue.
         late_ms: Vec<u64>,
         cost_ms: u64,
-        /// Per queue: seconds that arrived, that were decided, and gaps.
+        /// Per queue: arrived seconds, decided seconds, and gaps.
         counts: Vec<[u64; 3]>,
-        /// Of decisions, ms.
+        /// The latencies of decisions in ms.
         latencies: Vec<u64>,
     }
 
@@ -132,12 +132,12 @@ mod tests {
             let until_ns = self.clock.mono_ns() + seconds * 1000 * MS;
             while self.clock.mono_ns() < until_ns {
                 self.backlog.nudge();
-                let batch = self.backlog.take(4).expect("it is open");
+                let batch = self.backlog.take(4).expect("the backlog is open");
                 let decided =
                     batch.iter().flat_map(|t| &t.items).filter(|i| matches!(i, ClipOutput::Second(_))).count();
                 self.pass((decided as u64 * self.cost_ms).max(1));
                 for taken in batch {
-                    let queue = self.queues.iter().position(|l| *l == taken.queue).expect("a queue of ours");
+                    let queue = self.queues.iter().position(|l| *l == taken.queue).expect("the queue is known");
                     for item in taken.items {
                         match item {
                             ClipOutput::Second(second) => {
@@ -174,20 +174,20 @@ mod tests {
             assert!(p95 <= 1000, "{phases:?}: p95 {p95} ms");
             let decided: Vec<u64> = machine.counts.iter().zip(&before).map(|(now, was)| now[1] - was[1]).collect();
             let all: u64 = decided.iter().sum();
-            assert!(all >= 300 * 8 * 85 / 100, "{phases:?}: {all} of 2400 that there was time for");
+            assert!(all >= 300 * 8 * 85 / 100, "{phases:?}: {all} of 2400 possible decisions");
             let (least, most) = (decided.iter().min().unwrap(), decided.iter().max().unwrap());
             assert!(most - least <= 300 / 10, "{phases:?}: {decided:?}");
-            for [came, decided, gaps] in &machine.counts {
-                assert!((decided + gaps..=decided + gaps + 4).contains(came), "{:?}", machine.counts);
+            for [arrived, decided, gaps] in &machine.counts {
+                assert!((decided + gaps..=decided + gaps + 4).contains(arrived), "{:?}", machine.counts);
             }
         }
     }
 
     #[test]
-    fn a_short_peak_costs_nothing() {
+    fn a_short_pause_causes_no_gaps() {
         let mut machine = Machine::new(vec![0, 300, 600, 900], 100);
         machine.run(10);
-        // Nothing is decided for two seconds: a collection of garbage, a backup.
+        // Nothing is decided for two seconds, for example because of a backup.
         machine.pass(2000);
         machine.run(20);
         assert!(machine.counts.iter().all(|[_, _, gaps]| *gaps == 0), "{:?}", machine.counts);
@@ -201,8 +201,8 @@ mod tests {
         machine.run(15);
         let before: u64 = machine.counts.iter().map(|c| c[2]).sum();
         machine.run(60);
-        assert_eq!(machine.counts.iter().map(|c| c[2]).sum::<u64>(), before, "no gap any more");
-        assert!(before > 50, "there was too much");
+        assert_eq!(machine.counts.iter().map(|c| c[2]).sum::<u64>(), before, "there are no further gaps");
+        assert!(before > 50, "the machine was overloaded");
     }
 
     #[test]
@@ -216,18 +216,18 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_of_few_pictures_gets_its_share_and_is_no_overload() {
-        // A picture a second without sound: each second is closed when the next one's picture comes.
+    fn a_stream_of_few_pictures_gets_its_share_and_is_not_an_overload() {
+        // One picture per second without sound: each second is closed when the next picture arrives.
         let mut machine = Machine::new(vec![0; 8], 250);
         machine.late_ms[0] = 1000;
         machine.run(60);
         let decided: Vec<u64> = machine.counts.iter().map(|count| count[1]).collect();
-        assert!(decided.iter().all(|of_line| *of_line >= 20), "eight want what four can have: {decided:?}");
+        assert!(decided.iter().all(|of_stream| *of_stream >= 20), "eight streams share the time for four: {decided:?}");
         machine.cost_ms = 60;
         machine.run(15);
         let before: u64 = machine.counts.iter().map(|count| count[2]).sum();
         machine.run(60);
-        assert_eq!(machine.counts.iter().map(|count| count[2]).sum::<u64>(), before, "no gap any more");
+        assert_eq!(machine.counts.iter().map(|count| count[2]).sum::<u64>(), before, "there are no further gaps");
     }
 
     #[test]

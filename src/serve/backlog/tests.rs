@@ -46,7 +46,7 @@ fn a_live_queue_sheds_its_oldest_seconds_in_order() {
         assert!(backlog.push(queue, second(i)));
     }
     let taken = backlog.take(1).unwrap().remove(0);
-    // Two were too many, and where there is too much to do the newest is decided.
+    // Two seconds exceed the limit, and in an overload only the newest second is decided.
     assert_eq!(describe(&taken.items), [(0, false), (1, false), (2, false), (3, false), (4, true)]);
     assert_eq!(taken.backlog, 0);
 }
@@ -59,19 +59,19 @@ fn a_file_queue_waits_and_loses_nothing() {
         let backlog = Arc::clone(&backlog);
         move || (0..50).all(|i| backlog.push(queue, second(i)))
     });
-    let mut seen = Vec::new();
-    while seen.len() < 50 {
+    let mut decided = Vec::new();
+    while decided.len() < 50 {
         for taken in backlog.take(1).unwrap() {
             assert!(taken.backlog as usize <= FILE_SECONDS);
-            seen.extend(describe(&taken.items));
+            decided.extend(describe(&taken.items));
         }
     }
     assert!(writer.join().unwrap());
-    assert_eq!(seen, (0..50).map(|i| (i, true)).collect::<Vec<_>>());
+    assert_eq!(decided, (0..50).map(|i| (i, true)).collect::<Vec<_>>());
 }
 
 #[test]
-fn lines_are_served_in_turn() {
+fn queues_are_served_in_turn() {
     let backlog = Backlog::new();
     let (a, b) = (backlog.add_queue(Pace::Live), backlog.add_queue(Pace::Live));
     for i in 0..2 {
@@ -99,9 +99,9 @@ fn a_nudge_wakes_the_taker_once() {
     assert_eq!(taker.join().unwrap(), Some(0));
     backlog.nudge();
     backlog.push(queue, second(0));
-    assert_eq!(backlog.take(1).unwrap().len(), 1, "work that is there comes with it");
+    assert_eq!(backlog.take(1).unwrap().len(), 1, "a nudge also returns available work");
     backlog.push(queue, second(1));
-    assert_eq!(backlog.take(1).unwrap().len(), 1, "and it is spent");
+    assert_eq!(backlog.take(1).unwrap().len(), 1, "the nudge is used up");
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn gathering_ends_when_the_batch_is_full_or_no_other_second_can_arrive() {
     let queues: Vec<_> = (0..3).map(|_| backlog.add_queue(Pace::Live)).collect();
     backlog.push(queues[0], second(0));
     backlog.push(queues[2], second(0));
-    assert_eq!(backlog.gather(2, day).unwrap().len(), 2, "as many as were asked for");
+    assert_eq!(backlog.gather(2, day).unwrap().len(), 2, "the requested number");
     queues.iter().for_each(|queue| assert!(backlog.push(*queue, second(1))));
     assert_eq!(backlog.gather(64, day).unwrap().len(), 3, "one of every queue");
     backlog.push(queues[1], second(2));
@@ -122,7 +122,7 @@ fn gathering_ends_when_the_batch_is_full_or_no_other_second_can_arrive() {
 }
 
 #[test]
-fn a_second_that_comes_while_others_wait_is_in_their_batch() {
+fn a_second_that_arrives_while_others_wait_joins_their_batch() {
     let backlog = Arc::new(Backlog::new());
     let queues = [backlog.add_queue(Pace::Live), backlog.add_queue(Pace::Live)];
     backlog.push(queues[0], second(0));
@@ -146,12 +146,16 @@ fn a_removed_queue_wakes_its_writer() {
         move || backlog.push(gone, second(99))
     });
     backlog.remove_queue(gone);
-    assert!(!writer.join().unwrap(), "nothing more is taken");
+    assert!(!writer.join().unwrap(), "the queue accepts nothing more");
     assert!(!backlog.push(gone, ClipOutput::Ended(touchline_core::item::End::Finished)));
     backlog.push(stays, second(7));
     let taken = backlog.take(8).unwrap();
-    assert_eq!((taken.len(), taken[0].queue), (1, stays), "what waited is gone, the other queue is served");
-    assert!(![gone, stays].contains(&backlog.add_queue(Pace::Live)), "a name is not used again");
+    assert_eq!(
+        (taken.len(), taken[0].queue),
+        (1, stays),
+        "the waiting seconds are dropped, and the other queue is served"
+    );
+    assert!(![gone, stays].contains(&backlog.add_queue(Pace::Live)), "an id is not reused");
 }
 
 #[test]
@@ -168,7 +172,7 @@ fn a_batch_does_not_wait_for_a_removed_queue() {
 }
 
 #[test]
-fn at_the_end_everything_that_waits_becomes_a_gap() {
+fn at_the_end_all_waiting_seconds_become_gaps() {
     let backlog = Backlog::new();
     let (live, file) = (backlog.add_queue(Pace::Live), backlog.add_queue(Pace::File));
     for i in 0..3 {

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_come_with_the_nearest() {
+    fn unknown_keys_are_reported_with_the_nearest_key() {
         for (text, hint) in [
             ("max_stream = 3", "did you mean max_streams?"),
             ("window = 3", "did you mean vote.window?"),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_toml_is_one_problem_a_line() {
+    fn invalid_toml_is_one_problem_with_its_line() {
         let found = problems("this is no toml");
         assert!(found.len() == 1 && found[0].starts_with("t.toml:1: "), "{found:?}");
     }

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_typed_by_their_keys() {
+    fn variables_have_the_types_of_their_keys() {
         let (layer, problems) = read(&[
             ("TOUCHLINE_MAX_STREAMS", "7"),
             ("TOUCHLINE_JSONL", "5"),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn misspelt_variables_are_found_and_those_of_others_are_not() {
+    fn misspelt_variables_are_found_and_other_variables_are_ignored() {
         let names =
             ["TOUCHLINE_MAX_STREAM", "TOUCHLINE_PACK", "TOUCHLINE_PORT", "TOUCHLINE_SERVICE_HOST", "MAX_STREAM"];
         let others = ["TOUCHLINE_ADMIN_TOKEN", "TOUCHLINE_READ_TOKEN", "TOUCHLINE_CPU_LEVEL", "TOUCHLINE_CONFIG"];

@@ -7,8 +7,8 @@ fn stream(id: Option<&str>, uri: &str) -> StreamFile {
 }
 
 #[test]
-fn ids_are_readable_unique_and_give_nothing_away() {
-    let made = streams(vec![
+fn derived_ids_are_readable_unique_and_without_secrets() {
+    let settings = streams(vec![
         stream(None, "/media/Final set.mp4"),
         stream(None, "rtmp://ingest.example/app/STREAMKEY"),
         stream(None, "rtsp://bob:secret@cam.example:554/live"),
@@ -17,7 +17,7 @@ fn ids_are_readable_unique_and_give_nothing_away() {
         stream(None, "testsrc://?audio=0"),
     ])
     .unwrap();
-    let ids: Vec<&str> = made.iter().map(|s| s.id.as_str()).collect();
+    let ids: Vec<&str> = settings.iter().map(|s| s.id.as_str()).collect();
     assert_eq!(ids, ["Final-set", "ingest.example", "cam.example-554", "cam.example-554-2", "court-1", "test"]);
     let twice = streams(vec![stream(Some("a"), "x"), stream(Some("a"), "y")]).unwrap_err();
     assert!(twice.to_string().contains("twice"));
@@ -25,17 +25,17 @@ fn ids_are_readable_unique_and_give_nothing_away() {
 }
 
 #[test]
-fn every_stream_falls_to_one_part_and_always_to_the_same() {
-    let parts: Vec<Shard> = (0..3).map(|i| format!("{i}/3").parse().unwrap()).collect();
+fn each_stream_belongs_to_exactly_one_shard() {
+    let shards: Vec<Shard> = (0..3).map(|i| format!("{i}/3").parse().unwrap()).collect();
     let mut shares = [0; 3];
     for n in 0..300 {
         let id = format!("court-{n}");
-        let takers: Vec<usize> = (0..3).filter(|i| parts[*i].takes(&id)).collect();
-        assert_eq!(takers.len(), 1, "{id}: {takers:?}");
-        shares[takers[0]] += 1;
+        let owners: Vec<usize> = (0..3).filter(|i| shards[*i].takes(&id)).collect();
+        assert_eq!(owners.len(), 1, "{id}: {owners:?}");
+        shares[owners[0]] += 1;
     }
     assert!(shares.iter().all(|share| *share > 60), "{shares:?}");
-    // `printf court-1 | sha256sum` begins 31dc795a357f480f: odd, so that other programs can agree.
+    // `printf court-1 | sha256sum` begins 31dc795a357f480f, which is odd. Other programs can compute the same shard.
     let (first, second): (Shard, Shard) = ("0/2".parse().unwrap(), "1/2".parse().unwrap());
     assert!(!first.takes("court-1") && second.takes("court-1"));
     for bad in ["", "1", "2/2", "0/0", "-1/2", "a/b", "1/2/3"] {
@@ -44,20 +44,20 @@ fn every_stream_falls_to_one_part_and_always_to_the_same() {
 }
 
 #[test]
-fn only_what_concerns_the_source_opens_it_anew() {
+fn only_source_settings_require_reopening() {
     let one = streams(vec![stream(Some("a"), "rtsp://h/a")]).unwrap().remove(0);
     let voted = StreamSettings { vote: VoteFile { window: Some(3), ..VoteFile::default() }, ..one.clone() };
     let named = StreamSettings { label: Some("Court".into()), enabled: false, ..one.clone() };
     assert!(!voted.needs_reopening(&one) && !named.needs_reopening(&one));
     assert!(StreamSettings { latency_ms: 300, ..one.clone() }.needs_reopening(&one));
-    let apart = StreamSettings { isolation: Some(Isolation::Process), ..one.clone() };
-    assert!(apart.needs_reopening(&one));
+    let isolated = StreamSettings { isolation: Some(Isolation::Process), ..one.clone() };
+    assert!(isolated.needs_reopening(&one));
     assert_eq!((one.isolation(false), one.isolation(true)), (Isolation::None, Isolation::Process));
-    assert_eq!((apart.isolation(false), apart.isolation(true)), (Isolation::Process, Isolation::Process));
+    assert_eq!((isolated.isolation(false), isolated.isolation(true)), (Isolation::Process, Isolation::Process));
     assert!(!format!("{:?}", StreamSettings { uri: "rtsp://a:pw@h/x".into(), ..one }).contains("pw"));
 }
 
-/// The settings of a file with flags and variables over it.
+/// The settings of a file, overridden by variables and flags.
 fn settled(text: &str, environment: &[(&str, Value)], flags: &[(&str, Value)]) -> Result<Settings, Vec<String>> {
     let layer = |values: &[(&str, Value)], place: fn(String) -> Place| -> Layer {
         let entry = |(key, value): &(&str, Value)| {
@@ -75,7 +75,7 @@ fn settled(text: &str, environment: &[(&str, Value)], flags: &[(&str, Value)]) -
 }
 
 #[test]
-fn flags_override_the_environment_that_overrides_the_file_that_overrides_defaults() {
+fn flags_override_the_environment_the_file_and_the_defaults() {
     let file = "max_streams = 2\njsonl = \"file\"\nretry = true\nadaptive = true\n";
     let settings = settled(
         file,
@@ -94,20 +94,20 @@ fn flags_override_the_environment_that_overrides_the_file_that_overrides_default
 }
 
 #[test]
-fn a_stream_takes_what_it_lacks_from_the_run_and_flags_override_it() {
+fn a_stream_inherits_settings_of_the_run_and_flags_override_them() {
     let file = "latency_ms = 300\nmax_height = 720\n[[stream]]\nuri = \"rtsp://h/a\"\nlatency_ms = 400\n\
                 [[stream]]\nuri = \"rtsp://h/b\"\n";
-    let of = |settings: &Settings| -> Vec<(u32, Option<u32>)> {
+    let latencies_and_heights = |settings: &Settings| -> Vec<(u32, Option<u32>)> {
         settings.streams.iter().map(|s| (s.settings.latency_ms, s.settings.hls.max_height)).collect()
     };
-    assert_eq!(of(&settled(file, &[], &[]).unwrap()), [(400, Some(720)), (300, Some(720))]);
+    assert_eq!(latencies_and_heights(&settled(file, &[], &[]).unwrap()), [(400, Some(720)), (300, Some(720))]);
     let overridden = settled(file, &[("max_height", json!(360))], &[("latency_ms", json!(0))]).unwrap();
-    assert_eq!(of(&overridden), [(0, Some(360)), (0, Some(360))]);
+    assert_eq!(latencies_and_heights(&overridden), [(0, Some(360)), (0, Some(360))]);
     assert_eq!(settled("[[stream]]\nuri = \"a\"\n", &[], &[]).unwrap().streams[0].settings.isolation, None);
 }
 
 #[test]
-fn mistakes_between_keys_are_found_where_they_are() {
+fn conflicts_between_keys_are_reported_with_their_lines() {
     let text = "[tls]\ncert = \"x\"\n[vote]\noffset = 0.9\n[[stream]]\nid = \"a\"\nuri = \"x\"\n[[stream]]\nid = \"a\"\n\
                 uri = \"y\"\nlabel = \"\"\nvote = { window = 0 }\n[[stream]]\nid = \"b c\"\nuri = \"z\"\n";
     let problems = settled(text, &[], &[]).unwrap_err();
@@ -128,7 +128,7 @@ fn mistakes_between_keys_are_found_where_they_are() {
 }
 
 #[test]
-fn what_a_start_would_find_is_found_before() {
+fn problems_of_a_start_are_found_before_it() {
     let text = "max_streams = 1\n[sources]\nschemes = [\"gopher\"]\n[[stream]]\nuri = \"rtsp://u:secretpw@h/a\"\n\
                 [[stream]]\nuri = \"gopher://u:secretpw@h\"\n";
     let problems: Vec<String> =
@@ -140,7 +140,7 @@ fn what_a_start_would_find_is_found_before() {
 }
 
 #[test]
-fn the_configurations_that_ship_are_valid() {
+fn the_shipped_configurations_are_valid() {
     for name in ["container", "systemd", "kubernetes/base"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(name).join("touchline.toml");
         let file = ConfigFile::read(&path).unwrap();
@@ -150,14 +150,14 @@ fn the_configurations_that_ship_are_valid() {
 }
 
 #[test]
-fn the_first_problem_and_the_number_of_others_keep_a_run_from_starting() {
+fn the_error_names_the_first_problem_and_counts_the_others() {
     let problem = |text: &str| Problem { place: Place::Flag("--x".into()), key: String::new(), text: text.into() };
     assert_eq!(refused(&[problem("bad")]).to_string(), "--x: bad");
     assert!(refused(&[problem("bad"), problem("worse")]).to_string().contains("--x: bad (and 1 more; "));
 }
 
 #[test]
-fn keys_of_the_start_are_told_from_those_that_are_read_again() {
+fn fixed_keys_are_distinguished_from_reloadable_keys() {
     let fixed = settled("retry = true\nadaptive = true\n[vote]\nwindow = 5\n", &[], &[]).unwrap().fixed();
     assert_eq!(fixed["adaptive"], "true");
     assert!(fixed.contains_key("listen") && !fixed.contains_key("vote.window") && !fixed.contains_key("retry"));
@@ -197,17 +197,17 @@ fn bounds_of(name: &str, value: &Value, found: &mut Vec<(Value, Value)>) {
 }
 
 #[test]
-fn every_key_has_a_flag_and_a_variable_of_its_own() {
+fn each_key_has_its_own_flag_and_variable() {
     let flags: HashSet<String> = RUN_KEYS.keys.iter().map(Key::flag).collect();
     let variables: HashSet<String> = RUN_KEYS.keys.iter().map(Key::variable).collect();
     assert_eq!((flags.len(), variables.len()), (RUN_KEYS.keys.len(), RUN_KEYS.keys.len()));
     for secret in ["TOUCHLINE_ADMIN_TOKEN", "TOUCHLINE_READ_TOKEN"] {
-        assert!(!variables.contains(secret), "{secret} is the token itself");
+        assert!(!variables.contains(secret), "{secret} contains a token and must not be a key");
     }
 }
 
 #[test]
-fn addresses_are_explained() {
+fn invalid_addresses_are_explained() {
     assert!("8080".parse::<Listen>().unwrap_err().contains("127.0.0.1:8080"));
     assert_eq!(("[::1]:80".parse::<Listen>().is_ok(), "off".parse::<Listen>()), (true, Ok(Listen::Off)));
 }

@@ -24,12 +24,12 @@ fn without_process(metrics: &Metrics) -> String {
     let (process, own): (Vec<&str>, Vec<&str>) = text
         .lines()
         .partition(|line| line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ").starts_with("process_"));
-    assert!(!process.is_empty(), "the process tells of itself");
+    assert!(!process.is_empty(), "the metrics of the process are exported");
     own.join("\n")
 }
 
 #[test]
-fn a_stream_that_is_removed_leaves_nothing_and_does_not_come_back() {
+fn a_removed_stream_leaves_no_metrics_and_late_updates_do_not_restore_it() {
     let metrics = Metrics::new();
     let before = without_process(&metrics);
     let event = Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(0), index: 3, probability: 0.7 };
@@ -46,17 +46,17 @@ fn a_stream_that_is_removed_leaves_nothing_and_does_not_come_back() {
     // Late updates of its threads.
     goes.event(&event);
     goes.state("waiting", Some(Cause::ServerError), 2, Some(3));
-    goes.source(&CounterValues::default(), &counted());
+    goes.source(&CounterValues::default(), &counter_values());
     let text = metrics.encode();
     assert!(!text.contains("goes") && text.contains("stream=\"stays\""), "{text}");
     metrics.remove_stream(&stays);
-    assert_eq!(without_process(&metrics), before, "as if there had been no stream");
+    assert_eq!(without_process(&metrics), before, "the export is the same as before the streams");
     fill("goes");
     assert!(metrics.encode().contains("touchline_events_total{class=\"tennis\",kind=\"onset\",stream=\"goes\"} 1"));
 }
 
-/// Every counter of a source, each with a number of its own.
-fn counted() -> CounterValues {
+/// The counters of a source, each with a different value.
+fn counter_values() -> CounterValues {
     let counters = Counters::default();
     let Counters { frames, samples, untimed, undeclared, dropped, faults, reconnects, abandoned, on_demand: _ } =
         &counters;
@@ -69,7 +69,7 @@ fn counted() -> CounterValues {
 fn every_counter_of_a_source_is_exported() {
     let metrics = Metrics::new();
     let stream = metrics.stream("a", &classes());
-    let counted = counted();
+    let counted = counter_values();
     stream.source(&CounterValues::default(), &counted);
     stream.source(&counted, &counted);
     stream.reconnected(counted.reconnects);
@@ -111,7 +111,7 @@ fn filled() -> Metrics {
     stream.classified(Modality::Audio, 1_700_000_000_500_000_000);
     stream.gapped(GapReason::Overload);
     stream.gapped(GapReason::Overload);
-    stream.source(&CounterValues::default(), &counted());
+    stream.source(&CounterValues::default(), &counter_values());
     stream.converted();
     stream.discarded(Track::Audio, 3);
     stream.latency(700_000_000);
@@ -141,7 +141,7 @@ fn samples(text: &str) -> HashMap<&str, f64> {
 }
 
 #[test]
-fn every_value_told_is_in_the_text() {
+fn every_recorded_value_is_exported() {
     let text = filled().encode();
     let samples = samples(&text);
     for (key, value) in [
@@ -197,7 +197,7 @@ fn every_value_told_is_in_the_text() {
     assert!(!text.contains(r#"pack="old""#), "only the pack that runs is exported");
 }
 
-/// What the process collector exports.
+/// The number of families of the process collector.
 const PROCESS_FAMILIES: usize = 7;
 
 #[test]
@@ -230,7 +230,7 @@ fn an_empty_window_and_an_ended_stream_export_zeros() {
 }
 
 #[test]
-fn promtool_has_nothing_to_say() {
+fn promtool_finds_no_problems() {
     let child = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -246,6 +246,6 @@ fn promtool_has_nothing_to_say() {
     };
     child.stdin.take().unwrap().write_all(filled().encode().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.trim().is_empty(), "promtool: {said}");
+    let report = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && report.trim().is_empty(), "promtool: {report}");
 }

@@ -159,7 +159,7 @@ mod tests {
     fn second(label: &str, probability: f32) -> SecondPrediction {
         match predicted(0, label, probability).outcome {
             SecondOutcome::Predicted(second) => second,
-            SecondOutcome::Gap(_) => unreachable!("it was predicted"),
+            SecondOutcome::Gap(_) => unreachable!("the second is predicted"),
         }
     }
 
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn seconds_are_counted_by_stream_and_by_pair_of_labels() {
         let mut agreement = Agreement::default();
-        assert!(json(&agreement)["agreement"].is_null(), "nothing is claimed before the first second");
+        assert!(json(&agreement)["agreement"].is_null(), "there is no agreement before the first second");
         assert_eq!(agreement.compared("a", &second("tennis", 0.9), &second("tennis", 0.9)), 0.0);
         // 0.9, 0.05, 0.05 against 0.1, 0.8, 0.1.
         let difference = agreement.compared("a", &second("tennis", 0.9), &second("soccer", 0.8));
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_gone_stays_in_the_totals() {
+    fn a_removed_stream_stays_in_the_totals() {
         let mut agreement = Agreement::default();
         agreement.compared("a", &second("tennis", 0.9), &second("soccer", 0.8));
         agreement.compared("b", &second("tennis", 0.9), &second("tennis", 0.9));

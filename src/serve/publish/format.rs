@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn every_class_of_the_study_reads_well() {
+    fn every_class_of_the_study_has_a_title() {
         for name in touchline_core::labels::STUDY_CLASSES {
             let title = class_title(name);
             assert!(title.chars().next().unwrap().is_uppercase(), "{title}");

@@ -276,11 +276,11 @@ mod tests {
     use super::*;
     use crate::skip::{Lacks, skip};
 
-    /// Takes `room` bytes, then refuses.
+    /// Accepts `room` bytes, then fails once.
     struct SmallWriter {
         room: usize,
         kind: ErrorKind,
-        got: Arc<Mutex<Vec<u8>>>,
+        written: Arc<Mutex<Vec<u8>>>,
     }
 
     impl Write for SmallWriter {
@@ -291,7 +291,7 @@ mod tests {
             }
             let n = bytes.len().min(self.room);
             self.room -= n;
-            self.got.lock().extend(&bytes[..n]);
+            self.written.lock().extend(&bytes[..n]);
             Ok(n)
         }
 
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_there_as_soon_as_written() {
+    fn records_are_in_the_file_immediately() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.jsonl");
         let mut writer = JsonlWriter::create(&path).unwrap();
@@ -329,15 +329,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.jsonl");
         let whole = format!("{{\"a\":\"{}\"}}\n", "x".repeat(70_000));
-        for (torn, left) in [
+        for (partial, remaining) in [
             (format!("{{\"b\":\"{}", "y".repeat(200_000)), whole.clone()),
             ("{\"b\":2}".to_owned(), format!("{whole}{{\"b\":2}}\n")),
             ("{\"b\":2".to_owned(), whole.clone()),
             ("notes".to_owned(), format!("{whole}notes\n")),
         ] {
-            fs::write(&path, format!("{whole}{torn}")).unwrap();
+            fs::write(&path, format!("{whole}{partial}")).unwrap();
             JsonlWriter::append(&path).unwrap().write("{\"c\":3}").unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{left}{{\"c\":3}}\n"));
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{remaining}{{\"c\":3}}\n"));
         }
         fs::write(&path, "{\"only\":").unwrap();
         JsonlWriter::append(&path).unwrap().write("{}").unwrap();
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_moved_away_is_reopened_on_request() {
+    fn a_moved_file_is_reopened_on_request() {
         let folder = tempfile::tempdir().unwrap();
         let (path, old) = (folder.path().join("out.jsonl"), folder.path().join("out.jsonl.1"));
         let mut writer = JsonlWriter::append(&path).unwrap();
@@ -385,10 +385,10 @@ mod tests {
         let mut first = JsonlWriter::append(&path).unwrap();
         first.write("{}").unwrap();
         for second in [JsonlWriter::append(&path), JsonlWriter::create(&path)] {
-            let text = second.err().expect("it is taken").to_string();
+            let text = second.err().expect("the file is locked").to_string();
             assert!(text.starts_with(&path.display().to_string()) && text.contains("another process"), "{text}");
         }
-        assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n", "nothing is lost by the attempt");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n", "the attempt changes nothing");
         drop(first);
         JsonlWriter::append(&path).unwrap();
     }
@@ -397,11 +397,11 @@ mod tests {
     fn a_file_that_cannot_be_opened_is_named_with_advice() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("no/such/out.jsonl");
-        let said = |path: &Path| JsonlWriter::append(path).err().expect("cannot be opened").to_string();
-        let text = said(&missing);
+        let error_of = |path: &Path| JsonlWriter::append(path).err().expect("cannot be opened").to_string();
+        let text = error_of(&missing);
         assert!(text.starts_with(&missing.display().to_string()) && text.contains("create the folder"), "{text}");
         assert!(!text.contains('\n') && !text.contains("os error"), "{text}");
-        assert!(said(folder.path()).contains("name a file in it"), "{}", said(folder.path()));
+        assert!(error_of(folder.path()).contains("name a file in it"), "{}", error_of(folder.path()));
     }
 
     #[test]
@@ -420,18 +420,18 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_is_ended_before_the_next() {
-        let got = Arc::new(Mutex::new(Vec::new()));
-        let small = SmallWriter { room: 12, kind: ErrorKind::StorageFull, got: got.clone() };
+    fn a_partial_line_is_ended_before_the_next() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let small = SmallWriter { room: 12, kind: ErrorKind::StorageFull, written: written.clone() };
         let mut writer = JsonlWriter::to("somewhere", Box::new(small));
         assert!(writer.write_or_count("{\"a\":1}", 0));
         assert!(!writer.write_or_count("{\"a\":2}", 0));
         assert!(writer.write_or_count("{\"a\":3}", 0));
-        assert_eq!(String::from_utf8(got.lock().clone()).unwrap(), "{\"a\":1}\n{\"a\"\n{\"a\":3}\n");
+        assert_eq!(String::from_utf8(written.lock().clone()).unwrap(), "{\"a\":1}\n{\"a\"\n{\"a\":3}\n");
     }
 
     #[test]
-    fn a_reader_that_went_away_is_an_error_not_a_panic() {
+    fn a_closed_pipe_is_an_error_and_not_a_panic() {
         let (reader, pipe) = io::pipe().unwrap();
         drop(reader);
         let mut writer = JsonlWriter::to("standard output", Box::new(pipe));

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_is_described_and_references_lead_to_schemas() {
+    fn everything_is_described_and_all_references_resolve() {
         let text = &**crate::publish::http::OPENAPI;
         let document: Value = serde_json::from_str(text).unwrap();
         let references: Vec<&str> =

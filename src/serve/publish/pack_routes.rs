@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_json_or_nothing() {
+    fn bodies_are_json_or_empty() {
         let json = headers(&[("content-type", "application/json; charset=utf-8")]);
         assert_eq!(parse(&json, br#"{"path":"new"}"#).unwrap().path.as_deref(), Some("new"));
         assert!(parse(&json, b" ").unwrap().path.is_none());

@@ -349,14 +349,14 @@ mod tests {
         let (control, requests) = PackControl::new();
         let outcome = control.submit(Some("new".into())).unwrap();
         assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::Busy);
-        // A signal waits behind it, and is no reason to accept another request.
+        // A signal waits for the update, and no other request is accepted meanwhile.
         control.reload();
         let first = requests.recv().unwrap();
         assert_eq!((first.trigger, first.path), (PackTrigger::Http, Some("new".into())));
-        let why = PackRefusal::new(PackRefusalKind::BadPack, "it is bad", "bring a better one");
-        first.answer.unwrap().send(Err(why.clone())).unwrap();
+        let refusal = PackRefusal::new(PackRefusalKind::BadPack, "it is bad", "bring a better one");
+        first.answer.unwrap().send(Err(refusal.clone())).unwrap();
         control.finished();
-        assert_eq!(outcome.blocking_recv().unwrap().unwrap_err(), why);
+        assert_eq!(outcome.blocking_recv().unwrap().unwrap_err(), refusal);
         control.begun();
         assert_eq!(requests.recv().unwrap().trigger, PackTrigger::Signal);
         assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::Busy);
@@ -369,7 +369,7 @@ mod tests {
         let (control, requests) = PackControl::new();
         drop(requests);
         assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::NotReady);
-        assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::NotReady, "and does not stay busy");
+        assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::NotReady, "the control does not stay busy");
         control.reload();
     }
 }

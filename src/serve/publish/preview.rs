@@ -202,13 +202,13 @@ mod tests {
 
     #[test]
     fn pictures_are_jpegs_of_a_bounded_size() {
-        assert_eq!(size(&encode(&frame(33, 17, 90)).unwrap()), (33, 17), "odd sizes too");
+        assert_eq!(size(&encode(&frame(33, 17, 90)).unwrap()), (33, 17), "including odd sizes");
         assert_eq!(size(&encode(&frame(1920, 1080, 90)).unwrap()), (960, 540));
         assert_eq!(size(&encode(&frame(3, 3000, 90)).unwrap()), (1, 960));
     }
 
     #[tokio::test]
-    async fn frames_are_wanted_only_by_watchers_and_not_too_often() {
+    async fn frames_are_wanted_only_for_watchers_and_at_a_limited_rate() {
         let (preview, clock) = preview();
         assert!(!preview.wanted(), "nobody watches");
         let watcher = preview.watch();
@@ -222,14 +222,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_watcher_gets_the_same_encoding_and_it_ends_with_the_last() {
+    async fn watchers_share_an_encoder_that_ends_with_the_last() {
         let (preview, _) = preview();
         let (mut a, mut b) = (preview.watch(), preview.watch());
         preview.offer(frame(16, 9, 200));
         a.pictures.changed().await.unwrap();
         b.pictures.changed().await.unwrap();
-        let of = |w: &Watcher| w.pictures.borrow().clone().unwrap();
-        assert_eq!(of(&a).as_ptr(), of(&b).as_ptr(), "encoded once");
+        let picture_of = |w: &Watcher| w.pictures.borrow().clone().unwrap();
+        assert_eq!(picture_of(&a).as_ptr(), picture_of(&b).as_ptr(), "encoded once");
         drop(a);
         assert!(preview.encoding());
         drop(b);
@@ -239,7 +239,7 @@ mod tests {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert!(!preview.encoding(), "nobody watches, nothing encodes");
+        assert!(!preview.encoding(), "the encoder ends with the last watcher");
         let mut c = preview.watch();
         preview.offer(frame(16, 9, 10));
         c.pictures.changed().await.unwrap();
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_late_watcher_sees_the_last_picture_and_buffers_go_back() {
+    async fn a_late_watcher_receives_the_last_picture_and_buffers_are_returned() {
         let (preview, _) = preview();
         let pool = Pool::new(4);
         for grey in [1, 2] {

@@ -94,8 +94,8 @@ fn schema() -> Value {
 }
 
 #[test]
-fn records_follow_the_schema_and_nothing_else_does() {
-    let validator = jsonschema::validator_for(&schema()).expect("the schema is one");
+fn records_follow_the_schema_and_changed_records_do_not() {
+    let validator = jsonschema::validator_for(&schema()).expect("the schema is valid");
     for line in all_records() {
         let record: Value = serde_json::from_str(&line).expect("a record is JSON");
         validator.validate(&record).unwrap_or_else(|e| panic!("{e}\n{line}"));
@@ -118,7 +118,7 @@ fn records_follow_the_schema_and_nothing_else_does() {
 }
 
 #[test]
-fn the_schema_has_no_key_and_no_value_that_no_record_has() {
+fn every_key_and_value_of_the_schema_occurs_in_a_record() {
     let records = all_records().join("\n");
     fn walk(schema: &Value, records: &str) {
         for property in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
@@ -140,7 +140,7 @@ fn the_schema_has_no_key_and_no_value_that_no_record_has() {
 }
 
 #[test]
-fn a_second_reads_exactly_so() {
+fn a_second_has_the_expected_text() {
     let line = &recorder(Pace::Live).published(&predicted(7, "tennis", 0.9))[0];
     assert_eq!(
         line,
@@ -160,7 +160,7 @@ fn a_second_reads_exactly_so() {
 }
 
 #[test]
-fn a_files_records_do_not_depend_on_when_it_is_read() {
+fn records_of_a_file_do_not_depend_on_the_time_of_reading() {
     let (mut early, mut late) = (predicted(7, "tennis", 0.9), predicted(7, "tennis", 0.9));
     for (published, unix_ns) in [(&mut early, 5), (&mut late, 1_800_000_000_000_000_000)] {
         if let SecondOutcome::Predicted(second) = &mut published.outcome {
@@ -173,11 +173,14 @@ fn a_files_records_do_not_depend_on_when_it_is_read() {
     if let SecondOutcome::Predicted(second) = &mut early.outcome {
         second.wall.source = WallSource::HlsProgramDateTime;
     }
-    assert!(file.published(&early)[0].contains(r#""source":"hls-program-date-time""#), "a stream's own time stays");
+    assert!(
+        file.published(&early)[0].contains(r#""source":"hls-program-date-time""#),
+        "the time of the stream itself is kept"
+    );
 }
 
 #[test]
-fn an_event_has_the_wall_time_of_its_own_second_only() {
+fn an_event_has_only_the_wall_time_of_its_own_second() {
     let mut published = predicted(7, "tennis", 0.9);
     let event = |index| Event { kind: EventKind::Offset, class: ClassId(0), run: RunId(0), index, probability: 0.1 };
     published.events = vec![event(7), event(6)];
@@ -187,7 +190,7 @@ fn an_event_has_the_wall_time_of_its_own_second_only() {
 }
 
 #[test]
-fn an_incident_reads_exactly_so() {
+fn an_incident_has_the_expected_text() {
     let incident = Incident::TrackStalled { track: Track::Audio, silent_ns: 5_250_000_000 };
     let line = recorder(Pace::Live).incident(&incident, RunId(3), 1_700_000_010_000_000_000);
     assert_eq!(
@@ -200,7 +203,7 @@ fn an_incident_reads_exactly_so() {
 }
 
 #[test]
-fn a_stream_that_waits_says_when_it_is_opened_again() {
+fn a_waiting_stream_states_the_time_of_the_next_attempt() {
     let (kind, cause) = (Cause::ServerError, "the server failed (503)".to_owned());
     let state = StreamState::Waiting { kind, cause, attempt: 4, retry_in_ns: 6_500_000_000 };
     let line = recorder(Pace::Live).state(&state, None, 1_700_000_010_000_000_000);
@@ -215,7 +218,7 @@ fn a_stream_that_waits_says_when_it_is_opened_again() {
 }
 
 #[test]
-fn states_carry_no_secrets() {
+fn states_contain_no_secrets() {
     let state = StreamState::Failed {
         kind: Cause::Other,
         cause: "cannot open rtsp://ann:pw12@cam/live".into(),

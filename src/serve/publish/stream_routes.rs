@@ -279,13 +279,13 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_read_as_they_were_given() {
-        let of = |text: &'static str| if_match(&headers(&[("if-match", text)]));
+    fn versions_are_read_from_the_header() {
+        let version = |text: &'static str| if_match(&headers(&[("if-match", text)]));
         assert_eq!(if_match(&headers(&[])).unwrap(), None);
-        assert_eq!(of("*").unwrap(), None);
-        assert_eq!(of("\"17\"").unwrap(), Some(17));
+        assert_eq!(version("*").unwrap(), None);
+        assert_eq!(version("\"17\"").unwrap(), Some(17));
         for bad in ["17", "W/\"17\"", "\"x\"", "\"1\", \"2\""] {
-            assert_eq!(of(bad).unwrap_err().status, StatusCode::PRECONDITION_FAILED, "{bad}");
+            assert_eq!(version(bad).unwrap_err().status, StatusCode::PRECONDITION_FAILED, "{bad}");
         }
     }
 }

@@ -400,8 +400,8 @@ mod tests {
         );
         let inside = patch(r#"{"isolation": "none"}"#);
         assert_eq!(inside.isolation, Some(Isolation::None));
-        let taken_back: StreamPatch = serde_json::from_str(r#"{"isolation": null}"#).unwrap();
-        assert_eq!(taken_back.apply(&inside), settings);
+        let cleared: StreamPatch = serde_json::from_str(r#"{"isolation": null}"#).unwrap();
+        assert_eq!(cleared.apply(&inside), settings);
         let voted = patch(r#"{"vote": {"window": null, "stride": 2}}"#);
         assert_eq!(voted.vote, VoteFile { window: None, stride: Some(2), onset: Some(0.7), offset: None });
         assert_eq!(patch(r#"{"vote": null}"#).vote, VoteFile::default());
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_tell_no_secrets() {
+    fn refusals_contain_no_secrets() {
         let stream = new(r#"{"uri": "rtsp://ann:geheim77@h/a"}"#);
         assert!(!format!("{stream:?}").contains("geheim77"));
         let refused = StreamRefusal::new(

@@ -258,7 +258,7 @@ mod tests {
     const PLAIN: Style = Style { colour: false, in_place: false, name_streams: false };
 
     #[test]
-    fn a_second_reads_exactly_so() {
+    fn a_second_has_the_expected_text() {
         let text = written(PLAIN, |t| t.published("cam", &predicted(754, "tennis", 0.75)));
         assert_eq!(
             text,
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_and_empty_windows_say_so() {
+    fn gaps_and_empty_windows_are_labelled() {
         let mut published = gap(1, GapReason::Overload);
         let text = written(PLAIN, |t| t.published("cam", &published));
         assert!(text.contains("Tennis") && text.contains("gap: machine overloaded"), "{text}");
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_only_where_they_are_wanted() {
+    fn colours_are_used_only_if_enabled() {
         assert_eq!(Style::choose(1, true, false), Style { colour: true, in_place: true, name_streams: false });
         assert_eq!(Style::choose(1, true, true), Style { colour: false, in_place: true, name_streams: false });
         assert_eq!(Style::choose(2, true, false), Style { colour: true, in_place: false, name_streams: true });

@@ -156,7 +156,7 @@ mod tests {
     use touchline_core::clock::ManualClock;
 
     #[test]
-    fn suspects_are_opened_one_after_another() {
+    fn suspects_are_opened_one_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _thread, _) = Store::open(&folder.path().join("s.db"), Metrics::new()).unwrap();
         let clock = Arc::new(ManualClock::default());
@@ -169,7 +169,7 @@ mod tests {
         assert!(!suspects.may_open("b", Some(b), 0) && !suspects.may_open("c", Some(c), 0));
         assert!(!suspects.may_open("b", Some(b), 0) && suspects.may_open("d", Some(d), 0), "d is not a suspect");
         assert_eq!(suspects.next(1), None);
-        // It plays for five seconds.
+        // a plays for five seconds.
         a.media();
         clock.advance(PROBATION_NS - 1);
         a.media();

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stuck_thread_is_named_until_it_turns() {
+    fn a_stuck_thread_is_named_until_its_next_heartbeat() {
         let (publishing, inference) = (Heartbeat::default(), Heartbeat::default());
         let mut stalls = StallDetector::new(vec![("publishing", publishing.clone()), ("inference", inference.clone())]);
         assert_eq!(stalls.stuck(), Some("publishing"));
@@ -171,6 +171,6 @@ mod tests {
         assert_eq!(stalls.stuck(), Some("inference"));
         inference.beat();
         publishing.beat();
-        assert_eq!(stalls.stuck(), None, "it turns again");
+        assert_eq!(stalls.stuck(), None, "the thread runs again");
     }
 }

@@ -130,6 +130,6 @@ mod tests {
         let (to, overdue) = bounded::<()>(1);
         shutdown.begin_with(Duration::from_secs(3600), move |_, _| to.send(()).unwrap());
         shutdown.done();
-        assert!(overdue.recv().is_err(), "its thread has ended without a report");
+        assert!(overdue.recv().is_err(), "the thread has ended without a report");
     }
 }

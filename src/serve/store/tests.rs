@@ -43,12 +43,12 @@ impl TestStore {
     }
 
     /// The contents after a kill of this process.
-    fn after_a_kill(&self) -> Contents {
-        self.left_by_a_kill().open().2
+    fn contents_after_a_kill(&self) -> Contents {
+        self.copy_of_files().open().2
     }
 
-    /// The files as they are now.
-    fn left_by_a_kill(&self) -> TestStore {
+    /// A copy of the files as they are now.
+    fn copy_of_files(&self) -> TestStore {
         let copy = TestStore::new();
         for file in std::fs::read_dir(self.folder.path()).unwrap() {
             let file = file.unwrap();
@@ -58,20 +58,20 @@ impl TestStore {
     }
 
     fn refused(&self) -> String {
-        Store::open(&self.path(), Metrics::new()).err().expect("it is refused").to_string()
+        Store::open(&self.path(), Metrics::new()).err().expect("the file is refused").to_string()
     }
 }
 
 fn save(store: &Store, id: &str, generation: u64) {
-    let (to, told) = bounded(1);
+    let (to, outcome) = bounded(1);
     store.save(Stored { settings: settings(id), generation }, Box::new(move |r| to.send(r).unwrap()));
-    told.recv().unwrap().unwrap();
+    outcome.recv().unwrap().unwrap();
 }
 
 fn delete(store: &Store, id: &str) {
-    let (to, told) = bounded(1);
+    let (to, outcome) = bounded(1);
     store.delete(id, Box::new(move |r| to.send(r).unwrap()));
-    told.recv().unwrap().unwrap();
+    outcome.recv().unwrap().unwrap();
 }
 
 fn keep(store: &Store, stream: &str, kind: RecordKind, text: &str) {
@@ -110,28 +110,31 @@ fn run(contents: &Contents, stream: &str) -> Option<u32> {
 }
 
 #[test]
-fn no_number_of_a_run_is_used_twice_however_the_process_ends() {
+fn run_numbers_are_unique_however_the_process_ends() {
     let test_store = TestStore::new();
     let (store, thread, _) = test_store.open();
     store.run_ahead("a", RunId(0));
     store.run_ahead("b", RunId(0));
-    assert!(run(&test_store.after_a_kill(), "a").is_some(), "before it has begun");
+    assert!(run(&test_store.contents_after_a_kill(), "a").is_some(), "the number is reserved before the run begins");
     for n in 0..1000 {
         store.run_began("a", RunId(n));
         if n % 100 == 0 {
             assert!(store.flush(Duration::from_secs(10)));
-            assert!(run(&test_store.after_a_kill(), "a") > Some(n + 100), "also of those that are not on the disk");
+            assert!(
+                run(&test_store.contents_after_a_kill(), "a") > Some(n + 100),
+                "including runs that are not on the disk yet"
+            );
         }
     }
     drop((store, thread));
     let (store, thread, contents) = test_store.open();
-    assert_eq!(run(&contents, "a"), Some(999), "an orderly end skips none");
-    assert_eq!(run(&contents, "b"), None, "it was not used");
-    // As many as there are messages while the disk stands still.
+    assert_eq!(run(&contents, "a"), Some(999), "a normal end skips no numbers");
+    assert_eq!(run(&contents, "b"), None, "the number was not used");
+    // Messages about runs are lost while the disk hangs.
     store.misses_runs.store(true, Ordering::Release);
     store.run_began("a", RunId(1000));
     drop((store, thread));
-    assert!(run(&test_store.open().2, "a") > Some(1000), "nor if messages were lost");
+    assert!(run(&test_store.open().2, "a") > Some(1000), "the number is skipped if messages were lost");
 }
 
 #[test]
@@ -154,7 +157,7 @@ fn the_number_of_the_last_run_outlives_the_stream() {
 }
 
 #[test]
-fn a_write_that_fails_forgets_no_number() {
+fn a_failed_write_loses_no_run_number() {
     let test_store = TestStore::new();
     let metrics = Metrics::new();
     let mut writer = StoreWriter {
@@ -180,11 +183,11 @@ fn a_write_that_fails_forgets_no_number() {
 }
 
 #[test]
-fn records_are_bounded_and_go_with_their_stream() {
+fn records_are_bounded_and_deleted_with_their_stream() {
     let test_store = TestStore::new();
     let (store, thread, _) = test_store.open();
     for n in 0..HISTORY_EVENTS + 50 {
-        // As slowly as the disk wants it: this is not the test of what is lost.
+        // Waits for the disk, because this test is not about lost records.
         if n % 100 == 0 {
             assert!(store.flush(Duration::from_secs(10)));
         }
@@ -202,21 +205,21 @@ fn records_are_bounded_and_go_with_their_stream() {
 }
 
 #[test]
-fn records_that_the_disk_is_too_slow_for_are_counted() {
+fn records_that_a_slow_disk_loses_are_counted() {
     let metrics = Metrics::new();
-    // Nobody reads: a disk that hangs.
+    // Nothing reads the messages, as with a disk that hangs.
     let (to, _messages) = bounded(2);
     let store = Store { to, metrics: metrics.clone(), misses_runs: Arc::default() };
     (0..5).for_each(|_| keep(&store, "a", RecordKind::Event, "{}"));
     assert!(metrics.encode().contains("touchline_store_records_lost_total 3"), "{}", metrics.encode());
-    let (told_to, told) = bounded(1);
-    store.save(Stored { settings: settings("a"), generation: 1 }, Box::new(move |r| told_to.send(r).unwrap()));
-    assert!(told.recv().unwrap().unwrap_err().to_string().contains("too slow"), "and a stream is refused");
+    let (outcome_to, outcome) = bounded(1);
+    store.save(Stored { settings: settings("a"), generation: 1 }, Box::new(move |r| outcome_to.send(r).unwrap()));
+    assert!(outcome.recv().unwrap().unwrap_err().to_string().contains("too slow"), "the stream is refused");
     assert!(!store.flush(Duration::from_millis(10)));
 }
 
 #[test]
-fn only_its_owner_reads_it_and_one_process_has_it() {
+fn only_the_owner_can_read_the_store_and_one_process_can_open_it() {
     let test_store = TestStore::new();
     std::fs::write(test_store.path(), "").unwrap();
     std::fs::set_permissions(test_store.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
@@ -248,7 +251,7 @@ fn a_foreign_or_damaged_file_is_refused() {
 
     std::fs::remove_file(test_store.path()).unwrap();
     drop(test_store.open());
-    Connection::open(test_store.path()).unwrap().pragma_update(None, "user_version", VERSION_TO_COME).unwrap();
+    Connection::open(test_store.path()).unwrap().pragma_update(None, "user_version", FUTURE_VERSION).unwrap();
     assert!(test_store.refused().contains("newer version"), "{}", test_store.refused());
 
     std::fs::remove_file(test_store.path()).unwrap();
@@ -268,17 +271,17 @@ fn a_foreign_or_damaged_file_is_refused() {
     assert!(nowhere.contains("folder does not exist"), "{nowhere}");
 }
 
-/// A version of the future.
-const VERSION_TO_COME: i32 = 1000;
+/// A version that does not exist yet.
+const FUTURE_VERSION: i32 = 1000;
 
 #[test]
-fn nothing_printed_holds_a_secret() {
+fn debug_output_contains_no_secrets() {
     let stored = Stored { settings: settings("a"), generation: 1 };
     assert!(!format!("{stored:?}").contains("geheim"));
 }
 
 #[test]
-fn streams_that_were_being_opened_when_the_process_ended_are_counted() {
+fn streams_that_were_opening_when_the_process_died_are_counted() {
     let test_store = TestStore::new();
     let (store, _thread, _) = test_store.open();
     for id in ["opens", "played", "failed"] {
@@ -287,22 +290,22 @@ fn streams_that_were_being_opened_when_the_process_ended_are_counted() {
     store.unmark("played", true);
     store.unmark("failed", false);
     assert!(store.flush(Duration::from_secs(10)));
-    let test_store = test_store.left_by_a_kill();
+    let test_store = test_store.copy_of_files();
     let (store, _thread, contents) = test_store.open();
     assert_eq!(contents.ends, [("opens".to_owned(), 1)].into());
     store.mark("opens");
-    let test_store = test_store.left_by_a_kill();
+    let test_store = test_store.copy_of_files();
     let (store, thread, contents) = test_store.open();
     assert_eq!(contents.ends.get("opens"), Some(&2));
     store.mark("opens");
     store.unmark("opens", false);
     drop((store, thread));
     let (store, thread, contents) = test_store.open();
-    assert_eq!(contents.ends.get("opens"), Some(&2), "a failure in order counts for nothing");
+    assert_eq!(contents.ends.get("opens"), Some(&2), "a reported failure does not count");
     store.mark("opens");
     drop((store, thread));
     let (store, thread, contents) = test_store.open();
-    assert_eq!(contents.ends.get("opens"), Some(&2), "nor does an end in order");
+    assert_eq!(contents.ends.get("opens"), Some(&2), "a normal end does not count");
     store.mark("opens");
     store.unmark("opens", true);
     drop((store, thread));
@@ -310,7 +313,7 @@ fn streams_that_were_being_opened_when_the_process_ended_are_counted() {
 }
 
 #[test]
-fn a_file_of_another_program_is_left_as_it_is() {
+fn a_file_of_another_program_is_not_changed() {
     let foreign = |test_store: &TestStore| {
         let connection = Connection::open(test_store.path()).unwrap();
         connection.execute_batch("CREATE TABLE songs (name TEXT); PRAGMA user_version = 7;").unwrap();
@@ -325,10 +328,10 @@ fn a_file_of_another_program_is_left_as_it_is() {
         make(&test_store);
         std::fs::set_permissions(test_store.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
         let before = std::fs::read(test_store.path()).unwrap();
-        let said = test_store.refused();
-        assert!(said.contains("another program") || said.contains("not a store of this program"), "{said}");
+        let error = test_store.refused();
+        assert!(error.contains("another program") || error.contains("not a store of this program"), "{error}");
         let mode = std::fs::metadata(test_store.path()).unwrap().permissions().mode();
-        assert_eq!((mode & 0o777, std::fs::read(test_store.path()).unwrap() == before), (0o644, true), "{said}");
+        assert_eq!((mode & 0o777, std::fs::read(test_store.path()).unwrap() == before), (0o644, true), "{error}");
         assert_eq!(std::fs::read_dir(test_store.folder.path()).unwrap().count(), 1, "no other file was created");
     }
 }
@@ -354,7 +357,7 @@ fn run_numbers_of_streams_removed_long_ago_are_deleted() {
 }
 
 #[test]
-fn a_log_out_is_on_the_disk_when_it_is_answered() {
+fn a_log_out_is_on_the_disk_before_it_is_answered() {
     let test_store = TestStore::new();
     let (store, _thread, contents) = test_store.open();
     assert_eq!(contents.log_outs, LogOuts::default());
@@ -364,11 +367,11 @@ fn a_log_out_is_on_the_disk_when_it_is_answered() {
         store.left(session(n, role), to);
         kept.blocking_recv().unwrap();
     }
-    let left = test_store.after_a_kill().log_outs.left;
+    let left = test_store.contents_after_a_kill().log_outs.left;
     assert_eq!(left.len(), 3);
     assert!(left.contains(&session(2, Role::Read)) && left.contains(&session(3, Role::Admin)));
     store.not_before(Role::Read, 1000);
     assert!(store.flush(Duration::from_secs(60)));
-    let log_outs = test_store.after_a_kill().log_outs;
+    let log_outs = test_store.contents_after_a_kill().log_outs;
     assert_eq!(log_outs, LogOuts { left: vec![session(3, Role::Admin)], not_before: vec![(Role::Read, 1000)] });
 }

@@ -284,14 +284,14 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, root.join("link")).unwrap();
         std::os::unix::fs::symlink("new", root.join("current")).unwrap();
         let config = config(&root);
-        let kind = |asked: &str| config.resolve(Path::new(asked)).map_err(|refused| refused.kind);
+        let kind = |path: &str| config.resolve(Path::new(path)).map_err(|refusal| refusal.kind);
         assert_eq!(kind("new"), Ok(config.root.join("new")));
         assert_eq!(kind("current"), Ok(config.root.join("current")), "a link within the root is followed each time");
         assert_eq!(kind(root.join("new").to_str().unwrap()), Ok(root.join("new")));
         assert_eq!(kind("absent"), Err(PackRefusalKind::BadPack));
         let elsewhere = elsewhere.join("pack");
-        for asked in ["..", "new/../../elsewhere/pack", "link/pack", "/etc", "/no/such/place"] {
-            assert_eq!(kind(asked), Err(PackRefusalKind::OutsideRoot), "{asked}");
+        for path in ["..", "new/../../elsewhere/pack", "link/pack", "/etc", "/no/such/place"] {
+            assert_eq!(kind(path), Err(PackRefusalKind::OutsideRoot), "{path}");
         }
         assert_eq!(kind(elsewhere.to_str().unwrap()), Err(PackRefusalKind::OutsideRoot));
         assert_eq!(config.shown(&root.join("current")), "new");

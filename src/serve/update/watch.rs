@@ -92,13 +92,13 @@ mod tests {
         assert!(!look(&mut watch) && !look(&mut watch), "nothing has changed");
         write("rgb.safetensors", "half");
         write(MANIFEST, "another");
-        assert!(!look(&mut watch), "it has just changed");
+        assert!(!look(&mut watch), "the folder has just changed");
         write("rgb.safetensors", "half and the other half");
-        assert!(!look(&mut watch), "it changes still");
-        assert!(look(&mut watch), "it is at rest");
-        assert!(!look(&mut watch) && !look(&mut watch), "it is reported once");
+        assert!(!look(&mut watch), "the folder is still changing");
+        assert!(look(&mut watch), "the change is complete");
+        assert!(!look(&mut watch) && !look(&mut watch), "the change is reported once");
         std::fs::remove_file(dir.join(MANIFEST)).unwrap();
-        assert!(!look(&mut watch) && !look(&mut watch), "no manifest, no pack");
+        assert!(!look(&mut watch) && !look(&mut watch), "there is no pack without a manifest");
         write(MANIFEST, "a third");
         assert!(!look(&mut watch) && look(&mut watch));
         write("notes.txt", "not of the pack");
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_is_kept() {
+    fn the_folder_is_read_once_per_interval() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(MANIFEST), "one").unwrap();
         let mut watch = DirectoryWatch::new(folder.path(), 0);

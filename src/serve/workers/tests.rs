@@ -44,13 +44,13 @@ fn a_panic_on_a_clip_thread_ends_its_stream_and_no_other() {
     }
     let (_, to) = intake.add_stream("score", Pace::File, 0, RunId(0), tap).unwrap();
     to.send(MediaItem::Opened(Tracks { video: true, audio: false })).unwrap();
-    assert!(matches!(end(&intake.backlog), End::Failed { kind: Cause::Internal, .. }), "the publisher gets an end");
+    assert!(matches!(end(&intake.backlog), End::Failed { kind: Cause::Internal, .. }), "the publisher receives an end");
     let text = metrics.encode();
     assert!(text.contains("touchline_stage_panics_total{stage=\"clip\"} 2"), "{text}");
 }
 
 #[test]
-fn a_source_that_vanishes_is_a_failure_of_the_program() {
+fn a_source_that_stops_without_an_end_is_an_internal_failure() {
     let intake = intake(&Metrics::new());
     let (_, to) = intake.add_stream("a", Pace::Live, 0, RunId(0), Box::new(|_| ())).unwrap();
     drop(to);

@@ -51,8 +51,8 @@ mod tests {
     }
 
     #[test]
-    fn only_programs_and_the_servers_own_page_may_ask() {
-        for (pairs, may, may_with_token) in [
+    fn only_programs_and_pages_of_this_server_are_accepted() {
+        for (pairs, allowed, allowed_with_token) in [
             (&[("host", "127.0.0.1:8080")][..], true, true),
             (&[("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:8080")], true, true),
             (&[("host", "[::1]:8080"), ("origin", "http://[::1]:8080")], true, true),
@@ -67,13 +67,13 @@ mod tests {
             (&[("host", "127.0.0.1:8080"), ("sec-fetch-site", "cross-site")], false, false),
             (&[("host", "127.0.0.1:8080"), ("sec-fetch-site", "none")], true, true),
         ] {
-            assert_eq!(is_own(&headers(pairs), true), may, "{pairs:?}");
-            assert_eq!(is_own(&headers(pairs), false), may_with_token, "{pairs:?}");
+            assert_eq!(is_own(&headers(pairs), true), allowed, "{pairs:?}");
+            assert_eq!(is_own(&headers(pairs), false), allowed_with_token, "{pairs:?}");
         }
-        for (host, is) in
+        for (host, expected) in
             [("[::1]:80", true), ("localhost", true), ("127.0.0.1:8080", true), ("evil.example", false), ("", false)]
         {
-            assert_eq!(is_asked_by_address(&headers(&[("host", host)])), is, "{host}");
+            assert_eq!(is_asked_by_address(&headers(&[("host", host)])), expected, "{host}");
         }
         assert!(is_asked_by_address(&HeaderMap::new()));
     }

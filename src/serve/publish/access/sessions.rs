@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_never_valid_again_after_its_log_out() {
+    fn a_session_stays_invalid_after_its_log_out() {
         let tokens = tokens();
         let archive = Arc::<MemoryArchive>::default();
         let sessions = Sessions::with_archive(archive.clone(), LogOuts::default());
@@ -208,12 +208,12 @@ mod tests {
             assert_eq!(
                 sessions.role(&tokens, &admin_too, 1002),
                 Some(Role::Admin),
-                "an admin's session is not a reader's"
+                "sessions of another role stay valid"
             );
             assert!(readers.iter().all(|reader| sessions.role(&tokens, reader, 1002).is_none()));
-            assert_eq!(sessions.role(&tokens, &stays, 1002), None, "so many at once end all of the role");
+            assert_eq!(sessions.role(&tokens, &stays, 1002), None, "too many log-outs end all sessions of the role");
             let new = sessions.make(&tokens, Role::Read, 1001).unwrap();
-            assert_eq!(sessions.role(&tokens, &new, 1001), Some(Role::Read), "and one may log in again at once");
+            assert_eq!(sessions.role(&tokens, &new, 1001), Some(Role::Read), "a new session is valid immediately");
         }
         assert!(sessions.state().left.len() <= LEFT_MAX + 1, "memory is bounded");
     }
@@ -225,7 +225,7 @@ mod tests {
         let value = before.make(&tokens, Role::Admin, 1000).unwrap();
         assert_eq!(before.role(&tokens, &value, 1001), Some(Role::Admin));
         assert_eq!(after.role(&tokens, &value, 1001), None);
-        assert!(before.leave(&tokens, &value, 1001).is_none(), "it is kept nowhere");
+        assert!(before.leave(&tokens, &value, 1001).is_none(), "there is no store");
         assert_eq!(before.role(&tokens, &value, 1001), None);
     }
 }

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_and_are_forgotten() {
+    fn waits_grow_and_expire() {
         let throttle = Throttle::default();
         let address: IpAddr = "192.0.2.7".parse().unwrap();
         let mut now_ns = 1;
@@ -94,11 +94,11 @@ mod tests {
         }
         assert_eq!(throttle.wait_s("192.0.2.8".parse().unwrap(), now_ns), 0);
         throttle.failed(address, now_ns + FORGET_NS);
-        assert_eq!(throttle.wait_s(address, now_ns + FORGET_NS), 0, "forgotten");
+        assert_eq!(throttle.wait_s(address, now_ns + FORGET_NS), 0, "the failures have expired");
     }
 
     #[test]
-    fn a_subscriber_is_one_client_and_memory_is_bounded() {
+    fn addresses_of_one_subscriber_are_one_client_and_memory_is_bounded() {
         let throttle = Throttle::default();
         for host in 1..=6_u128 {
             let address = Ipv6Addr::from_bits((0x2001_0db8 << 96) + host);

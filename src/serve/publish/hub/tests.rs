@@ -26,7 +26,7 @@ fn add(hub: &Hub, id: &str) -> StreamHandle {
 }
 
 fn json(text: &str) -> Value {
-    serde_json::from_str(text).expect("the hub speaks JSON")
+    serde_json::from_str(text).expect("the hub outputs JSON")
 }
 
 fn detail(hub: &Hub, id: &str) -> Value {
@@ -34,13 +34,13 @@ fn detail(hub: &Hub, id: &str) -> Value {
 }
 
 #[test]
-fn ids_are_fit_for_urls_and_used_once() {
+fn ids_are_safe_in_urls_and_unique() {
     let (hub, _) = hub();
     add(&hub, "court-1");
-    for (id, says) in [("court-1", "twice"), ("", "ill-formed"), ("a/b", "ill-formed"), ("..", "ill-formed")] {
+    for (id, expected) in [("court-1", "twice"), ("", "ill-formed"), ("a/b", "ill-formed"), ("..", "ill-formed")] {
         let info = StreamInfo { id: id.into(), uri: "testsrc://".into(), pace: Pace::Live };
         let error = hub.add_stream(info).unwrap_err().to_string();
-        assert!(error.contains(says), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
 }
 
@@ -63,7 +63,7 @@ fn a_removed_stream_ends_its_subscriptions_and_frees_its_id() {
 }
 
 #[test]
-fn stored_data_are_shown_again_and_runs_continue() {
+fn stored_data_are_restored_and_runs_continue() {
     #[derive(Default)]
     struct MemoryArchive(Mutex<Vec<String>>);
     impl Archive for MemoryArchive {
@@ -78,26 +78,29 @@ fn stored_data_are_shown_again_and_runs_continue() {
         }
     }
     let (hub, _) = hub();
-    let kept = Arc::new(MemoryArchive::default());
-    hub.set_archive(kept.clone());
+    let archive = Arc::new(MemoryArchive::default());
+    hub.set_archive(archive.clone());
     let cam = add(&hub, "cam");
     assert_eq!(cam.next_run(), RunId(0));
     let events = (0..HISTORY_EVENTS + 5).map(|n| format!("{{\"event\":{n}}}").into()).collect();
     let state = Some("{\"type\":\"state\"}".into());
     cam.restore(Restored { events, incidents: vec!["{}".into()], state, run: Some(RunId(7)) });
     assert_eq!(cam.next_run(), RunId(8));
-    let shown = detail(&hub, "cam");
-    assert_eq!((shown["events"].as_array().unwrap().len(), &shown["events"][0]["event"]), (HISTORY_EVENTS, &5.into()));
-    assert_eq!(shown["before"]["type"], "state");
+    let restored = detail(&hub, "cam");
+    assert_eq!(
+        (restored["events"].as_array().unwrap().len(), &restored["events"][0]["event"]),
+        (HISTORY_EVENTS, &5.into())
+    );
+    assert_eq!(restored["before"]["type"], "state");
     cam.run_started(RunId(8), Some(Discontinuity::Tracks));
     cam.set_state(StreamState::Playing);
     cam.publish(&predicted(0, "tennis", 0.9));
     let events = [Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(8), index: 1, probability: 0.7 }];
     cam.publish_events(&events);
     cam.set_state(StreamState::Removed);
-    assert_eq!(*kept.0.lock(), ["cam run 8", "cam incident", "cam state", "cam event"]);
+    assert_eq!(*archive.0.lock(), ["cam run 8", "cam incident", "cam state", "cam event"]);
     assert_eq!((cam.next_run(), cam.reserve_run(), cam.last_run()), (RunId(9), RunId(9), Some(RunId(8))));
-    assert_eq!(kept.0.lock().last().unwrap(), "cam ahead 9");
+    assert_eq!(archive.0.lock().last().unwrap(), "cam ahead 9");
 }
 
 #[test]
@@ -109,8 +112,8 @@ fn a_stream_begins_connecting_without_secrets_and_without_data() {
     let detail = detail(&hub, "cam");
     assert_eq!(detail["uri"], "rtsp://***@cam.example/live?***");
     assert_eq!(detail["state"], "connecting");
-    let said = hub.metrics().encode();
-    assert!(said.contains(r#"touchline_stream_state{state="connecting",stream="cam"} 1"#), "{said}");
+    let metrics = hub.metrics().encode();
+    assert!(metrics.contains(r#"touchline_stream_state{state="connecting",stream="cam"} 1"#), "{metrics}");
     assert!(detail["last"].is_null() && detail["top"].is_null() && detail["tracks"].is_null());
     assert_eq!(detail["history"], json("[]"));
     assert!(hub.stream_json("other").is_none() && hub.subscribe("other").is_none());
@@ -181,11 +184,11 @@ fn the_rings_keep_the_last_ten_minutes() {
     assert_eq!((history.len(), events.len()), (HISTORY_SECONDS, HISTORY_EVENTS));
     assert_eq!(history[0]["index"], 50);
     assert_eq!(events[HISTORY_EVENTS - 1]["index"], 649);
-    assert_eq!(detail["counters"]["events"], 650, "counters count what the rings let go");
+    assert_eq!(detail["counters"]["events"], 650, "counters include records that the rings dropped");
 }
 
 #[test]
-fn a_slow_subscriber_loses_the_oldest_and_blocks_nobody() {
+fn a_slow_subscriber_loses_the_oldest_records_and_blocks_nothing() {
     let (hub, _) = hub();
     let cam = add(&hub, "cam");
     let mut slow = hub.subscribe("cam").unwrap();
@@ -231,7 +234,7 @@ fn a_state_is_published_once_and_clears_the_estimate() {
 }
 
 #[test]
-fn runs_and_reconnects_are_counted_apart() {
+fn runs_and_reconnects_are_counted_separately() {
     let (hub, _) = hub();
     let cam = add(&hub, "cam");
     cam.run_started(RunId(0), None);
@@ -271,11 +274,11 @@ fn info_names_the_pack_and_titles_the_classes() {
 fn a_new_pack_is_published_before_its_first_second() {
     let (hub, _) = hub();
     let cam = add(&hub, "cam");
-    assert_eq!(cam.publish(&predicted(0, "tennis", 0.9)).len(), 1, "the first pack is no change");
+    assert_eq!(cam.publish(&predicted(0, "tennis", 0.9)).len(), 1, "the first pack is not a change");
     let mut records = hub.subscribe("cam").unwrap().records;
     let other = Arc::new(PackStamp { name: "court".into(), manifest_sha256: "77aa".into(), ..stamp() });
     hub.set_pack(other.clone(), vec![Modality::Audio]);
-    assert_eq!(cam.publish(&gap(1, GapReason::Overload)).len(), 1, "a gap is decided by no pack");
+    assert_eq!(cam.publish(&gap(1, GapReason::Overload)).len(), 1, "a gap has no pack");
     let mut second = predicted(2, "tennis", 0.9);
     let SecondOutcome::Predicted(inner) = &mut second.outcome else { unreachable!() };
     inner.pack = other;

@@ -31,14 +31,14 @@ impl Sink for Gated {
 
     fn take(&mut self, item: &Item) -> u64 {
         let _ = self.began.send(());
-        // When the test is over, everything goes through.
+        // Without a sender, all items pass.
         let _ = self.let_in.recv();
         self.taken.lock().extend(item.records.iter().cloned());
         0
     }
 }
 
-/// Collects records; panics over a record that says so.
+/// Collects records, and panics on a record that contains `panic`.
 #[derive(Clone, Default)]
 struct Collector(Records);
 
@@ -48,7 +48,7 @@ impl Sink for Collector {
     }
 
     fn take(&mut self, item: &Item) -> u64 {
-        assert!(!item.records.iter().any(|record| record.contains("panic")), "as the record says");
+        assert!(!item.records.iter().any(|record| record.contains("panic")), "the record requests a panic");
         self.0.lock().extend(item.records.iter().cloned());
         0
     }
@@ -66,7 +66,11 @@ fn sinks() -> (Sinks, Metrics, Arc<ManualClock>) {
 fn dropped(metrics: &Metrics, sink: &str) -> u64 {
     let key = format!("touchline_sink_dropped_records_total{{sink=\"{sink}\"}} ");
     let text = metrics.encode();
-    text.lines().find_map(|line| line.strip_prefix(&key)).expect("it is exported from the start").parse().unwrap()
+    text.lines()
+        .find_map(|line| line.strip_prefix(&key))
+        .expect("the counter is exported from the start")
+        .parse()
+        .unwrap()
 }
 
 #[test]
@@ -82,7 +86,7 @@ fn a_sink_that_stalls_for_a_minute_affects_no_other() {
     for n in 1..all {
         clock.advance(60_000_000_000 / all as u64);
         sinks.send(item(n), WhenFull::Drop);
-        // The other one keeps up; it has a queue too.
+        // The other sink keeps up. It has its own queue.
         while n % 1000 == 0 && kept.0.lock().len() <= n {
             std::thread::yield_now();
         }
@@ -115,7 +119,7 @@ fn the_sender_waits_if_nothing_may_be_lost() {
 }
 
 #[test]
-fn a_sink_that_never_ends_loses_its_queue_and_takes_no_longer_than_the_limit() {
+fn a_sink_that_never_ends_loses_its_queue_after_the_limit() {
     let (mut sinks, metrics, _) = sinks();
     let (gated, _go, begun, _) = gated();
     sinks.add(gated).unwrap();
@@ -141,7 +145,7 @@ fn a_panic_costs_one_item() {
 }
 
 #[test]
-fn a_file_that_was_moved_away_is_opened_again() {
+fn a_moved_file_is_reopened() {
     let folder = tempfile::tempdir().unwrap();
     let (path, old) = (folder.path().join("out.jsonl"), folder.path().join("old"));
     let (mut sinks, _, clock) = sinks();

@@ -27,7 +27,7 @@ impl Sink for Stalled {
 }
 
 #[test]
-fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
+fn a_stalled_sink_delays_no_decision_of_a_live_stream() {
     let clock = Arc::new(ManualClock::default());
     let classes = ClassSet::new(["tennis", "other"].map(String::from).to_vec()).unwrap();
     let pack = PackStamp { name: "p".into(), weights_sha256: "a".into(), manifest_sha256: "b".into() };
@@ -70,7 +70,7 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
         .unwrap()
         .parse()
         .unwrap();
-    assert!((9..=11).contains(&lost), "{lost} of {seconds} and the end, one being written");
+    assert!((9..=11).contains(&lost), "{lost} of {seconds} records and the end were lost, with one being written");
     drop(release);
     commands_to.send(Command::Finish).unwrap();
     publishing.join().unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! Streams that fail, end, change and come back while the program runs; the configuration file read again.
+//! Streams that fail, end, change and return while the program runs; reloads of the configuration file.
 
 use super::*;
 
@@ -7,17 +7,17 @@ fn a_reload_changes_only_what_differs() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a"), ("b", "rtsp://h/b")]).unwrap();
     let queue = bench.queue("a");
-    bench.read(&[("a", "rtsp://h/a"), ("c", "rtsp://h/c")]);
+    bench.reload(&[("a", "rtsp://h/a"), ("c", "rtsp://h/c")]);
     bench.end_stopped();
-    assert_eq!(bench.queue("a"), queue, "an unchanged stream goes on");
+    assert_eq!(bench.queue("a"), queue, "an unchanged stream continues");
     assert_eq!(bench.manager.entries.keys().collect::<Vec<_>>(), ["a", "c"]);
     assert_eq!(bench.config()["reloads"]["last"]["changes"]["removed"], serde_json::json!(["b"]));
-    bench.read(&[("a", "rtsp://h/a2"), ("c", "rtsp://h/c")]);
+    bench.reload(&[("a", "rtsp://h/a2"), ("c", "rtsp://h/c")]);
     bench.end_stopped();
     assert_eq!(bench.opened().last().unwrap(), "rtsp://h/a2");
     // Removed, and added again before it is gone.
-    bench.read(&[("a", "rtsp://h/a2")]);
-    bench.read(&[("a", "rtsp://h/a2"), ("c", "rtsp://h/c3")]);
+    bench.reload(&[("a", "rtsp://h/a2")]);
+    bench.reload(&[("a", "rtsp://h/a2"), ("c", "rtsp://h/c3")]);
     bench.end_stopped();
     bench.end_stopped();
     assert_eq!(bench.opened().last().unwrap(), "rtsp://h/c3");
@@ -26,7 +26,7 @@ fn a_reload_changes_only_what_differs() {
 }
 
 #[test]
-fn a_reload_that_is_rejected_changes_nothing() {
+fn a_rejected_reload_changes_nothing() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a")]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
@@ -35,7 +35,7 @@ fn a_reload_that_is_rejected_changes_nothing() {
         (&[("c", "gopher://h/c")], "gopher"),
         (&[("c", "rtsp://h/c"), ("d", "rtsp://h/d"), ("e", "rtsp://h/e")], "max-streams 3"),
     ] {
-        bench.read(streams);
+        bench.reload(streams);
         let config = bench.config();
         let error = config["reloads"]["last"]["error"].as_str().unwrap();
         assert!(error.contains(word), "{error}");
@@ -49,7 +49,7 @@ fn a_reload_that_is_rejected_changes_nothing() {
 }
 
 #[test]
-fn another_vote_of_the_run_reaches_those_without_their_own() {
+fn a_new_vote_of_the_run_applies_to_streams_without_their_own() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a")]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b", "vote": {"window": 3}}"#)).unwrap();
@@ -83,15 +83,15 @@ fn keys_that_need_a_restart_are_named() {
 }
 
 #[test]
-fn a_stream_that_is_enabled_later_and_cannot_be_opened_stops_no_other() {
+fn a_stream_enabled_later_that_cannot_be_opened_stops_no_other() {
     let mut bench = Bench::new(rules());
     let mut streams = settings(&[("a", "rtsp://h/a"), ("b", "rtsp://h/refused")]);
     streams[1].enabled = false;
     bench.start_with(streams.clone()).unwrap();
     assert_eq!((bench.state("b"), bench.opened().len()), (StreamState::Paused, 1));
     streams[1].enabled = true;
-    bench.read_settings(streams);
-    assert!(bench.manager.stopping.is_none() && bench.stops.is_empty(), "the other one goes on");
+    bench.reload_settings(streams);
+    assert!(bench.manager.stopping.is_none() && bench.stops.is_empty(), "the other stream continues");
     assert!(matches!(bench.state("b"), StreamState::Failed { .. }), "{:?}", bench.state("b"));
     assert!(bench.manager.ended().is_none());
 }
@@ -102,23 +102,23 @@ fn a_program_without_enabled_streams_waits_for_the_next() {
     let mut streams = settings(&[("a", "rtsp://h/a")]);
     streams[0].enabled = false;
     bench.start_with(streams.clone()).unwrap();
-    assert!(bench.manager.ended().is_none(), "it was started with a stream that is off");
+    assert!(bench.manager.ended().is_none(), "the program was started with a disabled stream");
 
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a")]).unwrap();
-    bench.read_settings(streams);
+    bench.reload_settings(streams);
     bench.end_stopped();
     assert_eq!(bench.state("a"), StreamState::Paused);
-    assert!(bench.manager.ended().is_none(), "its only stream was turned off");
-    bench.read(&[]);
-    assert!(bench.manager.entries.is_empty() && bench.manager.ended().is_none(), "and taken out");
-    bench.read(&[("a", "rtsp://h/a")]);
+    assert!(bench.manager.ended().is_none(), "its only stream was disabled");
+    bench.reload(&[]);
+    assert!(bench.manager.entries.is_empty() && bench.manager.ended().is_none(), "its only stream was removed");
+    bench.reload(&[("a", "rtsp://h/a")]);
     assert!(bench.manager.ended().is_none());
     bench.queue("a");
 }
 
 #[test]
-fn a_reload_opens_streams_again_that_failed_or_ended() {
+fn a_reload_reopens_streams_that_failed_or_ended() {
     let mut bench = Bench::new(Rules { is_service: true, ..rules() });
     let streams = [("failed", "rtsp://h/a"), ("ended", "http://h/live.m3u8"), ("read", "b.mp4")];
     bench.start(&streams).unwrap();
@@ -128,29 +128,29 @@ fn a_reload_opens_streams_again_that_failed_or_ended() {
     bench.manager.over(queues[1], None);
     bench.manager.over(queues[2], None);
     bench.settle();
-    assert_eq!(bench.opened().len(), 3, "by itself it is over");
-    bench.read(&streams);
+    assert_eq!(bench.opened().len(), 3, "no stream is reopened without a reload");
+    bench.reload(&streams);
     let mut again = bench.opened().split_off(3);
     again.sort();
     assert_eq!(again, ["http://h/live.m3u8", "rtsp://h/a"], "a recording is not read twice");
-    bench.read(&streams);
-    assert_eq!(bench.opened().len(), 5, "what runs is left alone");
+    bench.reload(&streams);
+    assert_eq!(bench.opened().len(), 5, "running streams are not reopened");
 }
 
 #[test]
-fn a_camera_that_has_played_is_tried_again_whatever_changes() {
+fn a_camera_that_has_played_is_retried_after_any_change() {
     let mut bench = Bench::new(rules());
     let mut streams = settings(&[("a", "rtsp://h/a")]);
     bench.start_with(streams.clone()).unwrap();
     bench.manager.entries["a"].handle.set_tracks(touchline_core::item::Tracks { video: true, audio: true });
     streams[0].latency_ms = 900;
-    bench.read_settings(streams);
+    bench.reload_settings(streams);
     bench.end_stopped();
     assert_eq!(*bench.driver.retries.lock(), [false, true]);
 }
 
 #[test]
-fn after_a_change_that_is_refused_the_settings_in_force_are_shown() {
+fn after_a_refused_change_the_settings_in_force_are_shown() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b", "enabled": false, "latency_ms": 300}"#)).unwrap();
@@ -160,11 +160,11 @@ fn after_a_change_that_is_refused_the_settings_in_force_are_shown() {
     };
     let (before, generation) = (shown(&bench), bench.generation("b"));
     let refused = change("b", r#"{"uri": "rtsp://h/refused", "latency_ms": 500, "enabled": true}"#);
-    let mut outcome = bench.ask(refused);
+    let mut outcome = bench.submit(refused);
     assert_eq!(outcome.try_recv().unwrap().unwrap_err().kind, StreamRefusalKind::Source);
     assert_eq!(shown(&bench), before);
     let now = bench.generation("b");
-    assert!(now > generation, "a client that has seen the refused ones must read again");
+    assert!(now > generation, "a client that read the refused settings must read again");
     let wanted = StreamChange::Remove { id: "b".into(), generation: Some(now) };
     assert_eq!(bench.outcome(wanted), Ok("b".into()));
 }
@@ -182,15 +182,15 @@ fn a_reused_id_continues_after_its_last_run() {
     }
     bench.outcome(remove("b")).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
-    bench.read(&[]);
+    bench.reload(&[]);
     bench.end_stopped();
-    // One that the store knew of a time before.
-    bench.read(&[("a", "rtsp://h/a"), ("c", "rtsp://h/c")]);
+    // The store knows c from an earlier process.
+    bench.reload(&[("a", "rtsp://h/a"), ("c", "rtsp://h/c")]);
     assert_eq!(["a", "b", "c"].map(|id| next(&bench, id).0), [4, 6, 42]);
     // Removed, and added again before it is gone.
     bench.manager.entries["c"].handle.run_started(RunId(42), None);
-    bench.read(&[("a", "rtsp://h/a")]);
-    bench.read(&[("a", "rtsp://h/a"), ("c", "rtsp://h/c")]);
+    bench.reload(&[("a", "rtsp://h/a")]);
+    bench.reload(&[("a", "rtsp://h/a"), ("c", "rtsp://h/c")]);
     bench.end_stopped();
     assert_eq!(next(&bench, "c"), RunId(43));
 }
@@ -199,10 +199,10 @@ fn a_reused_id_continues_after_its_last_run() {
 fn a_stream_whose_opening_hangs_can_be_removed() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();
-    let mut added = bench.begin(add(r#"{"id": "b", "uri": "rtsp://h/hangs"}"#));
-    let mut removed = bench.begin(remove("b"));
-    let said = added.try_recv().unwrap().unwrap_err();
-    assert_eq!(said.kind, StreamRefusalKind::Busy, "{said:?}");
+    let mut added = bench.send(add(r#"{"id": "b", "uri": "rtsp://h/hangs"}"#));
+    let mut removed = bench.send(remove("b"));
+    let refusal = added.try_recv().unwrap().unwrap_err();
+    assert_eq!(refusal.kind, StreamRefusalKind::Busy, "{refusal:?}");
     bench.clock.advance(CLOSE_MAX_NS - 1);
     bench.manager.check_deadlines();
     assert!(removed.try_recv().is_err() && bench.hub.has_stream("b"));
@@ -210,7 +210,7 @@ fn a_stream_whose_opening_hangs_can_be_removed() {
     bench.manager.check_deadlines();
     bench.settle();
     assert_eq!((removed.try_recv().unwrap(), bench.hub.has_stream("b")), (Ok("b".into()), false));
-    // Its id is free, and the first source is dropped when it opens after all.
+    // Its id is free, and the first source is dropped when it opens late.
     assert_eq!(bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)), Ok("b".into()));
     let queue = bench.queue("b");
     bench.driver.hangs.store(false, Ordering::Release);
@@ -222,7 +222,7 @@ fn a_stream_whose_opening_hangs_can_be_removed() {
 }
 
 #[test]
-fn a_stream_is_opened_again_after_a_fault_of_the_program() {
+fn a_stream_is_reopened_after_an_internal_fault() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a")]).unwrap();
     let broken = || Some(Error::Internal("a: a thread of this stream panicked".into()));
@@ -231,7 +231,7 @@ fn a_stream_is_opened_again_after_a_fault_of_the_program() {
         let queue = bench.queue("a");
         bench.manager.over(queue, broken());
         bench.settle();
-        assert!(bench.manager.ended().is_none(), "it is opened again");
+        assert!(bench.manager.ended().is_none(), "the stream is reopened");
         bench.clock.advance(wait_s * 1_000_000_000 - 1);
         bench.manager.check_deadlines();
         bench.settle();
@@ -240,14 +240,14 @@ fn a_stream_is_opened_again_after_a_fault_of_the_program() {
         bench.manager.check_deadlines();
         bench.settle();
     }
-    // It played for long: the next failure is not one of a row.
+    // It played for a long time, so the next failure is not consecutive.
     bench.clock.advance(61_000_000_000);
     bench.manager.over(bench.queue("a"), broken());
     bench.clock.advance(1_000_000_000);
     bench.manager.check_deadlines();
     bench.settle();
     assert_eq!(bench.opened().len(), 5);
-    // Not when the source itself failed.
+    // A failure of the source itself is final.
     bench.manager.over(bench.queue("a"), Some(Error::source_error("a", "no", "no")));
     bench.clock.advance(100_000_000_000);
     bench.manager.check_deadlines();

@@ -21,7 +21,7 @@ use touchline_core::decision::PackStamp;
 use touchline_core::labels::{ClassSet, Modality};
 use touchline_media::Source;
 
-/// A source that ends when the test says so.
+/// A source that reports requests to stop. The test ends it.
 struct Simulated {
     stops: Sender<QueueId>,
     queue: QueueId,
@@ -37,7 +37,7 @@ impl Source for Simulated {
     }
 }
 
-/// Opens at once; refuses URIs that contain `refused`.
+/// Opens sources immediately, and refuses URIs that contain `refused`.
 struct Simulation {
     backlog: Backlog,
     stops: Sender<QueueId>,
@@ -82,7 +82,7 @@ struct Bench {
     clock: Arc<ManualClock>,
     commands: Receiver<Command>,
     stops: Receiver<QueueId>,
-    /// Commands that were no stops.
+    /// The votes of received commands.
     votes: Vec<VoteConfig>,
     into: BTreeMap<QueueId, StreamState>,
     cut: Vec<QueueId>,
@@ -145,7 +145,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Runs everything that is ready: results of threads, and commands for the publisher.
+    /// Handles all available results of threads and commands for the publisher.
     fn settle(&mut self) {
         let mut quiet = 0;
         while quiet < 3 {
@@ -156,9 +156,9 @@ impl Bench {
             }
             while let Ok(command) = self.commands.try_recv() {
                 is_quiet = false;
-                self.obey(command);
+                self.execute(command);
             }
-            // A thread that opens may not have begun.
+            // An opening thread may not have started yet.
             let opening = self.manager.entries.values().any(|e| matches!(e.phase, Phase::Opening { .. }));
             if is_quiet && !opening {
                 quiet += 1;
@@ -168,7 +168,7 @@ impl Bench {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn execute(&mut self, command: Command) {
         match command {
             Command::SetState(handle, state) => drop(handle.set_state(state)),
             Command::EndsInto(queue, into) => drop(self.into.insert(queue, into)),
@@ -192,14 +192,14 @@ impl Bench {
         self.settle();
     }
 
-    fn ask(&mut self, wanted: StreamChange) -> oneshot::Receiver<StreamOutcome> {
-        let outcome = self.begin(wanted);
+    fn submit(&mut self, wanted: StreamChange) -> oneshot::Receiver<StreamOutcome> {
+        let outcome = self.send(wanted);
         self.settle();
         outcome
     }
 
     /// Sends a request without waiting for threads.
-    fn begin(&mut self, wanted: StreamChange) -> oneshot::Receiver<StreamOutcome> {
+    fn send(&mut self, wanted: StreamChange) -> oneshot::Receiver<StreamOutcome> {
         let (answer, outcome) = oneshot::channel();
         self.manager.handle_request(StreamRequest { change: wanted, answer });
         outcome
@@ -207,13 +207,13 @@ impl Bench {
 
     /// Sends a request and waits for its outcome.
     fn outcome(&mut self, wanted: StreamChange) -> StreamOutcome {
-        let mut outcome = self.ask(wanted);
+        let mut outcome = self.submit(wanted);
         self.end_stopped();
-        outcome.try_recv().expect("it is answered")
+        outcome.try_recv().expect("the request has an outcome")
     }
 
-    fn kind(&mut self, wanted: StreamChange) -> StreamRefusalKind {
-        self.outcome(wanted).expect_err("it is refused").kind
+    fn refusal_kind(&mut self, wanted: StreamChange) -> StreamRefusalKind {
+        self.outcome(wanted).expect_err("the request is refused").kind
     }
 
     fn opened(&self) -> Vec<String> {
@@ -221,7 +221,7 @@ impl Bench {
     }
 
     fn queue(&self, id: &str) -> QueueId {
-        self.manager.entries[id].phase.queue().expect("it runs")
+        self.manager.entries[id].phase.queue().expect("the stream runs")
     }
 
     fn state(&self, id: &str) -> StreamState {
@@ -232,11 +232,11 @@ impl Bench {
         self.hub.generation(id).unwrap()
     }
 
-    fn read(&mut self, streams: &[(&str, &str)]) {
-        self.read_settings(settings(streams));
+    fn reload(&mut self, streams: &[(&str, &str)]) {
+        self.reload_settings(settings(streams));
     }
 
-    fn read_settings(&mut self, streams: Vec<StreamSettings>) {
+    fn reload_settings(&mut self, streams: Vec<StreamSettings>) {
         let reading =
             Reading { streams, vote: VoteConfig::default(), latency_ms: 200, retry: false, fixed: Fixed::default() };
         self.manager.read_done(Ok(reading));
@@ -271,19 +271,19 @@ fn remove(id: &str) -> StreamChange {
 }
 
 #[test]
-fn streams_come_and_go_and_their_names_are_free_again() {
+fn streams_are_added_and_removed_and_their_ids_can_be_reused() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a")]).unwrap();
     assert_eq!(bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)), Ok("b".into()));
     assert_eq!(bench.outcome(add(r#"{"uri": "rtsp://cam.example/c"}"#)), Ok("cam.example".into()));
     assert_eq!(bench.opened(), ["rtsp://h/a", "rtsp://h/b", "rtsp://cam.example/c"]);
-    assert_eq!(bench.kind(add(r#"{"uri": "rtsp://h/d"}"#)), StreamRefusalKind::Limit);
+    assert_eq!(bench.refusal_kind(add(r#"{"uri": "rtsp://h/d"}"#)), StreamRefusalKind::Limit);
     let queue = bench.queue("b");
     assert_eq!(bench.outcome(remove("b")), Ok("b".into()));
     assert_eq!(bench.into.get(&queue), Some(&StreamState::Removed));
     assert_eq!(*bench.driver.removed.lock(), [queue]);
     assert!(!bench.hub.has_stream("b") && bench.hub.has_stream("a"));
-    assert_eq!(bench.kind(remove("b")), StreamRefusalKind::Unknown);
+    assert_eq!(bench.refusal_kind(remove("b")), StreamRefusalKind::Unknown);
     assert_eq!(bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b2"}"#)), Ok("b".into()));
     assert_eq!(bench.opened().last().unwrap(), "rtsp://h/b2");
 }
@@ -304,22 +304,22 @@ fn invalid_requests_are_refused_and_change_nothing() {
         (remove("a"), StreamRefusalKind::NotOwned),
         (change("x", "{}"), StreamRefusalKind::Unknown),
     ] {
-        let said = format!("{wanted:?}");
-        assert_eq!(bench.kind(wanted), kind, "{said}");
+        let text = format!("{wanted:?}");
+        assert_eq!(bench.refusal_kind(wanted), kind, "{text}");
     }
     assert_eq!(bench.manager.entries.keys().collect::<Vec<_>>(), ["a", "b"]);
-    assert!(!bench.hub.has_stream("c"), "a stream that could not be opened leaves nothing behind");
+    assert!(!bench.hub.has_stream("c"), "a stream that could not be opened is removed");
 }
 
 #[test]
-fn only_settings_of_the_source_open_it_again() {
+fn only_source_settings_reopen_the_source() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
     let (queue, generation) = (bench.queue("b"), bench.generation("b"));
     bench.outcome(change("b", r#"{"label": "Court", "vote": {"window": 4}}"#)).unwrap();
     assert_eq!((bench.queue("b"), bench.votes.last().unwrap().window), (queue, 4));
-    assert!(bench.generation("b") > generation, "another version");
+    assert!(bench.generation("b") > generation, "the version changes");
     bench.outcome(change("b", r#"{"vote": null}"#)).unwrap();
     assert_eq!(bench.votes.last().unwrap().window, 10);
     bench.outcome(change("b", r#"{"latency_ms": 500}"#)).unwrap();
@@ -335,17 +335,20 @@ fn two_operators_do_not_overwrite_each_other() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
-    let seen = Some(bench.generation("b"));
+    let version = Some(bench.generation("b"));
     let patch = Box::new(StreamPatch { latency_ms: Some(300), ..StreamPatch::default() });
-    let mine = StreamChange::Change { id: "b".into(), patch: patch.clone(), generation: seen };
+    let mine = StreamChange::Change { id: "b".into(), patch: patch.clone(), generation: version };
     assert_eq!(bench.outcome(mine), Ok("b".into()));
-    let yours = StreamChange::Change { id: "b".into(), patch, generation: seen };
-    assert_eq!(bench.kind(yours), StreamRefusalKind::Outdated);
-    assert_eq!(bench.kind(StreamChange::Remove { id: "b".into(), generation: seen }), StreamRefusalKind::Outdated);
+    let yours = StreamChange::Change { id: "b".into(), patch, generation: version };
+    assert_eq!(bench.refusal_kind(yours), StreamRefusalKind::Outdated);
+    assert_eq!(
+        bench.refusal_kind(StreamChange::Remove { id: "b".into(), generation: version }),
+        StreamRefusalKind::Outdated
+    );
     // A second change is refused while one is in progress.
-    let mut first = bench.ask(change("b", r#"{"latency_ms": 400}"#));
+    let mut first = bench.submit(change("b", r#"{"latency_ms": 400}"#));
     assert_eq!(bench.manager.entries["b"].settings.latency_ms, 400);
-    let mut second = bench.ask(remove("b"));
+    let mut second = bench.submit(remove("b"));
     assert_eq!(second.try_recv().unwrap().unwrap_err().kind, StreamRefusalKind::Busy);
     assert!(first.try_recv().is_err(), "it waits for the source's end");
     bench.end_stopped();
@@ -357,8 +360,8 @@ fn a_source_that_cannot_be_opened_is_replaced_by_the_previous_one() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
-    assert_eq!(bench.kind(change("b", r#"{"uri": "rtsp://h/refused"}"#)), StreamRefusalKind::Source);
-    assert_eq!(bench.opened(), ["rtsp://h/b", "rtsp://h/b"], "the old one runs again");
+    assert_eq!(bench.refusal_kind(change("b", r#"{"uri": "rtsp://h/refused"}"#)), StreamRefusalKind::Source);
+    assert_eq!(bench.opened(), ["rtsp://h/b", "rtsp://h/b"], "the previous source is reopened");
     assert_eq!(bench.manager.entries["b"].settings.uri, "rtsp://h/b");
     bench.queue("b");
 }
@@ -377,7 +380,7 @@ fn a_stream_can_be_paused_and_resumed() {
     assert_eq!(bench.opened().len(), 1, "it is still paused");
     bench.outcome(change("b", r#"{"enabled": true}"#)).unwrap();
     assert_eq!(bench.opened().last().unwrap(), "rtsp://h/other");
-    // A source that ended is opened by name only.
+    // A source that has ended is reopened only on request.
     let queue = bench.queue("b");
     bench.manager.over(queue, None);
     bench.settle();
@@ -393,7 +396,7 @@ fn a_source_that_does_not_end_is_cut_off() {
     bench.start(&[]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
     let queue = bench.queue("b");
-    let mut outcome = bench.ask(remove("b"));
+    let mut outcome = bench.submit(remove("b"));
     bench.clock.advance(CLOSE_MAX_NS - 1);
     bench.manager.check_deadlines();
     bench.settle();
@@ -413,7 +416,7 @@ fn the_program_ends_with_its_streams_unless_it_is_a_service() {
     bench.start(&[("a", "x.mp4"), ("b", "y.mp4")]).unwrap();
     let (a, b) = (bench.queue("a"), bench.queue("b"));
     bench.manager.over(a, Some(Error::source_error("x.mp4", "cut off", "copy it again")));
-    assert!(bench.manager.ended().is_none(), "one still runs");
+    assert!(bench.manager.ended().is_none(), "one stream still runs");
     bench.manager.over(b, None);
     let ended = bench.manager.ended().unwrap();
     assert!(!ended.stopped && ended.result.unwrap_err().to_string().contains("cut off"));
@@ -422,7 +425,7 @@ fn the_program_ends_with_its_streams_unless_it_is_a_service() {
 
     let mut service = Bench::new(Rules { is_service: true, ..rules() });
     service.start(&[]).unwrap();
-    assert!(service.manager.ended().is_none(), "streams may come");
+    assert!(service.manager.ended().is_none(), "streams may be added");
     let mut file = Bench::new(rules());
     file.start(&[("a", "x.mp4")]).unwrap();
     file.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
@@ -436,7 +439,7 @@ fn the_program_ends_with_its_streams_unless_it_is_a_service() {
 fn a_source_that_cannot_be_opened_at_the_start_ends_the_program() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a"), ("b", "rtsp://h/refused")]).unwrap();
-    assert!(bench.manager.ended().is_none(), "the other one is stopped first");
+    assert!(bench.manager.ended().is_none(), "the other stream is stopped first");
     bench.end_stopped();
     let ended = bench.manager.ended().unwrap();
     assert!(!ended.stopped && ended.result.unwrap_err().to_string().contains("element is missing"));
@@ -445,7 +448,7 @@ fn a_source_that_cannot_be_opened_at_the_start_ends_the_program() {
 }
 
 #[test]
-fn a_source_that_ends_at_once_has_ended() {
+fn a_source_that_ends_while_it_is_opened_has_ended() {
     let mut bench = Bench::new(rules());
     let initial = settings(&[("a", "x.mp4")]).into_iter().map(|settings| InitialStream {
         settings,
@@ -455,7 +458,7 @@ fn a_source_that_ends_at_once_has_ended() {
     });
     bench.manager.add_initial(initial.collect()).unwrap();
     bench.manager.reconcile("a");
-    // The publisher reports before the opening thread does.
+    // The publisher reports before the opening thread.
     while bench.driver.opened.lock().is_empty() {
         std::thread::yield_now();
     }
@@ -472,15 +475,15 @@ fn all_sources_are_stopped_before_any_is_waited_for() {
     bench.start(&[("a", "rtsp://h/a"), ("b", "rtsp://h/b"), ("c", "rtsp://h/c")]).unwrap();
     bench.manager.stop(None);
     assert_eq!(bench.stops.len(), 3);
-    let mut late = bench.ask(add(r#"{"uri": "rtsp://h/d"}"#));
+    let mut late = bench.submit(add(r#"{"uri": "rtsp://h/d"}"#));
     assert_eq!(late.try_recv().unwrap().unwrap_err().kind, StreamRefusalKind::NotReady);
     let a = bench.queue("a");
     bench.manager.over(a, None);
     bench.clock.advance(DRAIN_NS);
     bench.manager.check_deadlines();
     bench.manager.check_deadlines();
-    assert_eq!(*bench.driver.sheds.lock(), 1, "what waits becomes gaps, once");
-    assert!(bench.manager.ended().is_none(), "two have not ended");
+    assert_eq!(*bench.driver.sheds.lock(), 1, "waiting seconds become gaps once");
+    assert!(bench.manager.ended().is_none(), "two sources have not ended");
     bench.clock.advance(STOP_MAX_NS - DRAIN_NS);
     bench.manager.check_deadlines();
     bench.settle();
