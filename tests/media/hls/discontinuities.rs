@@ -1,6 +1,6 @@
 //! Breaks in recordings: each is one run, with all its seconds and no gaps beside them.
 
-use super::case::{Case, Site, all, counts, gap, in_runs, or, run, says, secs};
+use super::case::{Case, Site, all, counts, fails, gap, in_runs, or, run, secs};
 use super::list::{BREAK, List, plain, segment};
 use super::material::{BASE, BIG, LONG, WIDE};
 use super::server::Answer;
@@ -101,12 +101,12 @@ fn breaks_and_losses_together() {
         Case::new(
             "the initialisation behind a break",
             lost(&maps, "f4wide/init.mp4"),
-            or(super::case::Expect::Shows { seconds: all([half.clone(), gap(6)]), runs: None }, says(&["404"])),
+            or(super::case::Expect::Shows { seconds: all([half.clone(), gap(6)]), runs: None }, fails(&["404"])),
         ),
         Case::new(
             "the initialisation",
             lost(&fmp4("f4", 0..6), "f4/init.mp4"),
-            or(says(&["404"]), counts(0..=0, 12..=12)),
+            or(fails(&["404"]), counts(0..=0, 12..=12)),
         ),
         // A part of which nothing is left may be a run of gaps or none of its own; its seconds count either way.
         Case::new(

@@ -9,23 +9,23 @@ use touchline_media::uri::Pacing;
 
 use super::case::{Case, Expect, Site, run};
 use super::material::file;
-use super::play::{How, Next};
+use super::play::{Next, PlayOptions};
 use super::server::{Answer, Body};
 use crate::common::{Fixtures, ffmpeg};
 
 /// Until it played twice and enough came of the second time.
-fn twice(seconds: usize) -> How {
+fn twice(seconds: usize) -> PlayOptions {
     let mut plays = 0;
-    let judge = move |state: &SourceState| match state {
+    let on_state = move |state: &SourceState| match state {
         SourceState::Playing => {
             plays += 1;
-            if plays > 2 { Next::Over } else { Next::GoOn }
+            if plays > 2 { Next::Stop } else { Next::Continue }
         }
         // Neither is an end of something that is live.
-        SourceState::Ended | SourceState::Failed { .. } => Next::Over,
-        _ => Next::GoOn,
+        SourceState::Ended | SourceState::Failed { .. } => Next::Stop,
+        _ => Next::Continue,
     };
-    How { pacing: Pacing::Auto, judge: Box::new(judge), seconds, ..How::recording() }
+    PlayOptions { pacing: Pacing::Auto, on_state: Box::new(on_state), seconds, ..PlayOptions::recording() }
 }
 
 /// `bytes` over so many seconds, in time.
@@ -46,7 +46,7 @@ fn trickle(out: &mut dyn Write, bytes: &[u8], seconds: f64) -> std::io::Result<(
 
 /// Played on after its connection ended, in another run, and never said that it is over.
 fn goes_on(case: Case, wanted: usize) -> Case {
-    let case = case.how(twice(wanted)).mute();
+    let case = case.options(twice(wanted)).mute();
     case.check(move |outcome, _| {
         let plays = outcome.states.iter().filter(|s| **s == SourceState::Playing).count();
         let over = |s: &&SourceState| matches!(s, SourceState::Ended | SourceState::Failed { .. });

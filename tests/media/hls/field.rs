@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use touchline_core::cause::Cause;
 
-use super::case::{Case, Expect, Site, all, counts, fails, in_runs, or, run, says, secs, shows, whole};
+use super::case::{Case, Expect, Site, all, counts, fails, fails_with_cause, in_runs, or, run, secs, shows, whole};
 use super::lost::without;
 use super::material::{self, BASE, BIG, WIDE};
-use super::play::How;
+use super::play::PlayOptions;
 use crate::common::{Child, Fixtures, free_tcp_port};
 
 fn folder() -> Option<PathBuf> {
@@ -53,11 +53,13 @@ fn of_malformed(name: &str) -> Expect {
     // Its segment lasts two seconds, its playlist says six.
     let plays = || counts(2..=2, 2..=6);
     match name {
-        "zero_dur" | "nan_dur" | "neg_dur" | "extinf_no_uri" | "key_nouri" | "key_badiv" => says(&["damaged playlist"]),
+        "zero_dur" | "nan_dur" | "neg_dur" | "extinf_no_uri" | "key_nouri" | "key_badiv" => {
+            fails(&["damaged playlist"])
+        }
         "ok" | "bad_utf8" | "pdt_bad" | "pdt_y" | "var_ok" | "var_media_miss" | "bw_none" | "media_404"
         | "media_vidonly" => plays(),
-        "key_none" => fails(&[Cause::Encrypted], &["encrypted", "DRM"]),
-        "var_404" => says(&["404"]),
+        "key_none" => fails_with_cause(&[Cause::Encrypted], &["encrypted", "DRM"]),
+        "var_404" => fails(&["404"]),
         _ => Expect::Anything,
     }
 }
@@ -80,9 +82,9 @@ fn the_fields_recordings_give_every_second_once() {
     let of = |path: &str, expect: Expect| {
         Case::new(format!("field: {path}"), Site::new(), expect).at(&format!("{url}/{path}"))
     };
-    let height = |case: Case, frame_height: u32| case.how(How { frame_height, ..How::recording() });
-    let told = |expect: Expect, word: &'static str| or(expect, says(&[word]));
-    let drm = || fails(&[Cause::Encrypted], &["encrypted", "DRM"]);
+    let height = |case: Case, frame_height: u32| case.options(PlayOptions { frame_height, ..PlayOptions::recording() });
+    let told = |expect: Expect, word: &'static str| or(expect, fails(&[word]));
+    let drm = || fails_with_cause(&[Cause::Encrypted], &["encrypted", "DRM"]);
     let sound = || counts(12..=12, 12..=12);
     let mut cases = vec![
         of("lost/x.m3u8", shows(without(&[2]))),
@@ -99,10 +101,10 @@ fn the_fields_recordings_give_every_second_once() {
         of("space/x.m3u8", whole()),
         of("gzip/x.m3u8", whole()),
         of("gzseg/x.m3u8", whole()),
-        of("html/x.m3u8", says(&["a web page"])),
+        of("html/x.m3u8", fails(&["a web page"])),
         of("drm/x.m3u8", drm()),
         of("keyskd/x.m3u8", drm()),
-        of("key403/x.m3u8", fails(&[Cause::Forbidden, Cause::Encrypted], &["403"])),
+        of("key403/x.m3u8", fails_with_cause(&[Cause::Forbidden, Cause::Encrypted], &["403"])),
         of("php/stream.php", whole()),
         of("define/x.m3u8", told(whole(), "EXT-X-DEFINE")),
         of("aac/x.m3u8", told(sound(), "AAC")),

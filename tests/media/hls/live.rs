@@ -9,10 +9,10 @@ use touchline_media::supervise::SourceState;
 
 use super::case::{Case, Expect, Site, all, gap, run, secs};
 use super::channel::{Channel, Entry, entries};
-use super::keys::{KEYS, sealed};
+use super::keys::{KEYS, encrypt};
 use super::list::{BREAK, master};
 use super::material::{LONG, Mark, WIDE, file, parts};
-use super::play::{How, Next};
+use super::play::{Next, PlayOptions};
 use super::server::{Answer, Body};
 
 /// Segments of a second each: `numbers` of the long programme.
@@ -26,12 +26,12 @@ fn site(channel: Channel) -> Site {
 
 /// A channel that is followed from one of its first six seconds to its end, in so many runs.
 fn follow(name: &str, site: Site, runs: usize, seconds: Vec<Option<Mark>>) -> Case {
-    Case::new(name, site, Expect::Follows { seconds, join_by: 5, runs: Some(runs) }).how(How::channel()).check(
-        |outcome, _| {
+    Case::new(name, site, Expect::Follows { seconds, join_by: 5, runs: Some(runs) })
+        .options(PlayOptions::channel())
+        .check(|outcome, _| {
             let other = outcome.failures().into_iter().find(|(kind, _)| *kind != Cause::Ended);
             other.map_or(Ok(()), |(kind, word)| Err(format!("opened again after {kind:?}, {word}")))
-        },
-    )
+        })
 }
 
 /// As [`follow`], joined by another second.
@@ -75,7 +75,7 @@ fn segments_of_channels_that_are_lost_are_gaps() {
         lost("closed", Answer::of(Body::Close)),
         lost("empty", Answer::bytes(&b""[..])),
         follow("EXT-X-GAP", site(marked("#EXT-X-GAP")).answers(eleventh, Answer::status(404)), 1, but(&[11]))
-            .never("one/s11."),
+            .never_requests("one/s11."),
         follow(
             "two in a row",
             site(plain()).answers(eleventh, Answer::status(404)).answers("one/s12.ts", Answer::status(404)),
@@ -148,7 +148,7 @@ fn breaks_and_restarts_of_channels() {
     let restarted = |mark: &str| {
         let mut list = entries("one", "ts", "1.0", 0..10, 100);
         let mut anew = entries("one", "ts", "1.0", 30..42, 0);
-        anew[0].begins_anew = true;
+        anew[0].is_restart = true;
         anew[0].before = mark.to_owned();
         list.extend(anew);
         Channel::of(list)
@@ -196,8 +196,9 @@ fn windows_of_any_length_are_joined_at_their_edge() {
     let windowed =
         |window: usize, head: &str| Channel { first: 40, window, head: head.to_owned(), ..Channel::of(long(0..52)) };
     let fifty_two = || secs(LONG, 0..52);
-    let of =
-        |name: &str, channel: Channel| near(follow(name, site(channel), 1, vec![]), 39, fifty_two()).never("one/s20.");
+    let of = |name: &str, channel: Channel| {
+        near(follow(name, site(channel), 1, vec![]), 39, fifty_two()).never_requests("one/s20.")
+    };
     let small = |window: usize| Channel { first: window, window, ..Channel::of(long(0..14)) };
     // A whole day behind it, with addresses of four hundred bytes, none of which is there.
     let day = {
@@ -212,7 +213,7 @@ fn windows_of_any_length_are_joined_at_their_edge() {
         Channel { first: 43_206, window: 0, target: 2, ..Channel::of(list) }
     };
     run(vec![
-        near(follow("a day", site(day), 1, vec![]), 11, secs(LONG, 0..24)).never("old/"),
+        near(follow("a day", site(day), 1, vec![]), 11, secs(LONG, 0..24)).never_requests("old/"),
         of("an event", windowed(0, "#EXT-X-PLAYLIST-TYPE:EVENT\n")),
         of("a growing list", windowed(0, "")),
         of("a window of thirty", windowed(30, "")),
@@ -279,7 +280,7 @@ fn low_latency() -> Site {
 
 #[test]
 fn channels_of_every_form() {
-    let sealed_channel = {
+    let encrypted = {
         let mut list = long(0..18);
         for n in (0..18).step_by(4) {
             list[n].before = format!("#EXT-X-KEY:METHOD=AES-128,URI=\"k{}\"\n", n / 4 % 2);
@@ -293,7 +294,7 @@ fn channels_of_every_form() {
         let keys = |n: usize| Answer::bytes(KEYS[n]);
         site(Channel::of(list)).answers("k0", keys(0)).answers("k1", keys(1)).any(|request| {
             let n: usize = request.path().strip_prefix("one/s")?.strip_suffix(".ts")?.parse().ok()?;
-            Some(Answer::bytes(sealed(&file(request.path()), &KEYS[n / 4 % 2], n as u128)))
+            Some(Answer::bytes(encrypt(&file(request.path()), &KEYS[n / 4 % 2], n as u128)))
         })
     };
     let apart = {
@@ -355,7 +356,7 @@ fn channels_of_every_form() {
         join(follow("separate sound", apart, 1, vec![]).at("m.m3u8"), 7, secs(LONG, 0..20)),
         join(follow("low latency", low_latency(), 1, vec![]).mute(), 12, secs(LONG, 0..22)),
         follow("fMP4", site(list("m4s", "onef")), 1, but(&[])),
-        follow("keys that rotate", sealed_channel, 1, but(&[])),
+        follow("keys that rotate", encrypted, 1, but(&[])),
         follow("another address each time", moving, 1, but(&[])),
         {
             // Which of the two was taken is seen by its pictures only where they differ; here they do not.
@@ -386,26 +387,26 @@ fn a_channel_that_says_that_it_is_over_is_waited_for() {
         false => before.answer(request),
     });
     let mut ends = 0;
-    let judge = move |state: &SourceState| match state {
-        SourceState::Ended | SourceState::Failed { .. } => Next::Over,
+    let on_state = move |state: &SourceState| match state {
+        SourceState::Ended | SourceState::Failed { .. } => Next::Stop,
         SourceState::Waiting { kind: Cause::Ended, .. } => {
             ends += 1;
             // The first is of the packager that stopped. It says the same again for a while, then it is back.
             mends.store(ends >= 3, Ordering::Release);
-            Next::GoOn
+            Next::Continue
         }
-        _ => Next::GoOn,
+        _ => Next::Continue,
     };
     let mut plays = 0;
-    let mut judge_inner = judge;
-    let judge = move |state: &SourceState| {
+    let mut on_state_inner = on_state;
+    let on_state = move |state: &SourceState| {
         plays += usize::from(*state == SourceState::Playing);
         match (plays, state) {
-            (2.., SourceState::Waiting { kind: Cause::Ended, .. }) => Next::Over,
-            _ => judge_inner(state),
+            (2.., SourceState::Waiting { kind: Cause::Ended, .. }) => Next::Stop,
+            _ => on_state_inner(state),
         }
     };
-    let how = How { judge: Box::new(judge), ..How::channel() };
-    let case = follow("stops and comes back", site, 2, secs(LONG, 0..30)).how(how);
+    let options = PlayOptions { on_state: Box::new(on_state), ..PlayOptions::channel() };
+    let case = follow("stops and comes back", site, 2, secs(LONG, 0..30)).options(options);
     run(vec![case]);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::case::{Case, Expect, Site, all, counts, gap, in_runs, or, run, says, secs, shows, whole};
+use super::case::{Case, Expect, Site, all, counts, fails, gap, in_runs, or, run, secs, shows, whole};
 use super::list::{List, master, plain};
 use super::material::{BASE, file};
 use super::server::{Answer, Body};
@@ -81,7 +81,7 @@ fn wherever_it_is_missing_the_rest_is_there() {
         }
         cases.push(Case::new(format!("404: {missing:?}"), site, shows(without(missing))));
         let gaps = Case::new(format!("EXT-X-GAP: {missing:?}"), Site::of(&list), shows(without(missing)));
-        cases.push(gaps.never("missing"));
+        cases.push(gaps.never_requests("missing"));
     }
     let fmp4 = || List::segments("f4", "m4s", 0..6).head("#EXT-X-MAP:URI=\"f4/init.mp4\"");
     let site = |list: &List, lost: &str| Site::of(list).answers(lost, Answer::status(404));
@@ -99,7 +99,7 @@ fn wherever_it_is_missing_the_rest_is_there() {
     cases.push(Case::new(
         "all of them",
         (0..6).fold(Site::of(&plain()), |site, n| site.answers(&format!("ts/s{n}.ts"), Answer::status(404))),
-        or(says(&["404"]), counts(0..=0, 12..=12)),
+        or(fails(&["404"]), counts(0..=0, 12..=12)),
     ));
     cases.push(
         Case::new(
@@ -112,7 +112,7 @@ fn wherever_it_is_missing_the_rest_is_there() {
             },
             in_runs(2, without(&[3])),
         )
-        .never("no.ts"),
+        .never_requests("no.ts"),
     );
     run(cases);
 }

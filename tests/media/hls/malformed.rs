@@ -1,10 +1,10 @@
 //! Playlists that are wrong in themselves. None of them ends the process, holds it up or goes without a word.
 
-use super::case::{Case, Expect, Site, all, counts, damaged, gap, lives, or, run, says, secs, shows, whole};
-use super::list::{lasting, plain, segment};
+use super::case::{Case, Expect, Site, all, any_outcome, counts, damaged, fails, gap, or, run, secs, shows, whole};
+use super::list::{plain, segment, segment_of};
 use super::lost::noise;
 use super::material::{BASE, file};
-use super::play::{How, Next};
+use super::play::{Next, PlayOptions};
 use super::server::Answer;
 use touchline_media::supervise::SourceState;
 
@@ -44,23 +44,27 @@ fn one(name: &str, before: &str, extinf: &str, expect: Expect) -> Case {
 
 #[test]
 fn playlists_without_required_tags() {
-    let nothing = || says(&["damaged playlist", "empty", "no segments"]);
+    let nothing = || fails(&["damaged playlist", "empty", "no segments"]);
     run(vec![
         of("a first line and nothing else", "#EXTM3U\n", nothing()),
         of("a first line without its end", "#EXTM3U", nothing()),
         of("an end mark only", "#EXTM3U\n#EXT-X-ENDLIST\n", nothing()),
         of("a recording without segments", format!("{HEAD}{END}"), nothing()),
         // A channel that has not begun: waited for, and told in the end.
-        of("a channel without segments", HEAD, says(&[""])),
+        of("a channel without segments", HEAD, fails(&[""])),
         one("EXTINF without an address", "", "", or(two(), damaged())),
         of("EXTINF and then the end", format!("{HEAD}#EXTINF:2,\n{END}"), damaged()),
         of("no target duration", "#EXTM3U\n#EXTINF:2,\nseg.ts\n#EXT-X-ENDLIST\n", or(two(), damaged())),
         of(
             "no first line",
             format!("#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nseg.ts\n{END}"),
-            or(two(), says(&["playlist"])),
+            or(two(), fails(&["playlist"])),
         ),
-        of("a first line that goes on", format!("#EXTM3U8\n#EXTINF:2,\nseg.ts\n{END}"), or(two(), says(&["playlist"]))),
+        of(
+            "a first line that goes on",
+            format!("#EXTM3U8\n#EXTINF:2,\nseg.ts\n{END}"),
+            or(two(), fails(&["playlist"])),
+        ),
     ]);
 }
 
@@ -108,7 +112,7 @@ fn numbers_that_are_none() {
             &format!("BYTERANGE:{bad}"),
             &tag,
             "#EXTINF:2,\n",
-            Expect::OneOf(vec![two(), damaged(), counts(0..=0, 2..=2), says(&["416", "range", "segment"])]),
+            Expect::OneOf(vec![two(), damaged(), counts(0..=0, 2..=2), fails(&["416", "range", "segment"])]),
         ));
     }
     run(cases);
@@ -124,13 +128,13 @@ fn tags_that_lack_or_contradict_something() {
             "a map that is not there",
             &map("URI=\"nomap\""),
             extinf,
-            Expect::OneOf(vec![says(&["404"]), two(), counts(0..=0, 2..=2)]),
+            Expect::OneOf(vec![fails(&["404"]), two(), counts(0..=0, 2..=2)]),
         ),
         one(
             "a map that is a page",
             &map("URI=\"page.ts\""),
             extinf,
-            Expect::OneOf(vec![says(&[""]), two(), counts(0..=0, 2..=2)]),
+            Expect::OneOf(vec![fails(&[""]), two(), counts(0..=0, 2..=2)]),
         ),
         one("attributes cut off", "#EXT-X-KEY:METHOD=AES-128,URI=\"k\n", extinf, damaged()),
         one("a key without anything", "#EXT-X-KEY:\n", extinf, or(damaged(), two())),
@@ -138,7 +142,7 @@ fn tags_that_lack_or_contradict_something() {
             "an unknown variable",
             "",
             "#EXTINF:2,\n{$nobody}",
-            or(says(&["damaged playlist", "EXT-X-DEFINE", "variable", "404"]), counts(0..=0, 2..=2)),
+            or(fails(&["damaged playlist", "EXT-X-DEFINE", "variable", "404"]), counts(0..=0, 2..=2)),
         ),
         one(
             "parts without a server that has them",
@@ -146,12 +150,12 @@ fn tags_that_lack_or_contradict_something() {
             extinf,
             or(two(), damaged()),
         ),
-        one("skipped segments in the first answer", "#EXT-X-SKIP:SKIPPED-SEGMENTS=3\n", extinf, lives()),
+        one("skipped segments in the first answer", "#EXT-X-SKIP:SKIPPED-SEGMENTS=3\n", extinf, any_outcome()),
         one("bytes that are no UTF-8", "", "#EXTINF:2,caf\u{e9}\n", two()),
         of(
             "UTF-16",
             "#EXTM3U\n#EXT-X-TARGETDURATION:2\n".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>(),
-            says(&["playlist"]),
+            fails(&["playlist"]),
         ),
         of(
             "Latin-1",
@@ -166,7 +170,7 @@ fn tags_that_lack_or_contradict_something() {
         of(
             "binary behind the list",
             [format!("{HEAD}#EXTINF:2,\nseg.ts\n{END}").into_bytes(), noise(5_000)].concat(),
-            lives(),
+            any_outcome(),
         ),
         of(
             "both a master and a list of media",
@@ -176,25 +180,25 @@ fn tags_that_lack_or_contradict_something() {
         of(
             "two lists, one behind the other",
             format!("{HEAD}{extinf}seg.ts\n{END}{HEAD}{extinf}seg.ts\n{END}"),
-            lives(),
+            any_outcome(),
         ),
         of("an address that is none", format!("{HEAD}{extinf}http://[\n{END}"), or(damaged(), counts(0..=0, 2..=2))),
         of(
             "an address of a file",
             format!("{HEAD}{extinf}file:///etc/passwd\n{END}"),
-            or(says(&[""]), counts(0..=0, 2..=2)),
+            or(fails(&[""]), counts(0..=0, 2..=2)),
         ),
         of(
             "an address of another scheme",
             format!("{HEAD}{extinf}gopher://127.0.0.1/seg.ts\n{END}"),
-            or(says(&[""]), counts(0..=0, 2..=2)),
+            or(fails(&[""]), counts(0..=0, 2..=2)),
         ),
         of(
             "an address that fills a page",
             format!("{HEAD}{extinf}{}\n{END}", "x".repeat(70_000)),
-            or(says(&[""]), counts(0..=0, 2..=2)),
+            or(fails(&[""]), counts(0..=0, 2..=2)),
         ),
-        one("a gap that is all", "#EXT-X-GAP\n", extinf, or(says(&[""]), counts(0..=0, 2..=2))),
+        one("a gap that is all", "#EXT-X-GAP\n", extinf, or(fails(&[""]), counts(0..=0, 2..=2))),
         of(
             "ten thousand breaks",
             format!("{HEAD}{}{extinf}seg.ts\n{END}", "#EXT-X-DISCONTINUITY\n".repeat(10_000)),
@@ -208,7 +212,7 @@ fn segments_that_are_something_else() {
     let mut cases = Vec::new();
     for name in ["nothing.ts", "empty.ts", "page.ts", "zeros.ts", "noise.ts", "min.m3u8", "ok.m3u8", "x.vtt", "short"] {
         let text = format!("{HEAD}#EXTINF:2,\n{name}\n{END}");
-        cases.push(of(&format!("only {name}"), text, or(says(&[""]), counts(0..=0, 2..=2))));
+        cases.push(of(&format!("only {name}"), text, or(fails(&[""]), counts(0..=0, 2..=2))));
         let site = site(plain().replace(2, segment(name)).text());
         cases.push(Case::new(format!("{name} in the middle"), site, shows(super::lost::without(&[2]))));
     }
@@ -224,14 +228,14 @@ fn masters_that_lead_nowhere() {
         )
     };
     run(vec![
-        of("to nothing", to("nope.m3u8"), says(&["404"])),
-        of("to an empty list", to("min.m3u8"), says(&["damaged playlist", "empty", "no segments"])),
-        of("to a channel without segments", to("live.m3u8"), says(&[""])),
-        of("to a page", to("page.ts"), says(&["a web page"])),
-        of("to a master", to("variant.m3u8"), or(two(), says(&["damaged playlist", "master"]))),
-        of("to itself", to("x.m3u8"), says(&["damaged playlist", "master"])),
+        of("to nothing", to("nope.m3u8"), fails(&["404"])),
+        of("to an empty list", to("min.m3u8"), fails(&["damaged playlist", "empty", "no segments"])),
+        of("to a channel without segments", to("live.m3u8"), fails(&[""])),
+        of("to a page", to("page.ts"), fails(&["a web page"])),
+        of("to a master", to("variant.m3u8"), or(two(), fails(&["damaged playlist", "master"]))),
+        of("to itself", to("x.m3u8"), fails(&["damaged playlist", "master"])),
         of("without an address", "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n", damaged()),
-        of("to a segment", to("seg.ts"), or(two(), says(&["playlist"]))),
+        of("to a segment", to("seg.ts"), or(two(), fails(&["playlist"]))),
         of("sound from an empty list", sound(",URI=\"min.m3u8\""), two()),
         of("sound from nowhere", sound(",URI=\"nope.m3u8\""), two()),
         of("sound from a page", sound(",URI=\"page.ts\""), two()),
@@ -248,7 +252,7 @@ fn masters_that_lead_nowhere() {
                 "#EXTM3U\n{}",
                 (0..1000).map(|n| format!("#EXT-X-STREAM-INF:BANDWIDTH={n}\nnope{n}.m3u8\n")).collect::<String>()
             ),
-            says(&["404"]),
+            fails(&["404"]),
         ),
     ]
     .into_iter()
@@ -270,7 +274,7 @@ fn one_bad_line_costs_its_segment_at_most() {
     };
     let mut cases = Vec::new();
     for bad in ["nan", "0", "-2", "abc", "1e300"] {
-        let text = plain().replace(3, lasting(bad, "ts/s3.ts")).text();
+        let text = plain().replace(3, segment_of(bad, "ts/s3.ts")).text();
         cases.push(Case::new(format!("EXTINF:{bad} in the middle"), Site::new().text("x.m3u8", text), around()));
     }
     let text = plain().replace(3, "#EXTINF:2.0,").text();
@@ -295,13 +299,14 @@ fn a_playlist_that_is_mended_plays() {
             0..3 => Answer::list(bad.clone()),
             _ => Answer::list(plain().text()),
         });
-        let judge = |state: &SourceState| match state {
-            SourceState::Ended | SourceState::Failed { .. } => Next::Over,
-            _ => Next::GoOn,
+        let on_state = |state: &SourceState| match state {
+            SourceState::Ended | SourceState::Failed { .. } => Next::Stop,
+            _ => Next::Continue,
         };
-        let how = How { judge: Box::new(judge), ..How::recording() };
+        let options = PlayOptions { on_state: Box::new(on_state), ..PlayOptions::recording() };
         cases.push(
-            Case::new(name, site, Expect::Follows { seconds: secs(BASE, 0..12), join_by: 0, runs: None }).how(how),
+            Case::new(name, site, Expect::Follows { seconds: secs(BASE, 0..12), join_by: 0, runs: None })
+                .options(options),
         );
     }
     run(cases);

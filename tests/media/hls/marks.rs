@@ -3,7 +3,7 @@
 use touchline_core::incident::Incident;
 
 use super::case::{Case, Site, run, secs, shows, whole};
-use super::list::lasting;
+use super::list::segment_of;
 use super::material::{self, BASE, file};
 use super::play::Outcome;
 use super::server::Answer;
@@ -81,7 +81,7 @@ fn list(folder: &str, extension: &str, out: &str, back: &str) -> String {
     for n in 0..6 {
         text += if n == 2 { out } else { "" };
         text += if n == 4 { back } else { "" };
-        text += &format!("{}\n", lasting("2.0", &format!("{folder}/s{n}.{extension}")));
+        text += &format!("{}\n", segment_of("2.0", &format!("{folder}/s{n}.{extension}")));
     }
     text + "#EXT-X-ENDLIST\n"
 }

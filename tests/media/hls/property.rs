@@ -10,8 +10,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::case::{Case, Expect, Site, all, gap, run, secs};
-use super::keys::{KEYS, sealed};
-use super::list::{BREAK, List, lasting};
+use super::keys::{KEYS, encrypt};
+use super::list::{BREAK, List, segment_of};
 use super::lost::noise;
 use super::material::{BASE, BIG, LONG, LONG_S, Mark, WIDE, file};
 use super::server::{Answer, Body};
@@ -91,7 +91,7 @@ fn recording(seed: u64) -> (Site, Vec<Option<Mark>>, Option<usize>, String) {
             let uri = format!("{index}.{extension}");
             let bytes = file(&format!("{folder}/s{n}.{extension}"));
             let bytes = match key {
-                Some(key) => sealed(&bytes, &KEYS[key], given.unwrap_or(u128::from(sequence) + index as u128)),
+                Some(key) => encrypt(&bytes, &KEYS[key], given.unwrap_or(u128::from(sequence) + index as u128)),
                 None => bytes,
             };
             let whole = Answer::bytes(bytes);
@@ -134,7 +134,7 @@ fn recording(seed: u64) -> (Site, Vec<Option<Mark>>, Option<usize>, String) {
                 before.push('\n');
             }
             let duration = ["2", "2.0", "2.000000", "2.00"][random.random_range(0..4)];
-            list.entries.push(format!("{before}{tag}{}", lasting(duration, &uri)));
+            list.entries.push(format!("{before}{tag}{}", segment_of(duration, &uri)));
             before.clear();
             seconds.push(if is_good { secs(programme, [2 * n as u8, 2 * n as u8 + 1]) } else { gap(2) });
             has_good |= is_good;

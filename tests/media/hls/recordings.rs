@@ -1,9 +1,9 @@
 //! Recordings that are as they should be, in every form that HLS has, and playlists written in every way that is met.
 
-use super::case::{Case, Site, counts, gap, or, run, says, secs, shows, whole};
-use super::list::{List, lasting, master, plain, segment};
+use super::case::{Case, Site, counts, fails, gap, or, run, secs, shows, whole};
+use super::list::{List, master, plain, segment, segment_of};
 use super::material::{BASE, file, id3};
-use super::play::How;
+use super::play::PlayOptions;
 use super::server::Answer;
 use crate::common::Fixtures;
 
@@ -78,7 +78,7 @@ fn playlists_are_read_as_people_write_them() {
         let entries = (0..6).map(|n| segment(&format!("{uri}/s{n}.ts")));
         List { version: 8, ..List::of(entries) }.head(line)
     };
-    let defined = || or(whole(), says(&["EXT-X-DEFINE"]));
+    let defined = || or(whole(), fails(&["EXT-X-DEFINE"]));
     run(vec![
         text("byte order mark and CRLF", format!("\u{feff}{}", lines("\n", "\r\n"))),
         text("CR and LF, and CRLF mixed", lines("#EXTINF", "\r\n\r\n#EXTINF")),
@@ -107,7 +107,7 @@ fn playlists_are_read_as_people_write_them() {
                 "x.m3u8",
                 twelve.lines().filter(|l| !l.starts_with("#EXTINF")).map(|l| format!("{l}\n")).collect::<String>(),
             ),
-            or(whole(), says(&["damaged playlist"])),
+            or(whole(), fails(&["damaged playlist"])),
         ),
         text("addresses from the root", lines("ts/s", "/ts/s")),
         text("addresses with dots", lines("ts/s", "f4/../ts/./s")),
@@ -166,9 +166,9 @@ fn playlists_are_read_as_people_write_them() {
             let part = "#EXT-X-PART-INF:PART-TARGET=0.5\n#EXT-X-SERVER-CONTROL:PART-HOLD-BACK=1.5\n";
             lines("#EXT-X-MEDIA", &format!("{part}#EXT-X-MEDIA"))
         }),
-        text("one segment lasts nothing", lines(&segment("ts/s3.ts"), &lasting("0", "ts/s3.ts"))).expect(or(
+        text("one segment lasts nothing", lines(&segment("ts/s3.ts"), &segment_of("0", "ts/s3.ts"))).expect(or(
             or(whole(), shows(super::case::all([secs(BASE, 0..6), gap(2), secs(BASE, 8..12)]))),
-            says(&["damaged playlist"]),
+            fails(&["damaged playlist"]),
         )),
     ]);
 }
@@ -202,11 +202,11 @@ fn a_playlist_needs_no_name() {
 /// A recording replayed gives the same seconds, also at its own pace.
 #[test]
 fn a_recording_keeps_its_own_pace_and_ends() {
-    let channel = How { limit: std::time::Duration::from_secs(60), ..How::channel() };
-    run(vec![of("paced", &List::segments("ts", "ts", 0..2)).expect(shows(secs(BASE, 0..4))).how(channel)]);
+    let channel = PlayOptions { limit: std::time::Duration::from_secs(60), ..PlayOptions::channel() };
+    run(vec![of("paced", &List::segments("ts", "ts", 0..2)).expect(shows(secs(BASE, 0..4))).options(channel)]);
     // What the material looks like is checked without HLS, so that a mistake there is seen as one.
     let dir = Fixtures::new();
     let path = dir.write("base.mp4", &file("base.mp4"));
-    let outcome = super::play::play(path.to_str().expect("a temporary path is UTF-8"), How::recording());
+    let outcome = super::play::play(path.to_str().expect("a temporary path is UTF-8"), PlayOptions::recording());
     assert_eq!(outcome.marks(), secs(BASE, 0..12), "{outcome:?}");
 }

@@ -2,10 +2,10 @@
 
 use touchline_core::cause::Cause;
 
-use super::case::{Case, Expect, Site, counts, from_material, or, run, says, secs, shows, whole};
+use super::case::{Case, Expect, Site, counts, fails, from_material, or, run, secs, shows, whole};
 use super::list::{List, master, plain};
 use super::material::{BASE, BIG, Mark};
-use super::play::How;
+use super::play::PlayOptions;
 use super::server::{Answer, Body};
 
 const SMALL: &str = "BANDWIDTH=300000,RESOLUTION=320x240";
@@ -20,7 +20,7 @@ fn big() -> Expect {
 }
 
 fn height(case: Case, frame_height: u32) -> Case {
-    case.how(How { frame_height, ..How::recording() })
+    case.options(PlayOptions { frame_height, ..PlayOptions::recording() })
 }
 
 #[test]
@@ -31,12 +31,12 @@ fn the_smallest_that_suffices_is_taken() {
     let turned = master("", &[large, small]);
     let plain = ("BANDWIDTH=300000", "ts/index.m3u8");
     run(vec![
-        height(of("240 lines", both.clone(), whole()), 240).never("tsbig/"),
-        height(of("240 lines, the other way round", turned.clone(), whole()), 240).never("tsbig/"),
-        height(of("less than all have", both.clone(), whole()), 100).never("tsbig/"),
-        height(of("between the two", both.clone(), big()), 360).never("ts/"),
-        height(of("480 lines", turned, big()), 480).never("ts/"),
-        height(of("more than any has", both, big()), 1080).never("ts/"),
+        height(of("240 lines", both.clone(), whole()), 240).never_requests("tsbig/"),
+        height(of("240 lines, the other way round", turned.clone(), whole()), 240).never_requests("tsbig/"),
+        height(of("less than all have", both.clone(), whole()), 100).never_requests("tsbig/"),
+        height(of("between the two", both.clone(), big()), 360).never_requests("ts/"),
+        height(of("480 lines", turned, big()), 480).never_requests("ts/"),
+        height(of("more than any has", both, big()), 1080).never_requests("ts/"),
         of("sound only comes second", master("", &[plain, radio]), whole()),
         of("sound only comes first", master("", &[radio, plain]), whole()),
         of(
@@ -65,12 +65,12 @@ fn the_smallest_that_suffices_is_taken() {
         of(
             "pictures only for tricks",
             "#EXTM3U\n#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,URI=\"ts/index.m3u8\"\n",
-            Expect::OneOf(vec![says(&[""]), whole()]),
+            Expect::OneOf(vec![fails(&[""]), whole()]),
         ),
         of(
             "a variant that is a master",
             master("", &[("BANDWIDTH=1", "again.m3u8")]),
-            Expect::OneOf(vec![says(&["damaged playlist", "master"])]),
+            Expect::OneOf(vec![fails(&["damaged playlist", "master"])]),
         ),
     ]
     .into_iter()
@@ -112,14 +112,22 @@ fn a_dead_variant_gives_way_to_the_next() {
         Site::new().text("m.m3u8", text).answers("a/index.m3u8", answer.clone()).answers("b/index.m3u8", answer)
     };
     cases.push(
-        Case::new("all are 404", twice(Answer::status(404)), super::case::fails(&[Cause::NotFound], &["404"]))
-            .at("m.m3u8"),
+        Case::new(
+            "all are 404",
+            twice(Answer::status(404)),
+            super::case::fails_with_cause(&[Cause::NotFound], &["404"]),
+        )
+        .at("m.m3u8"),
     );
     cases.push(
-        Case::new("all are 503", twice(Answer::status(503)), super::case::fails(&[Cause::ServerError], &["503"]))
-            .at("m.m3u8"),
+        Case::new(
+            "all are 503",
+            twice(Answer::status(503)),
+            super::case::fails_with_cause(&[Cause::ServerError], &["503"]),
+        )
+        .at("m.m3u8"),
     );
-    cases.push(Case::new("all are pages", twice(Answer::page("<html></html>")), says(&["a web page"])).at("m.m3u8"));
+    cases.push(Case::new("all are pages", twice(Answer::page("<html></html>")), fails(&["a web page"])).at("m.m3u8"));
     cases.push(
         Case::new(
             "all are DRM",
@@ -127,7 +135,7 @@ fn a_dead_variant_gives_way_to_the_next() {
                 let list = plain().head("#EXT-X-KEY:METHOD=SAMPLE-AES,URI=\"k\"");
                 twice(Answer::list(list.text()))
             },
-            super::case::fails(&[Cause::Encrypted], &["encrypted", "DRM"]),
+            super::case::fails_with_cause(&[Cause::Encrypted], &["encrypted", "DRM"]),
         )
         .at("m.m3u8"),
     );
@@ -183,7 +191,9 @@ fn renditions_are_chosen_and_subtitles_and_iframes_are_ignored() {
     let apart = |rest: &str| format!("BANDWIDTH=900000,CODECS=\"avc1.42c00d,mp4a.40.2\",RESOLUTION=320x240{rest}");
     let pictures = "av/v/index.m3u8";
     let one = |lines: &str, rest: &str, uri: &str| master(lines, &[(&apart(rest), uri)]);
-    let subs = |name: &str, text: String| of(name, text, whole()).never("sub/").never("if/").never("other/");
+    let subs = |name: &str, text: String| {
+        of(name, text, whole()).never_requests("sub/").never_requests("if/").never_requests("other/")
+    };
     run(vec![
         subs("everything", one(&all, ",AUDIO=\"a\",SUBTITLES=\"s\",CLOSED-CAPTIONS=\"c\"", pictures)),
         subs("subtitles", one(&subtitles, ",SUBTITLES=\"s\"", "ts/index.m3u8")),
@@ -198,7 +208,7 @@ fn renditions_are_chosen_and_subtitles_and_iframes_are_ignored() {
         of(
             "renditions without names",
             one("#EXT-X-MEDIA:TYPE=AUDIO\n", "", "ts/index.m3u8"),
-            or(whole(), says(&["damaged playlist"])),
+            or(whole(), fails(&["damaged playlist"])),
         ),
     ]);
 }

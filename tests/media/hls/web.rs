@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use touchline_core::cause::Cause;
 
-use super::case::{Case, Expect, Site, fails, from_material, run, says, whole};
+use super::case::{Case, Expect, Site, fails, fails_with_cause, from_material, run, whole};
 use super::list::{List, plain, segment};
 use super::lost::noise;
 use super::server::{Answer, Body, Request, Server, lock};
@@ -70,7 +70,7 @@ fn unrequested_encodings_are_decoded() {
     cases.push(Case::new(
         "gzip that is none",
         Site::new().answers("x.m3u8", Answer::bytes(noise(4000)).with("Content-Encoding", "gzip")),
-        says(&[""]),
+        fails(&[""]),
     ));
     run(cases);
 }
@@ -92,8 +92,8 @@ fn an_answer_without_end_is_cut_off() {
         }
     })));
     run(vec![
-        Case::new("a playlist that unpacks for ever", Site::new().answers("x.m3u8", playlist), says(&[""])),
-        Case::new("a playlist without end", Site::new().answers("x.m3u8", endless), says(&[""])),
+        Case::new("a playlist that unpacks for ever", Site::new().answers("x.m3u8", playlist), fails(&[""])),
+        Case::new("a playlist without end", Site::new().answers("x.m3u8", endless), fails(&[""])),
         Case::new(
             "a segment without end",
             Site::of(&plain()).answers("ts/s2.ts", segment),
@@ -175,7 +175,7 @@ fn redirects_and_cookies_are_followed() {
             Some(from_material(r.path()).with("Set-Cookie", format!("n={last}; Path=/")))
         })
     }));
-    let loops = |name: &str, site: Site| Case::new(name, site, says(&["redirect"])).at("live.m3u8");
+    let loops = |name: &str, site: Site| Case::new(name, site, fails(&["redirect"])).at("live.m3u8");
     cases.push(loops("a loop", Site::new().answers("live.m3u8", Answer::redirect(302, "/live.m3u8"))));
     cases.push(loops("a loop of two", {
         Site::new()
@@ -192,7 +192,7 @@ fn redirects_and_cookies_are_followed() {
         Case::new(
             "a redirect to nowhere",
             Site::new().answers("live.m3u8", Answer { status: 302, ..Answer::bytes(&b""[..]) }),
-            says(&["redirect", "302"]),
+            fails(&["redirect", "302"]),
         )
         .at("live.m3u8"),
     );
@@ -237,7 +237,7 @@ fn logins_are_shown_where_they_are_asked_for_and_nowhere_else() {
     let mut cases = Vec::new();
     for (name, challenge, is_in) in challenges {
         cases.push(Case::new(name, guarded(challenge, is_in), whole()).login(LOGIN));
-        let wrong = fails(&[Cause::NotAuthorized], &["401", "password", "log in", "login", "authori"]);
+        let wrong = fails_with_cause(&[Cause::NotAuthorized], &["401", "password", "log in", "login", "authori"]);
         cases.push(
             Case::new(format!("{name}, wrong password"), guarded(challenge, is_in), wrong.clone()).login("ann:falsch@"),
         );
@@ -267,7 +267,7 @@ fn other_formats_are_named() {
     let dash =
         "<?xml version=\"1.0\"?>\n<MPD xmlns=\"urn:mpeg:dash:schema:mpd:2011\" type=\"static\"><Period/></MPD>\n";
     let of = |name: &str, answer: Answer, words: &[&'static str]| {
-        Case::new(name, Site::new().answers("x.m3u8", answer), says(words))
+        Case::new(name, Site::new().answers("x.m3u8", answer), fails(words))
     };
     let mut cases = vec![
         of("a login page", html("<html><body>login please</body></html>"), &["a web page"]),
@@ -299,7 +299,7 @@ fn other_formats_are_named() {
         ("a DASH manifest by its name", "m.mpd", Answer::bytes(dash.as_bytes()), "DASH"),
         ("a page elsewhere", "watch", html("<!DOCTYPE html><title>TV</title>"), "a web page"),
     ] {
-        cases.push(Case::new(name, Site::new().answers(path, answer), says(&[word])).at(path));
+        cases.push(Case::new(name, Site::new().answers(path, answer), fails(&[word])).at(path));
     }
     for (status, kind) in [
         (401, Cause::NotAuthorized),
@@ -317,7 +317,7 @@ fn other_formats_are_named() {
             404 => &["404"],
             _ => &["50"],
         };
-        cases.push(case.expect(fails(&[kind], words)));
+        cases.push(case.expect(fails_with_cause(&[kind], words)));
     }
     for (name, body) in [("closed", Body::Close), ("reset", Body::Reset), ("hangs", Body::Hang)] {
         cases.push(of(name, Answer::of(body), &[""]));
@@ -328,7 +328,7 @@ fn other_formats_are_named() {
         Answer::of(Body::Short { sent: cut.as_bytes()[..120].into(), declared: cut.len(), hang: false }),
         &[""],
     ));
-    let gone: Expect = fails(&[Cause::NotFound, Cause::Other, Cause::NotMedia], &["410"]);
+    let gone: Expect = fails_with_cause(&[Cause::NotFound, Cause::Other, Cause::NotMedia], &["410"]);
     cases.push(of("410", Answer::status(410), &[""]).expect(gone));
     run(cases);
 }
