@@ -1,4 +1,4 @@
-//! Encrypted segments: keys that rotate, vectors that are given or implied, keys that are refused, and what is not supported.
+//! Encrypted segments: rotating keys, explicit and implied vectors, refused keys, and unsupported methods.
 
 use std::sync::Arc;
 
@@ -16,15 +16,15 @@ use super::server::{Answer, Request};
 pub const KEYS: [[u8; 16]; 2] =
     [*b"0123456789abcdef", *b"\x00\xff\x10\xef\x20\xdf\x30\xcf\x40\xbf\x50\xaf\x60\x9f\x70\x8f"];
 
-/// `bytes` as AES-128 has them in HLS.
+/// Encrypts `bytes` with AES-128 as in HLS.
 pub fn encrypt(bytes: &[u8], key: &[u8; 16], iv: u128) -> Arc<[u8]> {
     let iv = iv.to_be_bytes();
-    let sealer = cbc::Encryptor::<aes::Aes128>::new(key.into(), (&iv).into());
-    sealer.encrypt_padded_vec::<Pkcs7>(bytes).into()
+    let encryptor = cbc::Encryptor::<aes::Aes128>::new(key.into(), (&iv).into());
+    encryptor.encrypt_padded_vec::<Pkcs7>(bytes).into()
 }
 
-/// Serves `k0` and `k1`, and segments sealed with the key and vector that `seal` gives for a number.
-fn site(list: &List, seal: fn(u128) -> Option<(usize, u128)>) -> Site {
+/// Serves `k0` and `k1`, and segments encrypted with the key and vector that `key_of` returns for their number.
+fn site(list: &List, key_of: fn(u128) -> Option<(usize, u128)>) -> Site {
     let number = |request: &Request| -> Option<u128> {
         let (_, name) = request.path().rsplit_once("/s")?;
         name.split('.').next()?.parse().ok()
@@ -32,7 +32,7 @@ fn site(list: &List, seal: fn(u128) -> Option<(usize, u128)>) -> Site {
     let site = Site::of(list).any(move |request| {
         let n = number(request)?;
         let bytes = super::material::files().get(request.path())?;
-        let (key, iv) = seal(n)?;
+        let (key, iv) = key_of(n)?;
         Some(Answer::bytes(encrypt(bytes, &KEYS[key], iv)))
     });
     site.answers("k0", Answer::bytes(KEYS[0])).answers("k1", Answer::bytes(KEYS[1]))
@@ -47,14 +47,14 @@ fn encrypted_recordings_play() {
     let implied = || plain().sequence(7).head(&key("METHOD=AES-128,URI=\"k0\""));
     let rotating = implied().before(3, &key("METHOD=AES-128,URI=\"/k1\",IV=0x0000000000000000000000000000002A"));
     let clear = implied().before(2, &key("METHOD=NONE")).before(4, &key("METHOD=AES-128,URI=\"k1\""));
-    let of = |name: &str, list: &List, seal| Case::new(name, site(list, seal), whole());
+    let of = |name: &str, list: &List, key_of| Case::new(name, site(list, key_of), whole());
     let each = (0..6).fold(plain(), |list, n| {
         list.before(n, &key(&format!("METHOD=AES-128,URI=\"k{}\",IV=0X{:032x}", n % 2, n + 1000)))
     });
     let fmp4 = List::segments("f4", "m4s", 0..6)
         .head("#EXT-X-MAP:URI=\"f4/init.mp4\"")
         .before(0, &key("METHOD=AES-128,URI=\"k0\",IV=0x00000000000000000000000000000001"));
-    let sealed_map = List::segments("f4", "m4s", 0..6)
+    let encrypted_map = List::segments("f4", "m4s", 0..6)
         .head(&key("METHOD=AES-128,URI=\"k0\",IV=0x00000000000000000000000000000001"))
         .head("#EXT-X-MAP:URI=\"f4/init.mp4\"");
     let map = encrypt(&file("f4/init.mp4"), &KEYS[0], 1);
@@ -74,8 +74,8 @@ fn encrypted_recordings_play() {
         ),
         of("a key after the map", &fmp4, |_| Some((0, 1))),
         Case::new(
-            "a sealed map",
-            site(&sealed_map, |_| Some((0, 1))).answers("f4/init.mp4", Answer::bytes(map)),
+            "an encrypted map",
+            site(&encrypted_map, |_| Some((0, 1))).answers("f4/init.mp4", Answer::bytes(map)),
             whole(),
         ),
         Case::new(
@@ -111,19 +111,17 @@ fn encrypted_recordings_play() {
             },
             whole(),
         ),
-        Case::new("a key is kept", site(&implied(), |n| Some((0, 7 + n))), whole()).check(|_, requests| match requests
-            .iter()
-            .filter(|r| r.path() == "k0")
-            .count()
-        {
-            1..=2 => Ok(()),
-            n => Err(format!("the key was fetched {n} times")),
-        }),
+        Case::new("a key is cached", site(&implied(), |n| Some((0, 7 + n))), whole()).check(
+            |_, requests| match requests.iter().filter(|r| r.path() == "k0").count() {
+                1..=2 => Ok(()),
+                n => Err(format!("the key was fetched {n} times")),
+            },
+        ),
     ]);
 }
 
 #[test]
-fn missing_keys_are_reported() {
+fn unusable_keys_are_reported() {
     let list = |rest: &str| plain().head(&key(rest));
     let aes = list("METHOD=AES-128,URI=\"k\"");
     let of = |name: &str, answer: Answer, expect: Expect| {
@@ -149,7 +147,7 @@ fn missing_keys_are_reported() {
         of("too short", Answer::bytes(&b"short"[..]), fails(&["key"])),
         of("empty", Answer::bytes(&b""[..]), fails(&["key"])),
         of("a page", Answer::page("<html>who are you?</html>"), fails(&["key"])),
-        // Bytes that make no sense once opened: nothing says whether the key or the segment is wrong.
+        // The decrypted bytes are garbage, and it is unknown whether the key or the segment is wrong.
         of("another key", Answer::bytes(KEYS[1]), or(fails(&[""]), counts(0..=0, 12..=12))),
         Case::new(
             "refused in the middle",
@@ -158,7 +156,7 @@ fn missing_keys_are_reported() {
         ),
         Case::new("without an address", Site::of(&list("METHOD=AES-128")), fails(&["damaged playlist"])),
         Case::new(
-            "a vector that is none",
+            "an invalid vector",
             site(&list("METHOD=AES-128,URI=\"k0\",IV=0xZZ"), |n| Some((0, n))),
             fails(&["damaged playlist"]),
         ),
