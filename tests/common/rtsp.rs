@@ -49,7 +49,7 @@ impl RtspServer {
         Self::launch(media, Some((user, password)), "127.0.0.1", 0)
     }
 
-    /// Speaks TLS with the certificate and key in `pem`.
+    /// Uses TLS with the certificate and key in `pem`.
     pub fn start_tls(media: Media, pem: &str) -> Self {
         let certificate = gio::TlsCertificate::from_pem(pem).expect("a certificate with its key");
         super::init();

@@ -31,7 +31,7 @@ fn hang_up(caller: &gst::Element) {
 }
 
 fn listen(port: u16) -> Watched {
-    // The minimum: a listener has no connect timeout of its own.
+    // This timeout must not apply: a listener waits for callers instead of connecting.
     let options = GstOptions { connect_timeout: Duration::from_secs(1), ..GstOptions::default() };
     Watched::start_with(&format!("srt://127.0.0.1:{port}?mode=listener"), options, Policy::listening())
 }

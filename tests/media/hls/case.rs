@@ -1,4 +1,4 @@
-//! One row of a table: how the server answers, and the expected outcome.
+//! A test case: the answers of the server and the expected outcome.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -9,12 +9,12 @@ use touchline_media::supervise::SourceState;
 
 use super::list::List;
 use super::material::{self, Mark};
-use super::play::{How, Outcome, play};
+use super::play::{Outcome, PlayOptions, play};
 use super::server::{Answer, Request, Serve, Server, lock};
 
 type Any = Arc<dyn Fn(&Request) -> Option<Answer> + Send + Sync>;
 
-/// The content of a server: some paths come from the test, all others from the material.
+/// The content of a server. Paths that the test does not define come from the material.
 #[derive(Clone, Default)]
 pub struct Site {
     routes: BTreeMap<String, Serve>,
@@ -41,12 +41,12 @@ impl Site {
         self
     }
 
-    /// As [`Site::on`], always the same.
+    /// Like [`Site::on`], with a constant answer.
     pub fn answers(self, path: &str, answer: Answer) -> Self {
         self.on(path, move |_| answer.clone())
     }
 
-    /// Serves the paths that have no entry of their own.
+    /// Serves the other paths. [`None`] falls back to the material.
     pub fn any(mut self, serve: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Self {
         self.any = Some(Arc::new(serve));
         self
@@ -64,7 +64,7 @@ impl Site {
     }
 }
 
-/// A file of the material, with the type that web servers give its kind.
+/// A file of the material, with the usual content type.
 pub fn from_material(path: &str) -> Answer {
     let Some(bytes) = material::files().get(path) else { return Answer::status(404) };
     let kind = match path.rsplit('.').next().unwrap_or_default() {
@@ -82,21 +82,22 @@ pub fn from_material(path: &str) -> Answer {
 /// The expected outcome of a case.
 #[derive(Clone, Debug)]
 pub enum Expect {
-    /// Exactly these seconds in this order, gaps being nothing, and so many runs; a recording, which ends.
+    /// A recording that ends after exactly these seconds ([`None`] is a gap) in this number of runs.
     Shows { seconds: Vec<Option<Mark>>, runs: Option<usize> },
-    /// The end of these seconds, from one of the first `join_by` on, whole; a channel.
+    /// A channel that shows the rest of these seconds from its first one, which is at index `join_by` or earlier.
     Follows { seconds: Vec<Option<Mark>>, join_by: usize, runs: Option<usize> },
-    /// So many decided and so many decided or gaps; a recording, which ends.
+    /// A recording that ends with these numbers of decided seconds and of all seconds.
     Counts { decided: RangeInclusive<usize>, elapsed: RangeInclusive<usize>, runs: Option<usize> },
-    /// A failure of one of these kinds (any if there are none) with one of these words in its message, after so many seconds.
-    Says { kinds: Vec<Cause>, words: Vec<&'static str>, decided: RangeInclusive<usize> },
+    /// A failure with one of these causes (any cause if empty) and one of these words in its message, after this number of decided
+    /// seconds.
+    Fails { causes: Vec<Cause>, words: Vec<&'static str>, decided: RangeInclusive<usize> },
     /// Only the checks of the case apply.
     Anything,
-    /// One of these.
+    /// Any of these outcomes.
     OneOf(Vec<Expect>),
 }
 
-/// Seconds of a programme.
+/// These seconds of a programme.
 pub fn secs(programme: u8, seconds: impl IntoIterator<Item = u8>) -> Vec<Option<Mark>> {
     seconds.into_iter().map(|second| Some(Mark(programme, second))).collect()
 }
@@ -105,12 +106,12 @@ pub fn gap(seconds: usize) -> Vec<Option<Mark>> {
     vec![None; seconds]
 }
 
-/// One after the other.
+/// The concatenation of `parts`.
 pub fn all(parts: impl IntoIterator<Item = Vec<Option<Mark>>>) -> Vec<Option<Mark>> {
     parts.into_iter().flatten().collect()
 }
 
-/// These seconds in one run.
+/// A recording of these seconds in one run.
 pub fn shows(seconds: Vec<Option<Mark>>) -> Expect {
     in_runs(1, seconds)
 }
@@ -119,7 +120,7 @@ pub fn in_runs(runs: usize, seconds: Vec<Option<Mark>>) -> Expect {
     Expect::Shows { seconds, runs: Some(runs) }
 }
 
-/// The base programme whole.
+/// The whole base programme.
 pub fn whole() -> Expect {
     shows(secs(material::BASE, 0..12))
 }
@@ -128,25 +129,27 @@ pub fn counts(decided: RangeInclusive<usize>, elapsed: RangeInclusive<usize>) ->
     Expect::Counts { decided, elapsed, runs: None }
 }
 
-pub fn says(words: &[&'static str]) -> Expect {
-    fails(&[], words)
+/// Fails before any second with one of these words in the message.
+pub fn fails(words: &[&'static str]) -> Expect {
+    fails_with_cause(&[], words)
 }
 
-/// Fails after so many seconds.
-pub fn stops(decided: RangeInclusive<usize>, words: &[&'static str]) -> Expect {
-    Expect::Says { kinds: Vec::new(), words: words.to_vec(), decided }
+/// Fails after this number of seconds.
+pub fn fails_after(decided: RangeInclusive<usize>, words: &[&'static str]) -> Expect {
+    Expect::Fails { causes: Vec::new(), words: words.to_vec(), decided }
 }
 
-pub fn fails(kinds: &[Cause], words: &[&'static str]) -> Expect {
-    Expect::Says { kinds: kinds.to_vec(), words: words.to_vec(), decided: 0..=0 }
+/// Fails before any second with one of these causes and one of these words in the message.
+pub fn fails_with_cause(causes: &[Cause], words: &[&'static str]) -> Expect {
+    Expect::Fails { causes: causes.to_vec(), words: words.to_vec(), decided: 0..=0 }
 }
 
 pub fn damaged() -> Expect {
-    says(&["damaged playlist"])
+    fails(&["damaged playlist"])
 }
 
-/// Plays or fails: it neither hangs nor ends the process.
-pub fn lives() -> Expect {
+/// Plays or fails, but neither hangs nor ends the process.
+pub fn any_outcome() -> Expect {
     Expect::Anything
 }
 
@@ -155,51 +158,51 @@ pub fn or(a: Expect, b: Expect) -> Expect {
 }
 
 impl Expect {
-    fn holds(&self, outcome: &Outcome) -> Result<(), String> {
+    fn check(&self, outcome: &Outcome) -> Result<(), String> {
         match self {
             Expect::Shows { seconds, runs } => {
-                ended(outcome)?;
-                same(seconds, &outcome.marks())?;
-                right_runs(*runs, outcome)
+                check_end(outcome)?;
+                check_seconds(seconds, &outcome.marks())?;
+                check_runs(*runs, outcome)
             }
             Expect::Follows { seconds, join_by, runs } => {
                 let marks = outcome.marks();
-                let first = marks.first().copied().flatten().ok_or("its first second says nothing")?;
+                let first = marks.first().copied().flatten().ok_or("its first second has no mark")?;
                 let joined = seconds.iter().position(|s| *s == Some(first));
-                let joined = joined.ok_or_else(|| format!("{first:?} is no second of the channel"))?;
+                let joined = joined.ok_or_else(|| format!("{first:?} is not a second of the channel"))?;
                 if joined > *join_by {
-                    return Err(format!("joined at {first:?}, second {joined} instead of {join_by} at most"));
+                    return Err(format!("joined at {first:?}, second {joined}, after {join_by}"));
                 }
-                same(&seconds[joined..], &marks)?;
-                right_runs(*runs, outcome)
+                check_seconds(&seconds[joined..], &marks)?;
+                check_runs(*runs, outcome)
             }
             Expect::Counts { decided, elapsed, runs } => {
-                ended(outcome)?;
-                let (said, all) = (outcome.decided(), outcome.seconds.len());
-                if !decided.contains(&said) || !elapsed.contains(&all) {
-                    return Err(format!("{said} decided of {all}; wanted {decided:?} of {elapsed:?}"));
+                check_end(outcome)?;
+                let (count, all) = (outcome.decided(), outcome.seconds.len());
+                if !decided.contains(&count) || !elapsed.contains(&all) {
+                    return Err(format!("{count} of {all} decided instead of {decided:?} of {elapsed:?}"));
                 }
-                right_runs(*runs, outcome)
+                check_runs(*runs, outcome)
             }
-            Expect::Says { kinds, words, decided } => {
-                let (kind, message) = outcome.failures().into_iter().next().ok_or("it does not fail")?;
-                if !kinds.is_empty() && !kinds.contains(&kind) {
-                    return Err(format!("{kind:?} ({message}) instead of {kinds:?}"));
+            Expect::Fails { causes, words, decided } => {
+                let (cause, message) = outcome.failures().into_iter().next().ok_or("it does not fail")?;
+                if !causes.is_empty() && !causes.contains(&cause) {
+                    return Err(format!("{cause:?} ({message}) instead of {causes:?}"));
                 }
                 if !words.iter().any(|word| message.to_lowercase().contains(&word.to_lowercase())) {
-                    return Err(format!("\"{message}\" has none of {words:?} in it"));
+                    return Err(format!("\"{message}\" contains none of {words:?}"));
                 }
                 match outcome.decided() {
-                    said if decided.contains(&said) => Ok(()),
-                    said => Err(format!("{said} seconds decided before \"{message}\", wanted {decided:?}")),
+                    count if decided.contains(&count) => Ok(()),
+                    count => Err(format!("{count} seconds decided before \"{message}\" instead of {decided:?}")),
                 }
             }
             Expect::Anything => Ok(()),
-            Expect::OneOf(several) => {
-                let tried: Vec<_> = several.iter().map(|expect| expect.holds(outcome)).collect();
+            Expect::OneOf(alternatives) => {
+                let results: Vec<_> = alternatives.iter().map(|expect| expect.check(outcome)).collect();
                 let mut failed = Vec::new();
-                for tried in tried {
-                    match tried {
+                for result in results {
+                    match result {
                         Ok(()) => return Ok(()),
                         Err(e) => failed.push(e),
                     }
@@ -210,7 +213,7 @@ impl Expect {
     }
 }
 
-fn ended(outcome: &Outcome) -> Result<(), String> {
+fn check_end(outcome: &Outcome) -> Result<(), String> {
     match outcome.failures().first() {
         Some((kind, message)) => Err(format!("failed: {kind:?}, {message}")),
         None if outcome.states.last() == Some(&SourceState::Ended) => Ok(()),
@@ -218,7 +221,7 @@ fn ended(outcome: &Outcome) -> Result<(), String> {
     }
 }
 
-fn right_runs(wanted: Option<usize>, outcome: &Outcome) -> Result<(), String> {
+fn check_runs(wanted: Option<usize>, outcome: &Outcome) -> Result<(), String> {
     match wanted {
         Some(runs) if runs != outcome.runs.len() => {
             Err(format!("{} runs instead of {runs}: {:?}", outcome.runs.len(), outcome.runs))
@@ -227,15 +230,15 @@ fn right_runs(wanted: Option<usize>, outcome: &Outcome) -> Result<(), String> {
     }
 }
 
-fn same(wanted: &[Option<Mark>], got: &[Option<Mark>]) -> Result<(), String> {
+fn check_seconds(wanted: &[Option<Mark>], got: &[Option<Mark>]) -> Result<(), String> {
     if wanted == got {
         return Ok(());
     }
     let at = wanted.iter().zip(got).position(|(a, b)| a != b).unwrap_or(wanted.len().min(got.len()));
     let from = at.saturating_sub(1);
     let piece = |list: &[Option<Mark>]| {
-        let shown = &list[from.min(list.len())..(at + 8).min(list.len())];
-        let words = shown.iter().map(|mark| mark.map_or("gap".to_owned(), |mark| format!("{mark:?}")));
+        let excerpt = &list[from.min(list.len())..(at + 8).min(list.len())];
+        let words = excerpt.iter().map(|mark| mark.map_or("gap".to_owned(), |mark| format!("{mark:?}")));
         words.collect::<Vec<_>>().join(" ")
     };
     Err(format!(
@@ -249,19 +252,19 @@ fn same(wanted: &[Option<Mark>], got: &[Option<Mark>]) -> Result<(), String> {
 
 type Check = Box<dyn Fn(&Outcome, &[Request]) -> Result<(), String> + Send + Sync>;
 
-/// One row.
+/// A test case.
 pub struct Case {
     pub name: String,
-    /// The path to open, without the leading slash; or a whole address.
+    /// The path to open without the leading slash, or a whole URL.
     pub path: String,
     pub serve: Serve,
-    pub how: How,
+    pub options: PlayOptions,
     pub expect: Expect,
-    /// Seconds that are decided need no sound.
+    /// Whether decided seconds may lack sound.
     pub mute: bool,
-    /// Further checks, with the requests to the server.
+    /// Further checks of the outcome and the requests to the server.
     pub checks: Vec<Check>,
-    /// Written before the host in the address.
+    /// The login in the URL, before the host.
     pub login: &'static str,
     /// Printed when the case fails.
     pub about: String,
@@ -273,7 +276,7 @@ impl Case {
             name: name.into(),
             path: "x.m3u8".into(),
             serve: site.serve(),
-            how: How::recording(),
+            options: PlayOptions::recording(),
             expect,
             mute: false,
             checks: Vec::new(),
@@ -282,7 +285,7 @@ impl Case {
         }
     }
 
-    /// At another path.
+    /// Opens another path.
     pub fn at(mut self, path: &str) -> Self {
         self.path = path.into();
         self
@@ -293,8 +296,8 @@ impl Case {
         self
     }
 
-    pub fn how(mut self, how: How) -> Self {
-        self.how = how;
+    pub fn options(mut self, options: PlayOptions) -> Self {
+        self.options = options;
         self
     }
 
@@ -319,10 +322,10 @@ impl Case {
         self
     }
 
-    /// Nothing whose target has `word` in it is ever asked for.
-    pub fn never(self, word: &'static str) -> Self {
+    /// Checks that no request's target contains `word`.
+    pub fn never_requests(self, word: &'static str) -> Self {
         self.check(move |_, requests| match requests.iter().find(|r| r.target.contains(word)) {
-            Some(request) => Err(format!("{} was asked for", request.target)),
+            Some(request) => Err(format!("{} was requested", request.target)),
             None => Ok(()),
         })
     }
@@ -334,14 +337,14 @@ impl Case {
             false => server.url(&self.path),
         };
         let about = self.about;
-        let outcome = play(&url.replacen("://", &format!("://{}", self.login), 1), self.how);
+        let outcome = play(&url.replacen("://", &format!("://{}", self.login), 1), self.options);
         let requests = server.requests();
         let verdict = (|| {
             if outcome.timed_out {
-                return Err("not over in time".to_owned());
+                return Err("timed out".to_owned());
             }
             outcome.order()?;
-            self.expect.holds(&outcome)?;
+            self.expect.check(&outcome)?;
             let silent = outcome.seconds.iter().find(|s| !s.is_gap && !s.has_sound);
             if let (false, Some(second)) = (self.mute, silent) {
                 return Err(format!("no sound in {second:?}"));
@@ -349,31 +352,31 @@ impl Case {
             self.checks.iter().try_for_each(|check| check(&outcome, &requests))
         })();
         verdict.map_err(|e| {
-            let asked: Vec<&str> = requests.iter().map(|r| r.target.as_str()).collect();
-            let asked = &asked[asked.len().saturating_sub(12)..];
+            let targets: Vec<&str> = requests.iter().map(|r| r.target.as_str()).collect();
+            let targets = &targets[targets.len().saturating_sub(12)..];
             format!(
-                "{e}\n    states {:?}\n    runs {:?}\n    last requests {asked:?}\n{about}",
+                "{e}\n    states {:?}\n    runs {:?}\n    last requests {targets:?}\n{about}",
                 outcome.states, outcome.runs
             )
         })
     }
 }
 
-/// How many cases are played at a time, by all tests of this program together.
+/// The number of cases that all tests of this binary play at the same time.
 const AT_ONCE: usize = 6;
 
 static PLAYING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
-/// Plays all cases, several at a time, and reports every failure. `TOUCHLINE_HLS_CASE` plays only those with it in their names.
+/// Plays all cases, several at a time, and reports every failure. `TOUCHLINE_HLS_CASE=NAME` plays only cases whose names contain it.
 ///
 /// # Panics
-/// If any case did not come out as expected.
+/// If any case does not have its expected outcome.
 pub fn run(cases: Vec<Case>) {
     let only = std::env::var("TOUCHLINE_HLS_CASE").ok();
     let cases: Vec<Case> =
         cases.into_iter().filter(|case| only.as_ref().is_none_or(|only| case.name.contains(only.as_str()))).collect();
     let (queue, wrong) = (Mutex::new(cases), Mutex::new(Vec::new()));
-    // The material is made before anything is timed.
+    // The material is made before the time limits of the cases start.
     material::files();
     lock(&queue).reverse();
     std::thread::scope(|scope| {
@@ -383,11 +386,11 @@ pub fn run(cases: Vec<Case>) {
                     let Some(case) = lock(&queue).pop() else { return };
                     let (playing, freed) = &PLAYING;
                     let mut count =
-                        freed.wait_while(lock(playing), |playing| *playing >= AT_ONCE).expect("no case panics with it");
+                        freed.wait_while(lock(playing), |playing| *playing >= AT_ONCE).expect("not poisoned");
                     *count += 1;
                     drop(count);
                     let (name, began) = (case.name.clone(), std::time::Instant::now());
-                    eprintln!("{name} begins");
+                    eprintln!("{name} starts");
                     let result = case.run();
                     *lock(playing) -= 1;
                     freed.notify_one();

@@ -1,26 +1,26 @@
-//! A channel whose clock is the asking: each playlist that is asked for shows one segment more than the last. Nothing
-//! depends on how fast the machine is, and a client that looks as often as it should gets a segment in its time.
+//! A channel whose clock is the number of requests: each playlist shows one segment more than the previous one. Nothing depends on
+//! the speed of the machine, and a client that reloads at the right rate gets each segment in time.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
-use super::list::{BREAK, lasting};
+use super::list::{BREAK, segment_of};
 use super::server::{Answer, Request, lock};
 
 /// One segment of a channel.
 #[derive(Clone, Debug, Default)]
 pub struct Entry {
     pub sequence: u64,
-    /// Lines before it, without those of the map.
+    /// The lines before the segment, except those of the map.
     pub before: String,
     pub map: Option<String>,
     pub seconds: String,
     pub uri: String,
-    /// A packager that was started again knows nothing of what was before.
-    pub begins_anew: bool,
+    /// Whether the packager restarted here. Its playlists then lack the earlier segments.
+    pub is_restart: bool,
 }
 
-/// Segments of `folder` with those numbers, numbered in the playlist from `sequence` on.
+/// The segments of `folder` with these numbers. Their media sequence numbers start at `sequence`.
 pub fn entries(
     folder: &str,
     extension: &str,
@@ -41,23 +41,23 @@ pub fn entries(
 
 #[derive(Debug, Default)]
 pub struct Now {
-    /// Segments that were published so far.
+    /// The number of published segments.
     published: usize,
-    asked: usize,
+    requests: usize,
 }
 
 #[derive(Clone)]
 pub struct Channel {
     pub entries: Vec<Entry>,
-    /// How many the first playlist has seen published.
+    /// The number of published segments at the first request.
     pub first: usize,
-    /// How many a playlist shows; all if 0.
+    /// The number of segments in a playlist, 0 for all.
     pub window: usize,
     pub target: u32,
     pub head: String,
-    /// Whether the last one is followed by the end mark.
+    /// Whether the end mark follows the last segment.
     pub ends: bool,
-    /// What the playlists of these numbers are instead; no time passes.
+    /// Other answers for the requests with these numbers. They do not publish a segment.
     pub instead: Vec<(usize, Answer)>,
     pub now: Arc<Mutex<Now>>,
 }
@@ -81,19 +81,19 @@ impl Channel {
         self
     }
 
-    /// The playlist for the next one who asks.
+    /// Answers the next request.
     pub fn answer(&self, _: &Request) -> Answer {
         let mut now = lock(&self.now);
-        now.asked += 1;
-        let asked = now.asked - 1;
-        if let Some((_, answer)) = self.instead.iter().find(|(n, _)| *n == asked) {
+        now.requests += 1;
+        let request = now.requests - 1;
+        if let Some((_, answer)) = self.instead.iter().find(|(n, _)| *n == request) {
             return answer.clone();
         }
         now.published = if now.published == 0 { self.first } else { (now.published + 1).min(self.entries.len()) };
         Answer::list(self.text(now.published))
     }
 
-    /// The playlist of the same moment as the last one: of another rendition, which `of` makes from an address.
+    /// The playlist of another rendition at the same time as the last one. `of` maps the URIs of its segments.
     pub fn twin(&self, of: impl Fn(&str) -> String) -> Answer {
         let published = lock(&self.now).published.max(self.first);
         let mut twin = self.clone();
@@ -102,7 +102,7 @@ impl Channel {
     }
 
     fn text(&self, published: usize) -> String {
-        let packager = self.entries[..published].iter().rposition(|e| e.begins_anew).unwrap_or(0);
+        let packager = self.entries[..published].iter().rposition(|e| e.is_restart).unwrap_or(0);
         let from = if self.window == 0 { packager } else { published.saturating_sub(self.window).max(packager) };
         let breaks = self.entries[packager..from].iter().filter(|e| e.before.contains(BREAK)).count();
         let mut text = format!(
@@ -120,7 +120,7 @@ impl Channel {
                 map.clone_from(&entry.map);
                 let _ = writeln!(text, "#EXT-X-MAP:URI=\"{}\"", map.as_deref().unwrap_or_default());
             }
-            let _ = writeln!(text, "{}", lasting(&entry.seconds, &entry.uri));
+            let _ = writeln!(text, "{}", segment_of(&entry.seconds, &entry.uri));
         }
         if published == self.entries.len() && self.ends {
             text += "#EXT-X-ENDLIST\n";

@@ -1,6 +1,6 @@
-//! Breaks in recordings: each is one run, with all its seconds and no gaps beside them.
+//! Discontinuities in recordings: each starts one run, which has all its seconds and no extra gaps.
 
-use super::case::{Case, Site, all, counts, gap, in_runs, or, run, says, secs};
+use super::case::{Case, Site, all, counts, fails, gap, in_runs, or, run, secs};
 use super::list::{BREAK, List, plain, segment};
 use super::material::{BASE, BIG, LONG, WIDE};
 use super::server::Answer;
@@ -13,7 +13,7 @@ fn fmp4(folder: &str, numbers: std::ops::Range<u64>) -> List {
     List::segments(folder, "m4s", numbers).before(0, &format!("#EXT-X-MAP:URI=\"{folder}/init.mp4\""))
 }
 
-/// The parts with a break between each two.
+/// The parts with a discontinuity between each two.
 fn broken(parts: impl IntoIterator<Item = List>) -> List {
     let mut parts = parts.into_iter();
     let first = parts.next().expect("one part at least");
@@ -21,7 +21,7 @@ fn broken(parts: impl IntoIterator<Item = List>) -> List {
 }
 
 #[test]
-fn each_break_is_one_run() {
+fn each_discontinuity_starts_one_run() {
     let of = |name: &str, list: List, runs: usize, seconds| Case::new(name, Site::of(&list), in_runs(runs, seconds));
     let base = |seconds: std::ops::Range<u8>| secs(BASE, seconds);
     run(vec![
@@ -41,14 +41,14 @@ fn each_break_is_one_run() {
         of("fMP4, the same again", broken([fmp4("f4", 0..6), fmp4("f4", 0..2)]), 2, all([base(0..12), base(0..4)])),
         of("TS, then fMP4", broken([ts("ts", 0..3), fmp4("f4wide", 0..3)]), 2, all([base(0..6), secs(WIDE, 0..6)])),
         of("fMP4, then TS", broken([fmp4("f4", 0..3), ts("tswide", 0..3)]), 2, all([base(0..6), secs(WIDE, 0..6)])),
-        of("time that begins anew", broken([ts("ts", 0..3), ts("ts", 0..3)]), 2, all([base(0..6), base(0..6)])),
-        of("time that goes on", broken([ts("ts", 0..3), ts("ts", 3..6)]), 2, base(0..12)),
-        of("time that jumps far", broken([ts("ts", 0..3), ts("wrap", 3..6)]), 2, all([base(0..6), base(6..12)])),
+        of("time stamps that start over", broken([ts("ts", 0..3), ts("ts", 0..3)]), 2, all([base(0..6), base(0..6)])),
+        of("time stamps that continue", broken([ts("ts", 0..3), ts("ts", 3..6)]), 2, base(0..12)),
+        of("time stamps that jump far", broken([ts("ts", 0..3), ts("wrap", 3..6)]), 2, all([base(0..6), base(6..12)])),
         of("a break at each segment", broken((0..6).map(|n| ts("ts", n..n + 1))), 6, base(0..12)),
         of("a break before the first", plain().before(0, BREAK), 1, base(0..12)),
         of("two breaks in one place", plain().before(3, BREAK).before(3, BREAK), 2, base(0..12)),
         of(
-            "a break behind the last",
+            "a break after the last",
             {
                 let last = format!("{}\n{BREAK}", segment("ts/s5.ts"));
                 plain().replace(5, last)
@@ -77,14 +77,14 @@ fn each_break_is_one_run() {
 }
 
 #[test]
-fn breaks_and_losses_together() {
+fn lost_segments_next_to_discontinuities_are_gaps() {
     let lost = |list: &List, path: &str| Site::of(list).answers(path, Answer::status(404));
     let two = broken([ts("ts", 0..3), ts("tswide", 0..3)]);
     let maps = broken([fmp4("f4", 0..3), fmp4("f4wide", 0..3)]);
     let half = secs(BASE, 0..6);
     run(vec![
         Case::new(
-            "the first behind a break",
+            "the first after a break",
             lost(&two, "tswide/s0.ts"),
             in_runs(2, all([half.clone(), gap(2), secs(WIDE, 2..6)])),
         ),
@@ -99,16 +99,16 @@ fn breaks_and_losses_together() {
             in_runs(2, all([secs(BASE, 0..4), gap(4), secs(WIDE, 2..6)])),
         ),
         Case::new(
-            "the initialisation behind a break",
+            "the initialisation after a break",
             lost(&maps, "f4wide/init.mp4"),
-            or(super::case::Expect::Shows { seconds: all([half.clone(), gap(6)]), runs: None }, says(&["404"])),
+            or(super::case::Expect::Shows { seconds: all([half.clone(), gap(6)]), runs: None }, fails(&["404"])),
         ),
         Case::new(
             "the initialisation",
             lost(&fmp4("f4", 0..6), "f4/init.mp4"),
-            or(says(&["404"]), counts(0..=0, 12..=12)),
+            or(fails(&["404"]), counts(0..=0, 12..=12)),
         ),
-        // A part of which nothing is left may be a run of gaps or none of its own; its seconds count either way.
+        // A part without any segment may be a run of gaps, or gaps of another run. Its seconds count in both cases.
         Case::new(
             "a whole part",
             (0..2).fold(Site::of(&broken([ts("ts", 0..3), ts("tswide", 0..2), ts("ts", 3..6)])), |site, n| {
@@ -116,7 +116,7 @@ fn breaks_and_losses_together() {
             }),
             super::case::Expect::Shows { seconds: all([half, gap(4), secs(BASE, 6..12)]), runs: None },
         ),
-        // Nothing announces it; the seconds are there all the same.
+        // No tag announces the change, but all seconds are decided.
         Case::new(
             "another initialisation without a break",
             Site::of(&fmp4("f4", 0..3).then(fmp4("f4wide", 3..6))),

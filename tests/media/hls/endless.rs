@@ -1,4 +1,4 @@
-//! What comes over HTTP without an end and without a playlist: live sources, which are opened again.
+//! Endless streams over HTTP without a playlist: live sources, which are reopened when they end.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -9,33 +9,33 @@ use touchline_media::uri::Pacing;
 
 use super::case::{Case, Expect, Site, run};
 use super::material::file;
-use super::play::{How, Next};
+use super::play::{Next, PlayOptions};
 use super::server::{Answer, Body};
 use crate::common::{Fixtures, ffmpeg};
 
-/// Until it played twice and enough came of the second time.
-fn twice(seconds: usize) -> How {
+/// Plays until the third connection, or until there are `seconds` seconds.
+fn twice(seconds: usize) -> PlayOptions {
     let mut plays = 0;
-    let judge = move |state: &SourceState| match state {
+    let on_state = move |state: &SourceState| match state {
         SourceState::Playing => {
             plays += 1;
-            if plays > 2 { Next::Over } else { Next::GoOn }
+            if plays > 2 { Next::Stop } else { Next::Continue }
         }
-        // Neither is an end of something that is live.
-        SourceState::Ended | SourceState::Failed { .. } => Next::Over,
-        _ => Next::GoOn,
+        // A live source must reach neither state.
+        SourceState::Ended | SourceState::Failed { .. } => Next::Stop,
+        _ => Next::Continue,
     };
-    How { pacing: Pacing::Auto, judge: Box::new(judge), seconds, ..How::recording() }
+    PlayOptions { pacing: Pacing::Auto, on_state: Box::new(on_state), seconds, ..PlayOptions::recording() }
 }
 
-/// `bytes` over so many seconds, in time.
+/// Sends `bytes` evenly over `seconds` seconds.
 fn trickle(out: &mut dyn Write, bytes: &[u8], seconds: f64) -> std::io::Result<()> {
     let began = Instant::now();
     let mut sent = 0;
     while sent < bytes.len() {
         let due = (bytes.len() as f64 * (began.elapsed().as_secs_f64() + 0.5) / seconds) as usize;
         let due = (due / 188 * 188).clamp(sent, bytes.len());
-        // What does not fill a packet any more goes with the rest.
+        // The last incomplete packet is sent with the one before it.
         let due = if bytes.len() - due < 188 { bytes.len() } else { due };
         out.write_all(&bytes[sent..due])?;
         sent = due;
@@ -44,14 +44,14 @@ fn trickle(out: &mut dyn Write, bytes: &[u8], seconds: f64) -> std::io::Result<(
     Ok(())
 }
 
-/// Played on after its connection ended, in another run, and never said that it is over.
-fn goes_on(case: Case, wanted: usize) -> Case {
-    let case = case.how(twice(wanted)).mute();
+/// Checks that the source reconnects after the end of its connection, starts a new run, and never ends or fails.
+fn reconnects(case: Case, wanted: usize) -> Case {
+    let case = case.options(twice(wanted)).mute();
     case.check(move |outcome, _| {
         let plays = outcome.states.iter().filter(|s| **s == SourceState::Playing).count();
-        let over = |s: &&SourceState| matches!(s, SourceState::Ended | SourceState::Failed { .. });
-        match outcome.states.iter().find(over) {
-            Some(state) => Err(format!("it is live and said {state:?}")),
+        let is_final = |s: &&SourceState| matches!(s, SourceState::Ended | SourceState::Failed { .. });
+        match outcome.states.iter().find(is_final) {
+            Some(state) => Err(format!("a live source reached {state:?}")),
             None if plays < 2 || outcome.runs.len() < 2 => Err(format!("it played {plays} times")),
             None if outcome.decided() < wanted => Err(format!("{} seconds of {wanted}", outcome.decided())),
             None => Ok(()),
@@ -94,11 +94,11 @@ fn endless_streams_over_http_are_live() {
         Answer::of(body).with("Content-Type", format!("multipart/x-mixed-replace; boundary={boundary}"))
     };
     let of = |name: &str, path: &str, answer: Answer, wanted: usize| {
-        let served = path.split('?').next().unwrap_or_default();
-        let case = Case::new(name, Site::new().answers(served, answer), Expect::Anything).at(path);
-        goes_on(case, wanted)
+        let route = path.split('?').next().unwrap_or_default();
+        let case = Case::new(name, Site::new().answers(route, answer), Expect::Anything).at(path);
+        reconnects(case, wanted)
     };
-    // Twelve seconds a connection of one, six of the other: more come of the second.
+    // A connection lasts twelve seconds with MPEG-TS and six with MJPEG, so the wanted seconds need a second connection.
     run(vec![
         of("MPEG-TS", "live.ts", ts(), 15),
         of("MPEG-TS without a name", "stream/channel/7", ts(), 15),

@@ -1,4 +1,4 @@
-//! The servers of `../shared/field` with the material of these tests, where that folder is.
+//! The servers of `../shared/field` with the material of these tests, if that folder exists.
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use touchline_core::cause::Cause;
 
-use super::case::{Case, Expect, Site, all, counts, fails, in_runs, or, run, says, secs, shows, whole};
+use super::case::{Case, Expect, Site, all, counts, fails, fails_with_cause, in_runs, or, run, secs, shows, whole};
 use super::lost::without;
 use super::material::{self, BASE, BIG, WIDE};
-use super::play::How;
+use super::play::PlayOptions;
 use crate::common::{Child, Fixtures, free_tcp_port};
 
 fn folder() -> Option<PathBuf> {
@@ -20,7 +20,7 @@ fn folder() -> Option<PathBuf> {
     folder.join("hls_server.py").is_file().then_some(folder)
 }
 
-/// The server, and where it listens.
+/// Starts the server. Returns it with its URL.
 fn serve(script: &Path, media: &Path) -> (Child, String) {
     let port = free_tcp_port();
     let child = Command::new("python3")
@@ -31,7 +31,7 @@ fn serve(script: &Path, media: &Path) -> (Child, String) {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("python3 is there where the field's servers are");
+        .expect("python3 is installed");
     let until = Instant::now() + Duration::from_secs(30);
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(Instant::now() < until, "the field's server does not answer");
@@ -40,33 +40,35 @@ fn serve(script: &Path, media: &Path) -> (Child, String) {
     (Child(child), format!("http://127.0.0.1:{port}"))
 }
 
-/// The names in the script's table of playlists that are wrong in themselves.
+/// The names in the script's table of malformed playlists.
 fn malformed(script: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(script).expect("the script was just found");
+    let text = std::fs::read_to_string(script).expect("the script exists");
     let table = text.split("MALFORMED={").nth(1).and_then(|rest| rest.split("\nclass ").next()).unwrap_or_default();
     let name = |line: &str| Some(line.trim().strip_prefix('\'')?.split_once("':")?.0.to_owned());
     table.lines().filter_map(name).collect()
 }
 
-/// What the field's list wants of one that is wrong, where that is beyond doubt; else it must neither hang nor be silent.
-fn of_malformed(name: &str) -> Expect {
-    // Its segment lasts two seconds, its playlist says six.
+/// The outcome that the field's list requires for a malformed playlist, where it is unambiguous. Others must only end in time.
+fn expected_of_malformed(name: &str) -> Expect {
+    // The segment lasts two seconds, but its playlist declares six.
     let plays = || counts(2..=2, 2..=6);
     match name {
-        "zero_dur" | "nan_dur" | "neg_dur" | "extinf_no_uri" | "key_nouri" | "key_badiv" => says(&["damaged playlist"]),
+        "zero_dur" | "nan_dur" | "neg_dur" | "extinf_no_uri" | "key_nouri" | "key_badiv" => {
+            fails(&["damaged playlist"])
+        }
         "ok" | "bad_utf8" | "pdt_bad" | "pdt_y" | "var_ok" | "var_media_miss" | "bw_none" | "media_404"
         | "media_vidonly" => plays(),
-        "key_none" => fails(&[Cause::Encrypted], &["encrypted", "DRM"]),
-        "var_404" => says(&["404"]),
+        "key_none" => fails_with_cause(&[Cause::Encrypted], &["encrypted", "DRM"]),
+        "var_404" => fails(&["404"]),
         _ => Expect::Anything,
     }
 }
 
 #[test]
-fn the_fields_recordings_give_every_second_once() {
+fn field_servers_yield_every_second_once() {
     let Some(folder) = folder() else {
-        // What the folder's servers serve is what those of the other tests here serve, too.
-        eprintln!("../shared/field is not there: its servers are not asked");
+        // The servers of the other tests cover the same material.
+        eprintln!("../shared/field is missing: its servers are not tested");
         return assert!(material::files().contains_key("ts/index.m3u8"));
     };
     let media = Fixtures::new();
@@ -80,9 +82,9 @@ fn the_fields_recordings_give_every_second_once() {
     let of = |path: &str, expect: Expect| {
         Case::new(format!("field: {path}"), Site::new(), expect).at(&format!("{url}/{path}"))
     };
-    let height = |case: Case, frame_height: u32| case.how(How { frame_height, ..How::recording() });
-    let told = |expect: Expect, word: &'static str| or(expect, says(&[word]));
-    let drm = || fails(&[Cause::Encrypted], &["encrypted", "DRM"]);
+    let height = |case: Case, frame_height: u32| case.options(PlayOptions { frame_height, ..PlayOptions::recording() });
+    let or_fails = |expect: Expect, word: &'static str| or(expect, fails(&[word]));
+    let drm = || fails_with_cause(&[Cause::Encrypted], &["encrypted", "DRM"]);
     let sound = || counts(12..=12, 12..=12);
     let mut cases = vec![
         of("lost/x.m3u8", shows(without(&[2]))),
@@ -99,14 +101,14 @@ fn the_fields_recordings_give_every_second_once() {
         of("space/x.m3u8", whole()),
         of("gzip/x.m3u8", whole()),
         of("gzseg/x.m3u8", whole()),
-        of("html/x.m3u8", says(&["a web page"])),
+        of("html/x.m3u8", fails(&["a web page"])),
         of("drm/x.m3u8", drm()),
         of("keyskd/x.m3u8", drm()),
-        of("key403/x.m3u8", fails(&[Cause::Forbidden, Cause::Encrypted], &["403"])),
+        of("key403/x.m3u8", fails_with_cause(&[Cause::Forbidden, Cause::Encrypted], &["403"])),
         of("php/stream.php", whole()),
-        of("define/x.m3u8", told(whole(), "EXT-X-DEFINE")),
-        of("aac/x.m3u8", told(sound(), "AAC")),
-        of("noinf/x.m3u8", told(whole(), "damaged playlist")),
+        of("define/x.m3u8", or_fails(whole(), "EXT-X-DEFINE")),
+        of("aac/x.m3u8", or_fails(sound(), "AAC")),
+        of("noinf/x.m3u8", or_fails(whole(), "damaged playlist")),
         of("bom/x.m3u8", whole()),
         of("redir/live.m3u8", whole()),
         of("br/index.m3u8", whole()),
@@ -118,12 +120,12 @@ fn the_fields_recordings_give_every_second_once() {
         of("aacid3/x.m3u8", sound()),
         of("png/x.m3u8", whole()),
     ];
-    // Its server seals with the command line's openssl.
+    // The field's server encrypts with the openssl command.
     if Command::new("openssl").arg("version").stdout(Stdio::null()).status().is_ok_and(|s| s.success()) {
         cases.push(of("aes/x.m3u8", whole()));
     }
     let names = malformed(&script);
     assert!(names.len() > 40, "the table of the script is read: {names:?}");
-    cases.extend(names.iter().map(|name| of(&format!("malformed/{name}.m3u8"), of_malformed(name)).mute()));
+    cases.extend(names.iter().map(|name| of(&format!("malformed/{name}.m3u8"), expected_of_malformed(name)).mute()));
     run(cases);
 }

@@ -1,8 +1,8 @@
-//! Playlists, written down.
+//! A builder of playlists.
 
 use std::fmt::Write as _;
 
-/// A playlist of media.
+/// A media playlist.
 #[derive(Clone, Debug)]
 pub struct List {
     pub version: u32,
@@ -10,7 +10,7 @@ pub struct List {
     pub sequence: u64,
     /// Lines before the first segment.
     pub head: String,
-    /// Segments as their lines.
+    /// The lines of each segment.
     pub entries: Vec<String>,
     pub ended: bool,
 }
@@ -21,7 +21,7 @@ impl List {
         Self { version: 7, target: 2, sequence: 0, head: String::new(), entries, ended: true }
     }
 
-    /// `folder/sN.extension` for the numbers given, two seconds each.
+    /// The segments `folder/sN.extension` with these numbers, two seconds each.
     pub fn segments(folder: &str, extension: &str, numbers: impl IntoIterator<Item = u64>) -> Self {
         Self::of(numbers.into_iter().map(|n| segment(&format!("{folder}/s{n}.{extension}"))))
     }
@@ -32,13 +32,13 @@ impl List {
         self
     }
 
-    /// Puts `line` before segment `n`.
+    /// Inserts `line` before segment `n`.
     pub fn before(mut self, n: usize, line: &str) -> Self {
         self.entries[n] = format!("{line}\n{}", self.entries[n]);
         self
     }
 
-    /// Puts another segment in the place of `n`.
+    /// Replaces segment `n`.
     pub fn replace(mut self, n: usize, entry: impl Into<String>) -> Self {
         self.entries[n] = entry.into();
         self
@@ -68,10 +68,10 @@ impl List {
 
 /// A segment of two seconds.
 pub fn segment(uri: &str) -> String {
-    lasting("2.000000", uri)
+    segment_of("2.000000", uri)
 }
 
-pub fn lasting(seconds: &str, uri: &str) -> String {
+pub fn segment_of(seconds: &str, uri: &str) -> String {
     format!("#EXTINF:{seconds},\n{uri}")
 }
 
@@ -82,7 +82,7 @@ pub fn plain() -> List {
     List::segments("ts", "ts", 0..6)
 }
 
-/// A master of variants: attributes and address.
+/// A master playlist with the attributes and URI of each variant.
 pub fn master(lines: &str, variants: &[(&str, &str)]) -> String {
     let mut text = format!("#EXTM3U\n#EXT-X-VERSION:6\n{lines}");
     for (attributes, uri) in variants {

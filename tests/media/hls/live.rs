@@ -1,4 +1,4 @@
-//! Channels: joined at the edge, followed without a second lost or repeated, whatever their servers do.
+//! Channels: the client joins at the live edge and follows them without losing or repeating a second.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,13 +9,13 @@ use touchline_media::supervise::SourceState;
 
 use super::case::{Case, Expect, Site, all, gap, run, secs};
 use super::channel::{Channel, Entry, entries};
-use super::keys::{KEYS, sealed};
+use super::keys::{KEYS, encrypt};
 use super::list::{BREAK, master};
 use super::material::{LONG, Mark, WIDE, file, parts};
-use super::play::{How, Next};
+use super::play::{Next, PlayOptions};
 use super::server::{Answer, Body};
 
-/// Segments of a second each: `numbers` of the long programme.
+/// One-second segments of the long programme with these numbers.
 fn long(numbers: std::ops::Range<u64>) -> Vec<Entry> {
     entries("one", "ts", "1.0", numbers, 0)
 }
@@ -24,23 +24,23 @@ fn site(channel: Channel) -> Site {
     Site::new().on("x.m3u8", move |request| channel.answer(request))
 }
 
-/// A channel that is followed from one of its first six seconds to its end, in so many runs.
+/// A channel that is followed to its end from one of its first six seconds, in this number of runs, without reconnects.
 fn follow(name: &str, site: Site, runs: usize, seconds: Vec<Option<Mark>>) -> Case {
-    Case::new(name, site, Expect::Follows { seconds, join_by: 5, runs: Some(runs) }).how(How::channel()).check(
-        |outcome, _| {
+    Case::new(name, site, Expect::Follows { seconds, join_by: 5, runs: Some(runs) })
+        .options(PlayOptions::channel())
+        .check(|outcome, _| {
             let other = outcome.failures().into_iter().find(|(kind, _)| *kind != Cause::Ended);
-            other.map_or(Ok(()), |(kind, word)| Err(format!("opened again after {kind:?}, {word}")))
-        },
-    )
+            other.map_or(Ok(()), |(kind, message)| Err(format!("reopened after {kind:?}, {message}")))
+        })
 }
 
-/// As [`follow`], joined by another second.
+/// Like [`follow`], with another latest second to join at.
 fn join(mut case: Case, join_by: usize, seconds: Vec<Option<Mark>>) -> Case {
     case.expect = Expect::Follows { seconds, join_by, runs: Some(1) };
     case
 }
 
-/// All but these of the first eighteen seconds.
+/// The first eighteen seconds without these.
 fn but(lost: &[u8]) -> Vec<Option<Mark>> {
     all((0..18).map(|n| if lost.contains(&n) { gap(1) } else { secs(LONG, n..n + 1) }))
 }
@@ -50,12 +50,12 @@ fn plain() -> Channel {
 }
 
 #[test]
-fn segments_of_channels_that_are_lost_are_gaps() {
+fn lost_segments_of_channels_are_gaps() {
     let eleventh = "one/s11.ts";
     let lost = |name: &str, answer: Answer| follow(name, site(plain()).answers(eleventh, answer), 1, but(&[11]));
     let with = |name: &str, answers: usize, answer: Answer| {
-        let asked = AtomicUsize::new(0);
-        let site = site(plain()).on(eleventh, move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+        let requests = AtomicUsize::new(0);
+        let site = site(plain()).on(eleventh, move |_| match requests.fetch_add(1, Ordering::Relaxed) {
             n if n < answers => answer.clone(),
             _ => Answer::bytes(file(eleventh)),
         });
@@ -75,7 +75,7 @@ fn segments_of_channels_that_are_lost_are_gaps() {
         lost("closed", Answer::of(Body::Close)),
         lost("empty", Answer::bytes(&b""[..])),
         follow("EXT-X-GAP", site(marked("#EXT-X-GAP")).answers(eleventh, Answer::status(404)), 1, but(&[11]))
-            .never("one/s11."),
+            .never_requests("one/s11."),
         follow(
             "two in a row",
             site(plain()).answers(eleventh, Answer::status(404)).answers("one/s12.ts", Answer::status(404)),
@@ -88,7 +88,7 @@ fn segments_of_channels_that_are_lost_are_gaps() {
         with("late", usize::MAX, Answer::bytes(file(eleventh)).late(Duration::from_millis(2500))),
         with("in pieces", usize::MAX, Answer::of(slow)),
         follow(
-            "404 behind a break",
+            "404 after a break",
             {
                 let mut list = long(0..18);
                 list[11].before = format!("{BREAK}\n");
@@ -101,7 +101,7 @@ fn segments_of_channels_that_are_lost_are_gaps() {
 }
 
 #[test]
-fn playlists_of_channels_that_fail_for_a_moment_cost_nothing() {
+fn short_failures_of_a_playlist_lose_no_second() {
     let whole = plain();
     let cut =
         Body::Short { sent: b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MED"[..].into(), declared: 500, hang: false };
@@ -125,15 +125,15 @@ fn playlists_of_channels_that_fail_for_a_moment_cost_nothing() {
     ] {
         cases.push(follow(name, site(plain().instead(4..4 + times, &answer)), 1, but(&[])));
     }
-    // One that comes late, out of an old cache.
+    // An old playlist from a cache.
     let stale = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:1\n#EXTINF:1,\none/s1.ts\n#EXTINF:1,\none/s2.ts\n#EXTINF:1,\none/s3.ts\n#EXTINF:1,\none/s4.ts\n#EXTINF:1,\none/s5.ts\n#EXTINF:1,\none/s6.ts\n";
-    cases.push(follow("one of two seconds ago", site(whole.instead(4..5, &Answer::list(stale))), 1, but(&[])));
+    cases.push(follow("a playlist of two seconds ago", site(whole.instead(4..5, &Answer::list(stale))), 1, but(&[])));
     run(cases);
 }
 
 #[test]
-fn breaks_and_restarts_of_channels() {
-    // The advertisement's segments last two seconds; its fMP4 begins at decode time 0 with an initialisation of its own.
+fn discontinuities_and_packager_restarts_start_runs() {
+    // The segments of the advertisement last two seconds. Its fMP4 starts at decode time 0 with its own initialisation section.
     let advert = |main: &str, folder: &str, extension: &str| {
         let mut list = entries(main, extension, "1.0", 0..8, 0);
         let mut ad = entries(folder, extension, "2.0", 0..2, 8);
@@ -147,10 +147,10 @@ fn breaks_and_restarts_of_channels() {
     let with_advert = || all([secs(LONG, 0..8), secs(WIDE, 0..4), secs(LONG, 8..16)]);
     let restarted = |mark: &str| {
         let mut list = entries("one", "ts", "1.0", 0..10, 100);
-        let mut anew = entries("one", "ts", "1.0", 30..42, 0);
-        anew[0].begins_anew = true;
-        anew[0].before = mark.to_owned();
-        list.extend(anew);
+        let mut restart = entries("one", "ts", "1.0", 30..42, 0);
+        restart[0].is_restart = true;
+        restart[0].before = mark.to_owned();
+        list.extend(restart);
         Channel::of(list)
     };
     let both = || all([secs(LONG, 0..10), secs(LONG, 30..42)]);
@@ -177,17 +177,17 @@ fn breaks_and_restarts_of_channels() {
             3,
             all([secs(LONG, 0..8), secs(WIDE, 0..2), gap(2), secs(LONG, 8..16)]),
         ),
-        follow("a packager that was started again", site(restarted("")), 2, both()),
-        follow("a packager that was started again and says so", site(restarted("#EXT-X-DISCONTINUITY\n")), 2, both()),
+        follow("a packager that restarts", site(restarted("")), 2, both()),
+        follow("a packager that restarts with a discontinuity", site(restarted("#EXT-X-DISCONTINUITY\n")), 2, both()),
         follow("dates that jump", site(dates), 1, but(&[])),
         runs_by_join,
     ]);
 }
 
 #[test]
-fn windows_of_any_length_are_joined_at_their_edge() {
+fn windows_of_any_length_are_joined_at_the_live_edge() {
     let near = |case: Case, join_by: usize, seconds| {
-        // Not from far back.
+        // The join must not be far from the edge.
         join(case, join_by, seconds).check(move |outcome, _| match outcome.seconds.first().and_then(|s| s.mark) {
             Some(Mark(_, second)) if usize::from(second) + 12 < join_by => Err(format!("joined far back, at {second}")),
             _ => Ok(()),
@@ -196,10 +196,11 @@ fn windows_of_any_length_are_joined_at_their_edge() {
     let windowed =
         |window: usize, head: &str| Channel { first: 40, window, head: head.to_owned(), ..Channel::of(long(0..52)) };
     let fifty_two = || secs(LONG, 0..52);
-    let of =
-        |name: &str, channel: Channel| near(follow(name, site(channel), 1, vec![]), 39, fifty_two()).never("one/s20.");
+    let of = |name: &str, channel: Channel| {
+        near(follow(name, site(channel), 1, vec![]), 39, fifty_two()).never_requests("one/s20.")
+    };
     let small = |window: usize| Channel { first: window, window, ..Channel::of(long(0..14)) };
-    // A whole day behind it, with addresses of four hundred bytes, none of which is there.
+    // A playlist with a whole day of segments before the edge. Their URIs have 400 bytes, and all of them are missing.
     let day = {
         let filler = |n: u64| Entry {
             sequence: n,
@@ -212,11 +213,11 @@ fn windows_of_any_length_are_joined_at_their_edge() {
         Channel { first: 43_206, window: 0, target: 2, ..Channel::of(list) }
     };
     run(vec![
-        near(follow("a day", site(day), 1, vec![]), 11, secs(LONG, 0..24)).never("old/"),
+        near(follow("a day", site(day), 1, vec![]), 11, secs(LONG, 0..24)).never_requests("old/"),
         of("an event", windowed(0, "#EXT-X-PLAYLIST-TYPE:EVENT\n")),
         of("a growing list", windowed(0, "")),
         of("a window of thirty", windowed(30, "")),
-        of("a start that is asked for", windowed(0, "#EXT-X-START:TIME-OFFSET=-3.0,PRECISE=YES\n")),
+        of("a requested start", windowed(0, "#EXT-X-START:TIME-OFFSET=-3.0,PRECISE=YES\n")),
         near(follow("a window of three", site(small(3)), 1, vec![]), 4, secs(LONG, 0..14)),
         near(follow("a window of two", site(small(2)), 1, vec![]), 3, secs(LONG, 0..14)),
         near(follow("a window of one", site(small(1)), 1, vec![]), 2, secs(LONG, 0..14)),
@@ -228,7 +229,7 @@ fn windows_of_any_length_are_joined_at_their_edge() {
     ]);
 }
 
-/// Plays the parts of a channel in low latency: a part more whenever one waits for it.
+/// A low-latency channel. It publishes the part that a request waits for.
 fn low_latency() -> Site {
     let (init, fragments) = parts();
     let fragments = Arc::new(fragments);
@@ -240,7 +241,7 @@ fn low_latency() -> Site {
             let mut published = super::server::lock(&published);
             let number = |key: &str| request.query(key).and_then(|n| n.parse::<usize>().ok());
             let wanted = number("_HLS_msn").map(|msn| msn * 5 + number("_HLS_part").unwrap_or(4) + 1);
-            // The time that the parts take that are waited for; half a second where nobody waits.
+            // A blocking request publishes the parts up to the requested one, any other request two parts.
             let more = wanted.map_or(2, |wanted| wanted.saturating_sub(*published).min(5));
             *published = (*published + more).min(total * 5);
             let mut text = String::from("#EXTM3U\n#EXT-X-VERSION:9\n#EXT-X-TARGETDURATION:2\n#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=1.2\n#EXT-X-PART-INF:PART-TARGET=0.4\n");
@@ -278,13 +279,13 @@ fn low_latency() -> Site {
 }
 
 #[test]
-fn channels_of_every_form() {
-    let sealed_channel = {
+fn channels_of_every_form_play() {
+    let encrypted = {
         let mut list = long(0..18);
         for n in (0..18).step_by(4) {
             list[n].before = format!("#EXT-X-KEY:METHOD=AES-128,URI=\"k{}\"\n", n / 4 % 2);
         }
-        // A playlist that begins between two keys names the one that holds.
+        // A playlist that starts between two keys has the current one.
         for n in 0..18 {
             if list[n].before.is_empty() {
                 list[n].before = list[n - 1].before.clone();
@@ -293,7 +294,7 @@ fn channels_of_every_form() {
         let keys = |n: usize| Answer::bytes(KEYS[n]);
         site(Channel::of(list)).answers("k0", keys(0)).answers("k1", keys(1)).any(|request| {
             let n: usize = request.path().strip_prefix("one/s")?.strip_suffix(".ts")?.parse().ok()?;
-            Some(Answer::bytes(sealed(&file(request.path()), &KEYS[n / 4 % 2], n as u128)))
+            Some(Answer::bytes(encrypt(&file(request.path()), &KEYS[n / 4 % 2], n as u128)))
         })
     };
     let apart = {
@@ -306,10 +307,10 @@ fn channels_of_every_form() {
     };
     let moving = {
         let channel = plain();
-        let asked = AtomicUsize::new(0);
+        let requests = AtomicUsize::new(0);
         Site::new()
             .on("x.m3u8", move |_| {
-                let n = asked.fetch_add(1, Ordering::Relaxed);
+                let n = requests.fetch_add(1, Ordering::Relaxed);
                 Answer::redirect(302, format!("/edge{}/x.m3u8?session={n}", n % 2))
             })
             .any(move |request| match request.path() {
@@ -317,12 +318,12 @@ fn channels_of_every_form() {
                 path => Some(super::case::from_material(path.strip_prefix("edge0/").or(path.strip_prefix("edge1/"))?)),
             })
     };
-    // Two variants of one channel; the one that is taken dies at its tenth segment.
+    // Two variants of one channel. The selected one dies at its tenth segment.
     let dying = {
-        let taken = plain();
-        let follower = taken.clone();
-        let dead = Arc::new(AtomicBool::new(false));
-        let died = dead.clone();
+        let selected = plain();
+        let other = selected.clone();
+        let is_dead = Arc::new(AtomicBool::new(false));
+        let dead = is_dead.clone();
         Site::new()
             .text(
                 "m.m3u8",
@@ -334,17 +335,16 @@ fn channels_of_every_form() {
                     ],
                 ),
             )
-            .on(
-                "a/x.m3u8",
-                move |request| if dead.load(Ordering::Acquire) { Answer::status(404) } else { taken.answer(request) },
-            )
-            .on("b/x.m3u8", move |request| follower.answer(request))
+            .on("a/x.m3u8", move |request| {
+                if is_dead.load(Ordering::Acquire) { Answer::status(404) } else { selected.answer(request) }
+            })
+            .on("b/x.m3u8", move |request| other.answer(request))
             .any(move |request| {
                 let path = request.path();
                 if path == "a/one/s10.ts" {
-                    died.store(true, Ordering::Release);
+                    dead.store(true, Ordering::Release);
                 }
-                if path.starts_with("a/") && died.load(Ordering::Acquire) {
+                if path.starts_with("a/") && dead.load(Ordering::Acquire) {
                     return Some(Answer::status(404));
                 }
                 Some(super::case::from_material(path.strip_prefix("a/").or(path.strip_prefix("b/"))?))
@@ -355,10 +355,10 @@ fn channels_of_every_form() {
         join(follow("separate sound", apart, 1, vec![]).at("m.m3u8"), 7, secs(LONG, 0..20)),
         join(follow("low latency", low_latency(), 1, vec![]).mute(), 12, secs(LONG, 0..22)),
         follow("fMP4", site(list("m4s", "onef")), 1, but(&[])),
-        follow("keys that rotate", sealed_channel, 1, but(&[])),
+        follow("keys that rotate", encrypted, 1, but(&[])),
         follow("another address each time", moving, 1, but(&[])),
         {
-            // Which of the two was taken is seen by its pictures only where they differ; here they do not.
+            // The pictures of the two variants are the same, so the number of runs is not checked.
             let mut case = follow("a variant that dies", dying, 1, but(&[])).at("m.m3u8");
             case.expect = Expect::Follows { seconds: but(&[]), join_by: 5, runs: None };
             case
@@ -372,11 +372,11 @@ fn channels_of_every_form() {
     ]);
 }
 
-/// A packager stops (`EXT-X-ENDLIST`) and comes back: waited for, nothing is decided twice.
+/// A packager stops with `EXT-X-ENDLIST` and returns: the source retries, and no second is decided twice.
 #[test]
-fn a_channel_that_says_that_it_is_over_is_waited_for() {
+fn a_channel_with_an_end_mark_is_retried() {
     let back = Arc::new(AtomicBool::new(false));
-    let (is_back, mends) = (back.clone(), back);
+    let (is_back, set_back) = (back.clone(), back);
     let before = plain();
     let mut rest = long(0..30);
     rest.drain(..12);
@@ -386,26 +386,26 @@ fn a_channel_that_says_that_it_is_over_is_waited_for() {
         false => before.answer(request),
     });
     let mut ends = 0;
-    let judge = move |state: &SourceState| match state {
-        SourceState::Ended | SourceState::Failed { .. } => Next::Over,
+    let on_state = move |state: &SourceState| match state {
+        SourceState::Ended | SourceState::Failed { .. } => Next::Stop,
         SourceState::Waiting { kind: Cause::Ended, .. } => {
             ends += 1;
-            // The first is of the packager that stopped. It says the same again for a while, then it is back.
-            mends.store(ends >= 3, Ordering::Release);
-            Next::GoOn
+            // The packager returns after the third end mark.
+            set_back.store(ends >= 3, Ordering::Release);
+            Next::Continue
         }
-        _ => Next::GoOn,
+        _ => Next::Continue,
     };
     let mut plays = 0;
-    let mut judge_inner = judge;
-    let judge = move |state: &SourceState| {
+    let mut on_state_inner = on_state;
+    let on_state = move |state: &SourceState| {
         plays += usize::from(*state == SourceState::Playing);
         match (plays, state) {
-            (2.., SourceState::Waiting { kind: Cause::Ended, .. }) => Next::Over,
-            _ => judge_inner(state),
+            (2.., SourceState::Waiting { kind: Cause::Ended, .. }) => Next::Stop,
+            _ => on_state_inner(state),
         }
     };
-    let how = How { judge: Box::new(judge), ..How::channel() };
-    let case = follow("stops and comes back", site, 2, secs(LONG, 0..30)).how(how);
+    let options = PlayOptions { on_state: Box::new(on_state), ..PlayOptions::channel() };
+    let case = follow("stops and comes back", site, 2, secs(LONG, 0..30)).options(options);
     run(vec![case]);
 }

@@ -1,15 +1,15 @@
-//! Segments that do not come, come late or come in part: gaps of their length, and on.
+//! Segments that are missing, late or incomplete: lost segments are gaps of their length, and the rest plays.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::case::{Case, Expect, Site, all, counts, gap, in_runs, or, run, says, secs, shows, whole};
+use super::case::{Case, Expect, Site, all, counts, fails, gap, in_runs, or, run, secs, shows, whole};
 use super::list::{List, master, plain};
 use super::material::{BASE, file};
 use super::server::{Answer, Body};
 
-/// The base programme without these of its six segments.
+/// The base programme without these segments of its six.
 pub fn without(lost: &[u8]) -> Vec<Option<super::material::Mark>> {
     all((0..6).map(|n| if lost.contains(&n) { gap(2) } else { secs(BASE, 2 * n..2 * n + 2) }))
 }
@@ -18,25 +18,25 @@ fn lost(name: &str, segment: &str, answer: Answer) -> Case {
     Case::new(name, Site::of(&plain()).answers(segment, answer), shows(without(&[2])))
 }
 
-/// Fails so many times, then gives the file.
+/// Answers `failures` requests with `answer`, and later ones with the file.
 fn flaky(
     path: &'static str,
     failures: usize,
     answer: Answer,
 ) -> impl Fn(&super::server::Request) -> Answer + Send + Sync {
-    let asked = Arc::new(AtomicUsize::new(0));
-    move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+    let requests = Arc::new(AtomicUsize::new(0));
+    move |_| match requests.fetch_add(1, Ordering::Relaxed) {
         n if n < failures => answer.clone(),
         _ => Answer::bytes(file(path)),
     }
 }
 
 #[test]
-fn a_segment_that_never_comes_is_a_gap_of_its_length() {
+fn a_lost_segment_is_a_gap_of_its_length() {
     let third = file("ts/s2.ts");
     let half: Arc<[u8]> = third[..third.len() / 2 / 188 * 188].into();
     let part = |hang| Answer::of(Body::Short { sent: half.clone(), declared: third.len(), hang });
-    // What is there of it may be decided or not; the rest of its two seconds is a gap.
+    // The received part may be decided or not; the rest of the two seconds is a gap.
     let partly = || counts(10..=12, 12..=12);
     let mut cases = vec![
         lost("hangs", "ts/s2.ts", Answer::of(Body::Hang)),
@@ -49,15 +49,15 @@ fn a_segment_that_never_comes_is_a_gap_of_its_length() {
         lost("closed without an answer", "ts/s2.ts", Answer::of(Body::Close)),
         lost("reset", "ts/s2.ts", Answer::of(Body::Reset)),
         lost("ends after half", "ts/s2.ts", part(false)).expect(partly()),
-        lost("half of it, said to be whole", "ts/s2.ts", Answer::bytes(half.clone())).expect(partly()).mute(),
+        lost("half of it, with a matching length", "ts/s2.ts", Answer::bytes(half.clone())).expect(partly()).mute(),
         lost("empty", "ts/s2.ts", Answer::bytes(&b""[..])),
         lost("204", "ts/s2.ts", Answer { status: 204, ..Answer::bytes(&b""[..]) }),
         lost("a page", "ts/s2.ts", Answer::page("<html><body>login please</body></html>")),
         lost("a playlist", "ts/s2.ts", Answer::list(plain().text())),
         lost("zeros", "ts/s2.ts", Answer::bytes(vec![0; 100_000])),
         lost("noise", "ts/s2.ts", Answer::bytes(noise(100_000))),
-        lost("redirected for ever", "ts/s2.ts", Answer::redirect(302, "/ts/s2.ts")),
-        lost("redirected to nothing", "ts/s2.ts", Answer::redirect(302, "/nothing.ts")),
+        lost("redirected endlessly", "ts/s2.ts", Answer::redirect(302, "/ts/s2.ts")),
+        lost("redirected to a 404", "ts/s2.ts", Answer::redirect(302, "/nothing.ts")),
     ]);
     run(cases);
 }
@@ -68,7 +68,7 @@ pub fn noise(len: u32) -> Vec<u8> {
 }
 
 #[test]
-fn wherever_it_is_missing_the_rest_is_there() {
+fn lost_segments_at_any_position_are_gaps() {
     let mut cases = Vec::new();
     for missing in
         [&[0u8][..], &[5], &[2, 3], &[0, 1], &[4, 5], &[1, 3, 5], &[0, 2, 4], &[0, 1, 2, 3, 4], &[1, 2, 3, 4, 5]]
@@ -81,7 +81,7 @@ fn wherever_it_is_missing_the_rest_is_there() {
         }
         cases.push(Case::new(format!("404: {missing:?}"), site, shows(without(missing))));
         let gaps = Case::new(format!("EXT-X-GAP: {missing:?}"), Site::of(&list), shows(without(missing)));
-        cases.push(gaps.never("missing"));
+        cases.push(gaps.never_requests("missing"));
     }
     let fmp4 = || List::segments("f4", "m4s", 0..6).head("#EXT-X-MAP:URI=\"f4/init.mp4\"");
     let site = |list: &List, lost: &str| Site::of(list).answers(lost, Answer::status(404));
@@ -91,7 +91,7 @@ fn wherever_it_is_missing_the_rest_is_there() {
     let ranges = String::from_utf8_lossy(&whole_file).into_owned();
     let holes = Site::new().any(move |request| {
         let from = request.header("range")?.strip_prefix("bytes=")?.split('-').next()?.parse::<usize>().ok()?;
-        // The third range begins where the first two end.
+        // The third range starts at the end of the first two.
         let third = ranges.lines().filter_map(|l| l.strip_prefix("#EXT-X-BYTERANGE:")).nth(2)?.split_once('@')?.1;
         (third.parse::<usize>() == Ok(from)).then(|| Answer::status(404))
     });
@@ -99,7 +99,7 @@ fn wherever_it_is_missing_the_rest_is_there() {
     cases.push(Case::new(
         "all of them",
         (0..6).fold(Site::of(&plain()), |site, n| site.answers(&format!("ts/s{n}.ts"), Answer::status(404))),
-        or(says(&["404"]), counts(0..=0, 12..=12)),
+        or(fails(&["404"]), counts(0..=0, 12..=12)),
     ));
     cases.push(
         Case::new(
@@ -112,12 +112,12 @@ fn wherever_it_is_missing_the_rest_is_there() {
             },
             in_runs(2, without(&[3])),
         )
-        .never("no.ts"),
+        .never_requests("no.ts"),
     );
     run(cases);
 }
 
-/// What comes at the second or third time of asking is not lost.
+/// A segment that arrives at the second or third request is not lost.
 #[test]
 fn late_segments_are_not_lost() {
     let third = "ts/s2.ts";
@@ -156,9 +156,9 @@ fn late_segments_are_not_lost() {
     ]);
 }
 
-/// With sound and pictures apart, one of them is enough for a second.
+/// With separate renditions of sound and pictures, one of them is enough to decide a second.
 #[test]
-fn a_rendition_that_fails_leaves_the_other() {
+fn seconds_are_decided_with_one_of_two_renditions() {
     let sound = "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"n\",DEFAULT=YES,URI=\"av/a/index.m3u8\"\n";
     let text = master(sound, &[("BANDWIDTH=900000,RESOLUTION=320x240,AUDIO=\"a\"", "av/v/index.m3u8")]);
     let site = |lost: &[&str]| {

@@ -1,9 +1,9 @@
-//! Advertisement breaks that playlists and media announce: each is reported once.
+//! Advertisement breaks announced in playlists and media: each is reported once.
 
 use touchline_core::incident::Incident;
 
 use super::case::{Case, Site, run, secs, shows, whole};
-use super::list::lasting;
+use super::list::segment_of;
 use super::material::{self, BASE, file};
 use super::play::Outcome;
 use super::server::Answer;
@@ -15,7 +15,7 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-/// A `splice_insert` that takes place at once.
+/// An immediate `splice_insert`.
 fn splice(event: u8, is_out: bool) -> Vec<u8> {
     let mut section = vec![0xfc, 0x30, 27, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xf0, 10, 5];
     section.extend([0, 0, 0, event, 0x7f, if is_out { 0xdf } else { 0x5f }, 0, 1, 0, 0, 0, 0]);
@@ -23,7 +23,7 @@ fn splice(event: u8, is_out: bool) -> Vec<u8> {
     section
 }
 
-/// The segment `path` of MPEG-TS, with a PID of SCTE-35 in its map and these sections at its end.
+/// The MPEG-TS segment `path` with an SCTE-35 PID in its program map and these sections at its end.
 fn with_sections(path: &str, sections: &[Vec<u8>]) -> Vec<u8> {
     const MAP: u16 = 0x1000;
     const MARKS: u16 = 0x1f0;
@@ -51,7 +51,7 @@ fn with_sections(path: &str, sections: &[Vec<u8>]) -> Vec<u8> {
     all
 }
 
-/// The segment `path` of fragmented MP4 behind an event message of that second.
+/// The fragmented MP4 segment `path` after an event message for this second.
 fn with_message(path: &str, second: u32, section: &[u8]) -> Vec<u8> {
     let mut message = b"emsg\x01\0\0\0".to_vec();
     message.extend(1u32.to_be_bytes());
@@ -65,14 +65,14 @@ fn with_message(path: &str, second: u32, section: &[u8]) -> Vec<u8> {
 fn breaks(wanted: &'static [Incident]) -> impl Fn(&Outcome, &[super::server::Request]) -> Result<(), String> {
     move |outcome, _| {
         let is_break = |i: &&Incident| matches!(i, Incident::AdBreakBegan | Incident::AdBreakEnded);
-        let told: Vec<Incident> = outcome.incidents.iter().filter(is_break).copied().collect();
-        if told == wanted { Ok(()) } else { Err(format!("{told:?} instead of {wanted:?}")) }
+        let reported: Vec<Incident> = outcome.incidents.iter().filter(is_break).copied().collect();
+        if reported == wanted { Ok(()) } else { Err(format!("{reported:?} instead of {wanted:?}")) }
     }
 }
 
 const ONE: &[Incident] = &[Incident::AdBreakBegan, Incident::AdBreakEnded];
 
-/// Segments of a folder, the third and the fifth with these tags before them.
+/// The segments of a folder with the tags `out` before the third and `back` before the fifth.
 fn list(folder: &str, extension: &str, out: &str, back: &str) -> String {
     let mut text = String::from("#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:2\n");
     if extension == "m4s" {
@@ -81,16 +81,16 @@ fn list(folder: &str, extension: &str, out: &str, back: &str) -> String {
     for n in 0..6 {
         text += if n == 2 { out } else { "" };
         text += if n == 4 { back } else { "" };
-        text += &format!("{}\n", lasting("2.0", &format!("{folder}/s{n}.{extension}")));
+        text += &format!("{}\n", segment_of("2.0", &format!("{folder}/s{n}.{extension}")));
     }
     text + "#EXT-X-ENDLIST\n"
 }
 
 #[test]
-fn a_break_is_reported_once_however_it_is_announced() {
+fn each_advertisement_break_is_reported_once() {
     assert!(material::files().contains_key("ts/s2.ts"));
     let ts = |tags: (&str, &str)| {
-        // The beginning is repeated, as it is in the field.
+        // The start of the break is repeated, as in the field.
         let out = with_sections("ts/s2.ts", &[splice(1, true), splice(1, true), splice(2, true)]);
         Site::new()
             .text("x.m3u8", list("ts", "ts", tags.0, tags.1))

@@ -1,7 +1,7 @@
-//! What the servers of these tests serve, made once with ffmpeg and kept in memory. Names are those of the field's material.
+//! The files of the servers in these tests, made once with ffmpeg and kept in memory. Names are those of the field material.
 //!
-//! Every picture says which programme it is of and which second of it, so that a second that is missing, repeated or of
-//! another programme shows as that.
+//! Every picture encodes its programme and its second, so that the tests detect seconds that are missing, repeated or of another
+//! programme.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -28,13 +28,13 @@ pub const BIG: u8 = 2;
 pub const WIDE: u8 = 3;
 pub const LONG: u8 = 4;
 
-/// Seconds of [`LONG`], a multiple of the segments' two.
+/// The length of [`LONG`] in seconds, a multiple of the segment length of two.
 pub const LONG_S: u8 = 90;
 
-/// Bands of a picture from left to right: darkest, lightest, programme, tens, ones.
+/// The bands of a picture from left to right: darkest, lightest, programme, tens, ones.
 const BANDS: usize = 5;
 
-/// The small picture that is scaled up, its upper part in bands, noise below.
+/// The size of the picture that is scaled up. Its upper part has the bands, its lower part noise.
 const SMALL: (usize, usize) = (50, 12);
 const NOISE_FROM: usize = 10;
 
@@ -55,7 +55,7 @@ fn pictures(programme: u8, seconds: u8) -> Vec<u8> {
     all
 }
 
-/// What a picture says it is; [`None`] when it cannot be read.
+/// The mark of a picture, [`None`] when it is unreadable.
 pub fn read(frame: &Frame) -> Option<Mark> {
     let (width, height) = (frame.width as usize, frame.height as usize);
     let level = |band: usize| {
@@ -72,7 +72,7 @@ pub fn read(frame: &Frame) -> Option<Mark> {
 
 pub type Files = BTreeMap<String, Arc<[u8]>>;
 
-/// All of it, by path.
+/// All files by path.
 pub fn files() -> &'static Files {
     static FILES: OnceLock<Files> = OnceLock::new();
     FILES.get_or_init(|| {
@@ -84,9 +84,9 @@ pub fn files() -> &'static Files {
     })
 }
 
-/// The file of that name.
+/// The file with this name.
 pub fn file(name: &str) -> Arc<[u8]> {
-    files().get(name).unwrap_or_else(|| panic!("{name} is among the material")).clone()
+    files().get(name).unwrap_or_else(|| panic!("{name} is part of the material")).clone()
 }
 
 fn gather(dir: &Path, prefix: &str, files: &mut Files) {
@@ -100,7 +100,7 @@ fn gather(dir: &Path, prefix: &str, files: &mut Files) {
     }
 }
 
-/// Writes the material into `dir`, as the field's script lays it out.
+/// Writes the material into `dir`, in the layout of the field's script.
 fn make(dir: &Path) {
     let at = |name: &str| dir.join(name).display().to_string();
     for folder in
@@ -132,7 +132,7 @@ fn make(dir: &Path) {
             Path::new(&at(&format!("{name}.mp4"))),
         );
     }
-    // What one call of ffmpeg writes: the options of each output, and its playlist.
+    // One call of ffmpeg writes several outputs. These closures give the options of each output and its playlist.
     let hls = |options: &str, folder: &str| {
         format!("{options} -c copy -f hls -hls_time 2 -hls_list_size 0 -hls_segment_filename {}", at(folder))
     };
@@ -168,21 +168,21 @@ fn make(dir: &Path) {
     let short = |output: String| output.replace("-hls_time 2", "-hls_time 1");
     let mut long = short(ts("", "one") + &fmp4("", "onef"));
     long += &(ts("", "lts") + &fmp4("", "lf4") + &ts("-map 0:v", "la/v") + &ts("-map 0:a", "la/a"));
-    // Ten pictures a part, five parts a segment.
+    // Ten pictures per part, five parts per segment.
     let _ = write!(
         long,
         "-map 0:v -c copy -f mp4 -movflags empty_moov+default_base_moof -frag_duration 400000 {} ",
         at("parts/all.mp4")
     );
     for (name, outputs) in [("base", &mut base), ("big", &mut big), ("wide", &mut wide), ("long", &mut long)] {
-        // The last word is the output that the helper wants by itself.
+        // The last word is the output, which the helper takes separately.
         let (arguments, last) = outputs.trim_end().rsplit_once(' ').expect("there are several words");
         ffmpeg(&format!("-i {} {arguments}", at(&format!("{name}.mp4"))), Path::new(last));
     }
     std::fs::remove_file(dir.join("raw.gray")).expect("it was just written");
 }
 
-/// The initialisation of `parts/all.mp4` and its fragments.
+/// The initialisation section of `parts/all.mp4` and its fragments.
 pub fn parts() -> (Arc<[u8]>, Vec<Arc<[u8]>>) {
     let all = file("parts/all.mp4");
     let (mut at, mut starts) = (0, Vec::new());
@@ -200,7 +200,7 @@ pub fn parts() -> (Arc<[u8]>, Vec<Arc<[u8]>>) {
     (all[..starts[0]].into(), fragments)
 }
 
-/// An ID3 tag that says the time of packed sound, 90 kHz.
+/// An ID3 tag with the time of packed sound, 90 kHz.
 pub fn id3(time_90k: u64) -> Vec<u8> {
     let size = |n: usize| [(n >> 21) as u8 & 127, (n >> 14) as u8 & 127, (n >> 7) as u8 & 127, n as u8 & 127];
     let mut body = b"com.apple.streaming.transportStreamTimestamp\0".to_vec();

@@ -1,7 +1,7 @@
-//! HLS as the field serves it, against servers of these tests: every second of the material is decided once or is one counted
-//! gap, or the message says what is wrong.
+//! HLS as servers in the field deliver it. Every second of the material is decided once or is one counted gap, or the source fails
+//! with a message that names the problem.
 //!
-//! A table has one row a case. `TOUCHLINE_HLS_CASE=NAME` plays only the cases with that in their names.
+//! Each test has a table of cases. `TOUCHLINE_HLS_CASE=NAME` plays only the cases whose names contain it.
 
 mod case;
 mod channel;

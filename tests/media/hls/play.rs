@@ -1,5 +1,5 @@
-//! A supervised source as `touchline run` has it, up to the seconds that would be classified, without waits of its own:
-//! nothing sleeps between two attempts, and the test decides after which state it ends.
+//! A supervised source as in `touchline run`, up to the seconds to be classified. The pause between two attempts is minimal, and
+//! the test decides when to stop.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -36,11 +36,11 @@ pub struct Second {
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub seconds: Vec<Second>,
-    /// Why each run began.
+    /// The reason for each run.
     pub runs: Vec<Option<Discontinuity>>,
     pub states: Vec<SourceState>,
     pub incidents: Vec<Incident>,
-    /// It was not over in time.
+    /// Whether the source exceeded the time limit.
     pub timed_out: bool,
 }
 
@@ -49,12 +49,12 @@ impl Outcome {
         self.seconds.iter().filter(|s| !s.is_gap).count()
     }
 
-    /// The marks of the seconds; [`None`] for gaps. A second without pictures has a mark that the material does not have.
+    /// The marks of the seconds, [`None`] for gaps. A second without a readable mark has `Mark(0, 0)`, which the material lacks.
     pub fn marks(&self) -> Vec<Option<Mark>> {
         self.seconds.iter().map(|s| (!s.is_gap).then_some(s.mark.unwrap_or(Mark(0, 0)))).collect()
     }
 
-    /// The failures, by kind and word.
+    /// The causes and messages of the failures.
     pub fn failures(&self) -> Vec<(Cause, String)> {
         let failure = |state: &'_ SourceState| match state {
             SourceState::Waiting { kind, cause, .. } | SourceState::Failed { kind, cause, .. } => {
@@ -65,7 +65,7 @@ impl Outcome {
         self.states.iter().filter_map(failure).collect()
     }
 
-    /// Seconds of a run follow each other, and runs do.
+    /// Checks that seconds of a run are consecutive, and that runs are in order.
     pub fn order(&self) -> Result<(), String> {
         for pair in self.seconds.windows(2) {
             let [a, b] = pair else { continue };
@@ -78,83 +78,87 @@ impl Outcome {
     }
 }
 
-/// How the test goes on after a change of state.
+/// The decision of the test after a change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    GoOn,
-    /// The test has seen enough.
-    Over,
+    Continue,
+    Stop,
 }
 
-type Judge = Box<dyn FnMut(&SourceState) -> Next + Send>;
+type OnState = Box<dyn FnMut(&SourceState) -> Next + Send>;
 
-/// How a source is opened.
-pub struct How {
+/// The options of a source, and the conditions to stop it.
+pub struct PlayOptions {
     pub pacing: Pacing,
     pub frame_height: u32,
-    /// Asked after each change of state.
-    pub judge: Judge,
-    /// Enough, whatever the source says: so many seconds.
+    /// Called after each change of state.
+    pub on_state: OnState,
+    /// Stops after this number of seconds in any state.
     pub seconds: usize,
     pub limit: Duration,
 }
 
-impl How {
-    /// A recording, as fast as it goes, until it ends or fails.
+impl PlayOptions {
+    /// A recording, unpaced, until it ends or fails.
     pub fn recording() -> Self {
-        let judge = |state: &SourceState| match state {
-            SourceState::Ended | SourceState::Failed { .. } | SourceState::Waiting { .. } => Next::Over,
-            _ => Next::GoOn,
+        let on_state = |state: &SourceState| match state {
+            SourceState::Ended | SourceState::Failed { .. } | SourceState::Waiting { .. } => Next::Stop,
+            _ => Next::Continue,
         };
         Self {
             pacing: Pacing::Unpaced,
             frame_height: 360,
-            judge: Box::new(judge),
+            on_state: Box::new(on_state),
             seconds: usize::MAX,
             limit: Duration::from_secs(90),
         }
     }
 
-    /// A channel at its own pace, until its server says that it is over.
+    /// A channel at its own pace, until its playlist has an end mark.
     pub fn channel() -> Self {
         let mut failures = 0;
-        let judge = move |state: &SourceState| match state {
-            SourceState::Ended | SourceState::Failed { .. } => Next::Over,
-            SourceState::Waiting { kind: Cause::Ended, .. } => Next::Over,
-            // One that only fails is not waited for.
+        let on_state = move |state: &SourceState| match state {
+            SourceState::Ended | SourceState::Failed { .. } => Next::Stop,
+            SourceState::Waiting { kind: Cause::Ended, .. } => Next::Stop,
+            // A channel that fails again and again is given up.
             SourceState::Waiting { .. } => {
                 failures += 1;
-                if failures > 4 { Next::Over } else { Next::GoOn }
+                if failures > 4 { Next::Stop } else { Next::Continue }
             }
-            _ => Next::GoOn,
+            _ => Next::Continue,
         };
-        Self { pacing: Pacing::Auto, judge: Box::new(judge), limit: Duration::from_secs(120), ..Self::recording() }
+        Self {
+            pacing: Pacing::Auto,
+            on_state: Box::new(on_state),
+            limit: Duration::from_secs(120),
+            ..Self::recording()
+        }
     }
 }
 
-struct Watcher {
+struct Observer {
     outcome: Arc<Mutex<Outcome>>,
-    judge: Mutex<Judge>,
-    over: Sender<()>,
-    is_over: Mutex<bool>,
+    on_state: Mutex<OnState>,
+    stop: Sender<()>,
+    is_stopped: Mutex<bool>,
 }
 
-impl Watcher {
-    fn end(&self) {
-        *lock(&self.is_over) = true;
-        // Fails when the receiver has already gone.
-        let _ = self.over.send(());
+impl Observer {
+    fn stop(&self) {
+        *lock(&self.is_stopped) = true;
+        // Fails when the receiver no longer exists.
+        let _ = self.stop.send(());
     }
 }
 
-impl SourceObserver for Watcher {
+impl SourceObserver for Observer {
     fn state(&self, state: SourceState) {
-        if *lock(&self.is_over) {
+        if *lock(&self.is_stopped) {
             return;
         }
         lock(&self.outcome).states.push(state.clone());
-        if lock(&self.judge)(&state) == Next::Over {
-            self.end();
+        if lock(&self.on_state)(&state) == Next::Stop {
+            self.stop();
         }
     }
 
@@ -163,24 +167,24 @@ impl SourceObserver for Watcher {
     }
 }
 
-impl Sleeper for Watcher {
-    /// Not at all, or until the test stops the source.
+impl Sleeper for Observer {
+    /// Sleeps 50 ms, or after the end of the test until the source is stopped.
     fn sleep(&self, _: Duration, stopping: &Receiver<Infallible>) {
-        if *lock(&self.is_over) {
+        if *lock(&self.is_stopped) {
             let _ = stopping.recv();
         } else {
-            // Without this, a server that refuses at once is asked in a busy loop.
+            // Without this pause, the supervisor would retry in a busy loop when a server refuses immediately.
             let _ = stopping.recv_timeout(Duration::from_millis(50));
         }
     }
 }
 
-/// Plays `uri` until the end that `how` names.
-pub fn play(uri: &str, how: How) -> Outcome {
+/// Plays `uri` until its own end or a condition of `play_options`.
+pub fn play(uri: &str, play_options: PlayOptions) -> Outcome {
     let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
     let options = GstOptions {
-        pacing: how.pacing,
-        frame_height: how.frame_height,
+        pacing: play_options.pacing,
+        frame_height: play_options.frame_height,
         selection: Some(PlanSelector::selection(&plan)),
         ..GstOptions::default()
     };
@@ -193,10 +197,14 @@ pub fn play(uri: &str, how: How) -> Outcome {
             return Outcome { states, ..Outcome::default() };
         }
     };
-    let (over, is_over) = unbounded();
+    let (stop, stopped) = unbounded();
     let outcome = Arc::<Mutex<Outcome>>::default();
-    let watcher =
-        Arc::new(Watcher { outcome: outcome.clone(), judge: Mutex::new(how.judge), over, is_over: Mutex::new(false) });
+    let observer = Arc::new(Observer {
+        outcome: outcome.clone(),
+        on_state: Mutex::new(play_options.on_state),
+        stop,
+        is_stopped: Mutex::new(false),
+    });
     let supervisor = Supervisor {
         inner: Arc::new(GstOpener::new(options.clone(), clock.clone()).expect("GStreamer starts")),
         policy: Policy {
@@ -206,8 +214,8 @@ pub fn play(uri: &str, how: How) -> Outcome {
             ..Policy::default()
         },
         clock,
-        sleeper: watcher.clone(),
-        observer: watcher.clone(),
+        sleeper: observer.clone(),
+        observer: observer.clone(),
         counters: options.counters.clone(),
         id: "hls".into(),
     };
@@ -222,25 +230,25 @@ pub fn play(uri: &str, how: How) -> Outcome {
     };
     let lag = LagLimits::for_pace(source.pace());
     let mut builder = ClipBuilder::new(ClipConfig { sample_rate: Some(32_000), plan, lag, behind_ns: 0 });
-    let (told, enough) = (watcher.clone(), how.seconds);
+    let (recorder, enough) = (observer.clone(), play_options.seconds);
     let clip = std::thread::spawn(move || {
         let mut out = Vec::new();
         for item in from {
             builder.push(item, &mut out);
-            let mut outcome = lock(&told.outcome);
+            let mut outcome = lock(&recorder.outcome);
             for output in out.drain(..) {
-                note(&mut outcome, output);
+                record(&mut outcome, output);
             }
             let has_enough = outcome.seconds.len() >= enough;
             drop(outcome);
             if has_enough {
-                told.end();
+                recorder.stop();
             }
         }
     });
-    let until = Instant::now() + how.limit;
-    let timed_out = is_over.recv_deadline(until).is_err();
-    // The source's threads end, then the builder has all there was.
+    let until = Instant::now() + play_options.limit;
+    let timed_out = stopped.recv_deadline(until).is_err();
+    // The source's threads end, and then the builder has received all items.
     drop(source);
     let _ = clip.join();
     let mut outcome = std::mem::take(&mut *lock(&outcome));
@@ -248,14 +256,14 @@ pub fn play(uri: &str, how: How) -> Outcome {
     outcome
 }
 
-fn note(outcome: &mut Outcome, output: ClipOutput) {
+fn record(outcome: &mut Outcome, output: ClipOutput) {
     match output {
         ClipOutput::RunStarted { cause, .. } => outcome.runs.push(cause),
         ClipOutput::Second(s) => outcome.seconds.push(Second {
             run: s.run.0,
             index: s.index,
             is_gap: false,
-            // The middle one: where a second begins within a frame of the material's does not matter.
+            // The mark of the middle frame, because a second may start slightly before or after one of the material.
             mark: s.frames.get(s.frames.len() / 2).and_then(material::read),
             has_pictures: !s.frames.is_empty(),
             has_sound: s.audio.is_some(),

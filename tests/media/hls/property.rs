@@ -1,7 +1,7 @@
-//! Random recordings against a model of which seconds must come out.
+//! Random recordings, compared with a model of the expected seconds.
 //!
-//! `TOUCHLINE_HLS_SEED` begins another sequence, `TOUCHLINE_HLS_CASES` says how many; a case that is wrong names its seed, with
-//! which it can be played alone: `TOUCHLINE_HLS_SEED=THAT TOUCHLINE_HLS_CASES=1`.
+//! `TOUCHLINE_HLS_SEED` is the first seed, `TOUCHLINE_HLS_CASES` the number of cases. A failed case names its seed. To play it alone:
+//! `TOUCHLINE_HLS_SEED=SEED TOUCHLINE_HLS_CASES=1`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,13 +10,13 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::case::{Case, Expect, Site, all, gap, run, secs};
-use super::keys::{KEYS, sealed};
-use super::list::{BREAK, List, lasting};
+use super::keys::{KEYS, encrypt};
+use super::list::{BREAK, List, segment_of};
 use super::lost::noise;
 use super::material::{BASE, BIG, LONG, LONG_S, Mark, WIDE, file};
 use super::server::{Answer, Body};
 
-/// Folder, extension, programme, segments of two seconds.
+/// Folder, extension, programme, and the number of two-second segments.
 const PROGRAMMES: [(&str, &str, u8, u64); 7] = [
     ("ts", "ts", BASE, 6),
     ("tsbig", "ts", BIG, 6),
@@ -27,7 +27,7 @@ const PROGRAMMES: [(&str, &str, u8, u64); 7] = [
     ("lf4", "m4s", LONG, LONG_S as u64 / 2),
 ];
 
-/// Lines that say nothing, or nothing that is right.
+/// Lines without effect, or with invalid content.
 const LINES: [&str; 12] = [
     "",
     "   ",
@@ -56,7 +56,7 @@ fn failure(random: &mut SmallRng) -> Answer {
     }
 }
 
-/// A recording, and what must come of it.
+/// A random recording: its site, the expected seconds and number of runs, and its playlist.
 fn recording(seed: u64) -> (Site, Vec<Option<Mark>>, Option<usize>, String) {
     let mut random = SmallRng::seed_from_u64(seed);
     let sequence = [0, 1, 77, 1_000_000][random.random_range(0..4)];
@@ -75,11 +75,11 @@ fn recording(seed: u64) -> (Site, Vec<Option<Mark>>, Option<usize>, String) {
         if extension == "m4s" {
             before += &format!("#EXT-X-KEY:METHOD=NONE\n#EXT-X-MAP:URI=\"{folder}/init.mp4\"\n");
         }
-        // Only TS: what of fMP4 is encrypted how is a matter of its own.
+        // Only TS is encrypted here.
         let key = (extension == "ts" && random.random_bool(0.3)).then(|| random.random_range(0..2usize));
-        let given = random.random_bool(0.5).then(|| random.random::<u128>());
+        let iv = random.random_bool(0.5).then(|| random.random::<u128>());
         if extension == "ts" {
-            before += &match (key, given) {
+            before += &match (key, iv) {
                 (None, _) => "#EXT-X-KEY:METHOD=NONE\n".to_owned(),
                 (Some(key), None) => format!("#EXT-X-KEY:METHOD=AES-128,URI=\"k{key}\"\n"),
                 (Some(key), Some(iv)) => format!("#EXT-X-KEY:METHOD=AES-128,URI=\"k{key}\",IV=0x{iv:032x}\n"),
@@ -91,7 +91,7 @@ fn recording(seed: u64) -> (Site, Vec<Option<Mark>>, Option<usize>, String) {
             let uri = format!("{index}.{extension}");
             let bytes = file(&format!("{folder}/s{n}.{extension}"));
             let bytes = match key {
-                Some(key) => sealed(&bytes, &KEYS[key], given.unwrap_or(u128::from(sequence) + index as u128)),
+                Some(key) => encrypt(&bytes, &KEYS[key], iv.unwrap_or(u128::from(sequence) + index as u128)),
                 None => bytes,
             };
             let whole = Answer::bytes(bytes);
@@ -117,8 +117,8 @@ fn recording(seed: u64) -> (Site, Vec<Option<Mark>>, Option<usize>, String) {
                 }
                 20..28 => {
                     let (times, answer) = (random.random_range(1..=2), failure(&mut random));
-                    let asked = Arc::new(AtomicUsize::new(0));
-                    site = site.on(&uri, move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+                    let requests = Arc::new(AtomicUsize::new(0));
+                    site = site.on(&uri, move |_| match requests.fetch_add(1, Ordering::Relaxed) {
                         n if n < times => answer.clone(),
                         _ => whole.clone(),
                     });
@@ -134,13 +134,13 @@ fn recording(seed: u64) -> (Site, Vec<Option<Mark>>, Option<usize>, String) {
                 before.push('\n');
             }
             let duration = ["2", "2.0", "2.000000", "2.00"][random.random_range(0..4)];
-            list.entries.push(format!("{before}{tag}{}", lasting(duration, &uri)));
+            list.entries.push(format!("{before}{tag}{}", segment_of(duration, &uri)));
             before.clear();
             seconds.push(if is_good { secs(programme, [2 * n as u8, 2 * n as u8 + 1]) } else { gap(2) });
             has_good |= is_good;
             good_ones += usize::from(is_good);
         }
-        // A part of which nothing is left may be a run of gaps, or gaps of the run before.
+        // A part without any good segment may be a run of gaps, or gaps of the previous run.
         runs = runs.filter(|_| has_good).map(|runs| runs + 1);
     }
     let text = list.text();
@@ -149,7 +149,7 @@ fn recording(seed: u64) -> (Site, Vec<Option<Mark>>, Option<usize>, String) {
 }
 
 #[test]
-fn random_recordings_come_out_as_the_model_says() {
+fn random_recordings_match_the_model() {
     let number = |name: &str, default: u64| {
         std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a whole number")))
     };

@@ -1,9 +1,9 @@
-//! Recordings that are as they should be, in every form that HLS has, and playlists written in every way that is met.
+//! Valid recordings in every form of HLS, and playlists in every style that occurs in practice.
 
-use super::case::{Case, Site, counts, gap, or, run, says, secs, shows, whole};
-use super::list::{List, lasting, master, plain, segment};
+use super::case::{Case, Site, counts, fails, gap, or, run, secs, shows, whole};
+use super::list::{List, master, plain, segment, segment_of};
 use super::material::{BASE, file, id3};
-use super::play::How;
+use super::play::PlayOptions;
 use super::server::Answer;
 use crate::common::Fixtures;
 
@@ -16,7 +16,7 @@ fn text(name: &str, text: impl Into<String>) -> Case {
 }
 
 #[test]
-fn every_form_plays_whole() {
+fn recordings_of_every_form_play_completely() {
     let audio = r#"#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="aud",NAME="English",DEFAULT=YES,AUTOSELECT=YES,URI="a"
 "#;
     let separate = |folder: &str| {
@@ -27,8 +27,8 @@ fn every_form_plays_whole() {
             &[(r#"BANDWIDTH=900000,CODECS="avc1.42c00d,mp4a.40.2",RESOLUTION=320x240,AUDIO="aud""#, &variant)],
         )
     };
-    let twelve_of_sound = || counts(12..=12, 12..=12);
-    let packed = |name: &str| Case::new(name, Site::of(&List::segments(name, name, 0..6)), twelve_of_sound());
+    let twelve_seconds = || counts(12..=12, 12..=12);
+    let packed = |name: &str| Case::new(name, Site::of(&List::segments(name, name, 0..6)), twelve_seconds());
     let timed = |name: &'static str| {
         let site = Site::of(&List::segments(name, name, 0..6)).any(move |request| {
             let n: u64 = request.path().strip_prefix(name)?.trim_start_matches("/s").split('.').next()?.parse().ok()?;
@@ -36,7 +36,7 @@ fn every_form_plays_whole() {
             bytes.extend(&file(request.path())[..]);
             Some(Answer::bytes(bytes))
         });
-        Case::new(format!("{name} with ID3 time"), site, twelve_of_sound())
+        Case::new(format!("{name} with ID3 time"), site, twelve_seconds())
     };
     run(vec![
         of("TS", &plain()),
@@ -61,7 +61,7 @@ fn every_form_plays_whole() {
         timed("mp3"),
         timed("ac3"),
         Case::new("pictures without sound", Site::new(), whole()).at("av/v/index.m3u8").mute(),
-        Case::new("sound without pictures", Site::new(), twelve_of_sound()).at("av/a/index.m3u8"),
+        Case::new("sound without pictures", Site::new(), twelve_seconds()).at("av/a/index.m3u8"),
         Case::new("one segment", Site::of(&List::segments("ts", "ts", 0..1)), shows(secs(BASE, 0..2))),
         Case::new("from the middle on", Site::of(&List::segments("ts", "ts", 3..6)), shows(secs(BASE, 6..12))),
         of("a sequence from a million on", &plain().sequence(1_000_000)),
@@ -70,7 +70,7 @@ fn every_form_plays_whole() {
 }
 
 #[test]
-fn playlists_are_read_as_people_write_them() {
+fn unusual_styles_of_playlists_are_read() {
     let plain = plain();
     let twelve = plain.text();
     let lines = |from: &str, to: &str| twelve.replace(from, to);
@@ -78,7 +78,7 @@ fn playlists_are_read_as_people_write_them() {
         let entries = (0..6).map(|n| segment(&format!("{uri}/s{n}.ts")));
         List { version: 8, ..List::of(entries) }.head(line)
     };
-    let defined = || or(whole(), says(&["EXT-X-DEFINE"]));
+    let defined = || or(whole(), fails(&["EXT-X-DEFINE"]));
     run(vec![
         text("byte order mark and CRLF", format!("\u{feff}{}", lines("\n", "\r\n"))),
         text("CR and LF, and CRLF mixed", lines("#EXTINF", "\r\n\r\n#EXTINF")),
@@ -100,14 +100,14 @@ fn playlists_are_read_as_people_write_them() {
             let target = "#EXT-X-TARGETDURATION:2\n";
             lines(target, "").replace("#EXT-X-ENDLIST", &format!("{target}#EXT-X-ENDLIST"))
         }),
-        text("something behind the end mark", twelve.clone() + "# made by a packager\n\n"),
+        text("a comment after the end mark", twelve.clone() + "# made by a packager\n\n"),
         Case::new(
             "no EXTINF",
             Site::new().text(
                 "x.m3u8",
                 twelve.lines().filter(|l| !l.starts_with("#EXTINF")).map(|l| format!("{l}\n")).collect::<String>(),
             ),
-            or(whole(), says(&["damaged playlist"])),
+            or(whole(), fails(&["damaged playlist"])),
         ),
         text("addresses from the root", lines("ts/s", "/ts/s")),
         text("addresses with dots", lines("ts/s", "f4/../ts/./s")),
@@ -131,7 +131,7 @@ fn playlists_are_read_as_people_write_them() {
             whole(),
         ),
         of("dates", &plain.clone().head("#EXT-X-PROGRAM-DATE-TIME:2020-09-13T12:26:40.000Z")),
-        of("a date that is none", &plain.clone().head("#EXT-X-PROGRAM-DATE-TIME:9999999-99-99T99:99:99Z")),
+        of("an invalid date", &plain.clone().head("#EXT-X-PROGRAM-DATE-TIME:9999999-99-99T99:99:99Z")),
         of("a date of the year 9999", &plain.clone().head("#EXT-X-PROGRAM-DATE-TIME:9999-12-31T23:59:60.9+99:99")),
         of("dates that jump", &{
             let mut list = plain.clone();
@@ -166,16 +166,16 @@ fn playlists_are_read_as_people_write_them() {
             let part = "#EXT-X-PART-INF:PART-TARGET=0.5\n#EXT-X-SERVER-CONTROL:PART-HOLD-BACK=1.5\n";
             lines("#EXT-X-MEDIA", &format!("{part}#EXT-X-MEDIA"))
         }),
-        text("one segment lasts nothing", lines(&segment("ts/s3.ts"), &lasting("0", "ts/s3.ts"))).expect(or(
+        text("a segment of length zero", lines(&segment("ts/s3.ts"), &segment_of("0", "ts/s3.ts"))).expect(or(
             or(whole(), shows(super::case::all([secs(BASE, 0..6), gap(2), secs(BASE, 8..12)]))),
-            says(&["damaged playlist"]),
+            fails(&["damaged playlist"]),
         )),
     ]);
 }
 
-/// A playlist is known by its content, whatever it is called and whatever its type.
+/// A playlist is recognised by its content, independent of its name and content type.
 #[test]
-fn a_playlist_needs_no_name() {
+fn playlists_are_recognised_by_content() {
     let mut cases = Vec::new();
     for (name, kind) in [
         ("stream.php", "application/vnd.apple.mpegurl"),
@@ -199,14 +199,14 @@ fn a_playlist_needs_no_name() {
     run(cases);
 }
 
-/// A recording replayed gives the same seconds, also at its own pace.
+/// A paced recording yields the same seconds.
 #[test]
 fn a_recording_keeps_its_own_pace_and_ends() {
-    let channel = How { limit: std::time::Duration::from_secs(60), ..How::channel() };
-    run(vec![of("paced", &List::segments("ts", "ts", 0..2)).expect(shows(secs(BASE, 0..4))).how(channel)]);
-    // What the material looks like is checked without HLS, so that a mistake there is seen as one.
+    let channel = PlayOptions { limit: std::time::Duration::from_secs(60), ..PlayOptions::channel() };
+    run(vec![of("paced", &List::segments("ts", "ts", 0..2)).expect(shows(secs(BASE, 0..4))).options(channel)]);
+    // The material is checked without HLS, so that an error in it is distinguishable.
     let dir = Fixtures::new();
     let path = dir.write("base.mp4", &file("base.mp4"));
-    let outcome = super::play::play(path.to_str().expect("a temporary path is UTF-8"), How::recording());
+    let outcome = super::play::play(path.to_str().expect("a temporary path is UTF-8"), PlayOptions::recording());
     assert_eq!(outcome.marks(), secs(BASE, 0..12), "{outcome:?}");
 }

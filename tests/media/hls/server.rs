@@ -1,5 +1,5 @@
-//! An HTTP server that answers as a test says: keep-alive, ranges, encodings, and every way in which servers fail.
-#![allow(dead_code)] // The soak uses its own part of it.
+//! An HTTP server with answers from the test: keep-alive, ranges, encodings, and the failures of servers.
+#![allow(dead_code)] // The soak test and the benchmark use a part of it.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How often a connection that waits looks whether the server stops.
+/// The interval in which a waiting connection checks whether the server stops.
 const POLL: Duration = Duration::from_millis(50);
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -18,7 +18,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
-    /// Path and query, as they came.
+    /// The path and query as received.
     pub target: String,
     headers: Vec<(String, String)>,
 }
@@ -33,7 +33,7 @@ impl Request {
         Some(Self { method, target, headers: headers.collect() })
     }
 
-    /// Without the leading slash and the query.
+    /// The path without the leading slash.
     pub fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default().trim_start_matches('/')
     }
@@ -47,7 +47,7 @@ impl Request {
         self.headers.iter().find_map(|(n, value)| (n == name).then_some(value.as_str()))
     }
 
-    /// First and last byte that are wanted.
+    /// The first and last byte of the requested range.
     fn range(&self, len: usize) -> Option<(usize, usize)> {
         let (from, to) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
         let from = from.parse::<usize>().ok()?;
@@ -62,25 +62,25 @@ pub enum Body {
     Whole(Arc<[u8]>),
     /// In pieces, without a length.
     Chunked(Arc<[u8]>),
-    /// Fewer bytes than the head says, then the end of the connection; with `hang` the connection stays.
+    /// Fewer bytes than the head declares, then the end of the connection. With `hang` the connection stays open.
     Short {
         sent: Arc<[u8]>,
         declared: usize,
         hang: bool,
     },
-    /// In this many pieces with pauses between them.
+    /// In this number of pieces with a pause after each.
     Slow {
         bytes: Arc<[u8]>,
         pieces: usize,
         pause: Duration,
     },
-    /// Written as it likes, without a length, until it fails or ends.
+    /// Written by a function, without a length, until it returns.
     Stream(Stream),
     /// No answer at all: the connection is closed.
     Close,
     /// The connection is reset.
     Reset,
-    /// No answer, and no end of the connection.
+    /// No answer: the connection stays open.
     Hang,
 }
 
@@ -91,7 +91,7 @@ pub struct Answer {
     pub body: Body,
     /// The delay before the answer.
     pub delay: Duration,
-    /// Whether a range that is asked for is given.
+    /// Whether range requests are honoured.
     pub ranges: bool,
 }
 
@@ -155,14 +155,14 @@ impl Server {
         Self::start_at("127.0.0.1", serve)
     }
 
-    /// On another address of this machine.
+    /// Listens on another address of this machine.
     pub fn start_at(host: &str, serve: Serve) -> Self {
         Self::listen(TcpListener::bind((host, 0)).expect("a free port"), serve)
     }
 
-    /// Where another was before.
+    /// Listens where an earlier server did.
     pub fn start_on(address: SocketAddr, serve: Serve) -> Self {
-        Self::listen(TcpListener::bind(address).expect("nobody took the port"), serve)
+        Self::listen(TcpListener::bind(address).expect("the port is still free"), serve)
     }
 
     fn listen(listener: TcpListener, serve: Serve) -> Self {
@@ -175,8 +175,8 @@ impl Server {
                     return;
                 }
                 let (Ok(connection), shared) = (connection, serving.clone()) else { continue };
-                // A client that goes away in the middle of an answer is its own business.
-                std::thread::spawn(move || talk(&connection, &shared).ok());
+                // A client may disconnect in the middle of an answer.
+                std::thread::spawn(move || serve_connection(&connection, &shared).ok());
             }
         });
         Self { shared, address, thread: Some(thread) }
@@ -206,8 +206,8 @@ impl Drop for Server {
     }
 }
 
-/// The head of the next request and its length; it is still to be read. [`None`] when nobody wants anything any more.
-fn next(connection: &TcpStream, shared: &Shared) -> io::Result<Option<(Request, usize)>> {
+/// Peeks at the head of the next request and returns it with its length. [`None`] when the client or the server stops.
+fn next_request(connection: &TcpStream, shared: &Shared) -> io::Result<Option<(Request, usize)>> {
     let mut buffer = [0u8; 16 * 1024];
     let mut before = 0;
     loop {
@@ -224,7 +224,7 @@ fn next(connection: &TcpStream, shared: &Shared) -> io::Result<Option<(Request, 
             let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
             return Ok(Request::parse(&head).map(|request| (request, end + 4)));
         }
-        // The rest of a head is on its way, and looking at what is there does not wait for it.
+        // The rest of the head has not arrived, and `peek` does not wait for it.
         if len == before {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -232,28 +232,28 @@ fn next(connection: &TcpStream, shared: &Shared) -> io::Result<Option<(Request, 
     }
 }
 
-fn talk(connection: &TcpStream, shared: &Shared) -> io::Result<()> {
+fn serve_connection(connection: &TcpStream, shared: &Shared) -> io::Result<()> {
     connection.set_nodelay(true)?;
     connection.set_read_timeout(Some(POLL))?;
-    while let Some((request, len)) = next(connection, shared)? {
+    while let Some((request, len)) = next_request(connection, shared)? {
         let answer = (shared.serve)(&request);
         lock(&shared.requests).push(request.clone());
         if matches!(answer.body, Body::Reset) {
-            // What was not read makes the system reset the connection.
+            // The unread request makes the system reset the connection.
             return Ok(());
         }
         io::copy(&mut io::Read::take(connection, len as u64), &mut io::sink())?;
         std::thread::sleep(answer.delay);
-        if !say(connection, &request, &answer, shared)? {
+        if !respond(connection, &request, &answer, shared)? {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Gives whether the connection goes on.
-fn say(mut out: &TcpStream, request: &Request, answer: &Answer, shared: &Shared) -> io::Result<bool> {
-    let mut head = format!("HTTP/1.1 {} Said\r\n", answer.status);
+/// Sends the answer. Returns whether the connection stays open.
+fn respond(mut out: &TcpStream, request: &Request, answer: &Answer, shared: &Shared) -> io::Result<bool> {
+    let mut head = format!("HTTP/1.1 {} Status\r\n", answer.status);
     for (name, value) in &answer.headers {
         head += &format!("{name}: {value}\r\n");
     }
@@ -295,7 +295,7 @@ fn say(mut out: &TcpStream, request: &Request, answer: &Answer, shared: &Shared)
             write!(out, "{head}Content-Length: {declared}\r\n\r\n")?;
             out.write_all(sent)?;
             if *hang {
-                wait_for_the_end(out, shared);
+                wait_for_end(out, shared);
             }
             Ok(false)
         }
@@ -313,15 +313,15 @@ fn say(mut out: &TcpStream, request: &Request, answer: &Answer, shared: &Shared)
             Ok(false)
         }
         Body::Hang => {
-            wait_for_the_end(out, shared);
+            wait_for_end(out, shared);
             Ok(false)
         }
         Body::Close | Body::Reset => Ok(false),
     }
 }
 
-/// Until the client or the test is gone.
-fn wait_for_the_end(connection: &TcpStream, shared: &Shared) {
+/// Waits until the client disconnects or the test ends.
+fn wait_for_end(connection: &TcpStream, shared: &Shared) {
     while !shared.stop.load(Ordering::Acquire) {
         match connection.peek(&mut [0]) {
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}

@@ -1,11 +1,11 @@
-//! Which variant and which rendition is taken, and what follows when it is dead or dies.
+//! The choice of variant and rendition, and the fallback when one is dead or dies.
 
 use touchline_core::cause::Cause;
 
-use super::case::{Case, Expect, Site, counts, from_material, or, run, says, secs, shows, whole};
+use super::case::{Case, Expect, Site, counts, fails, from_material, or, run, secs, shows, whole};
 use super::list::{List, master, plain};
 use super::material::{BASE, BIG, Mark};
-use super::play::How;
+use super::play::PlayOptions;
 use super::server::{Answer, Body};
 
 const SMALL: &str = "BANDWIDTH=300000,RESOLUTION=320x240";
@@ -20,23 +20,23 @@ fn big() -> Expect {
 }
 
 fn height(case: Case, frame_height: u32) -> Case {
-    case.how(How { frame_height, ..How::recording() })
+    case.options(PlayOptions { frame_height, ..PlayOptions::recording() })
 }
 
 #[test]
-fn the_smallest_that_suffices_is_taken() {
+fn the_smallest_sufficient_variant_is_selected() {
     let (small, large) = ((SMALL, "ts/index.m3u8"), (LARGE, "tsbig/index.m3u8"));
     let radio = ("BANDWIDTH=64000,CODECS=\"mp4a.40.2\"", "av/a/index.m3u8");
     let both = master("", &[small, large]);
-    let turned = master("", &[large, small]);
+    let reversed = master("", &[large, small]);
     let plain = ("BANDWIDTH=300000", "ts/index.m3u8");
     run(vec![
-        height(of("240 lines", both.clone(), whole()), 240).never("tsbig/"),
-        height(of("240 lines, the other way round", turned.clone(), whole()), 240).never("tsbig/"),
-        height(of("less than all have", both.clone(), whole()), 100).never("tsbig/"),
-        height(of("between the two", both.clone(), big()), 360).never("ts/"),
-        height(of("480 lines", turned, big()), 480).never("ts/"),
-        height(of("more than any has", both, big()), 1080).never("ts/"),
+        height(of("240 lines", both.clone(), whole()), 240).never_requests("tsbig/"),
+        height(of("240 lines, the other way round", reversed.clone(), whole()), 240).never_requests("tsbig/"),
+        height(of("fewer than any variant", both.clone(), whole()), 100).never_requests("tsbig/"),
+        height(of("between the two", both.clone(), big()), 360).never_requests("ts/"),
+        height(of("480 lines", reversed, big()), 480).never_requests("ts/"),
+        height(of("more than any variant", both, big()), 1080).never_requests("ts/"),
         of("sound only comes second", master("", &[plain, radio]), whole()),
         of("sound only comes first", master("", &[radio, plain]), whole()),
         of(
@@ -49,28 +49,28 @@ fn the_smallest_that_suffices_is_taken() {
             master("", &[("BANDWIDTH=300000", "ts/index.m3u8"), ("BANDWIDTH=900000", "tsbig/index.m3u8")]),
             Expect::OneOf(vec![whole(), big()]),
         ),
-        of("sizes that are none", master("", &[("RESOLUTION=axb,CODECS=\",\"", "ts/index.m3u8")]), whole()),
+        of("invalid sizes", master("", &[("RESOLUTION=axb,CODECS=\",\"", "ts/index.m3u8")]), whole()),
         of("only sound", master("", &[radio]), counts(12..=12, 12..=12)),
         of(
             "the same size twice",
             master("", &[small, ("BANDWIDTH=200000,RESOLUTION=320x240", "ts/index.m3u8")]),
             whole(),
         ),
-        of("a master that says nothing about its variants", "#EXTM3U\n#EXT-X-STREAM-INF:\nts/index.m3u8\n", whole()),
+        of("a master without attributes of its variant", "#EXTM3U\n#EXT-X-STREAM-INF:\nts/index.m3u8\n", whole()),
         of(
-            "a codec that nobody knows beside one",
+            "a variant with an unknown codec",
             master("", &[("BANDWIDTH=1,RESOLUTION=320x240,CODECS=\"xyz1.1\"", "none/index.m3u8"), small]),
             whole(),
         ),
         of(
-            "pictures only for tricks",
+            "only I-frame variants",
             "#EXTM3U\n#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,URI=\"ts/index.m3u8\"\n",
-            Expect::OneOf(vec![says(&[""]), whole()]),
+            Expect::OneOf(vec![fails(&[""]), whole()]),
         ),
         of(
             "a variant that is a master",
             master("", &[("BANDWIDTH=1", "again.m3u8")]),
-            Expect::OneOf(vec![says(&["damaged playlist", "master"])]),
+            Expect::OneOf(vec![fails(&["damaged playlist", "master"])]),
         ),
     ]
     .into_iter()
@@ -85,7 +85,7 @@ fn the_smallest_that_suffices_is_taken() {
 }
 
 #[test]
-fn a_dead_variant_gives_way_to_the_next() {
+fn the_next_variant_replaces_a_dead_one() {
     let mut cases = Vec::new();
     for (name, answer) in [
         ("hangs", Answer::of(Body::Hang)),
@@ -112,14 +112,22 @@ fn a_dead_variant_gives_way_to_the_next() {
         Site::new().text("m.m3u8", text).answers("a/index.m3u8", answer.clone()).answers("b/index.m3u8", answer)
     };
     cases.push(
-        Case::new("all are 404", twice(Answer::status(404)), super::case::fails(&[Cause::NotFound], &["404"]))
-            .at("m.m3u8"),
+        Case::new(
+            "all are 404",
+            twice(Answer::status(404)),
+            super::case::fails_with_cause(&[Cause::NotFound], &["404"]),
+        )
+        .at("m.m3u8"),
     );
     cases.push(
-        Case::new("all are 503", twice(Answer::status(503)), super::case::fails(&[Cause::ServerError], &["503"]))
-            .at("m.m3u8"),
+        Case::new(
+            "all are 503",
+            twice(Answer::status(503)),
+            super::case::fails_with_cause(&[Cause::ServerError], &["503"]),
+        )
+        .at("m.m3u8"),
     );
-    cases.push(Case::new("all are pages", twice(Answer::page("<html></html>")), says(&["a web page"])).at("m.m3u8"));
+    cases.push(Case::new("all are pages", twice(Answer::page("<html></html>")), fails(&["a web page"])).at("m.m3u8"));
     cases.push(
         Case::new(
             "all are DRM",
@@ -127,11 +135,11 @@ fn a_dead_variant_gives_way_to_the_next() {
                 let list = plain().head("#EXT-X-KEY:METHOD=SAMPLE-AES,URI=\"k\"");
                 twice(Answer::list(list.text()))
             },
-            super::case::fails(&[Cause::Encrypted], &["encrypted", "DRM"]),
+            super::case::fails_with_cause(&[Cause::Encrypted], &["encrypted", "DRM"]),
         )
         .at("m.m3u8"),
     );
-    // Its segments are gone from the middle on, those of the other are not.
+    // The segments of the first variant are missing from the middle on, those of the other are not.
     let text = master(
         "",
         &[
@@ -183,40 +191,42 @@ fn renditions_are_chosen_and_subtitles_and_iframes_are_ignored() {
     let apart = |rest: &str| format!("BANDWIDTH=900000,CODECS=\"avc1.42c00d,mp4a.40.2\",RESOLUTION=320x240{rest}");
     let pictures = "av/v/index.m3u8";
     let one = |lines: &str, rest: &str, uri: &str| master(lines, &[(&apart(rest), uri)]);
-    let subs = |name: &str, text: String| of(name, text, whole()).never("sub/").never("if/").never("other/");
+    let subs = |name: &str, text: String| {
+        of(name, text, whole()).never_requests("sub/").never_requests("if/").never_requests("other/")
+    };
     run(vec![
         subs("everything", one(&all, ",AUDIO=\"a\",SUBTITLES=\"s\",CLOSED-CAPTIONS=\"c\"", pictures)),
         subs("subtitles", one(&subtitles, ",SUBTITLES=\"s\"", "ts/index.m3u8")),
-        subs("two of sound", one(&format!("{other}{default}"), ",AUDIO=\"a\"", pictures)),
+        subs("two sound renditions", one(&format!("{other}{default}"), ",AUDIO=\"a\"", pictures)),
         subs("the default comes first", one(&format!("{default}{other}"), ",AUDIO=\"a\"", pictures)),
-        subs("tricks", one(tricks, "", "ts/index.m3u8")),
+        subs("I-frame variants", one(tricks, "", "ts/index.m3u8")),
         subs("no captions at all", one("", ",CLOSED-CAPTIONS=NONE", "ts/index.m3u8")),
-        subs("sound within the pictures", one(&format!("{within}{other}"), ",AUDIO=\"a\"", "ts/index.m3u8")),
+        subs("sound in the variant itself", one(&format!("{within}{other}"), ",AUDIO=\"a\"", "ts/index.m3u8")),
         of("no default", one(&other.replace("other/", "av/a/"), ",AUDIO=\"a\"", pictures), whole()),
-        of("a group that is not there", one("", ",AUDIO=\"zz\"", "ts/index.m3u8"), whole()),
-        of("a group of pictures", one(&video, ",VIDEO=\"v\"", "ts/index.m3u8"), whole()),
+        of("a missing group", one("", ",AUDIO=\"zz\"", "ts/index.m3u8"), whole()),
+        of("a video group", one(&video, ",VIDEO=\"v\"", "ts/index.m3u8"), whole()),
         of(
             "renditions without names",
             one("#EXT-X-MEDIA:TYPE=AUDIO\n", "", "ts/index.m3u8"),
-            or(whole(), says(&["damaged playlist"])),
+            or(whole(), fails(&["damaged playlist"])),
         ),
     ]);
 }
 
-/// A live list in a master is followed as one that was given by itself; here it is a recording that says so late.
+/// The playlists and segments of a recording are not requested repeatedly.
 #[test]
-fn a_master_is_asked_once_for_a_recording() {
+fn a_recording_requests_each_resource_once() {
     let text = master("", &[(SMALL, "ts/index.m3u8")]);
-    let case = of("the master is not asked again and again", text, whole()).check(|_, requests| {
+    let case = of("the master is requested at most twice", text, whole()).check(|_, requests| {
         match requests.iter().filter(|r| r.path() == "m.m3u8").count() {
             1..=2 => Ok(()),
-            n => Err(format!("the master was asked for {n} times")),
+            n => Err(format!("the master was requested {n} times")),
         }
     });
-    let segments = Case::new("each segment is asked for once", Site::of(&List::segments("ts", "ts", 0..6)), whole())
+    let segments = Case::new("each segment is requested once", Site::of(&List::segments("ts", "ts", 0..6)), whole())
         .check(|_, requests| {
             let twice = (0..6).find(|n| requests.iter().filter(|r| r.path() == format!("ts/s{n}.ts")).count() != 1);
-            twice.map_or(Ok(()), |n| Err(format!("segment {n} was not asked for once")))
+            twice.map_or(Ok(()), |n| Err(format!("segment {n} was not requested exactly once")))
         });
     run(vec![case, segments]);
 }

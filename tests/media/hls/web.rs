@@ -1,4 +1,4 @@
-//! What web servers do beside serving: encodings, redirects, cookies, logins; and what is no playlist at all.
+//! Features of web servers (encodings, redirects, cookies, logins), and answers that are not playlists.
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex};
@@ -9,28 +9,28 @@ use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use touchline_core::cause::Cause;
 
-use super::case::{Case, Expect, Site, fails, from_material, run, says, whole};
+use super::case::{Case, Expect, Site, fails, fails_with_cause, from_material, run, whole};
 use super::list::{List, plain, segment};
 use super::lost::noise;
 use super::server::{Answer, Body, Request, Server, lock};
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(bytes).expect("memory takes it");
-    encoder.finish().expect("memory takes it")
+    encoder.write_all(bytes).expect("writing to memory succeeds");
+    encoder.finish().expect("writing to memory succeeds")
 }
 
 fn deflate(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(bytes).expect("memory takes it");
-    encoder.finish().expect("memory takes it")
+    encoder.write_all(bytes).expect("writing to memory succeeds");
+    encoder.finish().expect("writing to memory succeeds")
 }
 
-/// Brotli without compression (RFC 7932, 9.2): blocks that are stored, and an empty last one.
+/// Brotli without compression (RFC 7932, 9.2): stored blocks and an empty last one.
 fn brotli(bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![];
     for (n, block) in bytes.chunks(1 << 16).enumerate() {
-        // A window of 64 kB (one bit, 0) before the first block; then not last, a length of four nibbles, stored.
+        // The first block follows the window size of 64 kB (one bit, 0). Each block: not the last, a length of four nibbles, stored.
         let len = block.len() as u32 - 1;
         let word = (len << 3 | 1 << 19) << u32::from(n == 0);
         out.extend(&word.to_le_bytes()[..3]);
@@ -40,7 +40,7 @@ fn brotli(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The plain recording with every answer of `kinds` (playlist or segments) in this encoding.
+/// The plain recording with the playlist, the segments or both in this encoding.
 fn encoded(name: &'static str, encode: fn(&[u8]) -> Vec<u8>, playlist: bool, segments: bool) -> Site {
     let list = plain().text();
     let answer = move |bytes: &[u8], is_encoded: bool| match is_encoded {
@@ -58,8 +58,8 @@ fn unrequested_encodings_are_decoded() {
     for (name, encode) in
         [("gzip", gzip as fn(&[u8]) -> Vec<u8>), ("x-gzip", gzip), ("deflate", deflate), ("br", brotli)]
     {
-        for (what, playlist, segments) in [("playlist", true, false), ("segments", false, true), ("both", true, true)] {
-            cases.push(Case::new(format!("{name}: {what}"), encoded(name, encode, playlist, segments), whole()));
+        for (part, playlist, segments) in [("playlist", true, false), ("segments", false, true), ("both", true, true)] {
+            cases.push(Case::new(format!("{name}: {part}"), encoded(name, encode, playlist, segments), whole()));
         }
     }
     let identity = Site::new().answers("x.m3u8", Answer::list(plain().text()).with("Content-Encoding", "identity"));
@@ -68,16 +68,16 @@ fn unrequested_encodings_are_decoded() {
     let site = Site::new().answers("x.m3u8", Answer::of(chunked).with("Content-Encoding", "gzip"));
     cases.push(Case::new("gzip in pieces", site, whole()));
     cases.push(Case::new(
-        "gzip that is none",
+        "invalid gzip",
         Site::new().answers("x.m3u8", Answer::bytes(noise(4000)).with("Content-Encoding", "gzip")),
-        says(&[""]),
+        fails(&[""]),
     ));
     run(cases);
 }
 
-/// A megabyte of gzip that is a gigabyte of playlist must not be taken into memory.
+/// Answers are limited in size, also after decompression.
 #[test]
-fn an_answer_without_end_is_cut_off() {
+fn endless_answers_are_cut_off() {
     let bomb: Arc<[u8]> = gzip(&vec![b'\n'; 256 << 20]).into();
     let playlist = Answer::bytes(bomb.clone()).with("Content-Encoding", "gzip");
     let endless = Answer::of(Body::Stream(Arc::new(|out| {
@@ -92,8 +92,8 @@ fn an_answer_without_end_is_cut_off() {
         }
     })));
     run(vec![
-        Case::new("a playlist that unpacks for ever", Site::new().answers("x.m3u8", playlist), says(&[""])),
-        Case::new("a playlist without end", Site::new().answers("x.m3u8", endless), says(&[""])),
+        Case::new("a playlist that decompresses to 256 MB", Site::new().answers("x.m3u8", playlist), fails(&[""])),
+        Case::new("a playlist without end", Site::new().answers("x.m3u8", endless), fails(&[""])),
         Case::new(
             "a segment without end",
             Site::of(&plain()).answers("ts/s2.ts", segment),
@@ -142,7 +142,7 @@ fn redirects_and_cookies_are_followed() {
             }
         })
     }));
-    // The cookie of the redirect is wanted with the playlist and with each segment.
+    // The playlist and each segment require the cookie of the redirect.
     let has = |request: &Request, word: &str| request.header("cookie").is_some_and(|cookie| cookie.contains(word));
     cases.push(at("a cookie of the redirect".into(), {
         let text = plain().text();
@@ -157,7 +157,7 @@ fn redirects_and_cookies_are_followed() {
             (r.path().starts_with("ts/") && !(has(r, "a=1") && has(r, "b=2"))).then(|| Answer::status(403))
         })
     }));
-    cases.push(at("a cookie for another path stays away".into(), {
+    cases.push(at("a cookie for another path is not sent".into(), {
         let answer = Answer::list(plain().text()).with("Set-Cookie", "a=1; Path=/elsewhere");
         Site::new().answers("live.m3u8", answer).any(move |r| has(r, "a=1").then(|| Answer::status(400)))
     }));
@@ -175,14 +175,14 @@ fn redirects_and_cookies_are_followed() {
             Some(from_material(r.path()).with("Set-Cookie", format!("n={last}; Path=/")))
         })
     }));
-    let loops = |name: &str, site: Site| Case::new(name, site, says(&["redirect"])).at("live.m3u8");
+    let loops = |name: &str, site: Site| Case::new(name, site, fails(&["redirect"])).at("live.m3u8");
     cases.push(loops("a loop", Site::new().answers("live.m3u8", Answer::redirect(302, "/live.m3u8"))));
     cases.push(loops("a loop of two", {
         Site::new()
             .answers("live.m3u8", Answer::redirect(302, "/b.m3u8"))
             .answers("b.m3u8", Answer::redirect(302, "/live.m3u8"))
     }));
-    cases.push(loops("ever further", {
+    cases.push(loops("an endless chain", {
         Site::new().any(|r| {
             let n = r.query("n").and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
             Some(Answer::redirect(302, format!("/live.m3u8?n={}", n + 1)))
@@ -192,41 +192,43 @@ fn redirects_and_cookies_are_followed() {
         Case::new(
             "a redirect to nowhere",
             Site::new().answers("live.m3u8", Answer { status: 302, ..Answer::bytes(&b""[..]) }),
-            says(&["redirect", "302"]),
+            fails(&["redirect", "302"]),
         )
         .at("live.m3u8"),
     );
     run(cases);
 }
 
-/// `digest_auth` reckons what the answer to a challenge must be.
-fn is_right(request: &Request, password: &str) -> bool {
-    let Some(said) = request.header("authorization").filter(|said| said.starts_with("Digest ")) else { return false };
-    let Ok(said) = digest_auth::AuthorizationHeader::parse(said) else { return false };
+/// Whether the digest login of a request is valid, according to `digest_auth`.
+fn is_valid_digest(request: &Request, password: &str) -> bool {
+    let Some(login) = request.header("authorization").filter(|login| login.starts_with("Digest ")) else {
+        return false;
+    };
+    let Ok(login) = digest_auth::AuthorizationHeader::parse(login) else { return false };
     let mut context = digest_auth::AuthContext::new("ann", password, request.target.as_str());
-    let mut right = said.clone();
-    context.set_custom_cnonce(said.cnonce.clone().unwrap_or_default());
-    right.digest(&context);
-    said.response == right.response && said.uri == request.target && said.nonce == "n42"
+    let mut expected = login.clone();
+    context.set_custom_cnonce(login.cnonce.clone().unwrap_or_default());
+    expected.digest(&context);
+    login.response == expected.response && login.uri == request.target && login.nonce == "n42"
 }
 
 const PASSWORD: &str = "geheim&mehr#1";
 const LOGIN: &str = "ann:geheim%26mehr%231@";
 
 #[test]
-fn logins_are_shown_where_they_are_asked_for_and_nowhere_else() {
-    let guarded = |challenge: &'static str, is_in: fn(&Request) -> bool| {
+fn logins_are_sent_only_to_the_server_that_requires_them() {
+    let guarded = |challenge: &'static str, is_authorized: fn(&Request) -> bool| {
         let text = plain().text();
-        let ask = move || Answer::status(401).with("WWW-Authenticate", challenge);
-        Site::new().any(move |r| match is_in(r) {
-            false => Some(ask()),
+        let refuse = move || Answer::status(401).with("WWW-Authenticate", challenge);
+        Site::new().any(move |r| match is_authorized(r) {
+            false => Some(refuse()),
             true if r.path() == "x.m3u8" => Some(Answer::list(text.clone())),
             true => None,
         })
     };
     let basic: fn(&Request) -> bool =
         |r| r.header("authorization") == Some(&format!("Basic {}", STANDARD.encode(format!("ann:{PASSWORD}"))));
-    let digest: fn(&Request) -> bool = |r| is_right(r, PASSWORD);
+    let digest: fn(&Request) -> bool = |r| is_valid_digest(r, PASSWORD);
     let challenges = [
         ("basic", "Basic realm=\"tv\"", basic),
         ("basic with a charset", "Basic realm=\"tv\", charset=\"UTF-8\"", basic),
@@ -235,15 +237,16 @@ fn logins_are_shown_where_they_are_asked_for_and_nowhere_else() {
         ("digest with SHA-256", "Digest realm=\"tv\", nonce=\"n42\", qop=\"auth\", algorithm=SHA-256", digest),
     ];
     let mut cases = Vec::new();
-    for (name, challenge, is_in) in challenges {
-        cases.push(Case::new(name, guarded(challenge, is_in), whole()).login(LOGIN));
-        let wrong = fails(&[Cause::NotAuthorized], &["401", "password", "log in", "login", "authori"]);
+    for (name, challenge, is_authorized) in challenges {
+        cases.push(Case::new(name, guarded(challenge, is_authorized), whole()).login(LOGIN));
+        let wrong = fails_with_cause(&[Cause::NotAuthorized], &["401", "password", "log in", "login", "authori"]);
         cases.push(
-            Case::new(format!("{name}, wrong password"), guarded(challenge, is_in), wrong.clone()).login("ann:falsch@"),
+            Case::new(format!("{name}, wrong password"), guarded(challenge, is_authorized), wrong.clone())
+                .login("ann:falsch@"),
         );
-        cases.push(Case::new(format!("{name}, no login"), guarded(challenge, is_in), wrong));
+        cases.push(Case::new(format!("{name}, no login"), guarded(challenge, is_authorized), wrong));
     }
-    // Segments of another host: what was given for the one is not shown to the other.
+    // Segments on another host: it must not receive the login and the cookies of the first.
     let other = Server::start_at("127.0.0.2", Site::new().serve());
     let list = List::of((0..6).map(|n| segment(&other.url(&format!("ts/s{n}.ts")))));
     let text = list.text();
@@ -267,7 +270,7 @@ fn other_formats_are_named() {
     let dash =
         "<?xml version=\"1.0\"?>\n<MPD xmlns=\"urn:mpeg:dash:schema:mpd:2011\" type=\"static\"><Period/></MPD>\n";
     let of = |name: &str, answer: Answer, words: &[&'static str]| {
-        Case::new(name, Site::new().answers("x.m3u8", answer), says(words))
+        Case::new(name, Site::new().answers("x.m3u8", answer), fails(words))
     };
     let mut cases = vec![
         of("a login page", html("<html><body>login please</body></html>"), &["a web page"]),
@@ -277,7 +280,7 @@ fn other_formats_are_named() {
             &["a web page"],
         ),
         of("a page after a comment", html("<!-- hello --><html></html>"), &["a web page"]),
-        of("a page that says it is a playlist", Answer::list("<!doctype html><p>no</p>"), &["a web page"]),
+        of("a page with the type of a playlist", Answer::list("<!doctype html><p>no</p>"), &["a web page"]),
         of(
             "JSON",
             Answer::bytes(&b"{\"error\": \"geo-blocked\"}"[..]).with("Content-Type", "application/json"),
@@ -299,7 +302,7 @@ fn other_formats_are_named() {
         ("a DASH manifest by its name", "m.mpd", Answer::bytes(dash.as_bytes()), "DASH"),
         ("a page elsewhere", "watch", html("<!DOCTYPE html><title>TV</title>"), "a web page"),
     ] {
-        cases.push(Case::new(name, Site::new().answers(path, answer), says(&[word])).at(path));
+        cases.push(Case::new(name, Site::new().answers(path, answer), fails(&[word])).at(path));
     }
     for (status, kind) in [
         (401, Cause::NotAuthorized),
@@ -317,7 +320,7 @@ fn other_formats_are_named() {
             404 => &["404"],
             _ => &["50"],
         };
-        cases.push(case.expect(fails(&[kind], words)));
+        cases.push(case.expect(fails_with_cause(&[kind], words)));
     }
     for (name, body) in [("closed", Body::Close), ("reset", Body::Reset), ("hangs", Body::Hang)] {
         cases.push(of(name, Answer::of(body), &[""]));
@@ -328,7 +331,7 @@ fn other_formats_are_named() {
         Answer::of(Body::Short { sent: cut.as_bytes()[..120].into(), declared: cut.len(), hang: false }),
         &[""],
     ));
-    let gone: Expect = fails(&[Cause::NotFound, Cause::Other, Cause::NotMedia], &["410"]);
+    let gone: Expect = fails_with_cause(&[Cause::NotFound, Cause::Other, Cause::NotMedia], &["410"]);
     cases.push(of("410", Answer::status(410), &[""]).expect(gone));
     run(cases);
 }

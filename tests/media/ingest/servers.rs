@@ -57,7 +57,7 @@ fn rtsp_sender_reports_give_wall_time() {
 }
 
 #[test]
-fn rtsp_plays_one_track_recordings_and_with_a_password() {
+fn rtsp_plays_single_tracks_recordings_and_with_a_login() {
     let server = RtspServer::start(Media::Test { video: true, audio: false });
     let received = some(&server.url(), GstOptions::default(), 10, 0);
     assert_eq!(received.tracks, Some(Tracks { video: true, audio: false }));
@@ -149,7 +149,7 @@ fn hls_variants_and_separate_sound_play_through() {
 }
 
 #[test]
-fn a_server_that_returns_is_played_again() {
+fn the_source_reconnects_to_a_server_that_returns() {
     #[derive(Default)]
     struct States(Mutex<Vec<SourceState>>);
     impl SourceObserver for States {
