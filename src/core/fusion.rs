@@ -162,7 +162,7 @@ mod tests {
         TableEntry { modality, f1: scores }
     }
 
-    /// The study's table: sound for badminton, RGB for all else.
+    /// The study's table: sound for badminton, RGB for all other classes.
     fn study() -> FusionTable {
         FusionTable::new(
             vec![Modality::Rgb, Modality::Audio, Modality::Flow],
@@ -171,52 +171,60 @@ mod tests {
         .unwrap()
     }
 
-    fn says(label: u16, probability: f32) -> Option<ModalityScores> {
+    fn predicts(label: u16, probability: f32) -> Option<ModalityScores> {
         let mut scores = vec![(1.0 - probability) / 2.0; 3];
         scores[label as usize] = probability;
         Some(ModalityScores { scores, label: ClassId(label), votes: 1, voters: 1 })
     }
 
     #[test]
-    fn the_studys_badminton_rule() {
-        // (rgb, audio) labels and probabilities → who decides, label, probability, why
+    fn the_badminton_rule_of_the_study() {
+        // (rgb, audio) labels and probabilities → deciding modality, label, probability, reason
         let table = [
             // RGB and sound have badminton: sound decides.
-            (says(BADMINTON, 0.6), says(BADMINTON, 0.9), Modality::Audio, BADMINTON, 0.9, DecisionReason::Table),
+            (
+                predicts(BADMINTON, 0.6),
+                predicts(BADMINTON, 0.9),
+                Modality::Audio,
+                BADMINTON,
+                0.9,
+                DecisionReason::Table,
+            ),
             // RGB has badminton: it is among the labels, so sound decides with its own label and probability.
-            (says(BADMINTON, 0.6), says(TENNIS, 0.7), Modality::Audio, TENNIS, 0.7, DecisionReason::Table),
+            (predicts(BADMINTON, 0.6), predicts(TENNIS, 0.7), Modality::Audio, TENNIS, 0.7, DecisionReason::Table),
             // Only sound has badminton: sound decides.
-            (says(TENNIS, 0.9), says(BADMINTON, 0.5), Modality::Audio, BADMINTON, 0.5, DecisionReason::Table),
+            (predicts(TENNIS, 0.9), predicts(BADMINTON, 0.5), Modality::Audio, BADMINTON, 0.5, DecisionReason::Table),
             // No badminton among the labels: RGB.
-            (says(TENNIS, 0.8), says(SOCCER, 0.99), Modality::Rgb, TENNIS, 0.8, DecisionReason::Default),
+            (predicts(TENNIS, 0.8), predicts(SOCCER, 0.99), Modality::Rgb, TENNIS, 0.8, DecisionReason::Default),
             // Sound is missing: RGB replaces it, as a fallback.
-            (says(BADMINTON, 0.6), None, Modality::Rgb, BADMINTON, 0.6, DecisionReason::Fallback),
-            (says(SOCCER, 0.6), None, Modality::Rgb, SOCCER, 0.6, DecisionReason::Default),
+            (predicts(BADMINTON, 0.6), None, Modality::Rgb, BADMINTON, 0.6, DecisionReason::Fallback),
+            (predicts(SOCCER, 0.6), None, Modality::Rgb, SOCCER, 0.6, DecisionReason::Default),
             // Pictures are missing: sound replaces RGB for other classes, and decides its own.
-            (None, says(SOCCER, 0.4), Modality::Audio, SOCCER, 0.4, DecisionReason::Fallback),
-            (None, says(BADMINTON, 0.4), Modality::Audio, BADMINTON, 0.4, DecisionReason::Table),
+            (None, predicts(SOCCER, 0.4), Modality::Audio, SOCCER, 0.4, DecisionReason::Fallback),
+            (None, predicts(BADMINTON, 0.4), Modality::Audio, BADMINTON, 0.4, DecisionReason::Table),
         ];
-        for (row, (rgb, audio, modality, label, probability, why)) in table.into_iter().enumerate() {
+        for (row, (rgb, audio, modality, label, probability, reason)) in table.into_iter().enumerate() {
             let decision = study().decide(&PerModality { rgb, flow: None, audio }).unwrap();
-            let got = (decision.modality, decision.label.0, decision.probability, decision.why);
-            assert_eq!(got, (modality, label, probability, why), "row {row}");
+            let actual = (decision.modality, decision.label.0, decision.probability, decision.why);
+            assert_eq!(actual, (modality, label, probability, reason), "row {row}");
         }
-        assert_eq!(study().decide(&PerModality::default()), None, "nothing to decide from");
+        assert_eq!(study().decide(&PerModality::default()), None, "there are no scores");
     }
 
     #[test]
-    fn the_better_validated_claim_wins() {
+    fn the_modality_with_the_better_validation_wins() {
         let fusion = FusionTable::new(
             vec![Modality::Rgb, Modality::Flow, Modality::Audio],
             vec![entry(Modality::Audio, 0.7), entry(Modality::Flow, 0.8), entry(Modality::Rgb, 0.9)],
         )
         .unwrap();
-        let scores = PerModality { rgb: says(BADMINTON, 0.5), flow: says(TENNIS, 0.5), audio: says(BADMINTON, 0.5) };
+        let scores =
+            PerModality { rgb: predicts(BADMINTON, 0.5), flow: predicts(TENNIS, 0.5), audio: predicts(BADMINTON, 0.5) };
         assert_eq!(fusion.decide(&scores).unwrap().modality, Modality::Flow);
     }
 
     #[test]
-    fn tables_that_cannot_be_are_refused() {
+    fn invalid_tables_are_refused() {
         assert!(FusionTable::new(vec![], vec![]).unwrap_err().contains("no modality"));
         assert!(FusionTable::new(vec![Modality::Rgb; 2], vec![]).unwrap_err().contains("twice"));
         let foreign = FusionTable::new(vec![Modality::Rgb], vec![entry(Modality::Flow, 1.0)]);
@@ -224,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn majority_vote_then_mean() {
+    fn the_majority_decides_and_then_the_mean() {
         let rows: [&[f32]; 3] = [&[0.5, 0.3, 0.2], &[0.5, 0.3, 0.2], &[0.0, 0.9, 0.1]];
         let scores = second_scores(rows).unwrap();
         assert_eq!((scores.label, scores.votes, scores.voters), (ClassId(0), 2, 3), "the majority, not the mean");

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn class_sets_refuse_what_cannot_be_a_label() {
+    fn class_sets_refuse_invalid_labels() {
         let set = |names: &[&str]| ClassSet::new(names.iter().map(|s| s.to_string()).collect());
         assert!(set(&[]).unwrap_err().contains("empty"));
         assert!(set(&["tennis", "tennis"]).unwrap_err().contains("twice"));

@@ -185,14 +185,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_as_there_may_be() {
+    fn the_limit_of_open_files_is_raised_to_its_maximum() {
         raise_open_files();
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);
     }
 
     #[test]
-    fn the_same_is_said_once_a_minute() {
+    fn a_repeated_message_is_logged_once_a_minute() {
         let limiter = LogLimiter::new();
         assert_eq!(limiter.is_due(5), Some(0));
         assert!((0..1000).all(|n| limiter.is_due(6 + n).is_none()));
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_are_opened_at_once_do_not_take_the_same_files() {
+    fn sources_opened_at_the_same_time_do_not_count_on_the_same_files() {
         let at = Duration::from_secs;
         let mut openings = Openings(VecDeque::new());
         let answers: Vec<Admission> = (0..4).map(|_| openings.room(at(1), 60, 160, true)).collect();
@@ -230,13 +230,13 @@ mod tests {
         assert_eq!(pauses.get(), 3);
         stopping.store(false, Ordering::Release);
         pauses.set(10);
-        assert!(!wait_for_room(&openings, &later, 5, &pause, &stopping), "it does not wait for ever");
+        assert!(!wait_for_room(&openings, &later, 5, &pause, &stopping), "the wait is limited");
         assert_eq!(pauses.get(), 15);
         assert!(wait_for_room(&openings, &|_| Admission::Now, 1, &pause, &stopping));
     }
 
     #[test]
-    fn running_out_is_told_from_other_troubles() {
+    fn running_out_of_files_is_distinguished_from_other_errors() {
         assert!(is_out_of_files(&std::io::Error::from_raw_os_error(24)));
         assert!(is_out_of_files(&std::io::Error::from_raw_os_error(23)));
         assert!(!is_out_of_files(&std::io::Error::from_raw_os_error(2)));

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_come_back_and_keep_their_capacity() {
+    fn buffers_return_and_keep_their_capacity() {
         let pool = Pool::<u8>::new(2);
         let mut buffer = pool.take();
         buffer.resize(1000, 7);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_burst_took_is_freed_and_what_is_used_is_kept() {
+    fn buffers_of_a_burst_are_freed_and_used_buffers_are_kept() {
         let pool = Pool::<u8>::new(128);
         drop((0..100).map(|_| pool.take()).collect::<Vec<_>>());
         assert_eq!(pool.idle(), 100);

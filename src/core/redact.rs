@@ -390,8 +390,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn uris_lose_what_is_secret_and_keep_what_helps() {
-        for (given, shown) in [
+    fn uris_lose_their_secrets_and_keep_the_rest() {
+        for (given, redacted) in [
             ("rtsp://ann:s3cret@cam.example:554/live/1", "rtsp://***@cam.example:554/live/1"),
             ("https://h.example/a.m3u8?token=abc#t=1", "https://h.example/a.m3u8?***"),
             ("srt://h.example:9000?mode=caller&passphrase=longsecret", "srt://h.example:9000?***"),
@@ -407,17 +407,20 @@ mod tests {
             ("/recordings/a file?.mp4", "/recordings/a file?.mp4"),
             ("testsrc://?seconds=5", "testsrc://?seconds=5"),
         ] {
-            assert_eq!(uri(given), shown);
+            assert_eq!(uri(given), redacted);
         }
     }
 
     #[test]
     fn text_is_one_line_without_secrets() {
         let _known = remember("rtsp://bob:hunter%402x@cam/live?key=abcd1234&mode=caller");
-        let shown =
+        let redacted =
             text("cannot open \"rtsp://bob:hunter%402x@cam/live?key=abcd1234\"\n user hunter@2x, abcd1234 caller");
-        assert!(!shown.contains("hunter") && !shown.contains("abcd1234") && !shown.contains('\n'), "{shown}");
-        assert!(shown.contains("rtsp://***@cam/live?***") && shown.contains("caller"), "{shown}");
+        assert!(
+            !redacted.contains("hunter") && !redacted.contains("abcd1234") && !redacted.contains('\n'),
+            "{redacted}"
+        );
+        assert!(redacted.contains("rtsp://***@cam/live?***") && redacted.contains("caller"), "{redacted}");
         let _known = remember("rtsp://ann:ge-heim#one@cam/live");
         assert_eq!(text("password ge-heim#one"), "password ***");
         assert_eq!(text("login ann:ge-heim#one"), "login ***");
@@ -436,15 +439,15 @@ mod tests {
             remember("rtsp://ann:password@h.example/a"),
             remember("rtsp://ann:1234@h.example/a"),
         ];
-        let said = "format mpegts, baseline-high, live stream 1234, a secret password";
-        assert_eq!(text(said), said);
+        let message = "format mpegts, baseline-high, live stream 1234, a secret password";
+        assert_eq!(text(message), message);
         assert_eq!(text("login ann:secret"), "login ***", "except as a password");
         assert_eq!(text("GET /a?format=mpegts&token=live, then"), "GET /a?***, then");
         assert_eq!(text("what? a=b"), "what? a=b");
     }
 
     #[test]
-    fn secrets_are_known_for_as_long_as_they_are_configured() {
+    fn secrets_are_masked_while_they_are_configured() {
         let known = remember("rtsp://ann:released-1x@h.example/a");
         let same = remember("rtsp://bob:released-1x@h.example/b");
         let other = known.clone();
@@ -461,19 +464,19 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_uris_are_decoded_whole() {
+    fn percent_encoded_text_is_decoded() {
         assert_eq!(percent_decode("a%26b&c=d+e%2Bf%zz"), b"a&b&c=d+e+f%zz");
     }
 
     #[test]
-    fn logins_are_masked_as_clients_send_them() {
+    fn logins_are_masked_in_the_form_that_clients_send() {
         let _known = remember("http://zoe:gr%C3%BCn-pass@cam/live");
         let sent = BASE64_STANDARD.encode("zoe:grün-pass");
         assert_eq!(text(&format!("Authorization: Basic {sent}")), "Authorization: Basic ***");
     }
 
     #[test]
-    fn text_without_urls_stays() {
+    fn text_without_urls_is_unchanged() {
         assert_eq!(text("no such file: /a/b.mp4"), "no such file: /a/b.mp4");
         assert_eq!(text("é://x"), "é://x");
         assert_eq!(text("[see http://[::1]:80/a, or not]"), "[see http://[::1]:80/a, or not]");

@@ -161,8 +161,8 @@ mod tests {
     use crate::redact;
 
     #[test]
-    fn what_is_meant_is_understood_and_what_is_not_clear_is_not() {
-        for (given, meant) in [
+    fn clear_uris_are_made_canonical_and_ambiguous_ones_are_refused() {
+        for (given, expected) in [
             ("rtsp://ann:p@ss#1/x?:é@cam/live", Some("rtsp://ann:p%40ss%231%2Fx%3F%3A%C3%A9@cam/live")),
             ("rtsp://ann:p%40ss@cam/live", Some("rtsp://ann:p%40ss@cam/live")),
             ("rtsp://ann:50%@cam/live", Some("rtsp://ann:50%25@cam/live")),
@@ -188,7 +188,7 @@ mod tests {
             ("http://h:notaport/a.mp4", None),
             ("rtsp://ann:pw@", None),
         ] {
-            assert_eq!(canonical(given).as_deref(), meant, "{given}");
+            assert_eq!(canonical(given).as_deref(), expected, "{given}");
         }
     }
 
@@ -199,10 +199,10 @@ mod tests {
     }
 
     #[test]
-    fn of_random_passwords_no_piece_goes_anywhere() {
+    fn no_part_of_a_random_password_leaks() {
         let mut random = SmallRng::seed_from_u64(13);
         let alphabet: Vec<char> = "@:/#?@:/#?qxzvkjQXZ0123456789.-_%é".chars().collect();
-        let (mut understood, mut refused) = (0, 0);
+        let (mut accepted, mut refused) = (0, 0);
         for _ in 0..20_000 {
             let length = random.random_range(1..16);
             let password: String = (0..length).map(|_| alphabet[random.random_range(0..alphabet.len())]).collect();
@@ -214,21 +214,25 @@ mod tests {
             let host = ["cam", "cam.example", "10.1.2.3", "[2001:db8::1]"][random.random_range(0..4)];
             let rest = ["", ":8554/live", "/live", "/app/stream?a=b"][random.random_range(0..4)];
             let given = format!("{scheme}://ann:{password}@{host}{rest}");
-            for shown in [redact::uri(&given), redact::text(&format!("cannot open {given}: no"))] {
-                assert!(!leaks(&shown, &password), "{given}: {shown}");
+            for redacted in [redact::uri(&given), redact::text(&format!("cannot open {given}: no"))] {
+                assert!(!leaks(&redacted, &password), "{given}: {redacted}");
             }
             match canonical(&given) {
                 None => refused += 1,
-                Some(clear) => {
-                    understood += 1;
-                    let url = Url::parse(&clear).unwrap_or_else(|e| panic!("{given}: {clear}: {e}"));
+                Some(canonical_uri) => {
+                    accepted += 1;
+                    let url = Url::parse(&canonical_uri).unwrap_or_else(|e| panic!("{given}: {canonical_uri}: {e}"));
                     let decoded = |text| String::from_utf8(redact::percent_decode(text)).unwrap();
-                    assert_eq!((url.username(), url.host_str()), ("ann", Some(host)), "{given}: {clear}");
-                    assert_eq!(decoded(url.password().unwrap_or_default()), password, "{given}: {clear}");
-                    assert_eq!(canonical(&clear).as_deref(), Some(&clear[..]), "and is stable");
+                    assert_eq!((url.username(), url.host_str()), ("ann", Some(host)), "{given}: {canonical_uri}");
+                    assert_eq!(decoded(url.password().unwrap_or_default()), password, "{given}: {canonical_uri}");
+                    assert_eq!(
+                        canonical(&canonical_uri).as_deref(),
+                        Some(&canonical_uri[..]),
+                        "the canonical form is stable"
+                    );
                 }
             }
         }
-        assert!(understood > refused && refused > 100, "{understood} understood, {refused} refused");
+        assert!(accepted > refused && refused > 100, "{accepted} accepted, {refused} refused");
     }
 }

@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn another_window_takes_the_seconds_that_fit() {
+    fn a_new_window_keeps_the_seconds_that_fit() {
         let mut v = voter(4, 1);
         let mut events = Vec::new();
         for (index, label) in [(0, 1), (1, 1), (2, 1), (3, 2)] {
@@ -329,9 +329,9 @@ mod tests {
         }
         v.set_config(VoteConfig { window: 2, stride: 1, ..VoteConfig::default() });
         let e = v.push(&second(0, 4, 2, 0.9), &mut events).unwrap().clone();
-        assert_eq!((e.seconds, e.label), (2, ClassId(2)), "only the last two are left");
+        assert_eq!((e.seconds, e.label), (2, ClassId(2)), "only the last two remain");
         v.set_config(VoteConfig { window: 4, stride: 1, ..VoteConfig::default() });
-        assert_eq!(v.push(&second(0, 5, 2, 0.9), &mut events).unwrap().seconds, 3, "and it grows again");
+        assert_eq!(v.push(&second(0, 5, 2, 0.9), &mut events).unwrap().seconds, 3, "the window grows again");
     }
 
     #[test]
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn video_label_is_the_vote_of_its_seconds() {
+    fn the_video_label_is_the_vote_of_its_seconds() {
         let mut v = VideoVote::new(3);
         assert_eq!(v.label(), None);
         for (i, (label, p)) in [(0, 0.99), (1, 0.5), (1, 0.5)].into_iter().enumerate() {
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_settings_are_named() {
+    fn invalid_settings_are_named() {
         for (config, word) in [
             (VoteConfig { window: 0, ..VoteConfig::default() }, "window"),
             (VoteConfig { stride: 11, ..VoteConfig::default() }, "stride"),

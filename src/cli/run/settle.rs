@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_told_from_uris() {
+    fn names_are_distinguished_from_uris() {
         for (given, name, uri) in [
             ("court=rtsp://cam/live?a=b", Some("court"), "rtsp://cam/live?a=b"),
             ("rtsp://cam/live?a=b", None, "rtsp://cam/live?a=b"),
@@ -104,14 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn without_streams_there_must_be_an_api_to_add_them_over() {
-        assert!(settle(&parse(&[])).unwrap().streams.is_empty(), "the page and the API are there by default");
+    fn a_run_without_streams_needs_the_api() {
+        assert!(settle(&parse(&[])).unwrap().streams.is_empty(), "the page and the API are enabled by default");
         let refused = settle(&parse(&["--listen", "off"])).unwrap_err().to_string();
         assert!(refused.contains("nothing to watch"), "{refused}");
     }
 
     #[test]
-    fn parts_of_a_file_are_the_whole_file() {
+    fn shards_of_a_file_are_the_whole_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("touchline.toml");
         let text: String = (0..8).map(|n| format!("[[stream]]\nuri = \"rtsp://h/{n}\"\n")).collect();
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn every_key_of_the_file_has_its_flag_and_every_flag_its_key() {
         let command = Cli::command();
-        // Neither is a setting: the streams, and the file itself.
+        // The file itself and the help are not settings.
         let flags: BTreeSet<String> = command
             .get_arguments()
             .filter_map(|argument| argument.get_long())
@@ -165,11 +165,11 @@ mod tests {
             "--isolation",
             "process",
         ]);
-        assert_eq!(args.uris, ["testsrc://"], "a switch takes no value from the next word");
+        assert_eq!(args.uris, ["testsrc://"], "a switch takes no value from the next argument");
         let layer = config::flags(&args);
-        let shown: Vec<String> = layer.iter().map(|(key, e)| format!("{key}={} {}", e.value, e.place)).collect();
+        let values: Vec<String> = layer.iter().map(|(key, e)| format!("{key}={} {}", e.value, e.place)).collect();
         assert_eq!(
-            shown,
+            values,
             [
                 "access.admin_token_file=\"t\" --admin-token-file",
                 "device=\"cpu\" --device",
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_of_flags_are_those_of_the_file() {
+    fn flags_have_the_bounds_of_the_file() {
         for (flag, value, bounds) in [
             ("--max-streams", "0", "1 to 4096"),
             ("--latency-ms", "60001", "0 to 60000"),

@@ -212,17 +212,17 @@ mod tests {
     ];
 
     #[test]
-    fn an_impulse_stays_where_it_was() {
+    fn an_impulse_keeps_its_position() {
         for (rate_in, rate_out) in PAIRS {
             for at_ms in [0u32, 3, 500, 990] {
                 let mut input = vec![0.0f32; rate_in as usize];
                 let at = at_ms as usize * rate_in as usize / 1000;
                 input[at] = 1.0;
-                let output = resample(&input, rate_in, rate_out).expect("usual rates");
+                let output = resample(&input, rate_in, rate_out).expect("the rates are supported");
                 assert_eq!(output.len(), rate_out as usize, "{rate_in} -> {rate_out}");
                 let peak = (0..output.len()).max_by(|&a, &b| output[a].abs().total_cmp(&output[b].abs())).unwrap();
                 let wanted = at as f64 * f64::from(rate_out) / f64::from(rate_in);
-                // The interpolator of odd pairs reports its delay in whole samples: up to one more.
+                // The interpolator of odd pairs reports its delay in whole samples, so its error is up to one sample larger.
                 let tolerance = if gcd(rate_in, rate_out) < 10 { 1.6 } else { 0.51 };
                 assert!((peak as f64 - wanted).abs() <= tolerance, "{rate_in} -> {rate_out}: {peak} for {wanted}");
             }
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cut_of_the_input_does_not_matter() {
+    fn the_division_of_the_input_does_not_matter() {
         for (rate_in, rate_out) in [(44_100, 16_000), (16_000, 32_000), (44_101, 16_000), (32_000, 32_000)] {
             let input: Vec<f32> = (0..30_001).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
             let whole = resample(&input, rate_in, rate_out).unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_above_the_new_nyquist_is_gone_and_what_lies_below_stays() {
+    fn tones_above_the_new_nyquist_are_removed_and_tones_below_are_kept() {
         let tone = |rate: u32, hz: f64| -> Vec<f32> {
             (0..rate).map(|i| (std::f64::consts::TAU * hz * f64::from(i) / f64::from(rate)).sin() as f32).collect()
         };
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_gives_nothing_out_and_made_up_rates_are_refused() {
+    fn empty_input_gives_empty_output_and_impossible_rates_are_refused() {
         assert_eq!(resample(&[], 44_100, 16_000), Some(Vec::new()));
         assert_eq!(resample(&[0.5], 48_000, 16_000).map(|v| v.len()), Some(1));
         for rate in [0, 1, 999, 768_001, u32::MAX] {

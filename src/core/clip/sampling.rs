@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nearest_takes_the_earlier_of_two_equally_near() {
+    fn nearest_prefers_the_earlier_of_two_equal_distances() {
         let times = [10, 20, 20, 30];
         for (wanted, index) in [(-5, 0), (10, 0), (14, 0), (15, 0), (16, 1), (20, 1), (25, 1), (26, 3), (99, 3)] {
             assert_eq!(nearest(&times, |&t| t, wanted), Some(index), "{wanted}");

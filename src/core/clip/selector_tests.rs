@@ -1,4 +1,4 @@
-//! Compares the kept pictures with those that the plan samples from all, on generated timelines.
+//! Compares the samples of a plan from the kept pictures with its samples from all pictures, on generated timelines.
 
 use super::*;
 use crate::clip::FlowPair;
@@ -13,7 +13,7 @@ fn plan(rgb_frames: u32, flow_pairs: u32, gap_ms: u64) -> SamplingPlan {
     SamplingPlan { rgb_frames, flow_pairs, flow_gap_ns: gap_ms * MS }
 }
 
-fn seen(pts: u64, keep: bool) -> PendingFrame {
+fn picture(pts: u64, keep: bool) -> PendingFrame {
     if keep {
         PendingFrame::Frame(Frame::new(Pooled::detached(vec![0; 3]), 1, 1, Pts(pts), 0))
     } else {
@@ -21,16 +21,16 @@ fn seen(pts: u64, keep: bool) -> PendingFrame {
     }
 }
 
-/// Which of the pictures are converted, by index.
+/// For each picture, whether it is converted.
 fn kept(plan: &SamplingPlan, times: &[u64]) -> Vec<bool> {
-    let mut thinner = PlanSelector::new(plan.clone());
+    let mut selector = PlanSelector::new(plan.clone());
     let (mut kept, mut held) = (vec![false; times.len()], None);
     for (i, &pts) in times.iter().enumerate() {
-        let fates = thinner.offer(Pts(pts));
+        let choices = selector.offer(Pts(pts));
         if let Some(held) = held.take() {
-            kept[held] = fates.keep_held;
+            kept[held] = choices.keep_held;
         }
-        match fates.this {
+        match choices.this {
             FrameChoice::Keep => kept[i] = true,
             FrameChoice::Hold => held = Some(i),
             FrameChoice::Drop => {}
@@ -47,7 +47,7 @@ fn times_of(chosen: &SampledFrames) -> (Vec<u64>, &[usize], &[FlowPair]) {
     (chosen.frames.iter().map(|f| f.pts.0).collect(), &chosen.rgb, &chosen.pairs)
 }
 
-/// Checks every second of `times`, which ascend; returns the numbers of pictures converted and sampled.
+/// Checks every second of the ascending `times`. Returns the numbers of converted and of sampled pictures.
 fn check(plan: &SamplingPlan, times: &[u64]) -> (usize, usize) {
     let kept = kept(plan, times);
     let (mut at, mut chosen) = (0, 0);
@@ -55,8 +55,8 @@ fn check(plan: &SamplingPlan, times: &[u64]) -> (usize, usize) {
         let second = Pts(times[at]).second();
         let end = at + times[at..].iter().take_while(|t| Pts(**t).second() == second).count();
         let end = end.min(at + FRAMES_PER_SECOND_MAX);
-        let mut all: Vec<PendingFrame> = times[at..end].iter().map(|t| seen(*t, true)).collect();
-        let mut some: Vec<PendingFrame> = (at..end).map(|i| seen(times[i], kept[i])).collect();
+        let mut all: Vec<PendingFrame> = times[at..end].iter().map(|t| picture(*t, true)).collect();
+        let mut some: Vec<PendingFrame> = (at..end).map(|i| picture(times[i], kept[i])).collect();
         let start = Pts::from_second(second);
         let (all, some) = (plan.choose(start, &mut all), plan.choose(start, &mut some));
         assert_eq!(times_of(&all), times_of(&some), "{plan:?}: {:?}", &times[at..end]);
@@ -76,7 +76,7 @@ impl Lcg {
 }
 
 #[test]
-fn a_steady_stream_converts_what_is_chosen_and_the_first_of_each_second() {
+fn a_steady_stream_converts_the_sampled_pictures_and_the_first_of_each_second() {
     for (number, denominator) in [(30, 1), (25, 1), (30_000, 1001), (50, 1), (60_000, 1001), (24_000, 1001), (15, 1)] {
         let times: Vec<u64> = (0..20 * number / denominator).map(|k| k * denominator * S / number).collect();
         let (converted, chosen) = check(&plan(5, 5, 40), &times);
@@ -88,7 +88,7 @@ fn a_steady_stream_converts_what_is_chosen_and_the_first_of_each_second() {
 }
 
 #[test]
-fn whatever_the_distances_the_choice_is_the_same() {
+fn the_samples_are_the_same_for_all_distances() {
     let mut lcg = Lcg(7);
     for round in 0..400 {
         let plan = plan(lcg.below(9) as u32, lcg.below(9) as u32, [0, 10, 40, 100, 200, 700][lcg.below(6) as usize]);
@@ -103,7 +103,7 @@ fn whatever_the_distances_the_choice_is_the_same() {
                 // Jitter around a rate, and no rate at all.
                 (1, _) => usual / 2 + lcg.below(usual) + 1,
                 (2, _) => lcg.below(2 * usual) + 1,
-                // Whole milliseconds, as some containers have them: points are met exactly, and distances equal.
+                // Whole milliseconds, as in some containers: sampling points are met exactly, and distances are equal.
                 (_, _) => (lcg.below(8) + 1) * 10 * MS,
             };
         }
@@ -112,42 +112,42 @@ fn whatever_the_distances_the_choice_is_the_same() {
 }
 
 #[test]
-fn more_pictures_than_are_looked_at_change_nothing() {
+fn pictures_beyond_the_limit_change_nothing() {
     let times: Vec<u64> = (0..2000).map(|k| k * S / 700).collect();
     check(&plan(5, 5, 40), &times);
 }
 
 #[test]
-fn after_disorder_everything_is_kept_for_a_while() {
+fn after_disorder_all_pictures_are_kept_for_a_while() {
     let mut times: Vec<u64> = (0..30 * 30).map(|k| k * S / 30).collect();
     times.swap(100, 101);
     let kept = kept(&plan(5, 5, 40), &times);
-    let of = |second: usize| kept[second * 30..(second + 1) * 30].iter().filter(|k| **k).count();
-    assert!(of(2) <= 11 && of(20) <= 11, "{} and {}", of(2), of(20));
-    assert!((4..13).all(|second| of(second) == 30));
+    let kept_in = |second: usize| kept[second * 30..(second + 1) * 30].iter().filter(|k| **k).count();
+    assert!(kept_in(2) <= 11 && kept_in(20) <= 11, "{} and {}", kept_in(2), kept_in(20));
+    assert!((4..13).all(|second| kept_in(second) == 30));
 }
 
 #[test]
-fn a_jump_back_begins_anew_with_a_whole_second() {
-    let there: Vec<u64> = (0..75).map(|k| 90 * S + k * S / 30).collect();
-    let back: Vec<u64> = (0..120).map(|k| 3_350 * MS + k * S / 30).collect();
+fn a_jump_back_starts_over_with_a_whole_second() {
+    let before: Vec<u64> = (0..75).map(|k| 90 * S + k * S / 30).collect();
+    let after: Vec<u64> = (0..120).map(|k| 3_350 * MS + k * S / 30).collect();
     let plan = plan(5, 5, 40);
-    let kept = kept(&plan, &[there.clone(), back.clone()].concat());
-    let first = back.iter().take_while(|t| **t < 4 * S).count();
+    let kept = kept(&plan, &[before.clone(), after.clone()].concat());
+    let first = after.iter().take_while(|t| **t < 4 * S).count();
     assert!(kept[75..75 + first].iter().all(|k| *k));
     let next = kept[75 + first..75 + first + 30].iter().filter(|k| **k).count();
     assert!(next <= 11, "{next}");
     // The second before the jump is sampled as if the stream had ended.
-    let mut all: Vec<PendingFrame> = (60..75).map(|i| seen(there[i], true)).collect();
-    let mut some: Vec<PendingFrame> = (60..75).map(|i| seen(there[i], kept[i])).collect();
+    let mut all: Vec<PendingFrame> = (60..75).map(|i| picture(before[i], true)).collect();
+    let mut some: Vec<PendingFrame> = (60..75).map(|i| picture(before[i], kept[i])).collect();
     let start = Pts::from_second(92);
     assert_eq!(times_of(&plan.choose(start, &mut all)), times_of(&plan.choose(start, &mut some)));
 }
 
 #[test]
-fn a_choice_that_was_foretold_wrongly_is_made_among_what_is_there() {
-    let mut pictures: Vec<PendingFrame> = (0..30).map(|k| seen(k * S / 30, k % 7 == 0)).collect();
+fn after_a_wrong_prediction_the_samples_are_taken_from_the_kept_pictures() {
+    let mut pictures: Vec<PendingFrame> = (0..30).map(|k| picture(k * S / 30, k % 7 == 0)).collect();
     let chosen = plan(5, 5, 40).choose(Pts(0), &mut pictures);
-    let is_there = |f: &Frame| ((f.pts.0 * 30 + S / 2) / S).is_multiple_of(7);
-    assert!(chosen.rgb.len() == 5 && chosen.frames.iter().all(is_there), "{:?}", times_of(&chosen));
+    let is_converted = |f: &Frame| ((f.pts.0 * 30 + S / 2) / S).is_multiple_of(7);
+    assert!(chosen.rgb.len() == 5 && chosen.frames.iter().all(is_converted), "{:?}", times_of(&chosen));
 }

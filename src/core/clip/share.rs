@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_go_down_and_up_again() {
+    fn steps_descend_and_ascend() {
         let mut share = FrameShare::ALL;
         let mut down = vec![share];
         while let Some(lower) = share.lower() {
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_spread_over_the_second_and_never_nothing() {
+    fn kept_pictures_are_spread_over_the_second_and_never_none() {
         let kept_of = |share: FrameShare, n: usize| {
             let mut all: Vec<usize> = (0..n).collect();
             share.keep_evenly(&mut all);

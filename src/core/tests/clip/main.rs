@@ -1,4 +1,4 @@
-//! Table and property tests of the clip builder. Not of decoding: frames are one pixel, sound is computed.
+//! Table and property tests of the clip builder. Nothing is decoded: frames have one pixel, and sound is computed.
 
 mod frames;
 mod jumps;

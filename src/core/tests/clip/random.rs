@@ -1,4 +1,4 @@
-//! Properties: the interleaving of the tracks does not matter, and no sequence of items does harm.
+//! Properties: the interleaving of the tracks does not matter, and no sequence of items breaks the builder.
 
 use touchline_core::clip::{ClipBuilder, ClipOutput};
 use touchline_core::frame::Frame;
@@ -28,7 +28,7 @@ fn shuffled(video: Vec<Timed>, audio: Vec<Timed>, skew: u64, lcg: &mut Lcg) -> V
     let (mut video, mut audio) = (video.into_iter().peekable(), audio.into_iter().peekable());
     let (mut items, mut bias) = (Vec::new(), 50);
     loop {
-        // Stretches in which one track comes more often than the other, so that it gets far ahead.
+        // In some stretches one track is more frequent than the other, so that it gets far ahead.
         if lcg.below(20) == 0 {
             bias = lcg.below(101);
         }
@@ -73,7 +73,7 @@ fn interleaving_does_not_matter() {
                 let (v, a) = (track(pictures, Track::Video), track(sound, Track::Audio));
                 let items = if seed == 0 { in_order(v, a) } else { shuffled(v, a, skew, &mut Lcg(seed)) };
                 let out = build(config(pace), stream(both(), items));
-                check_sound_shape(&out, &config(pace));
+                check_invariants(&out, &config(pace));
                 let digest = digest(&out);
                 let wanted = first.get_or_insert_with(|| digest.clone());
                 assert_eq!(*wanted, digest, "{name}, {pace:?}, seed {seed}");
@@ -101,7 +101,7 @@ fn garbage(lcg: &mut Lcg, clock: &mut u64) -> MediaItem {
     match lcg.below(100) {
         0..=44 => MediaItem::Frame(Frame::new(Pooled::detached(vec![0; 3]), 1, 1, Pts(pts), arrived_ns)),
         45..=89 => {
-            // Mostly one rate: a new one costs a new filter.
+            // Mostly one rate, because each new rate needs a new filter.
             let rates = [48_000, 44_100, 32_000, 8_000, 44_101, 999, 1_000, u32::MAX];
             let rate = if lcg.below(8) == 0 { rates[lcg.below(8) as usize] } else { 48_000 };
             let channels = [1u16, 2, 2, 6][lcg.below(4) as usize];
@@ -135,7 +135,7 @@ fn garbage(lcg: &mut Lcg, clock: &mut u64) -> MediaItem {
 }
 
 #[test]
-fn no_sequence_of_items_does_harm() {
+fn no_sequence_of_items_breaks_the_builder() {
     for seed in 0..25 {
         let pace = if seed % 2 == 0 { Pace::Live } else { Pace::File };
         let mut plan = config(pace);
@@ -146,9 +146,9 @@ fn no_sequence_of_items_does_harm() {
         let mut items: Vec<MediaItem> = (0..2_000).map(|_| garbage(&mut lcg, &mut clock)).collect();
         items.push(MediaItem::Ended(touchline_core::item::End::Finished));
         let out = build(plan.clone(), items);
-        check_sound_shape(&out, &plan);
-        assert_eq!(story(&out).iter().filter(|w| *w == "over").count(), 1);
-        // Few seconds come of few items, wherever their time stamps lie: a piece of sound is 9.6 s at most, a hole
+        check_invariants(&out, &plan);
+        assert_eq!(words(&out).iter().filter(|w| *w == "over").count(), 1);
+        // Few items give few seconds, whatever their time stamps: a chunk of sound is at most 9.6 s long, and a hole
         // within a run 2 s.
         assert!(out.len() < 2_000 * 13, "seed {seed}: {}", out.len());
     }
@@ -156,7 +156,7 @@ fn no_sequence_of_items_does_harm() {
 
 #[test]
 fn memory_stays_bounded_when_a_track_floods() {
-    // A track of a stream that should have two, for a long time; and frames that all say the same time.
+    // One track of a stream with two, for a long time; and frames that all have the same time.
     for same_time in [false, true] {
         let (mut builder, mut out) = (ClipBuilder::new(config(Pace::Live)), Vec::new());
         let pool = touchline_core::pool::Pool::<u8>::new(100_000);
@@ -167,12 +167,12 @@ fn memory_stays_bounded_when_a_track_floods() {
             data.resize(3, 0);
             let pts = if same_time { 5 * S } else { k * 20 * MS };
             builder.push(MediaItem::Frame(Frame::new(data, 1, 1, Pts(pts), 0)), &mut out);
-            // Drop the output. The buffers that the pool still lacks are held inside.
+            // Drop the output. The builder holds the buffers that are not in the pool.
             out.retain(|o| matches!(o, ClipOutput::Discarded { .. }));
             most = most.max(k);
         }
         assert_eq!(most, 19_999);
-        // The pool made only as many buffers as were held at one moment.
+        // The pool has created only as many buffers as were held at the same time.
         assert!(pool.idle() < 400, "{}", pool.idle());
         drop(builder);
         assert!(pool.idle() <= 400, "{}", pool.idle());

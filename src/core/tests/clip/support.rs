@@ -1,4 +1,4 @@
-//! Made-up streams, and what the builder says to them.
+//! Generated streams, and summaries of the builder's output.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -23,7 +23,7 @@ pub fn config(pace: Pace) -> ClipConfig {
     }
 }
 
-/// An item and the moment it would be sent, for interleaving.
+/// An item and its time of sending, for interleaving.
 #[derive(Debug)]
 pub struct Timed {
     pub at: u64,
@@ -79,7 +79,7 @@ pub fn ended(mut track: Vec<Timed>, which: Track) -> Vec<Timed> {
     track
 }
 
-/// In the order of sending; of two at one moment the first track's.
+/// The items in the order of sending. At equal times, the first track precedes the second.
 pub fn in_order(first: Vec<Timed>, second: Vec<Timed>) -> Vec<MediaItem> {
     let mut all: Vec<Timed> = first.into_iter().chain(second).collect();
     all.sort_by_key(|t| t.at);
@@ -98,7 +98,7 @@ pub fn audio_only() -> MediaItem {
     MediaItem::Opened(Tracks { video: false, audio: true })
 }
 
-/// Opened, the items, the end.
+/// `opened`, the items, and the end.
 pub fn stream(opened: MediaItem, items: Vec<MediaItem>) -> Vec<MediaItem> {
     std::iter::once(opened).chain(items).chain([MediaItem::Ended(End::Finished)]).collect()
 }
@@ -120,9 +120,9 @@ pub fn seconds(out: &[ClipOutput]) -> Vec<&ClipSecond> {
     out.iter().filter_map(|o| if let ClipOutput::Second(s) = o { Some(s) } else { None }).collect()
 }
 
-/// The output in short: `run0`, `run1:jump-back`, `0.7` (second 7 of run 0), `gap0.8`, `-video*3`, `end-audio`,
+/// The output as words: `run0`, `run1:back`, `0.7` (second 7 of run 0), `gap0.8`, `-video*3`, `end-audio`,
 /// `opened`, `over`.
-pub fn story(out: &[ClipOutput]) -> Vec<String> {
+pub fn words(out: &[ClipOutput]) -> Vec<String> {
     out.iter()
         .map(|o| match o {
             ClipOutput::Second(s) => format!("{}.{}", s.run.0, s.index),
@@ -148,15 +148,15 @@ pub fn story(out: &[ClipOutput]) -> Vec<String> {
         .collect()
 }
 
-/// The story as one line, without `opened` and `over`.
-pub fn tale(out: &[ClipOutput]) -> String {
-    story(out).into_iter().filter(|w| w != "opened" && w != "over").collect::<Vec<_>>().join(" ")
+/// The words as one line, without `opened` and `over`.
+pub fn summary(out: &[ClipOutput]) -> String {
+    words(out).into_iter().filter(|w| w != "opened" && w != "over").collect::<Vec<_>>().join(" ")
 }
 
-/// Everything of the output that must not depend on interleaving.
+/// All parts of the output that must not depend on interleaving.
 pub fn digest(out: &[ClipOutput]) -> Vec<String> {
     out.iter()
-        .zip(story(out))
+        .zip(words(out))
         .map(|(o, word)| match o {
             ClipOutput::Second(s) => {
                 let mut hash = DefaultHasher::new();
@@ -180,8 +180,8 @@ pub fn digest(out: &[ClipOutput]) -> Vec<String> {
         .collect()
 }
 
-/// What holds for any output: order, one word a second, indices and lengths that fit.
-pub fn check_sound_shape(out: &[ClipOutput], config: &ClipConfig) {
+/// Checks the invariants of all output: the order, one word per second, and consistent indices and lengths.
+pub fn check_invariants(out: &[ClipOutput], config: &ClipConfig) {
     let (mut run, mut next) = (None, None);
     for o in out {
         let (r, index) = match o {
@@ -200,10 +200,10 @@ pub fn check_sound_shape(out: &[ClipOutput], config: &ClipConfig) {
             _ => continue,
         };
         assert_eq!(Some(r), run, "a second lies in the run that began last");
-        assert!(next.is_none_or(|n| n == index), "run {r}: {index} follows, {next:?} was due");
+        assert!(next.is_none_or(|n| n == index), "run {r}: {index} follows, {next:?} was expected");
         next = Some(index + 1);
         let ClipOutput::Second(s) = o else { continue };
-        assert!(s.frames_seen > 0 || s.audio.is_some(), "a second has something");
+        assert!(s.frames_seen > 0 || s.audio.is_some(), "a second has data");
         assert!(s.frames.iter().all(|f| f.pts.second() == index));
         assert!(s.frames.is_sorted_by_key(|f| f.pts));
         assert!(s.frames.len() as u32 <= s.frames_seen);
@@ -225,7 +225,7 @@ pub fn check_sound_shape(out: &[ClipOutput], config: &ClipConfig) {
     }
 }
 
-/// A small linear congruential generator (Knuth's MMIX constants), so that a failing case can be run again.
+/// A small linear congruential generator (Knuth's MMIX constants), so that failures are reproducible.
 pub struct Lcg(pub u64);
 
 impl Lcg {

@@ -1,4 +1,4 @@
-//! Two tracks of one run: which waits for which, and the gap or second that is output when one is missing.
+//! Two tracks of one run: how they wait for each other, and the seconds and gaps when one is missing.
 
 use touchline_core::clip::{Absent, ClipBuilder, ClipOutput};
 use touchline_core::item::{Discontinuity, End, MediaItem, Pace, Track};
@@ -9,12 +9,12 @@ use crate::support::*;
 #[test]
 fn two_whole_tracks_give_whole_seconds() {
     let out = file(video(25, 1, 0, 5 * S), audio(44_100, 0, 5 * S));
-    check_sound_shape(&out, &config(Pace::File));
-    assert_eq!(story(&out).join(" "), "opened run0 0.0 0.1 0.2 0.3 0.4 over");
+    check_invariants(&out, &config(Pace::File));
+    assert_eq!(words(&out).join(" "), "opened run0 0.0 0.1 0.2 0.3 0.4 over");
     for second in seconds(&out) {
         assert_eq!((second.frames_seen, second.audio_missing), (25, 0));
         assert_eq!((second.rgb_absent, second.flow_absent, second.audio_absent), (None, None, None));
-        // The last chunk that has a sample of the second begins 20 ms before its end at the latest; frames at 960 ms.
+        // The last chunk with a sample of the second begins in its last 20 ms. The last frame is at 960 ms.
         let end = (second.index + 1) * S;
         assert!((end - 20 * MS..end).contains(&(second.arrived_ns - 9 * MS)), "{}", second.arrived_ns);
     }
@@ -23,10 +23,10 @@ fn two_whole_tracks_give_whole_seconds() {
 #[test]
 fn one_track_alone_works() {
     let pictures = build(config(Pace::Live), stream(video_only(), video(50, 1, 0, 3 * S)));
-    assert_eq!(tale(&pictures), "run0 0.0 0.1 0.2");
+    assert_eq!(summary(&pictures), "run0 0.0 0.1 0.2");
     assert!(seconds(&pictures).iter().all(|s| s.audio_absent == Some(Absent::NoTrack) && s.audio_missing == RATE));
     let sound = build(config(Pace::Live), stream(audio_only(), audio(48_000, 0, 3 * S)));
-    assert_eq!(tale(&sound), "run0 0.0 0.1 0.2");
+    assert_eq!(summary(&sound), "run0 0.0 0.1 0.2");
     for second in seconds(&sound) {
         assert_eq!((second.rgb_absent, second.flow_absent), (Some(Absent::NoTrack), Some(Absent::NoTrack)));
         assert!(second.frames.is_empty() && second.audio.is_some());
@@ -34,7 +34,7 @@ fn one_track_alone_works() {
 }
 
 #[test]
-fn seconds_come_as_soon_as_both_tracks_have_passed() {
+fn seconds_are_output_as_soon_as_both_tracks_have_passed() {
     let (mut builder, mut out) = (ClipBuilder::new(config(Pace::Live)), Vec::new());
     builder.push(both(), &mut out);
     for item in in_order(timed(video(25, 1, 0, 10 * S), 0), timed(audio(48_000, 0, 10 * S), 300 * MS as i64)) {
@@ -42,9 +42,9 @@ fn seconds_come_as_soon_as_both_tracks_have_passed() {
         let is_sound = matches!(item, MediaItem::Pcm(_));
         builder.push(item, &mut out);
         if is_sound {
-            // Behind the sound by the filter and one chunk.
+            // The output lags behind the sound by the filter and one chunk.
             let due = (at + 20 * MS).saturating_sub(60 * MS) / S;
-            assert!(seconds(&out).len() as u64 >= due, "{at}: {}", tale(&out));
+            assert!(seconds(&out).len() as u64 >= due, "{at}: {}", summary(&out));
         }
     }
 }
@@ -52,7 +52,7 @@ fn seconds_come_as_soon_as_both_tracks_have_passed() {
 #[test]
 fn sound_may_start_late_and_end_early() {
     let out = file(video(25, 1, 0, 8 * S), audio(44_100, 2_250 * MS, 3_450 * MS));
-    assert_eq!(tale(&out), "run0 0.0 0.1 0.2 0.3 0.4 0.5 0.6 0.7");
+    assert_eq!(summary(&out), "run0 0.0 0.1 0.2 0.3 0.4 0.5 0.6 0.7");
     let sound: Vec<_> = seconds(&out).iter().map(|s| (s.audio.is_some(), s.audio_missing)).collect();
     assert_eq!(
         sound,
@@ -71,7 +71,7 @@ fn sound_may_start_late_and_end_early() {
 }
 
 #[test]
-fn sound_that_starts_minutes_late_is_no_jump() {
+fn sound_that_starts_minutes_late_is_not_a_jump() {
     for lead in [false, true] {
         let (v, a) = (timed(video(5, 1, 0, 130 * S), 0), timed(audio(48_000, 120 * S, 10 * S), 0));
         // Once in order, once with the first second of sound before everything.
@@ -83,7 +83,7 @@ fn sound_that_starts_minutes_late_is_no_jump() {
         assert_eq!(seconds(&out).len(), 130);
         assert!(out.iter().all(|o| !matches!(o, ClipOutput::Gap(_) | ClipOutput::Discarded { .. })));
         assert!(seconds(&out).iter().all(|s| s.audio.is_some() == (s.index >= 120)));
-        assert_eq!(story(&out).iter().filter(|w| w.starts_with("run")).count(), 1);
+        assert_eq!(words(&out).iter().filter(|w| w.starts_with("run")).count(), 1);
     }
 }
 
@@ -94,7 +94,7 @@ fn pictures_may_stop_for_half_a_minute() {
         v.extend(video(25, 1, 35 * S, 5 * S));
         let items = in_order(timed(v, 0), timed(audio(48_000, 0, 40 * S), 0));
         let out = build(config(pace), stream(both(), items));
-        check_sound_shape(&out, &config(pace));
+        check_invariants(&out, &config(pace));
         assert_eq!(seconds(&out).len(), 40);
         assert!(out.iter().all(|o| !matches!(o, ClipOutput::Discarded { .. })));
         for second in seconds(&out) {
@@ -107,26 +107,26 @@ fn pictures_may_stop_for_half_a_minute() {
 
 #[test]
 fn a_lost_track_is_waited_for_once() {
-    // Live; sound stops at 5 s without a word.
+    // Live. Sound stops at 5 s without an end.
     let (mut builder, mut out) = (ClipBuilder::new(config(Pace::Live)), Vec::new());
     builder.push(both(), &mut out);
-    let mut said_at = Vec::new();
+    let mut output_at = Vec::new();
     for item in in_order(timed(video(25, 1, 0, 10 * S), 0), timed(audio(48_000, 0, 5_100 * MS), 0)) {
         let at = pts(&item);
         builder.push(item, &mut out);
-        said_at.resize(seconds(&out).len(), at);
+        output_at.resize(seconds(&out).len(), at);
     }
-    // Second 4 is complete; 5 waits until the pictures are 1.5 s ahead; the others then wait no more.
-    assert_eq!(said_at.len(), 9);
-    assert!(said_at[4].abs_diff(5 * S) <= 60 * MS, "{said_at:?}");
-    assert!(said_at[5].abs_diff(6_560 * MS) <= 60 * MS, "{said_at:?}");
-    assert_eq!(said_at[6..], [7 * S, 8 * S, 9 * S]);
-    // It comes back at 9.5 s: the run goes on with it.
+    // Second 4 is complete. Second 5 waits until the pictures are 1.5 s ahead. Later seconds do not wait.
+    assert_eq!(output_at.len(), 9);
+    assert!(output_at[4].abs_diff(5 * S) <= 60 * MS, "{output_at:?}");
+    assert!(output_at[5].abs_diff(6_560 * MS) <= 60 * MS, "{output_at:?}");
+    assert_eq!(output_at[6..], [7 * S, 8 * S, 9 * S]);
+    // Sound returns at 9.5 s, and the run continues with it.
     for item in in_order(timed(video(25, 1, 10 * S, 3 * S), 0), timed(audio(48_000, 9_500 * MS, 3_500 * MS), 0)) {
         builder.push(item, &mut out);
     }
     builder.push(MediaItem::Ended(End::Finished), &mut out);
-    assert_eq!(tale(&out), "run0 0.0 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 0.10 0.11 0.12");
+    assert_eq!(summary(&out), "run0 0.0 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 0.10 0.11 0.12");
     let sound: Vec<u64> = seconds(&out).iter().filter(|s| s.audio.is_some()).map(|s| s.index).collect();
     assert_eq!(sound, [0, 1, 2, 3, 4, 9, 10, 11, 12]);
     assert!(seconds(&out).iter().all(|s| s.frames_seen == 25));
@@ -142,20 +142,20 @@ fn a_track_that_ends_is_not_waited_for() {
     for item in in_order(v, a) {
         builder.push(item, &mut out);
     }
-    assert_eq!(tale(&out), "run0 0.0 0.1 0.2 0.3 end-audio 0.4 0.5 0.6");
+    assert_eq!(summary(&out), "run0 0.0 0.1 0.2 0.3 end-audio 0.4 0.5 0.6");
     builder.push(MediaItem::TrackEnded(Track::Video), &mut out);
-    assert_eq!(tale(&out), "run0 0.0 0.1 0.2 0.3 end-audio 0.4 0.5 0.6 0.7 end-video");
+    assert_eq!(summary(&out), "run0 0.0 0.1 0.2 0.3 end-audio 0.4 0.5 0.6 0.7 end-video");
     assert_eq!(seconds(&out)[3].audio_missing, 8_000);
     builder.push(frame(8 * S), &mut out);
     builder.push(MediaItem::Ended(End::Finished), &mut out);
-    assert!(tale(&out).ends_with("end-video -video*1"), "no data after the end: {}", tale(&out));
+    assert!(summary(&out).ends_with("end-video -video*1"), "no data after the end: {}", summary(&out));
     builder.push(frame(9 * S), &mut out);
     builder.push(MediaItem::Ended(End::Finished), &mut out);
-    assert!(story(&out).ends_with(&["over".into(), "-video*1".into()]), "nor after the end of all");
+    assert!(words(&out).ends_with(&["over".into(), "-video*1".into()]), "no data after the end of the stream");
 }
 
 #[test]
-fn a_track_that_never_comes_is_waited_for_within_patience() {
+fn a_track_that_never_starts_is_waited_for_within_the_lag_limits() {
     for (pace, due) in [(Pace::Live, 1_500 * MS), (Pace::File, 30 * S)] {
         let (mut builder, mut out) = (ClipBuilder::new(config(pace)), Vec::new());
         builder.push(both(), &mut out);
@@ -168,26 +168,30 @@ fn a_track_that_never_comes_is_waited_for_within_patience() {
             }
         }
         assert!(first_at.is_some_and(|at| at.abs_diff(due) <= 40 * MS), "{pace:?}: {first_at:?}");
-        assert_eq!(seconds(&out).len() as u64, (due + 5 * S - 40 * MS) / S, "all that the pictures have passed");
+        assert_eq!(
+            seconds(&out).len() as u64,
+            (due + 5 * S - 40 * MS) / S,
+            "all seconds that the pictures have passed"
+        );
         assert!(seconds(&out).iter().all(|s| s.audio_absent == Some(Absent::NoData)));
     }
 }
 
 #[test]
 fn a_file_whose_sound_is_decoded_first_loses_no_picture() {
-    // Queues bounded in bytes let the sound of a low-rate file through to its end before the second picture.
+    // Queues that are bounded in bytes pass all sound of a low-rate file before the second picture.
     let ahead = in_order(timed(video(10, 1, 0, 90 * S), 100 * S as i64), timed(audio(44_100, 0, 90 * S), 0));
     let out = build(config(Pace::File), stream(both(), ahead));
     assert_eq!(seconds(&out).len(), 90);
-    assert!(seconds(&out).iter().all(|s| s.frames_seen == 10 && s.audio.is_some()), "{:?}", story(&out));
+    assert!(seconds(&out).iter().all(|s| s.frames_seen == 10 && s.audio.is_some()), "{:?}", words(&out));
 }
 
 #[test]
-fn what_comes_too_late_is_counted() {
-    // Live; sound is 4 s behind the pictures.
+fn sound_that_arrives_too_late_is_counted() {
+    // Live. Sound is 4 s behind the pictures.
     let items = in_order(timed(video(25, 1, 0, 10 * S), 0), timed(audio(48_000, 0, 10 * S), 4 * S as i64));
     let out = build(config(Pace::Live), stream(both(), items));
-    check_sound_shape(&out, &config(Pace::Live));
+    check_invariants(&out, &config(Pace::Live));
     assert_eq!(seconds(&out).len(), 10);
     let used: u64 = seconds(&out).iter().map(|s| u64::from(RATE - s.audio_missing)).sum();
     let lost: u64 = out.iter().map(|o| if let ClipOutput::Discarded { count, .. } = o { *count } else { 0 }).sum();
@@ -196,8 +200,8 @@ fn what_comes_too_late_is_counted() {
 }
 
 #[test]
-fn the_end_of_a_run_is_a_second_unless_it_is_a_mere_tail() {
-    // (length of pictures, length of sound, expected output). Half a second of sound or a tenth of pictures will do.
+fn the_last_second_of_a_run_is_discarded_if_it_is_too_short() {
+    // (length of pictures, length of sound, expected output). Half a second of sound or a tenth of pictures is enough.
     let table = [
         (2_040, 2_000, "run0 0.0 0.1 -video*1"),
         (2_080, 2_040, "run0 0.0 0.1 -video*2 -audio*1920"),
@@ -206,12 +210,12 @@ fn the_end_of_a_run_is_a_second_unless_it_is_a_mere_tail() {
         (2_000, 2_600, "run0 0.0 0.1 0.2"),
         (2_000, 2_000, "run0 0.0 0.1"),
     ];
-    for (v, a, said) in table {
-        assert_eq!(tale(&file(video(25, 1, 0, v * MS), audio(48_000, 0, a * MS))), said, "{v} {a}");
+    for (v, a, expected) in table {
+        assert_eq!(summary(&file(video(25, 1, 0, v * MS), audio(48_000, 0, a * MS))), expected, "{v} {a}");
     }
-    // The first second of a run is no tail: what is too little there is a gap.
+    // The first second of a run is not discarded. It is a gap if it is too short.
     let late = build(config(Pace::File), stream(audio_only(), audio(48_000, 4_700 * MS, 1_300 * MS)));
-    assert_eq!(tale(&late), "run0 gap0.4 0.5");
+    assert_eq!(summary(&late), "run0 gap0.4 0.5");
 }
 
 #[test]
@@ -221,8 +225,8 @@ fn a_hole_in_both_tracks_is_gaps() {
     let mut a = audio(48_000, 0, 2_100 * MS);
     a.extend(audio(48_000, 3_800 * MS, 2_200 * MS));
     let out = file(v, a);
-    check_sound_shape(&out, &config(Pace::File));
-    assert_eq!(tale(&out), "run0 0.0 0.1 gap0.2 0.3 0.4 0.5");
+    check_invariants(&out, &config(Pace::File));
+    assert_eq!(summary(&out), "run0 0.0 0.1 gap0.2 0.3 0.4 0.5");
     assert_eq!(seconds(&out)[2].audio_absent, Some(Absent::NoData));
     assert_eq!(seconds(&out)[2].frames_seen, 3);
 }
@@ -246,7 +250,7 @@ fn wall_time_follows_the_latest_reference() {
     assert_eq!(
         at,
         [
-            // Said when the frame at 1 s came, before any reference.
+            // Output when the frame at 1 s arrived, before any reference.
             None,
             Some(base + 500 * MS as i64),
             Some(base + 2_500 * MS as i64),
@@ -256,24 +260,24 @@ fn wall_time_follows_the_latest_reference() {
 }
 
 #[test]
-fn sound_may_come_long_after_pictures_and_start_before_them() {
+fn sound_may_arrive_long_after_pictures_and_start_before_them() {
     // The pictures are sent 3 s before the sound they belong to, and start 1 s after it.
-    let told = |ahead: i64| {
+    let digest_for = |ahead: i64| {
         let items = in_order(timed(video(25, 1, 5 * S, 5 * S), -ahead), timed(audio(48_000, 4 * S, 6 * S), 0));
         digest(&build(config(Pace::File), stream(both(), items)))
     };
-    assert_eq!(told(0), told(3 * S as i64));
-    assert!(told(0)[2].starts_with("0.4 "), "{:?}", told(0));
+    assert_eq!(digest_for(0), digest_for(3 * S as i64));
+    assert!(digest_for(0)[2].starts_with("0.4 "), "{:?}", digest_for(0));
 }
 
 #[test]
-fn a_second_is_no_tail_until_the_run_is_over() {
-    // A source that did not say it has pictures: they come when its sound has ended.
+fn no_second_is_discarded_before_the_run_is_over() {
+    // The source has not declared its pictures. They arrive after its sound has ended.
     let mut items = audio(48_000, 0, 2_300 * MS);
     items.push(MediaItem::TrackEnded(Track::Audio));
     items.extend(video(25, 1, 2_400 * MS, 1_600 * MS));
     let out = build(config(Pace::File), stream(audio_only(), items));
-    check_sound_shape(&out, &config(Pace::File));
-    assert_eq!(tale(&out), "run0 0.0 0.1 0.2 end-audio 0.3");
+    check_invariants(&out, &config(Pace::File));
+    assert_eq!(summary(&out), "run0 0.0 0.1 0.2 end-audio 0.3");
     assert_eq!(seconds(&out)[2].frames_seen, 15);
 }

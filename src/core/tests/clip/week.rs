@@ -1,8 +1,7 @@
-//! A week of a camera whose clock is not ours, second by second, without waiting for it.
+//! A simulated week of a camera with its own clock, second by second.
 //!
-//! The camera counts its samples and stamps its sender reports by a clock of its own; PTS follow ours, as a jitter buffer
-//! makes them. Each sample says by its value which one it is, so that what lies in a second can be compared with when it was
-//! taken.
+//! The camera counts its samples and stamps its sender reports by its own clock. PTS follow the clock of this machine, as after a
+//! jitter buffer. The value of each sample is its number, so that its position can be compared with the time of its recording.
 
 use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, LagLimits, SamplingPlan};
 use touchline_core::frame::Frame;
@@ -13,7 +12,7 @@ use touchline_core::time::{Pts, WallSource, WallTime};
 
 use crate::support::*;
 
-/// Samples a second by the camera's clock: few, since a week has many.
+/// Samples per second of the camera's clock: few, because a week has many seconds.
 const RATE: u32 = 1_000;
 
 /// Sample values count up to here and start over: exact in f32, and 16 s long.
@@ -24,13 +23,13 @@ const WEEK_S: u64 = 7 * 24 * 3600;
 /// The camera's wall clock when the week begins, ns since 1970.
 const EPOCH_NS: i128 = 1_700_000_000_000_000_000;
 
-/// A camera that is fast by `ppm`, swinging by a tenth of that through each day as it warms up and cools down.
+/// A camera whose clock is fast by `ppm`, with a daily swing of a tenth of that as it warms up and cools down.
 struct Camera {
     ppm: i128,
 }
 
 impl Camera {
-    /// The camera's time at ours, both in ns since the week began.
+    /// The camera's time at a time of this machine, both in ns since the week began.
     fn at(&self, ns: u64) -> i128 {
         let ns = i128::from(ns);
         let day = 86_400_000_000_000;
@@ -41,16 +40,16 @@ impl Camera {
     }
 }
 
-struct FoundSecond {
+struct WeekTotals {
     seconds: u64,
     missing: u64,
     discarded: u64,
-    /// Furthest that a sample lies from the picture of its moment, ns.
+    /// The largest distance of a sample from the picture of the same moment, ns.
     off_ns: u64,
     wall_ns: u64,
 }
 
-fn week(ppm: i128) -> FoundSecond {
+fn week(ppm: i128) -> WeekTotals {
     let camera = Camera { ppm };
     let config = ClipConfig {
         sample_rate: Some(RATE),
@@ -60,7 +59,7 @@ fn week(ppm: i128) -> FoundSecond {
     };
     let (mut builder, mut out, mut lcg) = (ClipBuilder::new(config), Vec::new(), Lcg(ppm.unsigned_abs() as u64));
     let (pictures, sound) = (Pool::<u8>::new(16), Pool::<f32>::new(16));
-    let mut found = FoundSecond { seconds: 0, missing: 0, discarded: 0, off_ns: 0, wall_ns: 0 };
+    let mut totals = WeekTotals { seconds: 0, missing: 0, discarded: 0, off_ns: 0, wall_ns: 0 };
     builder.push(both(), &mut out);
     let mut next_sample = 0u64;
     for second in 0..WEEK_S {
@@ -80,30 +79,30 @@ fn week(ppm: i128) -> FoundSecond {
             let mut data = sound.take();
             data.extend((next_sample..until).map(|i| (i % CYCLE) as f32));
             let length = (until - next_sample) * S / u64::from(RATE);
-            // The moment of the first of them by our clock, with jitter.
+            // The time of the first of them by the clock of this machine, with jitter.
             let pts = end - length.min(end) + lcg.below(8 * MS);
             next_sample = until;
             builder.push(MediaItem::Pcm(PcmChunk::new(data, RATE, 1, Pts(pts), pts)), &mut out);
         }
-        take(&mut out, &camera, &mut found);
+        take(&mut out, &camera, &mut totals);
     }
     builder.push(MediaItem::Ended(touchline_core::item::End::Finished), &mut out);
-    take(&mut out, &camera, &mut found);
-    found
+    take(&mut out, &camera, &mut totals);
+    totals
 }
 
-fn take(out: &mut Vec<ClipOutput>, camera: &Camera, found: &mut FoundSecond) {
+fn take(out: &mut Vec<ClipOutput>, camera: &Camera, totals: &mut WeekTotals) {
     for output in out.drain(..) {
         match output {
             ClipOutput::Second(second) => {
-                assert_eq!((second.run.0, second.index), (0, found.seconds), "no second is lost, none twice");
-                found.seconds += 1;
-                found.missing += u64::from(second.audio_missing);
+                assert_eq!((second.run.0, second.index), (0, totals.seconds), "no second is lost or repeated");
+                totals.seconds += 1;
+                totals.missing += u64::from(second.audio_missing);
                 assert_eq!(second.frames_seen, 1);
                 let audio = second.audio.expect("sound in each second");
                 let start = second.index * S;
                 for (k, value) in audio.iter().enumerate().step_by(100) {
-                    // Slots that no sample took are silence, which cannot be told from the cycle's first.
+                    // Slots without a sample are silence, which equals the first value of the cycle.
                     if *value == 0.0 {
                         continue;
                     }
@@ -111,15 +110,15 @@ fn take(out: &mut Vec<ClipOutput>, camera: &Camera, found: &mut FoundSecond) {
                     let due = u64::try_from(camera.at(slot_ns) * i128::from(RATE) / i128::from(S)).unwrap() % CYCLE;
                     let apart = (*value as u64).abs_diff(due);
                     let apart = apart.min(CYCLE - apart) * S / u64::from(RATE);
-                    found.off_ns = found.off_ns.max(apart);
+                    totals.off_ns = totals.off_ns.max(apart);
                 }
                 if let Some(wall) = second.wall {
                     let off = (i128::from(wall.unix_ns) - EPOCH_NS - camera.at(start)).unsigned_abs() as u64;
                     assert!(off <= wall.uncertainty_ns, "second {}: {off} ns off", second.index);
-                    found.wall_ns = found.wall_ns.max(off);
+                    totals.wall_ns = totals.wall_ns.max(off);
                 }
             }
-            ClipOutput::Discarded { count, .. } => found.discarded += count,
+            ClipOutput::Discarded { count, .. } => totals.discarded += count,
             ClipOutput::Gap(gap) => panic!("{gap:?}"),
             ClipOutput::RunStarted { run, .. } => assert_eq!(run.0, 0),
             _ => {}
@@ -128,23 +127,23 @@ fn take(out: &mut Vec<ClipOutput>, camera: &Camera, found: &mut FoundSecond) {
 }
 
 #[test]
-fn a_week_of_a_drifting_camera_loses_no_second_and_no_step_with_its_sound() {
+fn a_week_of_a_drifting_camera_loses_no_second_and_its_sound_stays_in_step() {
     for ppm in [0, 80, -80] {
-        let found = week(ppm);
+        let totals = week(ppm);
         println!(
             "{ppm} ppm: {} seconds, {} samples silent, {} repeated, sound {} ms off at most, wall {} ms",
-            found.seconds,
-            found.missing,
-            found.discarded,
-            found.off_ns / MS,
-            found.wall_ns / MS
+            totals.seconds,
+            totals.missing,
+            totals.discarded,
+            totals.off_ns / MS,
+            totals.wall_ns / MS
         );
-        assert_eq!(found.seconds, WEEK_S);
-        // 80 ppm are 48 s in a week. The count gives way at 100 ms, so sound never is further off than that and the jitter.
-        assert!(found.off_ns <= 125 * MS, "{} ms off", found.off_ns / MS);
-        // Of the samples only what the clocks disagree about is dropped or filled in, and one resynchronisation's worth.
+        assert_eq!(totals.seconds, WEEK_S);
+        // 80 ppm are 48 s in a week. The count is corrected at 100 ms, so sound is never further off than that and the jitter.
+        assert!(totals.off_ns <= 125 * MS, "{} ms off", totals.off_ns / MS);
+        // Only the difference of the clocks is dropped or filled in, and the samples of one resynchronisation.
         let drift = WEEK_S * u64::from(RATE) * (ppm.unsigned_abs() as u64) / 1_000_000;
-        assert!(found.discarded <= drift * 12 / 10 + 200, "{} samples dropped", found.discarded);
-        assert!(found.missing <= drift * 12 / 10 + 1_200, "{} samples silent", found.missing);
+        assert!(totals.discarded <= drift * 12 / 10 + 200, "{} samples dropped", totals.discarded);
+        assert!(totals.missing <= drift * 12 / 10 + 1_200, "{} samples silent", totals.missing);
     }
 }
