@@ -313,9 +313,25 @@ impl TrainProgress {
     }
 }
 
+impl TrainProgress {
+    /// Number of steps of this phase in this process, and the time of the first.
+    fn steps_done(&mut self, phase: Phase, step: u64) -> (u64, Instant) {
+        match self.phase {
+            // Steps of the next modality or fold start over.
+            Some((last, first, began)) if last == phase && first <= step => (step - first, began),
+            _ => {
+                let began = Instant::now();
+                self.phase = Some((phase, step, began));
+                (0, began)
+            }
+        }
+    }
+}
+
 impl Progress for TrainProgress {
     fn rows(&mut self, modality: Modality, done: usize, of: usize, _inputs: usize) {
         if self.rows.as_ref().is_none_or(|(m, _)| *m != modality) {
+            self.phase = None;
             self.rows = Some((modality, Bar::new("recordings and pictures read", of as u64)));
         }
         if let Some((_, bar)) = &mut self.rows {
@@ -336,16 +352,7 @@ impl Observer for TrainProgress {
         }
         self.last_line = Instant::now();
         let StepRecord { phase, step, epoch, loss, accuracy, images_per_second, .. } = record;
-        // Number of steps of this phase in this process, and their time with validation.
-        let (first, began) = match self.phase {
-            Some((last, first, began)) if last == *phase => (first, began),
-            _ => {
-                let now = (*step, Instant::now());
-                self.phase = Some((*phase, now.0, now.1));
-                now
-            }
-        };
-        let done = *step - first;
+        let (done, began) = self.steps_done(*phase, *step);
         let left = if done == 0 {
             String::new()
         } else {
@@ -424,4 +431,21 @@ fn fraction(text: &str) -> Result<f64, String> {
 fn share(text: &str) -> Result<f64, String> {
     number(text)
         .and_then(|v| if (0.0..1.0).contains(&v) { Ok(v) } else { Err("must be at least 0 and below 1".into()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The next modality may reach the same phase without a line of its first phase in between.
+    #[test]
+    fn steps_of_the_next_modality_start_over() {
+        let mut progress = TrainProgress { rows: None, last_line: Instant::now(), phase: None };
+        let mut done = |phase, step| progress.steps_done(phase, step).0;
+        assert_eq!(
+            [done(Phase::Tune, 90), done(Phase::Tune, 100), done(Phase::Tune, 14), done(Phase::Tune, 20)],
+            [0, 10, 0, 6]
+        );
+        assert_eq!(done(Phase::Head, 20), 0);
+    }
 }
