@@ -39,12 +39,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cpu_is_always_there() {
+    fn the_cpu_is_always_available() {
         assert_eq!(choose(&DeviceChoice::Cpu), Choice::Cpu);
     }
 
     #[test]
-    fn a_gpu_that_was_asked_for_by_number_has_no_substitute() {
+    fn a_gpu_requested_by_number_has_no_fallback() {
         assert_eq!(choose(&DeviceChoice::Cuda(vec![1])), Choice::Gpus { ordinals: vec![1], fall_back: false });
     }
 }

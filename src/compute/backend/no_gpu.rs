@@ -81,7 +81,7 @@ mod tests {
     use crate::models::pack::Pack;
 
     #[test]
-    fn a_gpu_that_was_asked_for_by_number_is_an_error_with_advice() {
+    fn a_gpu_requested_by_number_is_an_error_with_advice() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../weights/compact");
         let mut pack = Pack::open(&dir).unwrap();
         pack.placement.wish = DeviceChoice::Cuda(vec![0]);

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_build_without_cuda_says_what_to_do() {
+    fn a_build_without_cuda_gives_advice() {
         let text = without_cuda(&DeviceChoice::Cuda(vec![1]));
         for part in ["--device cuda:1", "--features cuda", "driver 580", "cuDNN 9", "--device cpu"] {
             assert!(text.contains(part), "{part}: {text}");

@@ -304,14 +304,14 @@ mod tests {
     }
 
     #[test]
-    fn sensible_parameters_pass() {
+    fn valid_parameters_are_accepted() {
         assert_eq!(picture().validate(), Ok(()));
         assert_eq!(flow().validate(), Ok(()));
         assert_eq!(audio().validate(), Ok(()));
     }
 
     #[test]
-    fn every_wrong_key_is_named() {
+    fn every_invalid_key_is_named() {
         let picture = |change: fn(&mut PictureParams)| {
             let mut p = picture();
             change(&mut p);

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plans_in_use_survive_and_old_ones_go() {
+    fn plans_in_use_are_kept_and_old_ones_are_dropped() {
         let mut plans = PlanCache::new((8, 8), Fit::Pad);
         plans.prepare((1..=30).map(|w| (w, 3)).chain([(0, 5), (5, 0), (2, 3)]));
         assert!((1..=30).all(|w| plans.get((w, 3)).is_some()));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn scratch_is_reused_where_it_suits() {
+    fn scratch_is_reused_if_it_fits() {
         let scratch = ScratchPool::new(2);
         let with = |kind: u32| scratch.with(|s: &(u32, u32)| s.0 == kind, || (kind, 0), |s| (s.1 += 1, s.1).1);
         assert_eq!([with(1), with(1), with(2), with(1), with(2)], [1, 2, 1, 3, 2]);

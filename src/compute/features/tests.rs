@@ -87,7 +87,7 @@ fn pictures_follow_the_plan_and_are_appended() {
 }
 
 #[test]
-fn flow_is_scaled_to_the_nominal_distance_and_padding_is_still() {
+fn flow_is_scaled_to_the_nominal_distance_and_padding_has_none() {
     let params = flow_params();
     // 192 x 96 covers the middle 96 x 48 at half its size: 4 pixels of motion are 2 there.
     let second = second(
@@ -125,7 +125,7 @@ fn flow_is_clipped() {
 }
 
 #[test]
-fn pairs_without_anything_to_compare_are_still() {
+fn pairs_that_cannot_be_compared_have_no_flow() {
     let frames = vec![frame(64, 64, 0.0), frame(64, 32, 0.0), frame(0, 0, 0.0), frame(64, 64, 2.0)];
     let pairs = vec![pair(0, 1, 40), pair(0, 2, 40), pair(2, 2, 40), pair(0, 3, 0), pair(0, 3, 40)];
     let out = flows(&second(frames, vec![], pairs), &flow_params()).unwrap();
@@ -134,7 +134,7 @@ fn pairs_without_anything_to_compare_are_still() {
 }
 
 #[test]
-fn an_empty_picture_is_all_mean() {
+fn an_empty_picture_is_the_mean() {
     let mut out = vec![1.0; 3 * 24 * 24];
     let empty = RgbView { data: &[], width: 0, height: 0 };
     PictureExtractor::new(&picture_params()).unwrap().view_into(empty, &mut out);
@@ -142,18 +142,18 @@ fn an_empty_picture_is_all_mean() {
 }
 
 #[test]
-fn threads_and_history_change_nothing() {
+fn results_depend_neither_on_threads_nor_on_earlier_calls() {
     let frames: Vec<Frame> = (0..6).map(|i| frame(100, 70, f64::from(i))).chain([frame(50, 120, 0.0)]).collect();
     let pairs = vec![pair(0, 1, 40), pair(2, 3, 33), pair(4, 5, 50), pair(0, 5, 40), pair(3, 1, 40)];
     let second = second(frames, vec![0, 6, 3, 1], pairs);
-    let mut kept = (PictureExtractor::new(&picture_params()).unwrap(), FlowExtractor::new(&flow_params()).unwrap());
+    let mut reused = (PictureExtractor::new(&picture_params()).unwrap(), FlowExtractor::new(&flow_params()).unwrap());
     let mut results = Vec::new();
     for threads in [1, 2, 5] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let (mut rgb, mut flow) = (Vec::new(), Vec::new());
-            kept.0.second_into(&second, &mut rgb);
-            kept.1.second_into(&second, &mut flow);
+            reused.0.second_into(&second, &mut rgb);
+            reused.1.second_into(&second, &mut flow);
             results.push((rgb, flow));
             results.push((pictures(&second, &picture_params()).unwrap(), flows(&second, &flow_params()).unwrap()));
         });
@@ -184,7 +184,7 @@ fn sound_has_low_bands_on_top_and_three_equal_channels() {
 }
 
 #[test]
-fn a_pack_without_a_modality_gives_nothing_for_it() {
+fn a_pack_without_a_modality_extracts_nothing_for_it() {
     let mut second = second(vec![frame(20, 20, 0.0)], vec![0], vec![pair(0, 0, 40)]);
     second.audio = Some(vec![0.0; 16_000]);
     let mut none = FeatureExtractor::new(None, None, None).unwrap();

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_damaged_file_is_no_file() {
+    fn a_damaged_file_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/kernels.ptx");
         assert_eq!(read(&path), None);

@@ -206,7 +206,7 @@ mod tests {
 
     struct Fake {
         recovery: Recovery,
-        /// What the next runs give.
+        /// The results of the next runs.
         faults: Vec<Option<GpuError>>,
         ran: Vec<Range<usize>>,
         restarts: usize,
@@ -225,7 +225,7 @@ mod tests {
         }
     }
 
-    fn go(fake: &mut Fake, all: usize) -> Result<(), GpuError> {
+    fn run(fake: &mut Fake, all: usize) -> Result<(), GpuError> {
         with_recovery(
             fake,
             |f| &mut f.recovery,
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_told_apart_by_their_words() {
+    fn faults_are_classified_by_their_text() {
         let text = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")\n   0: candle_core::...";
         let fault = GpuError::of_text(text);
         assert!(matches!(&fault, GpuError::OutOfMemory(line) if !line.contains('\n')), "{fault}");
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_at_the_start_says_what_to_do() {
+    fn every_fault_at_the_start_has_advice() {
         for (word, _, advice) in ADVICE {
             let error = GpuError::at_start(1, &format!("DriverError(CUDA_ERROR_{word}, \"x\")\nmore")).to_string();
             assert!(error.starts_with("GPU 1: ") && error.ends_with(advice) && !error.contains('\n'), "{error}");
@@ -273,42 +273,42 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_runs_out_lowers_the_batch_and_nothing_is_lost() {
+    fn running_out_of_memory_lowers_the_batch_and_loses_nothing() {
         let mut f = fake(8, &[memory(), memory(), None]);
-        assert_eq!(go(&mut f, 8), Ok(()));
+        assert_eq!(run(&mut f, 8), Ok(()));
         assert_eq!(f.ran, [0..8, 0..4, 0..2, 2..4, 4..6, 6..8]);
         assert_eq!((f.limits.as_slice(), f.restarts), (&[4, 2][..], 0));
         f.ran.clear();
-        assert_eq!(go(&mut f, 3), Ok(()));
+        assert_eq!(run(&mut f, 3), Ok(()));
         assert_eq!(f.ran, [0..2, 2..3], "the limit stays");
     }
 
     #[test]
-    fn one_second_that_does_not_fit_is_lost_and_the_device_stays() {
+    fn one_second_that_does_not_fit_is_lost_and_the_device_is_kept() {
         let mut f = fake(1, &[memory()]);
-        assert!(matches!(go(&mut f, 1), Err(GpuError::OutOfMemory(_))));
+        assert!(matches!(run(&mut f, 1), Err(GpuError::OutOfMemory(_))));
         assert_eq!(f.recovery.failure(), None);
-        assert_eq!(go(&mut f, 1), Ok(()));
+        assert_eq!(run(&mut f, 1), Ok(()));
     }
 
     #[test]
-    fn a_device_is_restarted_once_and_then_given_up() {
+    fn a_device_is_restarted_once_and_then_abandoned() {
         let mut f = fake(4, &[None, device(), None]);
-        assert_eq!(go(&mut f, 8), Ok(()));
+        assert_eq!(run(&mut f, 8), Ok(()));
         assert_eq!((f.ran.as_slice(), f.restarts), (&[0..4, 4..8, 4..8][..], 1));
         f.faults = vec![device()];
-        let error = go(&mut f, 1).unwrap_err().to_string();
+        let error = run(&mut f, 1).unwrap_err().to_string();
         assert!(error.contains("again after its restart") && error.contains("illegal address"), "{error}");
         f.ran.clear();
-        assert!(matches!(go(&mut f, 1), Err(GpuError::Device(_))));
-        assert!(f.ran.is_empty() && f.restarts == 1, "it is not asked again");
+        assert!(matches!(run(&mut f, 1), Err(GpuError::Device(_))));
+        assert!(f.ran.is_empty() && f.restarts == 1, "the device is not used again");
     }
 
     #[test]
-    fn a_restart_that_fails_gives_the_device_up() {
+    fn a_failed_restart_abandons_the_device() {
         let mut f = fake(4, &[device()]);
         f.restart_works = false;
-        assert!(go(&mut f, 2).is_err());
+        assert!(run(&mut f, 2).is_err());
         assert!(f.recovery.failure().is_some_and(|cause| cause.contains("gone") && cause.contains("illegal")));
     }
 }

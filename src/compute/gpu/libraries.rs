@@ -223,9 +223,9 @@ fn open(files: &[&str]) -> Option<*mut c_void> {
 mod tests {
     use super::*;
 
-    /// Every function has a library to be found in, or is the runtime's.
+    /// Every function belongs to one of the libraries or to the runtime.
     #[test]
-    fn the_table_is_whole() {
+    fn the_table_is_complete() {
         let mut names = Vec::new();
         // SAFETY: as in `open_all`; the table is only read.
         unsafe {
@@ -244,7 +244,7 @@ mod tests {
 
     /// Loading fails only on a machine without a driver.
     #[test]
-    fn what_is_missing_is_named_with_advice() {
+    fn a_missing_library_is_named_with_advice() {
         if let Err(e) = load() {
             let text = e.to_string();
             assert!(text.contains("not found") && text.contains("install") && !text.contains('\n'), "{text}");

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_read_and_written_alike() {
+    fn devices_are_parsed_and_displayed_alike() {
         for (text, wish) in [
             ("auto", DeviceChoice::Auto),
             ("cpu", DeviceChoice::Cpu),

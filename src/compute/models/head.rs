@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_the_linear_layer_at_every_width() {
+    fn the_head_equals_a_linear_layer_at_every_width() {
         for width in [1, 15, 16, 33, 1280] {
             let values = |n: usize, step: f32| (0..n).map(|i| (i as f32 * step).sin()).collect::<Vec<f32>>();
             let tensor = |shape: &[usize], step| {

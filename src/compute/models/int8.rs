@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_a_point_is_the_most_that_int8_may_cost() {
+    fn int8_may_cost_at_most_half_a_point() {
         let cost = |f32, int8| Int8Cost { f32, int8 };
         assert!(cost(0.501, 0.496).is_small() && cost(0.501, 0.507).is_small());
         assert!(!cost(0.501, 0.4959).is_small() && !cost(0.501, 0.487).is_small());

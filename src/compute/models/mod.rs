@@ -379,7 +379,7 @@ mod tests {
     /// torchvision's state dicts have 314 and 320 entries, of which 52 and 53 are batch counters; those of
     /// `efficientnet_lite_pytorch` have 296 and 404, of which 49 and 67 are.
     #[test]
-    fn the_tensors_of_a_network_are_those_of_its_source() {
+    fn networks_have_the_tensors_of_their_sources() {
         for (architecture, count, classifier) in [
             (Architecture::MobileNetV2, 314 - 52, 1280),
             (Architecture::ResNet50, 320 - 53, 2048),

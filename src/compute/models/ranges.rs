@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_come_back_as_they_were_and_other_files_are_refused() {
+    fn ranges_survive_the_round_trip_and_other_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.safetensors");
         let range = |low, high, mean| Range { low, high, mean };

@@ -168,33 +168,37 @@ mod tests {
     }
 
     #[test]
-    fn digest_is_that_of_the_standard() {
+    fn the_digest_matches_the_standard() {
         // FIPS 180-4, the example "abc".
         let want = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(sha256_hex(b"abc"), want);
     }
 
     #[test]
-    fn saved_weights_come_back_as_f16() {
+    fn saved_weights_are_read_as_f16() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("w.safetensors");
-        let sha256 = save_f16(&some_tensors(), &path).expect("is written");
-        let file = read_weights(&path, &Device::Cpu).expect("is read");
+        let sha256 = save_f16(&some_tensors(), &path).expect("the file is written");
+        let file = read_weights(&path, &Device::Cpu).expect("the file is read");
         assert_eq!(file.sha256, sha256);
         assert_eq!(file.tensors.len(), 2);
         let tensor = &file.tensors["b.weight"];
         assert_eq!(tensor.dtype(), DType::F16);
         let values = tensor.to_dtype(DType::F32).and_then(|t| t.to_vec2::<f32>()).expect("values");
         assert_eq!(values, [[1., -2.5], [65504., 0.099975586]]);
-        assert_eq!(save_f16(&some_tensors(), &path).expect("is written again"), sha256, "equal tensors, equal bytes");
-        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "nothing is left beside it");
-        read_weights_verified(&path, &sha256.to_uppercase(), &Device::Cpu).expect("the hash fits");
+        assert_eq!(
+            save_f16(&some_tensors(), &path).expect("the file is written again"),
+            sha256,
+            "equal tensors give equal bytes"
+        );
+        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "no other file is left");
+        read_weights_verified(&path, &sha256.to_uppercase(), &Device::Cpu).expect("the hash matches");
         let error = read_weights_verified(&path, &sha256_hex(b"other"), &Device::Cpu).expect_err("another hash");
         assert!(matches!(&error, LoadError::Hash { have, .. } if *have == sha256), "{error}");
     }
 
     #[test]
-    fn what_f16_cannot_hold_is_not_written() {
+    fn values_beyond_f16_are_not_written() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("w.safetensors");
         let mut tensors = some_tensors();
@@ -209,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_no_numbers_are_found() {
+    fn nan_and_infinite_values_are_found() {
         let mut tensors = some_tensors();
         check_finite(&tensors).expect("all are finite");
         tensors.insert("count".to_owned(), Tensor::new(&[3u32], &Device::Cpu).expect("a small tensor"));
@@ -223,14 +227,14 @@ mod tests {
 
     /// Each kind of damage has its own message, on one line, with the path.
     #[test]
-    fn damaged_files_are_told_apart() {
+    fn kinds_of_damage_are_distinguished() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("w.safetensors");
-        save_f16(&some_tensors(), &path).expect("is written");
-        let whole = std::fs::read(&path).expect("is read");
+        save_f16(&some_tensors(), &path).expect("the file is written");
+        let whole = std::fs::read(&path).expect("the file is read");
         let message = |bytes: &[u8]| {
-            std::fs::write(&path, bytes).expect("is written");
-            let error = read_weights(&path, &Device::Cpu).expect_err("is damaged").to_string();
+            std::fs::write(&path, bytes).expect("the file is written");
+            let error = read_weights(&path, &Device::Cpu).expect_err("the file is damaged").to_string();
             assert!(!error.contains('\n') && error.contains("w.safetensors"), "{error}");
             error
         };
@@ -241,10 +245,10 @@ mod tests {
         assert!(message(b"").contains("not a safetensors file"));
         assert!(message(b"PK\x03\x04 a zip archive, as a pickled network is").contains("not a safetensors file"));
         assert!(message(&[whole.as_slice(), b"more"].concat()).contains("not a safetensors file"));
-        let mut garbled = whole.clone();
-        garbled[9] = b'!';
-        assert!(message(&garbled).contains("not a safetensors file"));
-        let error = read_weights(&folder.path().join("absent"), &Device::Cpu).expect_err("is absent");
+        let mut changed = whole.clone();
+        changed[9] = b'!';
+        assert!(message(&changed).contains("not a safetensors file"));
+        let error = read_weights(&folder.path().join("absent"), &Device::Cpu).expect_err("the file is absent");
         assert!(matches!(error, LoadError::Read { .. }), "{error}");
     }
 }

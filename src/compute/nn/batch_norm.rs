@@ -301,27 +301,31 @@ mod tests {
                 let want = composed(&x, &weight, &bias, activation)?;
                 let statistics = BatchStatistics::of(&x)?;
                 let got = batch_norm_train(&x, &weight, &bias, &statistics, 1e-5, activation)?;
-                let close = |a: &Tensor, b: &Tensor, what: &str| -> Result<()> {
+                let close = |a: &Tensor, b: &Tensor, name: &str| -> Result<()> {
                     let error = (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
                     let size = b.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?.max(1.0);
-                    assert!(error < 1e-4 * size, "{what} {activation:?} {shape:?}: {error} of {size}");
+                    assert!(error < 1e-4 * size, "{name} {activation:?} {shape:?}: {error} of {size}");
                     Ok(())
                 };
                 close(&got, &want, "forward")?;
                 let upstream = numbers.unit(shape);
                 let want = (want * &upstream)?.sum_all()?.backward()?;
                 let got = (got * &upstream)?.sum_all()?.backward()?;
-                for (what, var) in [("x", &x), ("weight", &weight), ("bias", &bias)] {
-                    close(got.get(var).expect("is used"), want.get(var).expect("is used"), what)?;
+                for (name, var) in [("x", &x), ("weight", &weight), ("bias", &bias)] {
+                    close(
+                        got.get(var).expect("the variable is used"),
+                        want.get(var).expect("the variable is used"),
+                        name,
+                    )?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Central differences of a scalar of the output, in a direction at a time.
+    /// Central differences of a scalar of the output, in one direction at a time.
     #[test]
-    fn gradient_is_the_finite_difference() -> Result<()> {
+    fn the_gradient_equals_the_finite_difference() -> Result<()> {
         let numbers = &mut TestTensors::new(13);
         let cpu = &Device::Cpu;
         let x = Var::from_tensor(&numbers.unit((2, 3, 2, 2)))?;
@@ -336,7 +340,7 @@ mod tests {
         let statistics = BatchStatistics::of(&x)?;
         let y = batch_norm_train(&x, &weight, &bias, &statistics, 1e-5, Activation::Identity)?;
         let grads = (y * &upstream)?.sum_all()?.backward()?;
-        let grad = grads.get(&x).expect("is used").flatten_all()?.to_vec1::<f32>()?;
+        let grad = grads.get(&x).expect("the variable is used").flatten_all()?.to_vec1::<f32>()?;
         let at = x.flatten_all()?.to_vec1::<f32>()?;
         for i in 0..at.len() {
             let moved = |by: f32| -> Result<Tensor> {

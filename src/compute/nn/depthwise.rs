@@ -367,7 +367,7 @@ mod tests {
     ];
 
     #[test]
-    fn agrees_with_grouped_convolution() -> Result<()> {
+    fn depthwise_agrees_with_grouped_convolution() -> Result<()> {
         let numbers = &mut TestTensors::new(14);
         for &case in CASES {
             let (n, c, h, w, k, stride, padding) = case;
@@ -405,15 +405,18 @@ mod tests {
             let want = (want * &upstream)?.sum_all()?.backward()?;
             let got = (got * &upstream)?.sum_all()?.backward()?;
             for var in [&x, &weight] {
-                let error = max_error(got.get(var).expect("is used"), want.get(var).expect("is used"))?;
+                let error = max_error(
+                    got.get(var).expect("the variable is used"),
+                    want.get(var).expect("the variable is used"),
+                )?;
                 assert!(error < 1e-5, "{error}");
             }
         }
         Ok(())
     }
 
-    /// Against candle's autograd through the grouped convolution where that is right (it is not where the last rows or
-    /// columns are under no window).
+    /// Compared with candle's autograd of the grouped convolution, except where no window covers the last rows or columns:
+    /// its gradients are wrong there.
     #[test]
     fn gradients_agree_with_grouped_convolution() -> Result<()> {
         let numbers = &mut TestTensors::new(16);
@@ -432,7 +435,7 @@ mod tests {
             for (name, var) in [("input", &x), ("weight", &weight)] {
                 let (got, want) = (got.get(var).expect("both are used"), want.get(var).expect("both are used"));
                 let error = max_error(got, want)?;
-                // A weight's gradient is a sum over a whole picture, in another order here than there.
+                // The gradient of a weight is a sum over a whole picture, in another order than candle's.
                 let largest = want.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
                 assert!(error < 1e-5 * largest.max(10.0), "{case:?}, {name}: {error}");
             }
@@ -442,8 +445,8 @@ mod tests {
         Ok(())
     }
 
-    /// The op is linear in input and weight, so ⟨conv(x, w), g⟩ = ⟨x, dx⟩ = ⟨w, dw⟩ must hold for every case, also those
-    /// that candle's own gradient gets wrong.
+    /// The op is linear in input and weight, so ⟨conv(x, w), g⟩ = ⟨x, dx⟩ = ⟨w, dw⟩ must hold for every case,
+    /// including those for which candle's own gradient is wrong.
     #[test]
     fn gradients_are_the_transposed_op() -> Result<()> {
         let numbers = &mut TestTensors::new(17);
@@ -466,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_cannot_do_is_an_error_that_says_so() -> Result<()> {
+    fn unsupported_inputs_are_errors() -> Result<()> {
         let cpu = &Device::Cpu;
         let x = Tensor::zeros((1, 4, 5, 6), DType::F32, cpu)?;
         let weight = Tensor::zeros((4, 1, 3, 3), DType::F32, cpu)?;

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
     use crate::nn::test_tensors::TestTensors;
 
-    /// Against candle's pooling of a picture padded by hand with a value below all others.
+    /// Compared with candle's pooling of a picture padded by hand with a value below all others.
     #[test]
     fn overlapping_windows_agree_with_candle() -> Result<()> {
         let numbers = &mut TestTensors::new(22);
@@ -130,7 +130,7 @@ mod tests {
 
     /// A 3×3 picture worked by hand: 3/2+1 has four windows, the centre is in all of them.
     #[test]
-    fn gradient_goes_to_the_first_maximum() -> Result<()> {
+    fn the_gradient_goes_to_the_first_maximum() -> Result<()> {
         let cpu = &Device::Cpu;
         let x = Var::from_slice(&[5f32, 1., 7., 1., 4., 1., 0., 4., 2.], (1, 1, 3, 3), cpu)?;
         let y = max_pool2d(&x, 3, 2, 1)?;
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn average_is_over_height_and_width() -> Result<()> {
+    fn the_average_is_over_height_and_width() -> Result<()> {
         let x = Tensor::arange(0f32, 12., &Device::Cpu)?.reshape((1, 2, 2, 3))?;
         assert_eq!(global_average(&x)?.to_vec2::<f32>()?, [[2.5, 8.5]]);
         Ok(())

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_routes_give_the_same() -> Result<()> {
+    fn both_routes_give_the_same_result() -> Result<()> {
         let cpu = &Device::Cpu;
         let x = Var::from_slice(&[1f32, -2., 3., 10., -1., 4.], (1, 2, 1, 3), cpu)?;
         let layer =

@@ -160,7 +160,7 @@ mod tests {
 
     /// Convolution through `unfold`, and its gradient, against candle's own.
     #[test]
-    fn unfolded_product_is_convolution_with_its_gradient() -> Result<()> {
+    fn the_unfolded_product_is_a_convolution_with_its_gradient() -> Result<()> {
         let numbers = &mut TestTensors::new(20);
         for (n, c, out, h, w, k, stride, padding) in [
             (2, 3, 4, 9, 7, 3, 1, 1),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_unfolded_is_an_error() -> Result<()> {
+    fn unsupported_inputs_are_errors() -> Result<()> {
         let x = Tensor::zeros((1, 1, 4, 4), candle_core::DType::F32, &Device::Cpu)?;
         assert!(unfold(&x, 5, 1, 0).is_err(), "window larger than the picture");
         assert!(unfold(&x, 3, 0, 1).is_err(), "stride 0");

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn mirroring_leaves_out_the_end_sample() {
+    fn mirroring_does_not_repeat_the_end_sample() {
         let got: Vec<usize> = (-5..8).map(|i| mirrored(i, 4)).collect();
         assert_eq!(got, [1, 2, 3, 2, 1, 0, 1, 2, 3, 2, 1, 0, 1]);
         assert_eq!(mirrored(-3, 1), 0);
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn shrinking_keeps_the_mean_only_with_the_triangle() {
-        // The finest pattern there is: a filter that does not widen sees a wrong constant or a beat.
+        // The finest possible pattern. A filter that does not widen gives a wrong constant or a beat.
         let line: Vec<f32> = (0..64).map(|i| (i % 2) as f32).collect();
         for v in &apply(&Axis::triangle(64, 7, 0.0, 64.0), &line) {
             assert!((v - 0.5).abs() < 0.02, "{v}");

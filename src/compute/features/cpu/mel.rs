@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn mel_scales_are_inverted_and_known() {
+    fn mel_scales_are_invertible_and_have_known_values() {
         for scale in [MelScale::Slaney, MelScale::Htk] {
             for hz in [0.0, 20.0, 440.0, 999.0, 1000.0, 1001.0, 4000.0, 16_000.0] {
                 assert!((to_hz(to_mel(hz, scale), scale) - hz).abs() < 1e-8 * (1.0 + hz), "{scale:?} {hz}");
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn decibels_are_the_logarithm() {
+    fn decibels_match_the_logarithm() {
         let mut worst = 0f64;
         for bits in (f32::MIN_POSITIVE.to_bits()..f32::MAX.to_bits()).step_by(4999) {
             let power = f32::from_bits(bits);
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_between_calls() {
+    fn no_state_is_kept_between_calls() {
         let mut mel = LogMel::new(&params()).unwrap();
         let noise: Vec<f32> = (0..9000).map(|i| ((i * 7919 % 1013) as f32 / 506.5) - 1.0).collect();
         let first = image(&mut mel, &noise[..1234]);

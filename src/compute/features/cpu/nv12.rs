@@ -53,9 +53,9 @@ pub fn to_rgb8(data: &[u8], (width, height): (usize, usize), matrix: ColorMatrix
 mod tests {
     use super::*;
 
-    /// The corners of the colour cube as the standards' own equations make them, rounded to levels.
+    /// The corners of the colour cube by the equations of the standards, rounded to levels.
     #[test]
-    fn known_colours_come_back() {
+    fn known_colours_are_converted() {
         for (matrix, red, blue) in [(ColorMatrix::Bt601, 0.299, 0.114), (ColorMatrix::Bt709, 0.2126, 0.0722)] {
             for corner in 0..8u8 {
                 let [r, g, b] = [corner & 1, corner >> 1 & 1, corner >> 2].map(f64::from);
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn chroma_belongs_to_four_pixels_and_odd_sides_to_fewer() {
+    fn chroma_covers_four_pixels_and_fewer_at_odd_sides() {
         let (width, height) = (3, 3);
         let mut data = vec![126; len(width, height)];
         assert_eq!(data.len(), 9 + 8);

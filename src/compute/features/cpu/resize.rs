@@ -187,12 +187,12 @@ mod tests {
 
     #[test]
     fn pad_centres_and_rounds() {
-        let of = |w, h| Area::of((w, h), (224, 224), Fit::Pad);
-        assert_eq!(of(640, 360), Area { x: 0, y: 49, width: 224, height: 126 });
-        assert_eq!(of(360, 640), Area { x: 49, y: 0, width: 126, height: 224 });
-        assert_eq!(of(4096, 1), Area { x: 0, y: 111, width: 224, height: 1 });
-        assert_eq!(of(1, 1), Area { x: 0, y: 0, width: 224, height: 224 });
-        assert_eq!(of(7, 5), Area { x: 0, y: 32, width: 224, height: 160 });
+        let area_of = |w, h| Area::of((w, h), (224, 224), Fit::Pad);
+        assert_eq!(area_of(640, 360), Area { x: 0, y: 49, width: 224, height: 126 });
+        assert_eq!(area_of(360, 640), Area { x: 49, y: 0, width: 126, height: 224 });
+        assert_eq!(area_of(4096, 1), Area { x: 0, y: 111, width: 224, height: 1 });
+        assert_eq!(area_of(1, 1), Area { x: 0, y: 0, width: 224, height: 224 });
+        assert_eq!(area_of(7, 5), Area { x: 0, y: 32, width: 224, height: 160 });
     }
 
     #[test]
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn crop_shows_the_centre() {
-        // Four columns of 2 pixels: the outer two are cut away when a 4 x 2 picture fills a square.
+        // Four columns of 2 pixels: the outer two are removed when a 4 x 2 picture fills a square.
         let columns = [10u8, 100, 200, 250];
         let data: Vec<u8> = (0..2).flat_map(|_| columns.iter().flat_map(|&v| [v, v, v])).collect();
         let p = PictureParams { mean: [0.0; 3], std: [1.0; 3], ..params(2, 2, Fit::Crop) };

@@ -282,7 +282,7 @@ mod tests {
     }
 
     impl WithSimd for Run<'_> {
-        /// The spectra of the frames, one a frame.
+        /// The spectra, one per frame.
         type Output = Vec<Vec<f64>>;
 
         #[inline(always)]
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn every_size_gives_the_definition_whatever_the_width_of_the_vectors() {
+    fn every_size_matches_the_definition_at_every_vector_width() {
         for size in [16, 18, 32, 64, 100, 128, 256, 400, 512, 1024, 2048] {
             let hop = size / 4 + 1;
             let sound = sound(size + LANES_MAX * hop);

@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_fit_every_window_there_is() {
+    fn blocks_fit_every_window_size() {
         for reach in 0..=127 {
             for (width, height) in [(1, 1), (33, 57), (224, 224), (640, 360), (8192, 3)] {
                 let blocks = BlockShape::of(width, height, reach);

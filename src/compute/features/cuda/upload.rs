@@ -93,7 +93,7 @@ mod tests {
     use crate::features::cuda::Format;
 
     #[test]
-    fn parts_lie_where_they_are_said_to_lie() {
+    fn parts_lie_at_the_returned_offsets() {
         let (a, b) = ([1u8, 2, 3], [4u8; 6]);
         let picture = |data| Picture { data, width: 1, height: 1, format: Format::Rgb8 };
         let (x, y) = ([1.0f32, 2.0], [3.0f32, 4.0]);

@@ -165,19 +165,19 @@ impl Fused {
 mod tests {
     use super::*;
 
-    fn seen(values: &[f32]) -> ChannelStatistics {
-        let mut seen = ChannelStatistics::NOTHING;
-        values.chunks(2).for_each(|values| seen.see(values.iter().copied()));
-        seen
+    fn statistics(values: &[f32]) -> ChannelStatistics {
+        let mut statistics = ChannelStatistics::NOTHING;
+        values.chunks(2).for_each(|values| statistics.see(values.iter().copied()));
+        statistics
     }
 
     fn ranges(channels: &[&[f32]], apart: bool) -> Result<Vec<Range>> {
-        let values = vec![channels.iter().map(|values| seen(values)).collect()];
+        let values = vec![channels.iter().map(|values| statistics(values)).collect()];
         Ok(Observed { values, apart: vec![apart], pictures: 1 }.ranges()?.remove(0))
     }
 
     #[test]
-    fn channels_that_are_read_by_themselves_have_their_own_ranges() -> Result<()> {
+    fn channels_that_are_read_separately_have_their_own_ranges() -> Result<()> {
         let channels: &[&[f32]] = &[&[1.0, 3.0, -2.0, 0.0], &[0.25], &[0.0, 0.0]];
         let own = ranges(channels, true)?;
         assert_eq!(own[0], Range { low: -2.0, high: 3.0, mean: 0.5 });
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_has_no_range() {
+    fn values_that_are_not_finite_have_no_range() {
         assert!(ranges(&[&[1.0, f32::NAN]], true).is_err());
         assert!(ranges(&[&[f32::NEG_INFINITY]], false).is_err());
         assert!(Observed::default().ranges().is_err());

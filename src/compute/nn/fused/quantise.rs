@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_bytes_with_a_zero_of_their_own() {
+    fn ranges_are_quantised_to_bytes_with_an_exact_zero() {
         for (low, high) in [(0.0, 6.0), (-2.1, 2.6), (-1.0, 0.0), (-1e-3, 70.0)] {
             let bytes = Quantisation::of(Range { low, high, mean: 0.0 });
             assert_eq!(bytes.place(0.0), bytes.zero);
@@ -120,8 +120,8 @@ mod tests {
             for i in 0..=20 {
                 let real = low + (high - low) * i as f32 / 20.0;
                 let back = bytes.real(bytes.place(real).round_ties_even().clamp(0.0, TOP));
-                // Half a unit of rounding, and half a unit that moving 0 to a byte costs the ends.
-                assert!((real - back).abs() <= 1.001 * bytes.unit, "{real} of {low}..{high} came back as {back}");
+                // Half a unit of rounding, and half a unit at the ends because 0 is moved to a byte.
+                assert!((real - back).abs() <= 1.001 * bytes.unit, "{real} of {low}..{high} became {back}");
             }
         }
         assert!(!Range { low: 0.1, high: 1.0, mean: 0.5 }.is_sound());
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_keep_their_greatest_and_say_what_rounding_shifts() {
+    fn weights_keep_their_largest_value_and_state_the_shift_by_rounding() {
         let input = |unit, zero, mean| Quantisation { unit, zero, mean };
         let whole = QuantisedWeights::of(&[0.5, -1.0, 0.003], 3, &[input(1.0, 2.0, 10.0)]);
         assert_eq!(whole.weights, [64, -127, 0]);
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(whole.zeros, -126.0);
         // 64/127 in place of 0.5, and 0 in place of 0.003.
         assert!((whole.shift - 10.0 * (64.0 / 127.0 - 0.5 - 0.003)).abs() < 1e-5, "{}", whole.shift);
-        // Units of the inputs are in the weights; a channel that is always 0 has none.
+        // The weights include the units of the inputs. A channel that is always 0 has no weight.
         let whole = QuantisedWeights::of(
             &[1.0, 1.0, 1.0],
             1,

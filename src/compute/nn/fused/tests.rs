@@ -6,8 +6,8 @@ use super::{Arithmetic, Fused, Graph, Level, Observed, Precision, Value};
 use crate::nn::test_tensors::TestTensors;
 use crate::nn::{Activation, max_pool2d};
 
-/// Relative to the greatest value: sums of up to thousands of products in another order; in bf16 and int8, whose values have
-/// eight bits, rounding after each of a few layers.
+/// Relative to the largest value. The sums have up to thousands of products in another order. In bf16 and int8, whose values have
+/// eight bits, each of a few layers also rounds.
 fn tolerance(precision: Precision) -> f32 {
     match precision {
         Precision::F32 => 1e-5,
@@ -19,11 +19,11 @@ fn tolerance(precision: Precision) -> f32 {
 type TestKernels = (Level, Precision);
 
 fn kernels() -> impl Iterator<Item = TestKernels> {
-    let there = Level::ALL.into_iter().filter(|level| level.is_there());
-    there.flat_map(|level| Precision::ALL.map(|precision| (level, precision)))
+    let available = Level::ALL.into_iter().filter(|level| level.is_there());
+    available.flat_map(|level| Precision::ALL.map(|precision| (level, precision)))
 }
 
-/// The network that `make` puts into a graph of so many channels; its ranges for int8 are those on `x`.
+/// The network that `make` builds in a graph with the channels of `x`. Its ranges for int8 are observed on `x`.
 fn fused(
     (level, precision): TestKernels,
     x: &Tensor,
@@ -46,23 +46,23 @@ fn fused(
     }
 }
 
-fn assert_close(what: &str, kernels: TestKernels, got: &Tensor, want: &Tensor) -> Result<()> {
-    let what = format!("{} {} {what}", kernels.0.name(), kernels.1.name());
-    assert_eq!(got.dims(), want.dims(), "{what}");
+fn assert_close(case: &str, kernels: TestKernels, got: &Tensor, want: &Tensor) -> Result<()> {
+    let case = format!("{} {} {case}", kernels.0.name(), kernels.1.name());
+    assert_eq!(got.dims(), want.dims(), "{case}");
     let error = (got - want)?.abs()?.max_all()?.to_scalar::<f32>()?;
     let scale = want.abs()?.max_all()?.to_scalar::<f32>()?;
-    assert!(error <= tolerance(kernels.1) * scale.max(1.0), "{what}: off by {error} of {scale}");
+    assert!(error <= tolerance(kernels.1) * scale.max(1.0), "{case}: off by {error} of {scale}");
     Ok(())
 }
 
-/// candle's convolution with bias; as many groups as `weight` says.
+/// candle's convolution with bias. The number of groups follows from `weight`.
 fn conv(x: &Tensor, (weight, bias): &(Tensor, Tensor), stride: usize, padding: usize) -> Result<Tensor> {
     let groups = x.dim(1)? / weight.dim(1)?;
     let y = x.conv2d(weight, padding, stride, 1, groups)?;
     y.broadcast_add(&bias.reshape((1, bias.elem_count(), 1, 1))?)
 }
 
-/// A convolution of the planar picture, one of blocks with a shortcut beside it, a depthwise one, a pool, a scale and shift.
+/// A convolution of the planar picture, one of blocks with a parallel shortcut, a depthwise one, a pool, a scale and shift.
 #[test]
 fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
     let numbers = &mut TestTensors::new(7);
@@ -75,21 +75,21 @@ fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
         let pool = numbers.one_of(&[(3, 2, 1), (2, 2, 0), (3, 1, 1)]);
         let act = numbers.one_of(&[Activation::Identity, Activation::Relu, Activation::Relu6]);
         let shortcut = numbers.one_of(&[true, false]);
-        let what = format!(
+        let case = format!(
             "round {round}: {n}x{inputs}x{h}x{w}, {k0}/{s0} to {middle}, {k}/{s}+{p} to {outputs}, depthwise \
              {dk}/{ds}+{dp}, pool {pool:?}, {act:?}, shortcut {shortcut}"
         );
         let x = numbers.between(-1.0, 1.0, (n, inputs, h, w));
         let first = numbers.layer(middle, inputs, k0);
         let second = numbers.layer(outputs, middle, k);
-        let beside = numbers.layer(outputs, middle, k);
+        let parallel = numbers.layer(outputs, middle, k);
         let alone = (numbers.layer(outputs, 1, dk).0, numbers.between(-0.5, 0.5, outputs));
         let norm = (numbers.between(-1.0, 1.0, outputs), numbers.between(-0.5, 0.5, outputs));
 
         let a = act.apply(&conv(&x, &first, s0, k0 / 2)?)?;
         let mut b = conv(&a, &second, s, p)?;
         if shortcut {
-            b = (b + conv(&a, &beside, s, p)?)?;
+            b = (b + conv(&a, &parallel, s, p)?)?;
         }
         let b = act.apply(&b)?;
         let c = act.apply(&conv(&b, &alone, ds, dp)?)?;
@@ -101,7 +101,7 @@ fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
             let make = |graph: &mut Graph, input| {
                 let a = graph.conv(input, (&first.0, &first.1), (s0, k0 / 2), None, act)?;
                 let added = match shortcut {
-                    true => Some(graph.conv(a, (&beside.0, &beside.1), (s, p), None, Activation::Identity)?),
+                    true => Some(graph.conv(a, (&parallel.0, &parallel.1), (s, p), None, Activation::Identity)?),
                     false => None,
                 };
                 let b = graph.conv(a, (&second.0, &second.1), (s, p), added, act)?;
@@ -110,16 +110,16 @@ fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
                 graph.max_pool(d, pool.0, pool.1, pool.2)
             };
             let whole = fused(kernels, &x, make, Graph::whole)?;
-            assert_close(&what, kernels, &whole.forward(&x)?, &e)?;
+            assert_close(&case, kernels, &whole.forward(&x)?, &e)?;
             let average = fused(kernels, &x, make, Graph::average)?;
-            assert_close(&format!("mean {what}"), kernels, &average.forward(&x)?, &e.mean((2, 3))?)?;
+            assert_close(&format!("mean {case}"), kernels, &average.forward(&x)?, &e.mean((2, 3))?)?;
         }
     }
     Ok(())
 }
 
 /// Sums that are cut into pieces, blocks in groups of four, many pictures in one task, and convolutions in tiles, the last
-/// of which reach over the picture.
+/// of which extend beyond the picture.
 #[test]
 fn large_layers_agree_with_candle() -> Result<()> {
     let numbers = &mut TestTensors::new(8);
@@ -131,7 +131,7 @@ fn large_layers_agree_with_candle() -> Result<()> {
         (2, 13, 40, 50, 3, 1),
         (1, 27, 64, 80, 3, 1),
     ] {
-        let what = format!("{n} of {side}x{side}, {inputs} to {outputs}, {k}/{s}");
+        let case = format!("{n} of {side}x{side}, {inputs} to {outputs}, {k}/{s}");
         let x = numbers.between(-1.0, 1.0, (n, 3, side, side));
         let (first, second) = (numbers.layer(inputs, 3, 1), numbers.layer(outputs, inputs, k));
         let a = conv(&x, &first, 1, 0)?;
@@ -142,7 +142,7 @@ fn large_layers_agree_with_candle() -> Result<()> {
                 graph.conv(a, (&second.0, &second.1), (s, k / 2), None, Activation::Relu)
             };
             let got = fused(kernels, &x, make, Graph::whole)?.forward(&x)?;
-            assert_close(&what, kernels, &got, &want)?;
+            assert_close(&case, kernels, &got, &want)?;
         }
     }
     Ok(())
@@ -174,9 +174,9 @@ fn batch_and_threads_change_no_bit() -> Result<()> {
     Ok(())
 }
 
-/// What is not a number comes out as such and is not clamped away; bytes have no room for it.
+/// NaN is passed on and not clamped. Bytes cannot represent it.
 #[test]
-fn what_is_not_a_number_stays_so() -> Result<()> {
+fn nan_is_passed_on() -> Result<()> {
     let x = Tensor::full(f32::NAN, (1, 3, 8, 8), &Device::Cpu)?;
     let (weight, bias) = TestTensors::new(1).layer(4, 3, 3);
     for kernels in kernels().filter(|kernels| kernels.1 != Precision::Int8) {
@@ -194,7 +194,7 @@ fn what_is_not_a_number_stays_so() -> Result<()> {
 }
 
 #[test]
-fn what_does_not_fit_is_an_error() -> Result<()> {
+fn inputs_that_do_not_fit_are_errors() -> Result<()> {
     let cpu = &Device::Cpu;
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, cpu);
     let (mut graph, input) = Graph::new(Level::Portable, Arithmetic::F32, 3)?;
@@ -208,7 +208,7 @@ fn what_does_not_fit_is_an_error() -> Result<()> {
     assert!(graph.max_pool(input, 3, 2, 1).is_err());
     let y = graph.conv(input, (&zeros(&[4, 3, 3, 3])?, &bias), (1, 1), None, act)?;
     let small = graph.conv(y, (&zeros(&[4, 4, 3, 3])?, &bias), (2, 1), None, act)?;
-    assert!(Fused::new(graph.clone()).forward(&zeros(&[1, 3, 8, 8])?).is_err(), "no end");
+    assert!(Fused::new(graph.clone()).forward(&zeros(&[1, 3, 8, 8])?).is_err(), "the graph has no end");
     // A shortcut of another size is found when the size is known.
     let sum = graph.conv(y, (&zeros(&[4, 4, 3, 3])?, &bias), (1, 1), Some(small), act)?;
     let fused = Fused::new(graph.average(sum)?);
@@ -228,13 +228,13 @@ fn ranges_of_another_network_are_an_error() -> Result<()> {
         Ok::<_, candle_core::Error>(Fused::new(graph.average(y)?))
     };
     let mut observed = Observed::default();
-    assert!(observed.ranges().is_err(), "nothing was shown");
+    assert!(observed.ranges().is_err(), "nothing was observed");
     let exact = network(Arithmetic::F32)?;
     exact.observe(&x, &mut observed)?;
     assert_eq!(observed.pictures(), 2);
     let ranges = observed.ranges()?;
     let bytes = network(Arithmetic::Int8(&ranges))?;
-    assert!(bytes.observe(&x, &mut observed).is_err(), "bytes are not what is to be observed");
+    assert!(bytes.observe(&x, &mut observed).is_err(), "an int8 network cannot be observed");
     assert!(network(Arithmetic::Int8(&ranges[..1])).is_err());
     let more = [&ranges[..], &ranges[..1]].concat();
     assert!(network(Arithmetic::Int8(&more)).is_err());
@@ -243,6 +243,6 @@ fn ranges_of_another_network_are_an_error() -> Result<()> {
     assert!(network(Arithmetic::Int8(&broken)).is_err());
     let nan = Tensor::full(f32::NAN, (1, 3, 9, 9), &Device::Cpu)?;
     exact.observe(&nan, &mut observed)?;
-    assert!(observed.ranges().is_err(), "what is not a number has no range");
+    assert!(observed.ranges().is_err(), "NaN has no range");
     Ok(())
 }

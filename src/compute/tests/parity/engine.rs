@@ -1,4 +1,4 @@
-//! The engine on the pack that ships.
+//! The engine with the shipped pack.
 
 use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::{Int8Cost, Pack, RangesSpec};
@@ -11,7 +11,7 @@ use touchline_core::observer::{DeviceFault, Observer, Stage};
 use touchline_core::pool::Pooled;
 use touchline_core::time::Pts;
 
-/// Reports of the engine that nobody takes.
+/// Ignores the reports of the engine.
 struct Unobserved;
 
 impl Observer for Unobserved {
@@ -22,10 +22,10 @@ impl Observer for Unobserved {
 
 fn engine() -> Engine {
     let dir = crate::reference::project().join("weights/compact");
-    Engine::load(Pack::open(&dir).expect("the pack that ships is whole")).expect("its weights fit")
+    Engine::load(Pack::open(&dir).expect("the shipped pack is complete")).expect("its weights fit")
 }
 
-/// A second of a moving texture and a chord; `seed` makes it another one.
+/// A second of a moving texture and a tone. It depends on `seed`.
 fn second(seed: u32, rate: u32, size: (u32, u32)) -> ClipSecond {
     let frame = |t: u32| {
         let (w, h) = size;
@@ -67,9 +67,9 @@ fn scores_do_not_depend_on_the_batch() {
     assert_eq!(together[0].scores.flow.as_ref().unwrap().voters, 5);
 }
 
-/// Fewer bits move probabilities by little: a wrong kernel would move them by half and more. Both times the same bits come
-/// out of a second call. The pictures are none that the networks have learnt, so they are as unsure as can be.
-fn says_what_f32_says(mut rounded: Engine, most: f32, mean: f32) {
+/// Fewer bits change probabilities a little; a wrong kernel would change them by half or more. A second call gives the same bits.
+/// The networks have not learnt these pictures, so their scores are as uncertain as possible.
+fn assert_close_to_f32(mut rounded: Engine, limit: f32, mean_limit: f32) {
     let mut exact = engine();
     let rate = exact.pack().sample_rate().unwrap();
     let mut all = Vec::new();
@@ -81,47 +81,47 @@ fn says_what_f32_says(mut rounded: Engine, most: f32, mean: f32) {
         for modality in Modality::ALL {
             let (want, got) = (want.scores.get(modality).as_ref(), got.scores.get(modality).as_ref());
             let (want, got) = (want.expect("scored"), got.expect("scored"));
-            let moved = want.scores.iter().zip(&got.scores).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-            assert!(moved > 0.0 && moved < most, "{modality}, second {seed}: {moved}");
-            all.push(moved);
+            let change = want.scores.iter().zip(&got.scores).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(change > 0.0 && change < limit, "{modality}, second {seed}: {change}");
+            all.push(change);
         }
     }
     let got = all.iter().sum::<f32>() / all.len() as f32;
-    assert!(got < mean, "{got} of {all:?}");
+    assert!(got < mean_limit, "{got} of {all:?}");
 }
 
 #[test]
-fn bf16_says_what_f32_says() {
+fn bf16_agrees_with_f32() {
     let pack = Pack { precision: Precision::Bf16, ..engine().pack().clone() };
-    says_what_f32_says(Engine::load(pack).expect("the same weights"), 0.15, 0.05);
+    assert_close_to_f32(Engine::load(pack).expect("the same weights"), 0.15, 0.05);
 }
 
 #[test]
-fn int8_says_what_f32_says() {
-    says_what_f32_says(Engine::load(in_int8(None)).expect("the pack that ships has ranges"), 0.35, 0.1);
+fn int8_agrees_with_f32() {
+    assert_close_to_f32(Engine::load(in_int8(None)).expect("the shipped pack has ranges"), 0.35, 0.1);
 }
 
-/// The pack in int8, with the word that it costs that much.
+/// The pack in int8, with a measured cost.
 fn in_int8(validation: Option<Int8Cost>) -> Pack {
     let mut pack = Pack { precision: Precision::Int8, ..engine().pack().clone() };
     let (rgb, flow, audio) = (&mut pack.rgb, &mut pack.flow, &mut pack.audio);
     let specs =
         [&mut rgb.as_mut().unwrap().model, &mut flow.as_mut().unwrap().model, &mut audio.as_mut().unwrap().model];
     for spec in specs {
-        spec.int8.as_mut().expect("the pack that ships has ranges").validation = validation;
+        spec.int8.as_mut().expect("the shipped pack has ranges").validation = validation;
     }
     pack
 }
 
 #[test]
-fn a_model_that_loses_too_much_in_int8_keeps_to_more_exact_numbers() {
+fn a_model_that_loses_too_much_in_int8_uses_more_exact_numbers() {
     let clip = second(3, 32_000, (160, 90));
     let logits = |pack: Pack| Engine::load(pack).unwrap().logits(&[&clip]).unwrap();
     let fastest = Pack { precision: Precision::fastest(Level::best()), ..engine().pack().clone() };
     let (fastest, int8) = (logits(fastest), logits(in_int8(Some(Int8Cost { f32: 0.6, int8: 0.598 }))));
     assert_ne!(fastest, int8);
     assert_eq!(logits(in_int8(Some(Int8Cost { f32: 0.6, int8: 0.58 }))), fastest);
-    // A pack that is loaded beside one with the same weights takes over no network of other numbers.
+    // A pack that is loaded beside one with the same weights does not reuse its networks if their precision differs.
     let running = Engine::load(in_int8(None)).unwrap();
     let costly = in_int8(Some(Int8Cost { f32: 0.6, int8: 0.58 }));
     let mut beside = Engine::load_beside(costly, Some(running.models())).unwrap();
@@ -129,7 +129,7 @@ fn a_model_that_loses_too_much_in_int8_keeps_to_more_exact_numbers() {
 }
 
 #[test]
-fn int8_wants_ranges() {
+fn int8_requires_ranges() {
     let mut pack = Pack { precision: Precision::Int8, ..engine().pack().clone() };
     pack.flow.as_mut().unwrap().model.int8 = None;
     let error = Engine::load(pack.clone()).err().expect("flow has no ranges").to_string();
@@ -146,7 +146,7 @@ fn int8_wants_ranges() {
 }
 
 #[test]
-fn a_second_with_nothing_has_no_scores() {
+fn an_empty_second_has_no_scores() {
     let mut engine = engine();
     let empty = ClipSecond::of_pictures(Vec::new());
     let scored = engine.score(&[&empty], &Unobserved).unwrap().remove(0);
@@ -154,7 +154,7 @@ fn a_second_with_nothing_has_no_scores() {
 }
 
 #[test]
-fn digital_silence_is_no_sound() {
+fn digital_silence_is_absent_sound() {
     let mut engine = engine();
     let rate = engine.pack().sample_rate().unwrap();
     let mut muted = second(1, rate, (320, 180));
@@ -165,7 +165,7 @@ fn digital_silence_is_no_sound() {
 }
 
 #[test]
-fn the_pack_that_ships_says_what_it_lacks() {
+fn the_shipped_pack_lists_the_classes_that_it_lacks() {
     let pack = engine().pack().clone();
     let missing: Vec<&str> =
         touchline_core::labels::STUDY_CLASSES.into_iter().filter(|c| pack.classes.id(c).is_none()).collect();

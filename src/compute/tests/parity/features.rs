@@ -1,5 +1,5 @@
 //! The features against the libraries they follow: Farnebäck flow against OpenCV, mel against librosa, resizing against
-//! Pillow. `reference/features/*.py` made the reference numbers and says with which versions.
+//! Pillow. `reference/features/*.py` generated the reference numbers and names the versions.
 
 use std::f64::consts::PI;
 
@@ -44,7 +44,7 @@ struct Motion {
 const STILL: Motion = Motion { dx: 0.0, dy: 0.0, angle: 0.0, zoom: 1.0 };
 
 impl Motion {
-    /// Where the point at (x, y) from the centre has gone.
+    /// The displacement of the point at (x, y) from the centre.
     fn displacement(&self, x: f64, y: f64) -> (f64, f64) {
         let (c, s) = (self.angle.cos() * self.zoom, self.angle.sin() * self.zoom);
         (c * x - s * y + self.dx - x, s * x + c * y + self.dy - y)
@@ -98,14 +98,18 @@ fn checksum(picture: &[f32]) -> u64 {
 fn flow(case: &FlowCase) -> (Vec<f32>, Vec<f32>) {
     let first = frame(case.width, case.height, case.seed, STILL);
     let second = frame(case.width, case.height, case.seed, case.motion);
-    assert_eq!([checksum(&first), checksum(&second)], case.checksums, "the script made other frames than this test");
+    assert_eq!(
+        [checksum(&first), checksum(&second)],
+        case.checksums,
+        "the script generated other frames than this test"
+    );
     let (mut dx, mut dy) = (vec![f32::NAN; first.len()], vec![f32::NAN; first.len()]);
     Farneback::new(case.width, case.height, case.params).unwrap().flow(&first, &second, &mut dx, &mut dy);
     (dx, dy)
 }
 
-/// Pixels. Only the order of additions differs, so far less than the 0.05 px that would still be the same flow; what
-/// is reached is a few millionths in the mean.
+/// In pixels. Only the order of additions differs, so the limits are far below the 0.05 px that would still be the same
+/// flow. The mean difference is a few millionths.
 const MEAN_END_POINT_DIFFERENCE: f64 = 1e-4;
 const LARGEST_END_POINT_DIFFERENCE: f64 = 0.005;
 
@@ -177,7 +181,7 @@ fn sound(kind: &str, count: usize, rate: u32) -> Vec<f32> {
     };
     let rate = f64::from(rate);
     let time = (0..count).map(|i| i as f64 / rate);
-    let made: Vec<f64> = match kind {
+    let generated: Vec<f64> = match kind {
         "noise" => noise(1).map(|n| 0.5 * n).collect(),
         "sweep" => {
             let rise = 0.45 * rate - 30.0;
@@ -186,9 +190,9 @@ fn sound(kind: &str, count: usize, rate: u32) -> Vec<f32> {
         }
         "pure" => time.map(|t| 0.9 * (2.0 * PI * 0.06 * rate * t).sin()).collect(),
         "bursts" => time.zip(noise(3)).map(|(t, n)| if (t * 10.0) as i64 % 2 == 0 { 0.7 * n } else { 0.0 }).collect(),
-        other => panic!("no sound is called {other}"),
+        other => panic!("unknown sound {other}"),
     };
-    made.into_iter().map(|v| v as f32).collect()
+    generated.into_iter().map(|v| v as f32).collect()
 }
 
 /// Compares an image with the stored columns of its reference. Returns the largest relative error, errors of values
@@ -220,7 +224,7 @@ fn mel_and_mfcc_equal_librosa() {
 
         let mut image = vec![f32::NAN; case.params.bands * columns];
         mel.power(&samples, &mut image);
-        // Relative error of every power that can show in the decibels; below the floor it does not matter.
+        // The relative error of every power that affects the decibels. Values below the floor do not matter.
         let floor = f64::from(case.params.floor);
         let power = largest_error(&image, columns, &mut reference, case.stride, floor);
         mel.compute(&samples, &mut image);
@@ -229,8 +233,8 @@ fn mel_and_mfcc_equal_librosa() {
         let mut cepstra = vec![f32::NAN; mfcc.coefficients() * columns];
         mfcc.compute(&samples, &mut cepstra);
         let cepstral = largest_error(&cepstra, columns, &mut reference, case.stride, 1.0);
-        for (error, what) in [(power, "power"), (decibels, "decibels"), (cepstral, "cepstra")] {
-            assert!(error < 1e-4, "{what} off by {error}: {case:?}");
+        for (error, name) in [(power, "power"), (decibels, "decibels"), (cepstral, "cepstra")] {
+            assert!(error < 1e-4, "{name} off by {error}: {case:?}");
         }
         worst = [worst[0].max(power), worst[1].max(decibels), worst[2].max(cepstral)];
     }

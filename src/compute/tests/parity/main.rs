@@ -1,4 +1,4 @@
-//! The numbers: features, networks and kernels against the libraries that they follow, and the engine on the pack that ships.
+//! Numerical parity of features, networks and kernels with the libraries that they follow, and the engine with the shipped pack.
 
 mod cuda_kernels;
 mod engine;

@@ -1,6 +1,6 @@
 //! Forward passes against PyTorch's, on weights and pictures that both sides generate from names
-//! (`tests/reference/models/generate.py` is the twin of [`reference`]); only logits are stored. And the real ImageNet
-//! weights, where they are there.
+//! (`tests/reference/models/generate.py` is the twin of [`reference`]); only logits are stored. Also the real ImageNet
+//! weights, if they are available.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use touchline_compute::models::{Architecture, LoadError, Network, Tensors, mxnet
 use crate::reference::generated;
 use crate::skip::{Lacks, skip};
 
-/// The largest difference of a logit that is let through, as the product promises.
+/// The largest permitted difference of a logit, as the product promises.
 const TOLERANCE: f64 = 1e-4;
 
 #[derive(Deserialize)]
@@ -44,13 +44,13 @@ fn logits(network: &Network, x: &Tensor) -> Vec<f32> {
     network.forward(x).and_then(|logits| logits.flatten_all()?.to_vec1()).expect("a forward pass")
 }
 
-/// What `generate.uniform("input", (4,), -2.0, 2.0)` gives.
+/// The result of `generate.uniform("input", (4,), -2.0, 2.0)`.
 const GENERATED: [f32; 4] = [1.196_132_4, -1.553_519, -1.749_927_8, -0.464_714_3];
 
-/// The first values of a generated tensor, worked out by the Python twin, to tell a broken generator from a broken
+/// The first values of a generated tensor, computed by the Python twin. They distinguish a broken generator from a broken
 /// network.
 #[test]
-fn generator_is_that_of_the_reference() {
+fn the_generator_matches_the_reference() {
     let values = generated("input", &[4], -2.0, 2.0).to_vec1::<f32>().expect("four values");
     assert_eq!(values, GENERATED);
 }
@@ -60,7 +60,7 @@ fn assert_parity(architecture: Architecture) {
     assert!(reference.cases.len() >= 3);
     for case in &reference.cases {
         let tensors = parameters(architecture, case.classes);
-        let network = Network::load(architecture, &tensors, Some(case.classes)).expect("all tensors are there");
+        let network = Network::load(architecture, &tensors, Some(case.classes)).expect("all tensors are present");
         assert_eq!(network.classes(), Some(case.classes));
         let x = pictures(case.batch, case.height, case.width);
         let features = network.features(&x).expect("a forward pass");
@@ -74,7 +74,7 @@ fn assert_parity(architecture: Architecture) {
         let backbone = Network::load(architecture, &tensors, None).expect("a backbone needs no classifier");
         assert_eq!(backbone.classes(), None);
         let again = backbone.features(&x).and_then(|f| f.to_vec2::<f32>()).expect("a forward pass");
-        assert_eq!(again, features.to_vec2::<f32>().expect("features"), "a forward pass repeats bit for bit");
+        assert_eq!(again, features.to_vec2::<f32>().expect("features"), "a forward pass is reproducible bit for bit");
         assert!(backbone.forward(&x).expect_err("no classifier").to_string().contains("without a classifier"));
     }
 }
@@ -100,9 +100,9 @@ fn resnet50_v2_agrees_with_pytorch() {
     assert_parity(Architecture::ResNet50V2);
 }
 
-/// A picture's result does not depend on what else is in the batch.
+/// The result of a picture does not depend on the others in the batch.
 #[test]
-fn batch_is_independent() {
+fn results_do_not_depend_on_the_batch() {
     let network =
         Network::load(Architecture::MobileNetV2, &parameters(Architecture::MobileNetV2, 5), Some(5)).expect("loads");
     let x = pictures(3, 64, 50);
@@ -113,7 +113,7 @@ fn batch_is_independent() {
     }
 }
 
-/// The names of MXNet's model zoo lead to the same network.
+/// The names of MXNet's model zoo give the same network.
 #[test]
 fn mxnet_names_are_understood() {
     let tensors = parameters(Architecture::ResNet50V2, 7);
@@ -123,16 +123,16 @@ fn mxnet_names_are_understood() {
         .collect();
     assert_eq!(renamed.len(), tensors.len(), "no two tensors share a name");
     let x = pictures(1, 40, 48);
-    let load = |tensors| Network::load(Architecture::ResNet50V2, tensors, Some(7)).expect("all tensors are there");
+    let load = |tensors| Network::load(Architecture::ResNet50V2, tensors, Some(7)).expect("all tensors are present");
     assert_eq!(logits(&load(&renamed), &x), logits(&load(&tensors), &x));
     assert_eq!(mxnet_name("layer2.1.conv3.weight").as_deref(), Some("stage2_conv6_weight"));
     assert_eq!(mxnet_name("layer2.1.downsample.weight"), None);
     assert_eq!(mxnet_name("layer2.1.conv3.bias"), None);
 }
 
-/// Weights stored as `f16` give nearly the result of `f32`, and a `bn0` that does nothing gives that of none.
+/// Weights stored as `f16` give nearly the result of `f32`, and an identity `bn0` gives the result without it.
 #[test]
-fn stored_types_and_optional_norm() {
+fn f16_weights_and_an_identity_norm_change_little() {
     let mut tensors = parameters(Architecture::ResNet50V2, 3);
     for (part, value) in [("weight", 1f32), ("bias", 0.), ("running_mean", 0.), ("running_var", 1. - 1e-5)] {
         tensors.insert(format!("bn0.{part}"), Tensor::new(&[value; 3], &Device::Cpu).expect("three values"));
@@ -148,7 +148,7 @@ fn stored_types_and_optional_norm() {
     for ((a, b), c) in with_norm.iter().zip(&without).zip(&from_halves) {
         assert!((a - b).abs() < 1e-4, "{a} with the norm, {b} without");
         assert!((b - c).abs() < 0.02 * b.abs().max(1.0), "{b} from f32, {c} from f16");
-        assert_ne!(b, c, "f16 does round");
+        assert_ne!(b, c, "f16 rounds");
     }
 }
 
@@ -195,7 +195,7 @@ fn pictures_that_do_not_fit_are_errors() {
 }
 
 #[test]
-fn architectures_have_their_names_in_packs() {
+fn architectures_are_serialised_by_their_names() {
     for architecture in Architecture::ALL {
         let json = serde_json::to_string(&architecture).expect("serialises");
         assert_eq!(json, format!("\"{architecture}\""));
@@ -204,7 +204,7 @@ fn architectures_have_their_names_in_packs() {
     assert!(serde_json::from_str::<Architecture>("\"vgg16\"").is_err());
 }
 
-/// The shared data's weights folder, or `None` (with a line) where it is not there.
+/// A file in the weights folder of the shared data, or `None` with a skip message if it does not exist.
 fn data_file(name: &str) -> Option<PathBuf> {
     let data = std::env::var_os("TOUCHLINE_DATA")
         .map_or_else(|| crate::reference::project().join("../shared/data"), PathBuf::from);
@@ -212,7 +212,7 @@ fn data_file(name: &str) -> Option<PathBuf> {
     if path.is_file() {
         return Some(path);
     }
-    skip(Lacks::SharedData, &format!("{} is not there", path.display()));
+    skip(Lacks::SharedData, &format!("{} does not exist", path.display()));
     None
 }
 
@@ -247,14 +247,14 @@ fn imagenet_backbone_gives_torchvisions_features() {
     assert_eq!(names, &["classifier.1.weight", "classifier.1.bias"]);
 }
 
-/// The file lacks most of stage 4: the message names what it lacks, in the file's own names, and no more.
+/// The file lacks most of stage 4. The message names only the missing tensors, by the names of the file.
 #[test]
-fn incomplete_mxnet_weights_are_refused_with_what_they_lack() {
+fn incomplete_mxnet_weights_are_refused_with_the_missing_names() {
     let Some(path) = data_file("resnet50_v2_imagenet_stages1to3.safetensors") else { return };
     let file = read_weights(&path, &Device::Cpu).expect("is read");
     let error = Network::load(Architecture::ResNet50V2, &file.tensors, Some(1000)).expect_err("is incomplete");
     let LoadError::Missing { names, .. } = &error else { panic!("{error}") };
-    // Of ten convolutions of stage 4 only the first is there.
+    // Of ten convolutions of stage 4 only the first is present.
     let mut want: Vec<String> = (1..10).map(|i| format!("resnetv24_stage4_conv{i}_weight")).collect();
     want.push("resnetv24_dense0_weight".to_owned());
     let mut got = names.clone();

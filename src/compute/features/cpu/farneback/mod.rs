@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     fn texture(width: usize, height: usize, shift: (f64, f64)) -> Vec<f32> {
-        // From 10 to 70 pixels long: a shift of half the shortest alone would be ambiguous.
+        // Wavelengths from 10 to 70 pixels. A shift of half the shortest would be ambiguous if it were alone.
         let waves = [(0.31, 0.12, 0.4), (-0.17, 0.27, 1.9), (0.05, -0.13, 2.7), (0.53, 0.36, 0.1), (0.08, 0.06, 1.0)];
         let at = |x: f64, y: f64| waves.iter().map(|(a, b, c)| (a * x + b * y + c).sin()).sum::<f64>() * 25.0 + 128.0;
         (0..width * height).map(|i| at((i % width) as f64 - shift.0, (i / width) as f64 - shift.1) as f32).collect()
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_threads_does_not_matter_and_memory_carries_nothing_over() {
+    fn results_depend_neither_on_threads_nor_on_earlier_calls() {
         // Large enough that levels are split into bands.
         let (w, h) = (401, 293);
         let pictures = [texture(w, h, (0.0, 0.0)), texture(w, h, (2.0, 1.0)), texture(w, h, (-3.0, 0.5))];

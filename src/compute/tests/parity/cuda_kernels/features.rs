@@ -48,7 +48,7 @@ fn device_picture(
     layout: Layout,
 ) -> Vec<f32> {
     let mut features = DeviceFeatures::new(host, Some(params), None, None).unwrap();
-    // A second one, so that places and offsets count.
+    // Two more pictures, so that positions and offsets matter.
     let (front, empty) = ([9u8; 3], Picture { data: &[], width: 0, height: 5, format: Format::Rgb8 });
     let front = Picture { data: &front, width: 1, height: 1, format: Format::Rgb8 };
     let work = BatchInputs { pictures: vec![front, picture, empty], rgb: vec![0, 1, 2], ..BatchInputs::default() };
@@ -60,7 +60,7 @@ fn device_picture(
         .unwrap();
     let all = host.read(target.out, 3 * len * numbers.bytes());
     let (picture, empty) = all[len * numbers.bytes()..].split_at(len * numbers.bytes());
-    assert!(empty.iter().all(|b| *b == 0), "a picture without pixels is all mean");
+    assert!(empty.iter().all(|b| *b == 0), "a picture without pixels is the mean");
     planar(unpacked(picture, numbers), params, layout)
 }
 
@@ -100,7 +100,7 @@ fn pictures_are_resized_and_normalised_as_on_the_cpu() {
 }
 
 #[test]
-fn half_numbers_are_the_f32_ones_rounded() {
+fn f16_and_bf16_values_are_rounded_f32_values() {
     let (mut host, mut noise) = (Runner::new(), Noise::new(2));
     let params = picture_params(31, 17, Fit::Pad);
     let data = rgb(50, 40, 0.0, &mut noise);
@@ -129,13 +129,13 @@ fn nv12_is_converted_and_then_resized() {
         PictureExtractor::new(&params).unwrap().view_into(view, &mut want);
         let picture = Picture { data: &data, width: source.0, height: source.1, format: Format::Nv12(matrix) };
         let got = device_picture(&mut host, picture, &params, ElementType::F32, Layout::Planar);
-        // A sum rounded otherwise may fall on the other side of half a level for a few pixels of many.
+        // A sum with another rounding may cross half a level in a few of many pixels.
         let difference = largest_difference(&got, &want);
         assert!(difference < 0.02, "{source:?} {matrix:?}: {difference}");
     }
 }
 
-/// Gray pictures by the CPU's plan.
+/// A gray picture by the plan of the CPU.
 fn gray(width: usize, height: usize, shift: f64, noise: &mut Noise) -> Vec<f32> {
     let data = rgb(width, height, shift, noise);
     let mut out = vec![0.0; width * height];
@@ -145,7 +145,7 @@ fn gray(width: usize, height: usize, shift: f64, noise: &mut Noise) -> Vec<f32> 
 }
 
 #[test]
-fn flow_is_the_cpus_within_a_thousandth_of_its_range() {
+fn flow_equals_the_cpu_within_a_thousandth_of_its_range() {
     let (mut host, mut worst) = (Runner::new(), 0f32);
     let usual = FarnebackParams::default();
     let cases = [
@@ -216,7 +216,7 @@ fn mel_params(n_fft: usize, hop: usize) -> MelParams {
     }
 }
 
-/// Tones over quiet noise, some of it no numbers.
+/// Tones over quiet noise, with some NaN and infinite samples.
 fn sound(samples: usize, noise: &mut Noise) -> Vec<f32> {
     let mut sound: Vec<f32> = (0..samples)
         .map(|i| 0.7 * (i as f32 * 0.31).sin() + 0.2 * (i as f32 * 0.05).sin() + noise.next() * 1e-3)
@@ -227,14 +227,14 @@ fn sound(samples: usize, noise: &mut Noise) -> Vec<f32> {
     sound
 }
 
-/// Largest difference, of values below `unit` relative to `unit`; infinite where one is not a number.
+/// Largest difference, of values below `unit` relative to `unit`; infinite if one is NaN.
 fn largest_error(got: &[f32], want: &[f32], unit: f32) -> f32 {
     let scaled = |v: &[f32]| v.iter().zip(want).map(|(v, w)| v / w.abs().max(unit)).collect::<Vec<_>>();
     largest_difference(&scaled(got), &scaled(want))
 }
 
 #[test]
-fn mel_and_cepstra_are_the_cpus() {
+fn mel_and_cepstra_equal_the_cpu() {
     let (mut host, mut noise) = (Runner::new(), Noise::new(6));
     let mut worst = [0f32; 3];
     for (n_fft, hop, samples) in [
@@ -331,15 +331,15 @@ fn seconds(noise: &mut Noise) -> Vec<ClipSecond> {
     vec![first, silent, last]
 }
 
-/// All of a batch: sizes mixed, pairs with nothing to compare, a second that is not heard, one upload.
+/// A whole batch: mixed sizes, pairs that cannot be compared, a second of digital silence, and one upload.
 #[test]
-fn whole_seconds_become_what_the_extractors_make_of_them() {
+fn whole_seconds_match_the_extractors() {
     let (mut host, mut noise) = (Runner::new(), Noise::new(8));
     let (picture, flow, audio) = (picture_params(24, 31, Fit::Pad), flow_params(), audio_params());
     let seconds = seconds(&mut noise);
     let all: Vec<&ClipSecond> = seconds.iter().collect();
-    let hears = |s: &ClipSecond| s.audio.as_ref().is_some_and(|a| a.iter().any(|v| *v != 0.0));
-    let (work, counts) = BatchInputs::of(&all, PerModality { rgb: true, flow: true, audio: true }, hears);
+    let has_sound = |s: &ClipSecond| s.audio.as_ref().is_some_and(|a| a.iter().any(|v| *v != 0.0));
+    let (work, counts) = BatchInputs::of(&all, PerModality { rgb: true, flow: true, audio: true }, has_sound);
     let count = |each: fn(&PerModality<usize>) -> usize| counts.iter().map(each).collect::<Vec<_>>();
     assert_eq!(
         (count(|c| c.rgb), count(|c| c.flow), count(|c| c.audio)),
@@ -355,12 +355,12 @@ fn whole_seconds_become_what_the_extractors_make_of_them() {
     for second in &seconds {
         extractors.0.second_into(second, &mut pictures);
         extractors.1.second_into(second, &mut flows);
-        if hears(second) {
+        if has_sound(second) {
             extractors.2.samples_into(second.audio.as_ref().unwrap(), &mut sounds);
         }
     }
     let mut features = DeviceFeatures::new(&mut host, Some(&picture), Some(&flow), Some(&audio)).unwrap();
-    // The second time everything is there already.
+    // In the second round all buffers exist already.
     for round in 0..2 {
         let mut target = |len: usize| {
             let memory = host.memory(len * 4).unwrap();
@@ -384,7 +384,7 @@ fn whole_seconds_become_what_the_extractors_make_of_them() {
 }
 
 #[test]
-fn the_launches_of_a_batch_do_not_grow_with_it() {
+fn the_number_of_launches_does_not_grow_with_the_batch() {
     let (mut host, mut noise) = (Runner::new(), Noise::new(9));
     let flow = FlowParams { farneback: FarnebackParams { levels: 1, ..Default::default() }, ..flow_params() };
     let mut features = DeviceFeatures::new(&mut host, None, Some(&flow), None).unwrap();

@@ -1,5 +1,5 @@
-//! A launcher that runs kernels on the processor: a small C++ program made from their very sources, told over a pipe what to
-//! do.
+//! A launcher that runs kernels on the processor, in a small C++ program that is built from their sources and receives commands
+//! over a pipe.
 
 use std::cell::RefCell;
 use std::fs;
@@ -13,23 +13,23 @@ use touchline_compute::gpu::launch::{Argument, Launcher, Pointer, Shape};
 use touchline_compute::gpu::{GpuError, PRELUDE};
 use touchline_compute::{features, nn};
 
-/// The compiler: the one of the machine, or the one that CXX names.
+/// The C++ compiler of the machine, or the one in CXX.
 fn compiler() -> String {
     std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned())
 }
 
-/// Builds the program once a test run.
+/// Builds the program once per test run.
 ///
 /// # Panics
-/// When there is no C++ compiler or it refuses the kernels: parity would be unproven, so this is no reason to skip.
+/// If there is no C++ compiler, or if it rejects the kernels. The tests are not skipped, because parity would be unproven.
 fn program() -> &'static Path {
-    // What went wrong once is not tried again by the next test.
+    // A failure is kept, so that the next test does not try again.
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let built = PROGRAM.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cuda_kernels-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder for the program");
         let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/cuda_kernels");
-        // One namespace each: on a device they are modules of their own, and may use a name twice.
+        // One namespace each, because on a device they are separate modules and may use the same name.
         let sources = [("features", features::cuda::SOURCES.concat()), ("layers", nn::cuda::SOURCES.concat())];
         let mut kernels = PRELUDE.to_owned();
         for (name, source) in sources {
@@ -76,13 +76,13 @@ struct Pipes {
 
 impl Pipes {
     fn to(&mut self) -> &mut BufWriter<ChildStdin> {
-        self.to.as_mut().expect("it is closed when dropped only")
+        self.to.as_mut().expect("the pipe is closed on drop only")
     }
 }
 
 impl Drop for Pipes {
     fn drop(&mut self) {
-        // At the end of its input it ends; a sanitizer that found something then says so by the exit status.
+        // The program exits at the end of its input. A sanitizer reports its findings through the exit status.
         drop(self.to.take());
         let ended = self.child.wait();
         if !std::thread::panicking() {
@@ -91,10 +91,10 @@ impl Drop for Pipes {
     }
 }
 
-/// See the module. Memory is given back when dropped.
+/// The launcher. Memory is freed when it is dropped.
 pub struct Host {
     pipes: Rc<RefCell<Pipes>>,
-    /// The last uploads, kept as a launcher promises.
+    /// The last uploads, kept alive as a [`Launcher`] promises.
     uploads: [Option<Memory>; 2],
 }
 
@@ -118,30 +118,30 @@ impl Host {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("the program was built a moment ago");
+            .expect("the program has been built");
         let to = Some(BufWriter::new(child.stdin.take().expect("piped")));
         let from = BufReader::new(child.stdout.take().expect("piped"));
         Self { pipes: Rc::new(RefCell::new(Pipes { child, to, from })), uploads: [None, None] }
     }
 
-    fn ask(&self, request: &[&[u8]], answer: &mut [u8]) {
+    fn exchange(&self, request: &[&[u8]], answer: &mut [u8]) {
         let mut pipes = self.pipes.borrow_mut();
         let to = pipes.to();
         let sent = request.iter().try_for_each(|part| to.write_all(part)).and_then(|()| to.flush());
-        let heard = sent.and_then(|()| pipes.from.read_exact(answer));
-        heard.expect("the program answers; what it says against the request is above");
+        let received = sent.and_then(|()| pipes.from.read_exact(answer));
+        received.expect("the program answers; its error message is above");
     }
 
     fn write_at(&self, number: u32, data: &[u8]) {
         let length = (data.len() as u64).to_le_bytes();
-        self.ask(&[b"W", &number.to_le_bytes(), &0u64.to_le_bytes(), &length, data], &mut []);
+        self.exchange(&[b"W", &number.to_le_bytes(), &0u64.to_le_bytes(), &length, data], &mut []);
     }
 
     /// The bytes from `pointer` on.
     pub fn read(&self, pointer: Pointer, bytes: usize) -> Vec<u8> {
         let mut data = vec![0; bytes];
         let (number, offset) = ((pointer.memory as u32).to_le_bytes(), pointer.offset.to_le_bytes());
-        self.ask(&[b"R", &number, &offset, &(bytes as u64).to_le_bytes()], &mut data);
+        self.exchange(&[b"R", &number, &offset, &(bytes as u64).to_le_bytes()], &mut data);
         data
     }
 }
@@ -151,7 +151,7 @@ impl Launcher for Host {
 
     fn memory(&mut self, bytes: usize) -> Result<Memory, GpuError> {
         let mut number = [0; 4];
-        self.ask(&[b"A", &(bytes as u64).to_le_bytes()], &mut number);
+        self.exchange(&[b"A", &(bytes as u64).to_le_bytes()], &mut number);
         Ok(Memory { number: u32::from_le_bytes(number), bytes, pipes: Rc::clone(&self.pipes) })
     }
 
@@ -208,7 +208,7 @@ impl Launcher for Host {
                 }
             }
         }
-        self.ask(&[b"L", &request], &mut [0]);
+        self.exchange(&[b"L", &request], &mut [0]);
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! Layers on a device against those of `nn`: depthwise convolution with gradients, and what inference needs with channels
-//! together.
+//! Layers on a device against those of `nn`: depthwise convolution with gradients, and the layers of inference with channels
+//! last.
 
 use candle_core::{Device, Tensor, Var};
 use touchline_compute::gpu::launch::{Argument, ElementType, Launcher, Pointer, Shape, table};
@@ -34,7 +34,7 @@ fn at(host: &mut Runner, values: &[f32]) -> (Memory, Pointer) {
 }
 
 #[test]
-fn depthwise_convolution_and_its_gradients_are_the_cpus() {
+fn depthwise_convolution_and_its_gradients_equal_the_cpu() {
     let (mut host, mut noise, cpu) = (Runner::new(), Noise::new(11), &Device::Cpu);
     for case in CASES {
         let (n, c, h, w, k, stride, padding) = case;
@@ -89,14 +89,14 @@ fn depthwise_convolution_and_its_gradients_are_the_cpus() {
 }
 
 /// (N, C, H, W) → the numbers of (N, H, W, C).
-fn together(x: &Tensor) -> Vec<f32> {
+fn channels_last(x: &Tensor) -> Vec<f32> {
     flat(&x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap())
 }
 
 struct Case {
     name: &'static str,
     numbers: ElementType,
-    /// What rounding the values and the result may move, relative to the largest value.
+    /// The permitted error by rounding the values and the result, relative to the largest value.
     tolerance: f32,
 }
 
@@ -114,7 +114,7 @@ fn upload(host: &mut Runner, values: &[f32], numbers: ElementType) -> (Memory, P
     (memory, pointer)
 }
 
-/// Starts a kernel whose output has `count` numbers and compares it with `want`, (N, C, H, W) or (N, C).
+/// Launches a kernel and compares its output with `want`.
 fn check(
     host: &mut Runner,
     case: &Case,
@@ -133,7 +133,7 @@ fn check(
 }
 
 #[test]
-fn layers_with_channels_together_are_those_of_the_cpu() {
+fn layers_with_channels_last_equal_the_cpu() {
     let (mut host, mut noise, cpu) = (Runner::new(), Noise::new(12), &Device::Cpu);
     let activation = (Activation::Relu6, [0f32, 6.0].map(Argument::from));
     for (n, c, h, w) in [(1, 8, 1, 1), (2, 24, 7, 5), (3, 16, 12, 9)] {
@@ -145,11 +145,11 @@ fn layers_with_channels_together_are_those_of_the_cpu() {
         let (_scale, scale_at) = at(&mut host, &flat(&scale));
         let (_shift, shift_at) = at(&mut host, &flat(&shift));
         for case in &NUMBERS {
-            let (_x, x_at) = upload(&mut host, &together(&x), case.numbers);
+            let (_x, x_at) = upload(&mut host, &channels_last(&x), case.numbers);
             let channels = Argument::from(c);
 
             let layer = ScaleShift::new(&scale, &shift, activation.0).unwrap();
-            let want = together(&layer.forward(&x).unwrap());
+            let want = channels_last(&layer.forward(&x).unwrap());
             let kernels = ["layer_scale_shift_f32", "layer_scale_shift_f16", "layer_scale_shift_bf16"];
             check(&mut host, case, kernels, &want, |out| {
                 let [low, high] = activation.1;
@@ -163,7 +163,7 @@ fn layers_with_channels_together_are_those_of_the_cpu() {
                 let layer = Depthwise::new(&weight, &shift, stride, padding, activation.0).unwrap();
                 let y = layer.forward(&x).unwrap();
                 let sizes = [c, h, w, k, stride, padding, y.dims()[2], y.dims()[3]].map(Argument::from);
-                let want = together(&y);
+                let want = channels_last(&y);
                 let kernels = ["layer_depthwise_f32", "layer_depthwise_f16", "layer_depthwise_bf16"];
                 check(&mut host, case, kernels, &want, |out| {
                     let mut arguments = vec![x_at.into(), w_at.into(), shift_at.into(), out.into()];
@@ -176,7 +176,7 @@ fn layers_with_channels_together_are_those_of_the_cpu() {
 
             let y = max_pool2d(&x, 3, 2, 1).unwrap();
             let sizes = [c, h, w, 3, 2, 1, y.dims()[2], y.dims()[3]].map(Argument::from);
-            let want = together(&y);
+            let want = channels_last(&y);
             let kernels = ["layer_max_pool_f32", "layer_max_pool_f16", "layer_max_pool_bf16"];
             check(&mut host, case, kernels, &want, |out| {
                 let mut arguments = vec![x_at.into(), out.into()];
@@ -194,7 +194,7 @@ fn layers_with_channels_together_are_those_of_the_cpu() {
     }
 }
 
-/// In place, with and without what is added.
+/// In place, with and without a residual.
 #[test]
 fn bias_residual_and_activation_are_added_in_place() {
     let (mut host, mut noise) = (Runner::new(), Noise::new(13));

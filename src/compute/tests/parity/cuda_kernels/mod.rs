@@ -1,4 +1,4 @@
-//! The kernels against their CPU twins, at odd sizes, without a GPU: their sources compiled for the processor.
+//! The kernels against their CPU equivalents, at odd sizes and without a GPU: their sources are compiled for the processor.
 
 mod features;
 mod host;

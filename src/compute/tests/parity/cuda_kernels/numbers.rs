@@ -1,4 +1,4 @@
-//! Numbers to test with.
+//! Numbers for tests.
 
 use touchline_compute::gpu::ElementType;
 
@@ -20,7 +20,7 @@ impl Noise {
     }
 }
 
-/// Largest absolute difference; infinite where one is not a number.
+/// Largest absolute difference; infinite if one is NaN.
 pub fn largest_difference(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
     let difference = |(g, w): (&f32, &f32)| if (g - w).is_nan() { f32::INFINITY } else { (g - w).abs() };

@@ -1,4 +1,4 @@
-//! What runs the kernels of the tests: the processor, or with the feature `cuda` and TOUCHLINE_GPU set to a number, that
+//! Runs the kernels of the tests on the processor, or with the feature `cuda` and TOUCHLINE_GPU set to a number, on that
 //! GPU. The tests are the same.
 
 use touchline_compute::gpu::GpuError;
@@ -25,7 +25,7 @@ pub enum Memory {
 
 impl Runner {
     /// # Panics
-    /// When the GPU that was asked for cannot be used.
+    /// If the requested GPU cannot be used.
     pub fn new() -> Self {
         Self { device: device(), launches: Vec::new() }
     }
@@ -65,7 +65,7 @@ impl Launcher for Runner {
             #[cfg(feature = "cuda")]
             Device::Gpu(gpu) => {
                 let memory = gpu.memory(bytes)?;
-                // As the processor's program: a number that no kernel wrote is none.
+                // As in the program for the processor, values that no kernel has written are NaN.
                 gpu.write(&memory, &vec![0xff; bytes])?;
                 Ok(Memory::Gpu(memory))
             }
@@ -78,7 +78,7 @@ impl Launcher for Runner {
             #[cfg(feature = "cuda")]
             (Device::Gpu(gpu), Memory::Gpu(memory)) => gpu.pointer(memory),
             #[cfg(feature = "cuda")]
-            _ => unreachable!("memory is used where it was taken"),
+            _ => unreachable!("memory is used on its own device"),
         }
     }
 
@@ -88,7 +88,7 @@ impl Launcher for Runner {
             #[cfg(feature = "cuda")]
             (Device::Gpu(gpu), Memory::Gpu(memory)) => gpu.write(memory, data),
             #[cfg(feature = "cuda")]
-            _ => unreachable!("memory is used where it was taken"),
+            _ => unreachable!("memory is used on its own device"),
         }
     }
 
