@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn views_differ_by_number_and_repeat_by_seed() {
+    fn views_differ_by_number_and_are_reproducible_by_seed() {
         let data = gradient(200, 120);
         let view = RgbView { data: &data, width: 200, height: 120 };
         let make = |n| picture(view, &mut rng(1, 42, n));
@@ -219,8 +219,8 @@ mod tests {
             let data = gradient(w, h);
             for n in 0..30 {
                 let view = RgbView { data: &data, width: w, height: h };
-                let made = picture(view, &mut rng(3, (w * h) as u64, n));
-                assert!(made.width > 0 && made.height > 0 && made.height <= VIEW_LINES);
+                let augmented = picture(view, &mut rng(3, (w * h) as u64, n));
+                assert!(augmented.width > 0 && augmented.height > 0 && augmented.height <= VIEW_LINES);
             }
         }
     }
@@ -236,12 +236,12 @@ mod tests {
         let pair = |first, second| touchline_core::clip::FlowPair { first, second, gap_ns: 40_000_000 };
         let clip = ClipSecond { pairs: vec![pair(0, 1), pair(1, 2), pair(2, 3)], ..ClipSecond::of_pictures(frames) };
         for n in 0..10 {
-            let made = second(&clip, 2, &mut rng(1, 5, n));
-            assert_eq!(made.pairs.len(), 2);
-            let sizes: Vec<_> = made.frames.iter().map(|f| (f.width, f.height)).collect();
+            let augmented = second(&clip, 2, &mut rng(1, 5, n));
+            assert_eq!(augmented.pairs.len(), 2);
+            let sizes: Vec<_> = augmented.frames.iter().map(|f| (f.width, f.height)).collect();
             assert!(sizes.iter().all(|s| *s == sizes[0]), "one crop for all frames: {sizes:?}");
             // The frames differ by a constant. Cropped at the same place they still do.
-            let (a, b) = (made.frames[0].data.as_slice(), made.frames[1].data.as_slice());
+            let (a, b) = (augmented.frames[0].data.as_slice(), augmented.frames[1].data.as_slice());
             assert!(a.iter().zip(b).all(|(a, b)| b.wrapping_sub(*a) == 9));
         }
         assert_eq!(second(&clip, 9, &mut rng(1, 5, 0)).pairs.len(), 3);

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scores_are_read_back_and_damage_is_reported() {
+    fn scores_survive_the_round_trip_and_damage_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let outputs = ["golf".to_owned(), "tennis".to_owned()];
         let row = |item, logit| Row { item, second: 2, fold: 1, logits: vec![logit, 0.5] };

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_known_minima() {
+    fn known_minima_are_found() {
         // A stretched bowl, condition number 10⁴, lowest at (1, 2, 3, 4).
         let mut bowl = |x: &[f64], g: &mut [f64]| {
             let mut value = 0.0;

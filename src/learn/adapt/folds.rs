@@ -108,13 +108,13 @@ mod tests {
         }
         let (folds, by) = folds(&samples);
         assert_eq!(by.into_values().collect::<Vec<_>>(), [HeldOutBy::Source, HeldOutBy::Recording, HeldOutBy::Part]);
-        let of = |matching: &dyn Fn(&Origin<'_>) -> bool| -> BTreeSet<usize> {
+        let folds_of = |matching: &dyn Fn(&Origin<'_>) -> bool| -> BTreeSet<usize> {
             samples.iter().zip(&folds).filter(|(s, _)| matching(s)).map(|(_, fold)| *fold).collect()
         };
-        assert_eq!(of(&|s| s.source == "b").len(), 1, "both recordings of a source");
-        assert_ne!(of(&|s| s.source == "a"), of(&|s| s.source == "b"));
-        assert_ne!(of(&|s| s.item == 3), of(&|s| s.item == 4));
-        assert_eq!(of(&|s| s.item == 5).len(), 3, "three parts");
-        assert_eq!(of(&|s| s.item == 5 && s.second < 3).len(), 1);
+        assert_eq!(folds_of(&|s| s.source == "b").len(), 1, "both recordings of a source");
+        assert_ne!(folds_of(&|s| s.source == "a"), folds_of(&|s| s.source == "b"));
+        assert_ne!(folds_of(&|s| s.item == 3), folds_of(&|s| s.item == 4));
+        assert_eq!(folds_of(&|s| s.item == 5).len(), 3, "three parts");
+        assert_eq!(folds_of(&|s| s.item == 5 && s.second < 3).len(), 1);
     }
 }

@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources_take_turns_and_give_samples_at_even_distances() {
+    fn sources_take_turns_and_samples_are_evenly_spaced() {
         let mut all: Vec<(u32, u32)> = (0..100).map(|_| (0, 7)).collect();
         all.extend([(0, 8), (0, 8), (1, 9)]);
         assert_eq!(sample(&all, 6), [12, 37, 62, 87, 100, 101, 102]);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn files_come_back_and_damage_is_reported() {
+    fn files_survive_the_round_trip_and_damage_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let sha = "a".repeat(64);
         let replay = Replay { width: 2, features: vec![0.5, 1.0, 1.5, 2.0], labels: vec![0, 1], sources: vec![0, 0] };
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn appended_samples_have_sources_of_their_own() {
+    fn appended_samples_have_their_own_sources() {
         let mut replay = Replay { width: 1, features: vec![1.0, 2.0], labels: vec![0, 0], sources: vec![0, 1] };
         replay.extend(&Replay { width: 1, features: vec![3.0], labels: vec![2], sources: vec![0] });
         assert_eq!(

@@ -10,7 +10,7 @@ fn cluster(rng: &mut SmallRng, centre: [f32; WIDTH], n: usize) -> Vec<f32> {
     (0..n * WIDTH).map(|i| (centre[i % WIDTH] + rng.random_range(-0.5..0.5)).max(0.0)).collect()
 }
 
-/// What the pack knows: class 0 shows in feature 0, class 1 in feature 1.
+/// The knowledge of the pack: feature 0 indicates class 0, and feature 1 indicates class 1.
 fn replay(rng: &mut SmallRng) -> Replay {
     let mut features = cluster(rng, [3.0, 0.0, 1.0, 1.0, 0.0, 0.0], 30);
     features.extend(cluster(rng, [0.0, 3.0, 1.0, 1.0, 0.0, 0.0], 30));
@@ -18,7 +18,7 @@ fn replay(rng: &mut SmallRng) -> Replay {
     Replay { width: WIDTH, features, labels, sources: (0..60).map(|i| i / 3).collect() }
 }
 
-/// Replay samples and a channel's, of which `channel` has label, source and features.
+/// The replay samples and the samples of a channel. `channel` holds their labels, sources and features.
 fn samples(replay: &Replay, channel: &[(u32, &str, Vec<f32>)], outputs: usize) -> Samples {
     let own = Classifier {
         outputs,
@@ -43,10 +43,10 @@ fn samples(replay: &Replay, channel: &[(u32, &str, Vec<f32>)], outputs: usize) -
     Samples { width: WIDTH, outputs, features, labels, folds, replayed: replay.len(), before, places, held_out_by }
 }
 
-fn right(samples: &Samples, scores: &[Vec<f32>], of_channel: bool) -> f64 {
-    let is_right: Vec<f64> =
+fn accuracy(samples: &Samples, scores: &[Vec<f32>], of_channel: bool) -> f64 {
+    let is_correct: Vec<f64> =
         scores.iter().zip(&samples.labels).map(|(s, l)| f64::from(u8::from(best(s) == *l))).collect();
-    samples.mean_over_classes(&is_right, of_channel)
+    samples.mean_over_classes(&is_correct, of_channel)
 }
 
 fn before(samples: &Samples) -> Vec<Vec<f32>> {
@@ -57,16 +57,16 @@ fn before(samples: &Samples) -> Vec<Vec<f32>> {
 fn a_channel_that_looks_different_is_learned_and_nothing_is_forgotten() {
     let rng = &mut SmallRng::seed_from_u64(3);
     let replay = replay(rng);
-    // On this channel class 1 looks like class 0, but for feature 4.
+    // On this channel class 1 looks like class 0 except in feature 4.
     let odd = |rng: &mut SmallRng| cluster(rng, [2.0, 1.0, 1.0, 1.0, 2.0, 0.0], 10);
     let plain = |rng: &mut SmallRng| cluster(rng, [3.0, 0.0, 1.0, 1.0, 0.0, 0.0], 10);
     let channel = [(0, "a", plain(rng)), (0, "b", plain(rng)), (1, "c", odd(rng)), (1, "d", odd(rng))];
     let samples = samples(&replay, &channel, 2);
-    assert_eq!(right(&samples, &before(&samples), true), 0.5, "the pack takes class 1 for class 0 here");
-    assert_eq!(right(&samples, &before(&samples), false), 1.0);
+    assert_eq!(accuracy(&samples, &before(&samples), true), 0.5, "the pack mistakes class 1 for class 0 here");
+    assert_eq!(accuracy(&samples, &before(&samples), false), 1.0);
     let (_, scores) = samples.choose_share().unwrap();
-    assert_eq!(right(&samples, &scores, true), 1.0, "sources that were held out");
-    assert_eq!(right(&samples, &scores, false), 1.0, "what the pack knew");
+    assert_eq!(accuracy(&samples, &scores, true), 1.0, "held-out sources of the channel");
+    assert_eq!(accuracy(&samples, &scores, false), 1.0, "the earlier knowledge of the pack");
 }
 
 #[test]
@@ -76,14 +76,14 @@ fn a_new_class_is_learned() {
     let darts = |rng: &mut SmallRng| cluster(rng, [1.0, 1.0, 1.0, 1.0, 0.0, 3.0], 8);
     let channel = [(2, "a", darts(rng)), (2, "b", darts(rng))];
     let samples = samples(&replay, &channel, 3);
-    assert_eq!(right(&samples, &before(&samples), true), 0.0);
+    assert_eq!(accuracy(&samples, &before(&samples), true), 0.0);
     let (_, scores) = samples.choose_share().unwrap();
-    assert_eq!((right(&samples, &scores, true), right(&samples, &scores, false)), (1.0, 1.0));
-    let kept = samples.new_as_replay();
-    assert_eq!((kept.len(), kept.sources[0], kept.sources[15]), (16, 0, 1));
+    assert_eq!((accuracy(&samples, &scores, true), accuracy(&samples, &scores, false)), (1.0, 1.0));
+    let replayed = samples.new_as_replay();
+    assert_eq!((replayed.len(), replayed.sources[0], replayed.sources[15]), (16, 0, 1));
 }
 
-/// Labels that say nothing: the correction finds no gain on held-out sources.
+/// The labels are arbitrary: the correction finds no gain on held-out sources.
 #[test]
 fn wrong_labels_do_not_look_like_a_gain() {
     let rng = &mut SmallRng::seed_from_u64(5);
@@ -92,9 +92,9 @@ fn wrong_labels_do_not_look_like_a_gain() {
     let channel: Vec<_> = (0..6u32).map(|i| (i % 2, ["a", "b", "c", "d", "e", "f"][i as usize], plain(rng))).collect();
     let samples = samples(&replay, &channel, 2);
     let (_, scores) = samples.choose_share().unwrap();
-    let (was, is) = (right(&samples, &before(&samples), true), right(&samples, &scores, true));
-    assert!(is < was + 0.15, "{was} before, {is} after");
-    assert_eq!(right(&samples, &scores, false), 1.0);
+    let (old, new) = (accuracy(&samples, &before(&samples), true), accuracy(&samples, &scores, true));
+    assert!(new < old + 0.15, "{old} before, {new} after");
+    assert_eq!(accuracy(&samples, &scores, false), 1.0);
 }
 
 #[test]
@@ -105,14 +105,14 @@ fn weights_follow_the_share() {
     let samples = samples(&replay, &channel, 3);
     let all: Vec<usize> = (0..samples.labels.len()).collect();
     let weights = samples.weights(3.0, &all);
-    let of = |range: std::ops::Range<usize>| weights[range].iter().map(|w| f64::from(*w)).sum::<f64>();
-    assert!((of(0..30) - 30.0).abs() < 1e-3 && (of(30..60) - 30.0).abs() < 1e-3);
-    assert!((of(60..70) - 90.0).abs() < 1e-3, "three times the class's replay samples");
-    assert!((of(70..75) - 30.0).abs() < 1e-3, "a new class counts like an average one");
+    let sum_of = |range: std::ops::Range<usize>| weights[range].iter().map(|w| f64::from(*w)).sum::<f64>();
+    assert!((sum_of(0..30) - 30.0).abs() < 1e-3 && (sum_of(30..60) - 30.0).abs() < 1e-3);
+    assert!((sum_of(60..70) - 90.0).abs() < 1e-3, "three times the class's replay samples");
+    assert!((sum_of(70..75) - 30.0).abs() < 1e-3, "a new class counts like an average one");
 }
 
 #[test]
-fn a_loss_on_the_channel_or_of_older_knowledge_is_worse() {
+fn a_loss_on_the_channel_or_on_replay_is_worse() {
     let report = |channel: (f64, f64), replay: (f64, f64)| {
         let change = |(before, after)| Change { before, after };
         Report { classes: Vec::new(), channel: change(channel), replay: change(replay), share: 1.0, written: false }

@@ -132,7 +132,7 @@ mod tests {
         let mut again = by_source(&reversed, 5, 1);
         again.reverse();
         assert_eq!(folds, again, "the order of the material does not matter");
-        assert_ne!(folds, by_source(&items, 5, 2), "the seed does");
+        assert_ne!(folds, by_source(&items, 5, 2), "the seed matters");
         assert!(by_source(&[], 5, 1).is_empty());
         assert!(by_source(&items, 1, 1).iter().all(|f| *f == 0));
     }

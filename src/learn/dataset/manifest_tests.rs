@@ -45,7 +45,7 @@ fn manifests_are_read_and_missing_ones_are_reported() {
 }
 
 #[test]
-fn a_folder_per_class() {
+fn a_folder_per_class_is_gathered() {
     let dir = tempfile::tempdir().unwrap();
     let files = [
         "tennis/1.mp4",
@@ -99,7 +99,7 @@ fn folders_without_usable_material_are_rejected_with_the_cause() {
 }
 
 #[test]
-fn a_csv_with_parts_kinds_and_sources() {
+fn a_csv_with_parts_kinds_and_sources_is_gathered() {
     let dir = tempfile::tempdir().unwrap();
     let csv = dir.path().join("list.csv");
     let text = "path, class, start, end, source, licence, weak, kind

@@ -183,7 +183,7 @@ mod tests {
         let mut again = by_source(&reversed, 7);
         again.reverse();
         assert_eq!(sides, again, "the order of the manifest does not matter");
-        assert_ne!(sides, by_source(&items, 8), "the seed does");
+        assert_ne!(sides, by_source(&items, 8), "the seed matters");
     }
 
     #[test]

@@ -99,7 +99,7 @@ fn media(content: &str, seconds: u64, seed: u64) -> Vec<MediaItem> {
         }
     }
     let ends = [(tracks.video, Track::Video), (tracks.audio, Track::Audio)];
-    items.extend(ends.into_iter().filter(|(there, _)| *there).map(|(_, track)| MediaItem::TrackEnded(track)));
+    items.extend(ends.into_iter().filter(|(exists, _)| *exists).map(|(_, track)| MediaItem::TrackEnded(track)));
     items
 }
 
@@ -197,7 +197,7 @@ fn served(path: &Path) -> Vec<ClipSecond> {
 }
 
 #[test]
-fn seconds_are_read_bit_for_bit_as_cut_from_several_threads() {
+fn seconds_read_from_several_threads_equal_the_cut_ones_bit_for_bit() {
     let files = [("a/clip.mp4", "clip 3 1"), ("a/mute.mp4", "mute 2 2"), ("b/noise.mp4", "noise 2 3")];
     let material = Material::new(&files);
     material.write("b/sound.wav", "sound 2 4");
@@ -233,7 +233,7 @@ fn seconds_are_read_bit_for_bit_as_cut_from_several_threads() {
     let second = &dataset.seconds(0).unwrap()[1];
     assert!(
         second.rgb.len() == 2 && second.pairs.len() == 2 && second.audio.is_some(),
-        "there is something to compare"
+        "the second has data to compare"
     );
     let still = dataset.seconds(5).unwrap();
     assert_eq!((still.len(), still[0].frames.len(), still[0].rgb.len()), (1, 1, 1));
@@ -409,7 +409,7 @@ fn a_split_is_valid_until_the_items_change() {
 }
 
 #[test]
-fn items_that_show_the_same_get_one_group() {
+fn duplicate_items_get_one_group() {
     let material = Material::new(&[("a/1.mp4", "clip 3 1"), ("a/2.mp4", "mute 4 1"), ("a/3.mp4", "clip 3 3")]);
     ["7", "8", "7"].iter().zip(["x", "y", "z"]).for_each(|(seed, n)| material.write(&format!("b/{n}.png"), seed));
     // A frame of the third recording.

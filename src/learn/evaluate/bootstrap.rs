@@ -104,13 +104,13 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_is_that_of_the_groups_not_of_the_samples() {
+    fn the_interval_depends_on_groups_and_not_on_samples() {
         // The accuracy of a draw is a binomial share of 100 groups: standard deviation 0.05, so 0.5 ± 0.098.
         let (accuracy, f1) = intervals(&clustered(100, 1), 4000, 1);
         assert_eq!(accuracy.value, 0.5);
         let (low, high) = accuracy.ends().unwrap();
         assert!((low - 0.402).abs() < 0.02 && (high - 0.598).abs() < 0.02, "{accuracy:?}");
-        assert!((f1.value - 2.0 / 3.0).abs() < 1e-12, "recall a half, precision 1");
+        assert!((f1.value - 2.0 / 3.0).abs() < 1e-12, "recall is a half, precision is 1");
         assert_eq!(
             intervals(&clustered(100, 30), 4000, 1).0,
             accuracy,
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds_repeat_and_one_group_has_no_interval() {
+    fn seeds_are_reproducible_and_one_group_has_no_interval() {
         let samples = clustered(99, 2);
         assert_eq!(intervals(&samples, 20, 5), intervals(&samples, 20, 5));
         assert_ne!(intervals(&samples, 20, 5), intervals(&samples, 20, 6));

@@ -146,7 +146,7 @@ mod tests {
         assert!((r.log_loss - 3f64.ln()).abs() < 1e-6, "every probability is a third");
         let (low, high) = r.by_source.ends().unwrap();
         assert!(low >= 0.25 && high <= 1.0 && low < r.by_source.value && r.by_source.value < high, "{low} {high}");
-        assert_eq!(r, report(Kind::Frame, Predictor::Table, &samples, &classes(), 1), "the seed repeats it");
+        assert_eq!(r, report(Kind::Frame, Predictor::Table, &samples, &classes(), 1), "the seed makes it reproducible");
     }
 
     #[test]

@@ -39,7 +39,7 @@ mod tests {
     use touchline_core::labels::ClassId;
 
     #[test]
-    fn bins_by_hand() {
+    fn bins_match_a_calculation_by_hand() {
         let mut samples = Samples::new(2);
         for (truth, p) in [(0, 0.8), (0, 0.8), (1, 0.8), (0, 0.95), (1, 1.0)] {
             samples.push(ClassId(truth), ClassId(0), 0, &[p, 1.0 - p]);

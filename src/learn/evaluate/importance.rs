@@ -117,7 +117,7 @@ mod tests {
             }
             // Permuted pictures are right for a third.
             assert!((rgb.permutation - 0.65).abs() < 0.1 && rgb.permutation_std > 0.01, "{rgb:?}");
-            assert_eq!(importance(&seconds, &judge, Modality::Rgb, 3, 1), Some(rgb), "repeats");
+            assert_eq!(importance(&seconds, &judge, Modality::Rgb, 3, 1), Some(rgb), "it is reproducible");
             assert_eq!(importance(&seconds, &judge, Modality::Flow, 3, 1), None);
         }
     }

@@ -108,9 +108,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn top_k_and_log_loss_by_hand() {
+    fn top_k_and_log_loss_match_a_calculation_by_hand() {
         let mut samples = Samples::new(4);
-        assert_eq!((samples.top_k(3), samples.log_loss()), (0.0, 0.0), "nothing yet");
+        assert_eq!((samples.top_k(3), samples.log_loss()), (0.0, 0.0), "there are no samples");
         samples.push(ClassId(0), ClassId(0), 0, &[0.5, 0.25, 0.25, 0.0]);
         samples.push(ClassId(1), ClassId(0), 0, &[0.5, 0.25, 0.25, 0.0]); // third: of equal probabilities the later comes first
         samples.push(ClassId(3), ClassId(0), 0, &[1.0, 0.0, 0.0, 0.0]); // second, likewise

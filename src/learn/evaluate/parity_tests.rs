@@ -1,4 +1,4 @@
-//! Comparison of the figures with those of scikit-learn, which `tests/reference/metrics.py` wrote.
+//! Compares the figures with those of scikit-learn, which `tests/reference/metrics.py` has written.
 
 use serde::Deserialize;
 
@@ -66,7 +66,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn counts_and_averages_are_scikit_learns() {
+fn counts_and_averages_equal_scikit_learn() {
     for case in cases() {
         let samples = case.samples();
         let confusion = samples.confusion();
@@ -88,7 +88,7 @@ fn counts_and_averages_are_scikit_learns() {
 }
 
 #[test]
-fn curves_and_areas_are_scikit_learns() {
+fn curves_and_areas_equal_scikit_learn() {
     for case in cases() {
         let samples = case.samples();
         for (c, want) in case.curves.iter().enumerate() {
@@ -114,7 +114,7 @@ fn curves_and_areas_are_scikit_learns() {
 }
 
 #[test]
-fn reliability_is_scikit_learns() {
+fn reliability_equals_scikit_learn() {
     for case in cases() {
         let bins = reliability(&case.samples());
         assert_eq!(bins.iter().map(|b| b.count).collect::<Vec<_>>(), case.bin_count, "{}", case.name);

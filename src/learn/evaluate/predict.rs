@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_by_hand() {
+    fn levels_match_a_calculation_by_hand() {
         let mut t = table(3);
         let rgb = |labels: &[usize]| PerModality {
             rgb: labels.iter().map(|l| logits_for(*l, 1.0, 3)).collect(),

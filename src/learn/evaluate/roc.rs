@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn curves_by_hand() {
+    fn curves_match_a_calculation_by_hand() {
         // By descending score: a positive, a tie of a positive and a negative, a negative.
         let curve = roc(vec![(0.4, true), (0.9, true), (0.1, false), (0.4, false)]).unwrap();
         assert_eq!(curve.points, [(0.0, 0.0), (0.0, 0.5), (0.5, 1.0), (1.0, 1.0)]);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn averages_are_over_classes_that_have_both() {
+    fn averages_are_over_classes_with_positives_and_negatives() {
         let mut samples = Samples::new(3);
         samples.push(ClassId(0), ClassId(0), 0, &[0.8, 0.2, 0.0]);
         samples.push(ClassId(1), ClassId(0), 0, &[0.6, 0.4, 0.0]);

@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_soften_as_serving_scores_them() {
+    fn seconds_are_softened_as_in_serving() {
         let mut t = table(3);
         t.outputs.audio = Some(vec![ClassId(2), ClassId(0)]);
         t.outputs.flow = None;

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn fusion_beats_parts_that_are_right_on_different_classes() {
+    fn fusion_beats_modalities_that_recognise_different_classes() {
         let validation = complementary(1);
         let stacking = Stacking::fit(&validation, &validation.soften(&ONE)).unwrap();
         assert_eq!((stacking.folds, stacking.groups), (5, 24));
@@ -324,11 +324,11 @@ mod tests {
         let p = stacking.probabilities(&unseen[0].scores).unwrap();
         assert!((p.iter().sum::<f32>() - 1.0).abs() < 1e-5);
         assert_eq!(stacking.probabilities(&PerModality::default()), None);
-        assert_eq!(Stacking::fit(&validation, &validation.soften(&ONE)).unwrap(), stacking, "repeats");
+        assert_eq!(Stacking::fit(&validation, &validation.soften(&ONE)).unwrap(), stacking, "it is reproducible");
     }
 
     #[test]
-    fn gradient_agrees_with_differences() {
+    fn the_gradient_agrees_with_differences() {
         let t = complementary(3);
         let shape = Shape::new(&t);
         let soft = t.soften(&ONE);
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn the_strongest_penalty_within_one_standard_error() {
+    fn the_strongest_penalty_within_one_standard_error_is_chosen() {
         let mut row = [9.0; PENALTIES.len()];
         let mut losses = BTreeMap::new();
         assert_eq!(choose(&losses), 0);
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_learn_from() {
+    fn without_samples_there_is_no_fusion_and_one_group_has_no_folds() {
         let mut t = table(2);
         assert!(Stacking::fit(&t, &[]).is_none());
         let picture = PerModality { rgb: vec![logits_for(0, 1.0, 2)], ..PerModality::default() };

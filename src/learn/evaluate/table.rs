@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_is_taken_over_only_by_a_clear_margin_on_enough_seconds() {
+    fn a_modality_takes_over_a_class_only_by_a_clear_margin_on_enough_seconds() {
         let fit = |n: usize, rgb_right: usize| {
             let mut seconds = Vec::new();
             add(&mut seconds, 40, 1, 1, Some(2));

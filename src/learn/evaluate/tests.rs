@@ -1,4 +1,4 @@
-//! Whole evaluations of score tables made by hand.
+//! Whole evaluations of generated score tables.
 
 use rand::Rng;
 
@@ -9,7 +9,7 @@ use crate::augment::rng;
 
 /// Three classes and `groups` sources of three seconds with three frames each. Pictures are mostly right for classes 0 and 1 and
 /// half the time for class 2, sound is right for class 2 only. Otherwise they guess between 0 and 1, and all are overconfident.
-fn made(groups: usize, seed: u64) -> ScoreTable {
+fn generated(groups: usize, seed: u64) -> ScoreTable {
     let mut t = table(3);
     t.outputs.flow = None;
     let mut rng = rng(seed, 2, 3);
@@ -42,14 +42,14 @@ fn settings() -> Settings {
     }
 }
 
-fn of(test: &ScoreTable, validation: &ScoreTable) -> Evaluation {
+fn evaluated(test: &ScoreTable, validation: &ScoreTable) -> Evaluation {
     evaluate(&deciders(validation), test, Some(validation), &settings(), &mut |_, _| None)
 }
 
 #[test]
 fn an_evaluation_is_complete_and_its_figures_are_consistent() {
-    let (validation, test) = (made(45, 1), made(30, 2));
-    let e = of(&test, &validation);
+    let (validation, test) = (generated(45, 1), generated(30, 2));
+    let e = evaluated(&test, &validation);
     let find = |level, predictor| e.reports.iter().find(|r| r.level == level && r.predictor == predictor).unwrap();
     let kinds: Vec<(Level, Predictor)> = e.reports.iter().map(|r| (r.level, r.predictor)).collect();
     use Predictor::{Audio, Learned, Rgb, Table};
@@ -90,13 +90,13 @@ fn an_evaluation_is_complete_and_its_figures_are_consistent() {
 
 #[test]
 fn nothing_is_fitted_on_the_test_side() {
-    let (validation, test) = (made(45, 1), made(30, 2));
+    let (validation, test) = (generated(45, 1), generated(30, 2));
     let mut other = test.clone();
     for item in &mut other.items {
         item.truth = ClassId((item.truth.0 + 1) % 3);
     }
     // Decisions do not depend on the true classes of the test side.
-    let (a, b) = (of(&test, &validation), of(&other, &validation));
+    let (a, b) = (evaluated(&test, &validation), evaluated(&other, &validation));
     let predicted = |e: &Evaluation| -> Vec<Vec<u64>> {
         let columns = |m: &Vec<Vec<u64>>| (0..3).map(|c| m.iter().map(|row| row[c]).sum()).collect();
         e.reports.iter().map(|r| columns(&r.confusion)).collect()
@@ -107,21 +107,21 @@ fn nothing_is_fitted_on_the_test_side() {
     assert_eq!(temperatures(&a), temperatures(&b));
     let learned = |e: &Evaluation| e.notes.iter().find(|n| n.starts_with("Learned fusion")).unwrap().clone();
     assert_eq!(learned(&a), learned(&b));
-    // They depend on those of validation.
+    // They depend on the true classes of the validation side.
     let mut swapped = validation.clone();
     swapped.items.iter_mut().for_each(|i| i.truth = ClassId((i.truth.0 + 1) % 3));
     assert_ne!(deciders(&swapped), deciders(&validation));
-    assert_ne!(learned(&of(&test, &swapped)), learned(&a));
+    assert_ne!(learned(&evaluated(&test, &swapped)), learned(&a));
 }
 
 #[test]
 fn notes_report_what_the_figures_leave_out() {
-    let mut test = made(4, 3);
+    let mut test = generated(4, 3);
     test.skipped.push(("bad.mp4".into(), "no moov".into()));
     test.unknown.insert("chess".into(), 4);
     test.weak = 2;
     let settings = Settings { dataset_classes: ["a", "b"].map(String::from).into(), ..settings() };
-    let e = evaluate(&deciders(&made(45, 1)), &test, None, &settings, &mut |_, _| None);
+    let e = evaluate(&deciders(&generated(45, 1)), &test, None, &settings, &mut |_, _| None);
     let all = e.notes.join("\n");
     for part in [
         "does not have: c.",

@@ -103,15 +103,15 @@ mod tests {
         t.add(Kind::Clip, 2, "c", vec![rgb(2, 3.0)]);
         let soft = t.soften(&PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 });
         let fusion = fit_table(&soft, &[Modality::Rgb], 3);
-        let mut asked = Vec::new();
+        let mut requested = Vec::new();
         let found = wrong(&t, &clips(&soft), &fusion, &mut |index, second| {
-            asked.push((index, second));
+            requested.push((index, second));
             None
         });
         let brief: Vec<(&str, u32, &str, &str)> =
             found.iter().map(|w| (w.path.as_str(), w.second, w.truth.as_str(), w.predicted.as_str())).collect();
         assert_eq!(brief, [("b/1", 0, "b", "c"), ("a/0", 2, "a", "b")]);
-        assert_eq!(asked, [(1, 0), (0, 2)]);
+        assert_eq!(requested, [(1, 0), (0, 2)]);
         assert_eq!(found[0].decided_by, Some(Modality::Rgb));
         assert!(found[0].probability > found[1].probability);
     }

@@ -19,7 +19,7 @@ struct Reference {
     loss: f64,
 }
 
-fn chosen(features: &[f32], width: usize, rows: &[u32]) -> Result<Tensor> {
+fn rows_of(features: &[f32], width: usize, rows: &[u32]) -> Result<Tensor> {
     let values: Vec<f32> = rows.iter().flat_map(|r| features[*r as usize * width..][..width].iter().copied()).collect();
     Ok(Tensor::from_vec(values, (rows.len(), width), &Device::Cpu)?)
 }
@@ -33,10 +33,10 @@ fn near(name: &str, got: impl Iterator<Item = f64>, want: &[f64]) {
 }
 
 #[test]
-fn the_optimum_is_that_of_scikit_learn() {
+fn the_optimum_equals_scikit_learn() {
     let r: Reference =
         serde_json::from_str(include_str!("../../../tests/reference/training/classifier.json")).expect("a fixture");
-    let features = |rows: &[u32]| chosen(&r.features, r.width, rows);
+    let features = |rows: &[u32]| rows_of(&r.features, r.width, rows);
     let material = Material {
         features: &features,
         labels: &r.labels,
@@ -58,12 +58,12 @@ fn the_optimum_is_that_of_scikit_learn() {
     near("bias", fitted.bias.iter().map(|b| f64::from(*b) - mean), &r.bias);
     let last = losses.last().unwrap();
     assert!((last - r.loss).abs() < 1e-5 && losses[0] > *last, "{losses:?} {}", r.loss);
-    assert!(losses.len() < 100, "it ends at the optimum, not after all its steps: {}", losses.len());
+    assert!(losses.len() < 100, "the fit ends at the optimum, not after all steps: {}", losses.len());
 }
 
 /// More samples than one chunk give the same weights on one thread and on three, and the limit of steps applies.
 #[test]
-fn it_repeats_on_any_number_of_threads() {
+fn the_fit_is_reproducible_on_any_number_of_threads() {
     let (n, width, classes) = (2 * CHUNK + 77, 5, 3);
     let mut rng = rng(3, 1, 4);
     let labels: Vec<u32> = (0..n).map(|_| rng.random_range(0..classes as u32)).collect();
@@ -73,7 +73,7 @@ fn it_repeats_on_any_number_of_threads() {
         .map(|v| v + rng.random::<f32>())
         .collect();
     let weights: Vec<f32> = (0..n).map(|_| rng.random_range(0.5..2.0)).collect();
-    let features = |rows: &[u32]| chosen(&features, width, rows);
+    let features = |rows: &[u32]| rows_of(&features, width, rows);
     let material = Material {
         features: &features,
         labels: &labels,
@@ -101,12 +101,12 @@ fn it_repeats_on_any_number_of_threads() {
     assert_eq!(on(2, 2).2, 2);
 }
 
-/// Constant features are no error; a NaN feature shows as a loss that is not finite.
+/// Constant features are not an error. A NaN feature gives a loss that is not finite.
 #[test]
 fn a_fit_without_steps_reports_its_figures() {
     for (value, finite) in [(0.0, true), (f32::NAN, false)] {
         let features = vec![value; 4 * 3];
-        let features = |rows: &[u32]| chosen(&features, 3, rows);
+        let features = |rows: &[u32]| rows_of(&features, 3, rows);
         let material = Material {
             features: &features,
             labels: &[0, 1, 0, 1],

@@ -464,7 +464,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_sample_is_taken_once_before_one_is_taken_twice() {
+    fn every_sample_is_used_once_before_any_is_used_twice() {
         let shuffled = |pass: u64| (0..10u32).map(|i| (i * 3 + pass as u32) % 10).collect::<Vec<_>>();
         assert_eq!(epoch_order(10, 10, 2, shuffled), shuffled(2), "whole epochs are passes");
         let taken: Vec<u32> = (1..=5).flat_map(|epoch| epoch_order(10, 4, epoch, shuffled)).collect();

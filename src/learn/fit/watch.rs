@@ -87,12 +87,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_tensors_stay_and_the_sums_of_all() {
+    fn the_newest_tensors_and_all_summaries_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join(FOLDER);
         let tensors = Tensors::from([("losses/loss".to_owned(), Tensor::new(&[0.5f32, 0.25], &Device::Cpu).unwrap())]);
         let summaries = [TensorSummary::of(Collection::Losses, "loss", &[0.5, 0.25])];
-        let there = |ending: &str| {
+        let names_of = |ending: &str| {
             let names = std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
             let mut names: Vec<String> = names.filter(|n| n.ends_with(ending)).collect();
             names.sort();
@@ -102,9 +102,9 @@ mod tests {
         for step in 1..=steps {
             keep(&folder, 200 * step, &tensors, &summaries).unwrap();
         }
-        let whole = there(".safetensors");
+        let whole = names_of(".safetensors");
         assert_eq!((whole.len(), whole[0].as_str()), (KEPT, "step-00001200.safetensors"));
-        assert_eq!(there(".json").len() as u64, steps);
+        assert_eq!(names_of(".json").len() as u64, steps);
         let read: Vec<TensorSummary> =
             serde_json::from_slice(&std::fs::read(folder.join("step-00000200.json")).unwrap()).unwrap();
         assert_eq!(read, summaries);
@@ -113,9 +113,9 @@ mod tests {
         std::fs::write(folder.join("step-notes.txt"), "mine").unwrap();
         keep(&folder, 1000, &tensors, &summaries).unwrap();
         keep(&folder, 1200, &tensors, &summaries).unwrap();
-        assert_eq!(there(".safetensors").len(), KEPT + 1);
+        assert_eq!(names_of(".safetensors").len(), KEPT + 1);
         keep(&folder, 200 * steps, &tensors, &summaries).unwrap();
-        assert_eq!(there(".safetensors"), whole);
-        assert_eq!(there(".txt").len(), 1);
+        assert_eq!(names_of(".safetensors"), whole);
+        assert_eq!(names_of(".txt").len(), 1);
     }
 }

@@ -55,7 +55,7 @@ fn frozen_blocks_have_no_gradients_and_the_others_do() {
         let net = fresh(architecture, 3);
         let frozen = net.blocks() - 2;
         let x = net.run(&pictures(4, 32), 0, frozen).unwrap();
-        assert!(!x.track_op(), "a frozen prefix leaves no graph behind");
+        assert!(!x.track_op(), "a frozen prefix records no graph");
         let mut watched = Watched::default();
         let y = net.learn(&x, frozen, Some(&mut watched)).unwrap();
         assert!(!watched.outputs.is_empty());
@@ -123,7 +123,7 @@ fn gradients_are_finite_differences() {
 }
 
 #[test]
-fn a_classifier_of_other_classes_is_not_taken_and_shapes_are_checked() {
+fn a_classifier_of_other_classes_is_not_loaded_and_shapes_are_checked() {
     let tensors = fresh(Architecture::MobileNetV2, 4).tensors().unwrap();
     let built = build(Architecture::MobileNetV2, &tensors, 9, 1, &Device::Cpu).unwrap();
     assert_eq!(built.fresh, ["classifier.1.weight", "classifier.1.bias"]);

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_read_back_and_damage_is_reported() {
+    fn rows_survive_the_round_trip_and_damage_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rows.safetensors");
         let rows = Collected {
@@ -149,7 +149,7 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         for cut in [0, 5, 40, bytes.len() - 1] {
             std::fs::write(&path, &bytes[..cut]).unwrap();
-            let error = Chunk::open(&path).err().expect("it is damaged").to_string();
+            let error = Chunk::open(&path).err().expect("the file is damaged").to_string();
             assert!(error.contains("rows.safetensors"), "{error}");
         }
     }

@@ -357,7 +357,7 @@ mod tests {
         let wanted: Vec<WantedRow> = (0..600).map(|item| WantedRow { item, views: 1 }).collect();
         let lengths = |items: &[(bool, u64)]| -> Vec<usize> {
             let parts = parts(&wanted[..items.len()], items, 100);
-            assert_eq!(parts.concat(), wanted[..items.len()], "all entries are there, in order");
+            assert_eq!(parts.concat(), wanted[..items.len()], "all entries are present and in order");
             parts.iter().map(|p| p.len()).collect()
         };
         assert!(lengths(&[]).is_empty());
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_that_names_a_chunk_does_not_change() {
+    fn the_text_behind_the_name_of_a_chunk_does_not_change() {
         let part = [WantedRow { item: 3, views: 1 }, WantedRow { item: 40, views: 0 }];
         assert_eq!(entries_text(&part), "[Wanted { item: 3, views: 1 }, Wanted { item: 40, views: 0 }]");
     }
@@ -403,7 +403,7 @@ mod tests {
             frames: 1,
             seed: 1,
         };
-        let made = |chunk_bytes: u64| {
+        let rows_with = |chunk_bytes: u64| {
             let cache = dir.path().join(chunk_bytes.to_string());
             let rows =
                 make_within(chunk_bytes, &dataset, &wanted, (&net, "fresh"), &recipe, &cache, &mut |_, _| {}).unwrap();
@@ -413,7 +413,7 @@ mod tests {
             let activations = values(rows.activations(&all, &Device::Cpu).unwrap());
             (rows.chunks.len(), (rows.keys, pooled, activations))
         };
-        let (one, few, many) = (made(CHUNK_BYTES), made(60_000), made(1));
+        let (one, few, many) = (rows_with(CHUNK_BYTES), rows_with(60_000), rows_with(1));
         assert!(one.0 == 1 && few.0 > 2 && few.0 < 21 && many.0 == 21, "{} {} {}", one.0, few.0, many.0);
         assert!(one.1 == few.1 && one.1 == many.1);
     }

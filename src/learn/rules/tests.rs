@@ -1,4 +1,4 @@
-//! Each rule on curves and tensors for which it must fire, and on those for which it must not.
+//! Each rule with curves and tensors for which it must fire, and with others for which it must not.
 
 use super::*;
 use crate::record::{Collection, TensorSummary, Validation};
@@ -83,7 +83,7 @@ fn healthy_curves_have_no_findings() {
 }
 
 #[test]
-fn a_phase_that_begins_with_the_loss_of_the_last_one_does_not_stand_still() {
+fn a_phase_that_begins_with_the_loss_of_the_last_one_has_no_finding() {
     let mut rules = rules();
     let head = (0..10).map(|n| (3.0 * 0.8_f64.powi(n), None));
     assert_eq!(watch(&mut rules, Phase::Head, head), []);
@@ -157,42 +157,46 @@ fn gradient(name: &str, values: &[f32]) -> TensorSummary {
 #[test]
 fn tensors_that_explode_vanish_or_die_are_named() {
     let mut rules = rules();
-    let mut look = |n: u64, tensors: &[TensorSummary]| rules.tensors(Phase::Tune, n, 1, tensors);
+    let mut findings = |n: u64, tensors: &[TensorSummary]| rules.tensors(Phase::Tune, n, 1, tensors);
     let healthy = gradient("conv1.weight", &[1e-3, -2e-3]);
-    assert_eq!(look(1, std::slice::from_ref(&healthy)), []);
-    let found = look(2, &[healthy.clone(), gradient("fc.weight", &[f32::NAN, 1.0, f32::INFINITY])]);
+    assert_eq!(findings(1, std::slice::from_ref(&healthy)), []);
+    let found = findings(2, &[healthy.clone(), gradient("fc.weight", &[f32::NAN, 1.0, f32::INFINITY])]);
     assert_eq!((found.len(), found[0].rule, found[0].stopped), (1, RuleName::ExplodingTensor, true));
     assert_eq!(found[0].evidence, "1 tensor has values that are NaN or infinite: gradient fc.weight (2 of 3)");
-    assert_eq!(look(3, &[gradient("fc.weight", &[f32::NAN])]), [], "reported before");
-    let found = look(4, &[TensorSummary::of(Collection::Weights, "fc.weight", &[-3e7])]);
+    assert_eq!(findings(3, &[gradient("fc.weight", &[f32::NAN])]), [], "reported before");
+    let found = findings(4, &[TensorSummary::of(Collection::Weights, "fc.weight", &[-3e7])]);
     assert!(found[0].evidence.contains("beyond 1e6") && found[0].evidence.contains("3.00e7"), "{found:?}");
 
     let tiny = |name: &str| gradient(name, &[1e-9, -1e-9, 0.0]);
-    assert_eq!(look(5, &[tiny("a"), healthy.clone()]), [], "one batch is not enough");
-    assert_eq!(look(6, &[gradient("a", &[0.1])]), [], "it has recovered");
-    assert_eq!(look(7, &[tiny("a")]), []);
-    assert_eq!(look(8, std::slice::from_ref(&healthy)), [], "not in this collection");
-    let found = look(9, &[tiny("a"), tiny("b")]);
+    assert_eq!(findings(5, &[tiny("a"), healthy.clone()]), [], "one batch is not enough");
+    assert_eq!(findings(6, &[gradient("a", &[0.1])]), [], "it has recovered");
+    assert_eq!(findings(7, &[tiny("a")]), []);
+    assert_eq!(findings(8, std::slice::from_ref(&healthy)), [], "not in this collection");
+    let found = findings(9, &[tiny("a"), tiny("b")]);
     assert_eq!((found.len(), found[0].rule), (1, RuleName::VanishingTensor));
     assert!(found[0].evidence.ends_with("under 1e-7: gradient a (8.2e-10)"), "{}", found[0].evidence);
-    assert!(look(10, &[tiny("a"), tiny("b")])[0].evidence.contains("gradient b"));
+    assert!(findings(10, &[tiny("a"), tiny("b")])[0].evidence.contains("gradient b"));
     let weights = TensorSummary::of(Collection::Weights, "bn.bias", &[0.0; 8]);
-    assert_eq!((look(11, std::slice::from_ref(&weights)), look(12, &[weights])), (vec![], vec![]), "a weight may be 0");
+    assert_eq!(
+        (findings(11, std::slice::from_ref(&weights)), findings(12, &[weights])),
+        (vec![], vec![]),
+        "a weight may be 0"
+    );
 
     let relu = |dead: usize| TensorSummary::of_relu("layer1", &[vec![0.0; dead], vec![0.5; 10 - dead]].concat());
-    assert_eq!((look(13, &[relu(5)]), look(14, &[relu(5)])), (vec![], vec![]), "half is allowed");
-    assert_eq!(look(15, &[relu(6)]), []);
-    let found = look(16, &[relu(6)]);
+    assert_eq!((findings(13, &[relu(5)]), findings(14, &[relu(5)])), (vec![], vec![]), "half is allowed");
+    assert_eq!(findings(15, &[relu(6)]), []);
+    let found = findings(16, &[relu(6)]);
     assert_eq!((found[0].rule, found[0].step), (RuleName::DeadRelu, 16));
     assert!(found[0].evidence.ends_with("output layer1 (60 %)"), "{}", found[0].evidence);
 
     let many: Vec<_> = (0..40).map(|n| gradient(&format!("layer{n}"), &[f32::NAN])).collect();
-    let found = look(17, &many);
+    let found = findings(17, &many);
     assert!(found.len() == 1 && found[0].evidence.contains("40 tensors") && found[0].evidence.ends_with("and 35 more"));
 }
 
 #[test]
-fn summaries_of_tensors() {
+fn summaries_describe_tensors() {
     let summary = TensorSummary::of(Collection::Weights, "w", &[1.0, f32::NAN, 3.0, 0.0, f32::NEG_INFINITY, -2.0]);
     assert_eq!((summary.count, summary.not_finite, summary.min, summary.max), (6, 2, -2.0, 3.0));
     assert!((summary.mean - 0.5).abs() < 1e-12 && (summary.std - 3.25_f64.sqrt()).abs() < 1e-12, "{summary:?}");
