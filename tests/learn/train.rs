@@ -109,7 +109,7 @@ fn pack_keeps_models_that_were_not_trained(dir: &Path) {
 
 /// Adapting to recordings that the pack classifies correctly keeps it as good as it is. Classes that no option names are refused.
 fn pack_adapts_to_a_channel(dir: &Path, sources: &[Source]) {
-    let channel: Vec<usize> = (0..sources.len()).filter(|i| sources[*i].1 % 4 == 0).collect();
+    let channel: Vec<usize> = (0..sources.len()).filter(|i| sources[*i].1.is_multiple_of(4)).collect();
     let write = |name: &str, class_of: &dyn Fn(usize) -> &'static str| {
         let row = |i: &usize| {
             let name = clip_name(sources[*i]);
