@@ -245,9 +245,8 @@ fn folds(
 
 fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan> {
     let meta = &dataset.meta;
-    let gap_ms = u32::try_from(meta.plan.flow_gap_ns / 1_000_000).unwrap_or(u32::MAX);
     let audio = modality == Modality::Audio;
-    let mut inputs = Inputs::standard(SIDE, meta.sample_rate, gap_ms);
+    let mut inputs = Inputs::standard(SIDE, meta.sample_rate, meta.flow_gap_ms());
     (inputs.rgb.width, inputs.rgb.height) = args.size;
     (inputs.rgb.mean, inputs.rgb.std) = args.arch.normalisation();
     inputs.audio.validate().map_err(|e| Error::Usage(format!("the sample rate of this dataset: {e}")))?;

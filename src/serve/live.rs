@@ -43,7 +43,6 @@ impl LiveStream {
     }
 
     /// Its handle in the hub.
-    /// Its handle in the hub.
     pub fn handle(&self) -> &StreamHandle {
         &self.handle
     }

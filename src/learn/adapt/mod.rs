@@ -20,11 +20,11 @@ use replay::Replay;
 use samples::{Classifier, Samples};
 use write::write;
 
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Item};
 use crate::evaluate::temperature::temperature;
 use crate::inputs::Inputs;
 use crate::net::{Built, build};
-use crate::rows::{Rows, WantedRow, make, teaches};
+use crate::rows::{Rows, teaches};
 use touchline_compute::models::pack::{Manifest, Pack};
 use touchline_compute::models::{LoadError, read_weights_verified};
 use touchline_core::error::{Error, Result};
@@ -116,7 +116,7 @@ pub fn adapt(dataset: &Dataset, config: &AdaptConfig, progress: &mut dyn FnMut(u
     let broken = |e: LoadError| Error::pack(&config.pack, e.to_string(), e.advice());
     let tensors = read_weights_verified(&weights, &section.sha256, &Device::Cpu).map_err(broken)?;
     let built = build(section.architecture, &tensors, section.classes.len(), 0, &Device::Cpu).map_err(broken)?;
-    let mut inputs = Inputs::standard(section.input.width, dataset.meta.sample_rate, flow_gap_ms(dataset));
+    let mut inputs = Inputs::standard(section.input.width, dataset.meta.sample_rate, dataset.meta.flow_gap_ms());
     inputs.rgb = section.input.clone();
     let rows = channel_rows(dataset, &outputs, (&built, &section.sha256), &inputs, config, progress)?;
     let own = Classifier::read(&tensors, section.architecture.classifier(), outputs.len())?;
@@ -134,16 +134,11 @@ pub fn adapt(dataset: &Dataset, config: &AdaptConfig, progress: &mut dyn FnMut(u
     }
     let correction = samples.fit(share, &|_| true)?;
     let temperature = temperature(&scores, &samples.labels);
-    write(&pack, &manifest, config, &outputs, (&tensors, &own.plus(&correction)), temperature, &report)?;
+    let sha256 = write(&pack, &manifest, config, &outputs, (&tensors, &own.plus(&correction)), temperature, &report)?;
     let mut kept = replay;
     kept.extend(&samples.new_as_replay());
-    let written = Manifest::read(&config.out)?;
-    kept.save(&config.out, &written.rgb.map_or_else(String::new, |s| s.sha256))?;
+    kept.save(&config.out, &sha256)?;
     Ok(Report { written: true, ..report })
-}
-
-fn flow_gap_ms(dataset: &Dataset) -> u32 {
-    u32::try_from(dataset.meta.plan.flow_gap_ns / 1_000_000).unwrap_or(u32::MAX)
 }
 
 /// The outputs of the adapted model: the pack's, then the new classes.
@@ -184,16 +179,9 @@ fn channel_rows(
     config: &AdaptConfig,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Rows> {
-    let items = dataset.items.iter().enumerate();
-    let mut wanted: Vec<WantedRow> = items
-        .filter(|(_, item)| teaches(Modality::Rgb, item) && outputs.contains(&item.class))
-        .map(|(i, _)| WantedRow { item: i as u32, views: 0 })
-        .collect();
-    wanted.sort_by_key(|w| (!dataset.items[w.item as usize].kind.is_still(), w.item));
-    let recipe = replay::recipe(inputs, built.net.blocks());
-    let rows = make(dataset, &wanted, (&built.net, hash), &recipe, &config.cache, &mut |done, _| {
-        progress(done, wanted.len());
-    })?;
+    let is_usable = |item: &Item| teaches(Modality::Rgb, item) && outputs.contains(&item.class);
+    let items = dataset.items.iter().enumerate().filter(|(_, item)| is_usable(item)).map(|(i, _)| i);
+    let rows = replay::whole_network_rows(dataset, items, (built, hash), inputs, &config.cache, progress)?;
     if rows.is_empty() {
         let advice = "give recordings with pictures in one folder per class";
         return Err(Error::data(&dataset.dir, "it has no usable pictures", advice));

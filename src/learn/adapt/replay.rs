@@ -12,7 +12,7 @@ use crate::dataset::Dataset;
 use crate::dataset::split::Side;
 use crate::inputs::Inputs;
 use crate::net::Built;
-use crate::rows::{Recipe, WantedRow, make, teaches};
+use crate::rows::{Recipe, Rows, WantedRow, make, teaches};
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 
@@ -55,7 +55,7 @@ impl Replay {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let mut photographs = vec![0; outputs.len()];
-        let mut wanted = Vec::new();
+        let mut items = Vec::new();
         for (i, (item, side)) in dataset.items.iter().zip(sides).enumerate() {
             let Some(label) = outputs.iter().position(|name| *name == item.class) else { continue };
             if *side != Side::Train || !teaches(Modality::Rgb, item) {
@@ -67,13 +67,9 @@ impl Replay {
                     continue;
                 }
             }
-            wanted.push(WantedRow { item: i as u32, views: 0 });
+            items.push(i);
         }
-        wanted.sort_by_key(|w| (!dataset.items[w.item as usize].kind.is_still(), w.item));
-        let rows =
-            make(dataset, &wanted, (&built.net, hash), &recipe(inputs, built.net.blocks()), cache, &mut |done, _| {
-                progress(done, wanted.len())
-            })?;
+        let rows = whole_network_rows(dataset, items, (built, hash), inputs, cache, progress)?;
         let mut numbers: HashMap<&str, u32> = HashMap::new();
         let mut all = Vec::with_capacity(rows.len());
         for key in &rows.keys {
@@ -178,17 +174,29 @@ impl Replay {
     }
 }
 
-/// The recipe of features of the whole frozen network.
-pub(super) fn recipe(inputs: &Inputs, blocks: usize) -> Recipe {
-    Recipe {
+/// Computes the pooled features of `items` with the whole network frozen. The network comes with the hash of its weights; `progress`
+/// receives the number of finished items and the number of all.
+pub(super) fn whole_network_rows(
+    dataset: &Dataset,
+    items: impl IntoIterator<Item = usize>,
+    (built, hash): (&Built, &str),
+    inputs: &Inputs,
+    cache: &Path,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Rows> {
+    let mut wanted: Vec<WantedRow> = items.into_iter().map(|item| WantedRow { item: item as u32, views: 0 }).collect();
+    // Stills first, so that a chunk has items of one kind.
+    wanted.sort_by_key(|w| (!dataset.items[w.item as usize].kind.is_still(), w.item));
+    let recipe = Recipe {
         modality: Modality::Rgb,
         inputs: inputs.clone(),
-        frozen: blocks,
+        frozen: built.net.blocks(),
         activations: false,
         // Only random views use these.
         frames: 1,
         seed: 0,
-    }
+    };
+    make(dataset, &wanted, (&built.net, hash), &recipe, cache, &mut |done, _| progress(done, wanted.len()))
 }
 
 /// Indices of at most `per_class` samples of each class, in order. Sources take turns; a source gives samples at even distances.

@@ -12,6 +12,7 @@ use crate::fit::classifier::{Material, fit};
 use crate::rows::Rows;
 use touchline_compute::models::Tensors;
 use touchline_core::error::{Error, Result};
+use touchline_core::fusion::argmax;
 
 /// Weight of a class's new samples as a multiple of its replay samples; cross-validation chooses one.
 const SHARES: [f64; 3] = [0.3, 1.0, 3.0];
@@ -217,7 +218,7 @@ impl Samples {
         share: f64,
         after: &[Vec<f32>],
     ) -> Report {
-        let is_right = |scores: &[f32], label: u32| f64::from(u8::from(best(scores) == label));
+        let is_right = |scores: &[f32], label: u32| f64::from(u8::from(argmax(scores) == label as usize));
         let before: Vec<f64> =
             self.before.chunks(self.outputs).zip(&self.labels).map(|(s, l)| is_right(s, *l)).collect();
         let after: Vec<f64> = after.iter().zip(&self.labels).map(|(s, l)| is_right(s, *l)).collect();
@@ -270,11 +271,6 @@ fn loss(scores: &[f32], label: u32) -> f64 {
     let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = scores.iter().map(|s| f64::from(s - top).exp()).sum();
     sum.ln() - f64::from(scores[label as usize] - top)
-}
-
-pub(super) fn best(scores: &[f32]) -> u32 {
-    let largest = scores.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
-    largest.map_or(0, |(i, _)| i as u32)
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ fn samples(replay: &Replay, channel: &[(u32, &str, Vec<f32>)], outputs: usize) -
 
 fn accuracy(samples: &Samples, scores: &[Vec<f32>], of_channel: bool) -> f64 {
     let is_correct: Vec<f64> =
-        scores.iter().zip(&samples.labels).map(|(s, l)| f64::from(u8::from(best(s) == *l))).collect();
+        scores.iter().zip(&samples.labels).map(|(s, l)| f64::from(u8::from(argmax(s) == *l as usize))).collect();
     samples.mean_over_classes(&is_correct, of_channel)
 }
 

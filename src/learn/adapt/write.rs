@@ -11,7 +11,7 @@ use touchline_compute::models::{Tensors, save_f16};
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 
-/// Writes the adapted pack: `config.out` has all files of the pack, with the new classifier.
+/// Writes the adapted pack: `config.out` has all files of the pack, with the new classifier. Returns the SHA-256 of the RGB weights.
 pub(super) fn write(
     pack: &Pack,
     manifest: &Manifest,
@@ -20,12 +20,12 @@ pub(super) fn write(
     (tensors, classifier): (&Tensors, &Classifier),
     temperature: f32,
     report: &Report,
-) -> Result<()> {
+) -> Result<String> {
     let cannot = |path: &Path, e: std::io::Error| {
         Error::output(path.display().to_string(), format!("cannot write the pack: {e}"), "choose another -o")
     };
     let mut adapted = manifest.clone();
-    let Some(section) = &mut adapted.rgb else { return Ok(()) };
+    let Some(section) = &mut adapted.rgb else { return Err(Error::Internal("the pack has no RGB model".into())) };
     std::fs::create_dir_all(&config.out).map_err(|e| cannot(&config.out, e))?;
     for entry in std::fs::read_dir(&pack.dir).map_err(|e| cannot(&pack.dir, e))? {
         let name = entry.map_err(|e| cannot(&pack.dir, e))?.file_name();
@@ -46,7 +46,7 @@ pub(super) fn write(
     let sha256 =
         save_f16(&tensors, &path).map_err(|e| Error::output(path.display().to_string(), e.to_string(), e.advice()))?;
     let hash = section.sha256[..8].to_owned();
-    (section.sha256, section.temperature) = (sha256, temperature);
+    (section.sha256, section.temperature) = (sha256.clone(), temperature);
     section.classes = outputs.to_vec();
     for class in outputs.iter().filter(|class| !manifest.classes.contains(class)) {
         adapted.classes.push(class.clone());
@@ -73,5 +73,5 @@ pub(super) fn write(
         format!("The measured figures are those of the pack before it was adapted. {}", adapted.card.limits);
     adapted.write(&config.out)?;
     Pack::open(&config.out)?;
-    Ok(())
+    Ok(sha256)
 }

@@ -127,6 +127,13 @@ pub struct Meta {
     pub plan: SamplingPlan,
 }
 
+impl Meta {
+    /// Distance between the two frames of a pair, milliseconds.
+    pub fn flow_gap_ms(&self) -> u32 {
+        u32::try_from(self.plan.flow_gap_ns / 1_000_000).unwrap_or(u32::MAX)
+    }
+}
+
 /// Data that the index stores with an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Origin {

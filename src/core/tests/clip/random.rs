@@ -148,8 +148,8 @@ fn no_sequence_of_items_breaks_the_builder() {
         let out = build(plan.clone(), items);
         check_invariants(&out, &plan);
         assert_eq!(words(&out).iter().filter(|w| *w == "over").count(), 1);
-        // Few items give few seconds, whatever their time stamps: a chunk of sound is at most 9.6 s long, and a hole
-        // within a run 2 s.
+        // The number of seconds is bounded by the number of items: a chunk of sound is at most 9.6 s long, and a hole
+        // within a run at most 2 s.
         assert!(out.len() < 2_000 * 13, "seed {seed}: {}", out.len());
     }
 }
