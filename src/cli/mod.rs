@@ -10,6 +10,7 @@ mod progress;
 mod report;
 mod run;
 mod score;
+mod signal;
 mod source_worker;
 mod train;
 

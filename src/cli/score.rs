@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::Compute;
 use super::progress::Progress;
+use super::signal::SignalArgs;
 use touchline_compute::models::pack::Pack;
 use touchline_core::cause::Cause;
 use touchline_core::clip::{ClipOutput, ClipSecond, PlanSelector};
@@ -23,7 +24,7 @@ use touchline_media::still::{read_still, scale_down};
 use touchline_media::truncation;
 use touchline_serve::backlog::QueueId;
 use touchline_serve::config;
-use touchline_serve::config::VoteFile;
+use touchline_serve::config::{SignalFile, VoteFile};
 use touchline_serve::live::vote;
 use touchline_serve::metrics::Metrics;
 use touchline_serve::publish::jsonl::{JsonlWriter, hold_pipe};
@@ -58,6 +59,8 @@ pub struct ScoreArgs {
     /// Length of the sliding vote, 1 to 600 seconds [default: 10].
     #[arg(long, value_name = "SECONDS")]
     vote_window: Option<u32>,
+    #[command(flatten)]
+    signal: SignalArgs,
 }
 
 /// The result of one file.
@@ -91,6 +94,7 @@ impl FileState {
 
 pub fn score(args: ScoreArgs) -> Result<()> {
     let vote = VoteFile { window: args.vote_window, ..VoteFile::default() }.settings().map_err(Error::Usage)?;
+    let signals = SignalFile::from(&args.signal).settings().map_err(Error::Usage)?;
     let files = expand(&args.inputs)?;
     let mut pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
     args.compute.place(&mut pack)?;
@@ -106,7 +110,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     let counters = options.counters.clone();
     let opener = GstOpener::new(options, clock.clone())?;
     let classes = Arc::new(pack.classes.clone());
-    let workers = Workers::start(pack, 1, Metrics::new(), clock)?;
+    let workers = Workers::start(pack, 1, Metrics::new(), clock)?.with_signals(signals);
     // Last, because this replaces the output of an earlier run: nothing else can fail after it.
     let jsonl = args.jsonl.as_deref().map(JsonlWriter::create).transpose()?;
     let mut summary = args.summary.as_deref().map(Summary::create).transpose()?;

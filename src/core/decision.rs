@@ -5,8 +5,9 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::clip::{Absent, FrameShare, Gap};
+use crate::clip::{Absent, FrameShare, Gap, GapReason};
 use crate::labels::{ClassId, Modality};
+use crate::signal::Signals;
 use crate::time::{Pts, RunId, WallTime};
 
 /// Softmax of one modality for one second, over the classes of the pack.
@@ -133,6 +134,11 @@ impl SecondPrediction {
     pub fn start(&self) -> Pts {
         Pts::from_second(self.index)
     }
+
+    /// What the signal of the second shows: nothing or silence.
+    pub fn signals(&self) -> Signals {
+        crate::clip::silence(self.absent.audio)
+    }
 }
 
 /// The result of one second: a prediction or a gap.
@@ -159,6 +165,19 @@ impl SecondOutcome {
             SecondOutcome::Predicted(p) => p.index,
             SecondOutcome::Gap(g) => g.index,
         }
+    }
+
+    /// What the signal of the second shows.
+    pub fn signals(&self) -> Signals {
+        match self {
+            SecondOutcome::Predicted(p) => p.signals(),
+            SecondOutcome::Gap(g) => g.signals,
+        }
+    }
+
+    /// Whether the second has no programme.
+    pub fn is_no_programme(&self) -> bool {
+        matches!(self, SecondOutcome::Gap(g) if g.reason == GapReason::NoProgramme)
     }
 }
 
@@ -207,4 +226,14 @@ pub struct Event {
     pub index: u64,
     /// Mean probability of the class in that estimate.
     pub probability: f32,
+    /// Why the class left, where it is not its probability.
+    pub reason: Option<EventReason>,
+}
+
+/// Why a class left, other than by its probability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventReason {
+    /// The vote window has no programme.
+    NoProgramme,
 }

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cause::Cause;
 use crate::item::Track;
+use crate::signal::Signal;
+use crate::time::Pts;
 
 /// An event of a source while it plays or between two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,11 +57,29 @@ pub enum Incident {
     },
     /// A new run began in the middle of a connection or after it.
     RunStarted(crate::item::Discontinuity),
+    /// A condition of the signal has lasted for its hold time.
+    SignalBegan {
+        /// The condition.
+        signal: Signal,
+        /// Position at which it began.
+        began: Pts,
+        /// How long it has lasted, ns.
+        lasted_ns: u64,
+    },
+    /// A condition of the signal that was reported is over.
+    SignalEnded {
+        /// The condition.
+        signal: Signal,
+        /// Position at which it began.
+        began: Pts,
+        /// How long it lasted, ns.
+        lasted_ns: u64,
+    },
 }
 
 impl Incident {
     /// Every value of [`Incident::as_str`].
-    pub const NAMES: [&str; 13] = [
+    pub const NAMES: [&str; 15] = [
         "track-stalled",
         "track-recovered",
         "track-lost",
@@ -73,6 +93,8 @@ impl Incident {
         "clock-plausible",
         "format-changed",
         "run-started",
+        "signal-began",
+        "signal-ended",
     ];
 
     /// The name in records and metric labels.
@@ -91,6 +113,8 @@ impl Incident {
             Incident::ClockPlausible => "clock-plausible",
             Incident::FormatChanged { .. } => "format-changed",
             Incident::RunStarted(_) => "run-started",
+            Incident::SignalBegan { .. } => "signal-began",
+            Incident::SignalEnded { .. } => "signal-ended",
         }
     }
 
@@ -109,7 +133,9 @@ impl Incident {
             | Incident::AdBreakEnded
             | Incident::ClockImplausible
             | Incident::ClockPlausible
-            | Incident::RunStarted(_) => None,
+            | Incident::RunStarted(_)
+            | Incident::SignalBegan { .. }
+            | Incident::SignalEnded { .. } => None,
         }
     }
 
@@ -117,6 +143,16 @@ impl Incident {
     pub const fn silent_ns(&self) -> Option<u64> {
         match self {
             Incident::TrackStalled { silent_ns, .. } | Incident::TrackRecovered { silent_ns, .. } => Some(*silent_ns),
+            _ => None,
+        }
+    }
+
+    /// The signal, the position at which it began, and how long it has lasted, ns.
+    pub const fn signal(&self) -> Option<(Signal, Pts, u64)> {
+        match self {
+            Incident::SignalBegan { signal, began, lasted_ns } | Incident::SignalEnded { signal, began, lasted_ns } => {
+                Some((*signal, *began, *lasted_ns))
+            }
             _ => None,
         }
     }

@@ -20,6 +20,7 @@ pub mod pcm;
 pub mod pool;
 pub mod redact;
 pub mod selection;
+pub mod signal;
 pub mod threads;
 pub mod time;
 pub mod userinfo;

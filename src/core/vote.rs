@@ -2,10 +2,13 @@
 //!
 //! Pure: outcomes in order go in, estimates and events come out. A new run empties the window, because the time before a jump says
 //! nothing about the time after it. A class stays on air until an estimate of the new run ends it.
+//!
+//! Seconds without programme (test bars, black, a frozen picture) have no vote. When the window holds nothing else, all classes
+//! leave, and there is no estimate while such a second is the newest. Other gaps say nothing about the programme.
 
 use std::collections::VecDeque;
 
-use crate::decision::{Event, EventKind, SecondOutcome, WindowEstimate};
+use crate::decision::{Event, EventKind, EventReason, SecondOutcome, WindowEstimate};
 use crate::labels::ClassId;
 use crate::time::RunId;
 
@@ -56,8 +59,16 @@ impl VoteConfig {
     }
 }
 
-/// Label and probabilities of a classified second; `None` for a gap.
-type Ballot = Option<(ClassId, Vec<f32>)>;
+/// The part of a second in the vote.
+#[derive(Debug)]
+enum Ballot {
+    /// Label and probabilities of a classified second.
+    Vote(ClassId, Vec<f32>),
+    /// There was no programme.
+    NoProgramme,
+    /// It is not known what was on.
+    Gap,
+}
 
 /// The vote of one stream.
 #[derive(Debug)]
@@ -95,7 +106,7 @@ impl Voter {
     }
 
     /// Takes the next second and appends the events it causes. Returns the newest estimate, which is that of this second if the
-    /// stride is 1; `None` before the first classified second.
+    /// stride is 1; `None` before the first classified second, and for a second without programme.
     pub fn push(&mut self, outcome: &SecondOutcome, events: &mut Vec<Event>) -> Option<&WindowEstimate> {
         if self.run != Some(outcome.run()) {
             self.run = Some(outcome.run());
@@ -107,8 +118,9 @@ impl Voter {
             self.ballots.pop_front();
         }
         self.ballots.push_back(match outcome {
-            SecondOutcome::Predicted(p) => Some((p.decision.label, p.decision.probabilities.clone())),
-            SecondOutcome::Gap(_) => None,
+            SecondOutcome::Predicted(p) => Ballot::Vote(p.decision.label, p.decision.probabilities.clone()),
+            SecondOutcome::Gap(_) if outcome.is_no_programme() => Ballot::NoProgramme,
+            SecondOutcome::Gap(_) => Ballot::Gap,
         });
         self.last = Some((outcome.run(), outcome.index()));
         self.since_estimate += 1;
@@ -117,7 +129,21 @@ impl Voter {
             self.estimate = self.count();
             self.hysteresis(outcome, events);
         }
-        self.estimate.as_ref()
+        self.leave_without_programme(outcome, events);
+        self.estimate.as_ref().filter(|_| !outcome.is_no_programme())
+    }
+
+    /// Takes every class off air when the window holds only seconds without programme, and as many as an onset needs.
+    fn leave_without_programme(&mut self, outcome: &SecondOutcome, events: &mut Vec<Event>) {
+        let needed = self.config.onset_seconds.min(self.config.window) as usize;
+        let is_empty = self.ballots.len() >= needed && self.ballots.iter().all(|b| matches!(b, Ballot::NoProgramme));
+        if is_empty {
+            let (run, index, reason) = (outcome.run(), outcome.index(), Some(EventReason::NoProgramme));
+            for class in (0..self.on_air.len()).filter(|class| std::mem::take(&mut self.on_air[*class])) {
+                let class = ClassId(class as u16);
+                events.push(Event { kind: EventKind::Offset, class, run, index, probability: 0.0, reason });
+            }
+        }
     }
 
     /// Ends the stream: every class on air leaves it at the last second.
@@ -126,7 +152,14 @@ impl Voter {
         for (class, on_air) in self.on_air.iter_mut().enumerate() {
             if std::mem::take(on_air) {
                 let probability = self.estimate.as_ref().map_or(0.0, |e| e.mean[class]);
-                events.push(Event { kind: EventKind::Offset, class: ClassId(class as u16), run, index, probability });
+                events.push(Event {
+                    kind: EventKind::Offset,
+                    class: ClassId(class as u16),
+                    run,
+                    index,
+                    probability,
+                    reason: None,
+                });
             }
         }
     }
@@ -135,7 +168,8 @@ impl Voter {
         let mut share = vec![0f32; self.classes];
         let mut mean = vec![0f32; self.classes];
         let mut seconds = 0u32;
-        for (label, probabilities) in self.ballots.iter().flatten() {
+        for ballot in &self.ballots {
+            let Ballot::Vote(label, probabilities) = ballot else { continue };
             seconds += 1;
             share[label.index()] += 1.0;
             for (sum, p) in mean.iter_mut().zip(probabilities) {
@@ -171,7 +205,7 @@ impl Voter {
                 };
                 if crossed {
                     *on_air = kind == EventKind::Onset;
-                    events.push(Event { kind, class: ClassId(class as u16), run, index, probability });
+                    events.push(Event { kind, class: ClassId(class as u16), run, index, probability, reason: None });
                 }
             }
         }
@@ -290,7 +324,7 @@ mod tests {
     }
 
     fn gap(run: u32, index: u64) -> SecondOutcome {
-        SecondOutcome::Gap(Gap { run: RunId(run), index, reason: GapReason::Overload })
+        SecondOutcome::Gap(Gap::new(RunId(run), index, GapReason::Overload))
     }
 
     fn voter(window: u32, stride: u32) -> Voter {
@@ -357,6 +391,42 @@ mod tests {
         last.clear();
         v.finish(&mut last);
         assert!(last.is_empty(), "an offset is reported once");
+    }
+
+    #[test]
+    fn a_window_without_programme_takes_every_class_off_air() {
+        let bars = |run, index| SecondOutcome::Gap(Gap::new(RunId(run), index, GapReason::NoProgramme));
+        let (mut v, mut events) = (voter(4, 2), Vec::new());
+        for index in 0..4 {
+            v.push(&second(0, index, 1, 0.9), &mut events);
+        }
+        assert_eq!(events.drain(..).count(), 1, "the class is on air");
+        for index in 4..7 {
+            assert!(v.push(&bars(0, index), &mut events).is_none(), "there is no estimate without programme");
+            assert_eq!(events, [], "the window still holds the class");
+        }
+        v.push(&bars(0, 7), &mut events);
+        let [off] = std::mem::take(&mut events).try_into().unwrap();
+        assert_eq!((off.kind, off.class, off.index), (EventKind::Offset, ClassId(1), 7));
+        assert_eq!((off.reason, off.probability), (Some(EventReason::NoProgramme), 0.0));
+        for index in 8..11 {
+            v.push(&second(0, index, 1, 0.9), &mut events);
+        }
+        v.push(&bars(0, 11), &mut events);
+        assert_eq!(events.iter().map(|e| (e.kind, e.reason)).collect::<Vec<_>>(), [(EventKind::Onset, None)]);
+        assert!(v.push(&gap(0, 12), &mut events).is_some(), "another gap hides no estimate");
+        // A gap of another kind in the window: nothing is known of that second, so the class stays.
+        for index in 13..16 {
+            v.push(&bars(0, index), &mut events);
+        }
+        assert_eq!(events.len(), 1);
+        // A new run needs as many seconds as an onset.
+        for index in 0..2 {
+            v.push(&bars(1, index), &mut events);
+        }
+        assert_eq!(events.len(), 1);
+        v.push(&bars(1, 2), &mut events);
+        assert_eq!(events.len(), 2);
     }
 
     #[test]

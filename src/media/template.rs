@@ -47,6 +47,8 @@ impl Keys<'_> {
             "height" => test?.height.to_string(),
             "fps" => format!("{}/{}", test?.fps.0, test?.fps.1),
             "video_buffers" => or_endless(test?.video_buffers()),
+            "pattern" => test?.pattern.element_pattern().to_owned(),
+            "speed" => test?.pattern.speed().to_string(),
             "audio_buffers" => or_endless(test?.seconds.map(|s| u64::from(s) * 100)),
             _ => return None,
         })

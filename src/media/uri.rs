@@ -110,7 +110,40 @@ pub struct Location {
     pub test: Option<TestOptions>,
 }
 
-/// The options of `testsrc://?seconds=10&width=640&height=360&fps=30&audio=0&video=0&live=1`.
+/// What the pictures of `testsrc://` show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TestPattern {
+    /// A moving pinwheel, which is classified like any picture.
+    #[default]
+    Pinwheel,
+    /// SMPTE colour bars.
+    Bars,
+    /// A black picture.
+    Black,
+    /// The pinwheel, standing still.
+    Still,
+}
+
+impl TestPattern {
+    const NAMED: [(&str, TestPattern); 4] =
+        [("pinwheel", Self::Pinwheel), ("bars", Self::Bars), ("black", Self::Black), ("still", Self::Still)];
+
+    /// The pattern of GStreamer's `videotestsrc`.
+    pub const fn element_pattern(self) -> &'static str {
+        match self {
+            Self::Pinwheel | Self::Still => "pinwheel",
+            Self::Bars => "smpte",
+            Self::Black => "black",
+        }
+    }
+
+    /// By how many pixels a picture moves against the previous one.
+    pub const fn speed(self) -> u32 {
+        if matches!(self, Self::Still) { 0 } else { 2 }
+    }
+}
+
+/// The options of `testsrc://?seconds=10&width=640&height=360&fps=30&pattern=bars&audio=0&video=0&live=1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TestOptions {
     /// Length; [`None`]: endless.
@@ -121,6 +154,8 @@ pub struct TestOptions {
     pub height: u32,
     /// Frame rate, numerator and denominator.
     pub fps: (u32, u32),
+    /// What the pictures show.
+    pub pattern: TestPattern,
     /// Whether there are pictures.
     pub video: bool,
     /// Whether there is sound.
@@ -293,15 +328,25 @@ fn test_options(rest: &str) -> Result<TestOptions> {
             wrong(format!("fps must be a number from 1 to 240 such as 25, 29.97 or 30000/1001, not {text}"))
         })?,
     };
+    let pattern = match pairs.remove("pattern") {
+        None => TestPattern::default(),
+        Some(name) => TestPattern::NAMED
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, pattern)| *pattern)
+            .ok_or_else(|| {
+                wrong(format!("pattern must be {}, not {name}", TestPattern::NAMED.map(|(name, _)| name).join(", ")))
+            })?,
+    };
     if let Some(key) = pairs.keys().next() {
         return Err(wrong(format!(
-            "unknown option {key}; known are seconds, width, height, fps, video, audio and live"
+            "unknown option {key}; known are seconds, width, height, fps, pattern, video, audio and live"
         )));
     }
     if !video && !audio {
         return Err(wrong("video=0 and audio=0 leave nothing".into()));
     }
-    Ok(TestOptions { seconds, width, height, fps, video, audio, live })
+    Ok(TestOptions { seconds, width, height, fps, pattern, video, audio, live })
 }
 
 /// `25`, `30000/1001`, or one of the usual decimals for NTSC rates.
@@ -405,7 +450,17 @@ mod tests {
         let o = options("testsrc://?seconds=2&width=321&height=241&fps=29.97&audio=0").unwrap();
         assert_eq!((o.width, o.height, o.fps, o.audio, o.video), (321, 241, (30_000, 1001), false, true));
         assert_eq!(o.video_buffers(), Some(60));
-        for bad in ["fps=0", "fps=1/0", "seconds=x", "width=1", "colour=red", "audio", "audio=0&video=0", "live=2"] {
+        for bad in [
+            "fps=0",
+            "fps=1/0",
+            "seconds=x",
+            "width=1",
+            "colour=red",
+            "pattern=red",
+            "audio",
+            "audio=0&video=0",
+            "live=2",
+        ] {
             assert!(options(&format!("testsrc://?{bad}")).is_err(), "{bad}");
         }
     }

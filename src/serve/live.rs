@@ -76,6 +76,10 @@ impl LiveStream {
                 self.handle.discarded(track, count);
                 None
             }
+            ClipOutput::Incident(incident) => {
+                records.push(self.handle.incident(incident));
+                None
+            }
             ClipOutput::TrackEnded(track) => {
                 tracing::debug!("{}: {track:?} track ended", self.handle.id());
                 None

@@ -88,7 +88,7 @@ impl Origin {
         let shared = Arc::new(Shared {
             behaviour: Mutex::new(Behaviour::Normal),
             began: Instant::now(),
-            segments: [make("programme", "testsrc2", 90), make("ad", "smptebars", 20)],
+            segments: [make("programme", "testsrc2", 90), make("ad", "testsrc", 20)],
             ads: Mutex::default(),
             is_ad_due: AtomicBool::new(false),
             frozen: Mutex::default(),

@@ -157,7 +157,7 @@ fn describe(media: Media) -> (String, bool, Option<tempfile::TempDir>) {
         Media::Test { video, audio } => {
             let mut line = String::from("( ");
             if video {
-                line += "videotestsrc is-live=true pattern=smpte horizontal-speed=2 \
+                line += "videotestsrc is-live=true pattern=pinwheel horizontal-speed=2 \
                          ! capsfilter name=size caps=video/x-raw,width=320,height=240,framerate=25/1 \
                          ! valve name=video ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 \
                          ! rtph264pay name=pay0 pt=96 config-interval=1 ";

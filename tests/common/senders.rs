@@ -9,7 +9,7 @@ pub struct Sender {
     url: String,
 }
 
-const MEDIA: &str = "videotestsrc is-live=true pattern=smpte horizontal-speed=2 \
+const MEDIA: &str = "videotestsrc is-live=true pattern=pinwheel horizontal-speed=2 \
     ! video/x-raw,width=320,height=240,framerate=25/1 \
     ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 ! h264parse config-interval=-1 ! mux. \
     audiotestsrc is-live=true ! audio/x-raw,rate=48000,channels=2 ! avenc_aac ! aacparse ! mux. \

@@ -145,7 +145,7 @@ impl TsSender {
             ""
         };
         let line = format!(
-            "videotestsrc is-live=true pattern=smpte horizontal-speed=2 ! capsfilter name=size \
+            "videotestsrc is-live=true pattern=pinwheel horizontal-speed=2 ! capsfilter name=size \
              caps=video/x-raw,width=320,height=240,framerate=25/1 \
              ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 ! h264parse config-interval=-1 \
              ! mux.sink_65 {audio} mpegtsmux name=mux alignment=7 ! identity name=out ! {}",

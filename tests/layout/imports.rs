@@ -16,7 +16,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["cause"],
             &["error"],
             &["clock", "time"],
-            &["labels"],
+            &["labels", "signal"],
             &["limits"],
             &["threads"],
             &["observer"],

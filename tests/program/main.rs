@@ -6,5 +6,6 @@ mod bad_input;
 mod common;
 mod end_to_end;
 mod secrets;
+mod signals;
 mod streams;
 mod update;

@@ -101,7 +101,7 @@ pub fn material(dir: &Fixtures) -> Material {
         (0..seconds).map(|n| std::fs::read(path(n)).expect("one segment per second").into()).collect()
     };
     let programme = make("programme", "testsrc2", "160x120", PROGRAMME_S);
-    Arc::new([programme, make("advert", "smptebars", "192x108", ADVERT_S)])
+    Arc::new([programme, make("advert", "testsrc", "192x108", ADVERT_S)])
 }
 
 struct Packager {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use crate::cli::Compute;
+use crate::cli::signal::SignalArgs;
 use touchline_media::options::{Isolation, VariantChoice};
 use touchline_serve::config::{BatchMax, BatchWaitMs, LatencyMs, MaxStreams, RtspTransport};
 
@@ -90,6 +91,8 @@ pub struct RunArgs {
     audio_language: Option<String>,
     #[command(flatten)]
     vote: VoteArgs,
+    #[command(flatten)]
+    signal: SignalArgs,
     /// Seconds of different streams that go through a model at once, 1 to 512 [default: 4, on a GPU 64].
     #[arg(long, value_name = "N")]
     batch_max: Option<BatchMax>,

@@ -39,6 +39,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         streams,
         sources: settings.sources,
         vote: settings.vote,
+        signals: settings.signals,
         fixed,
         reader: args.config.as_deref().map(|path| reader(args, path, shard)),
         listen: settings.listen,

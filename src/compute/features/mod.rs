@@ -18,6 +18,7 @@ mod flow;
 pub mod params;
 mod picture;
 mod reuse;
+pub mod signal;
 mod sound;
 
 use params::{AudioParams, FlowParams, PictureParams};

@@ -26,7 +26,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::frame::Frame;
+use crate::incident::Incident;
 use crate::item::{Discontinuity, End, Pace, Track, Tracks};
+use crate::signal::{Signal, Signals};
 use crate::time::{Pts, RunId, WallTime};
 
 pub use builder::{ClipBuilder, ClipConfig};
@@ -55,6 +57,8 @@ pub enum Absent {
     NoData,
     /// There are frames, but no two at a usable distance.
     NoPairs,
+    /// There is sound, and it has been silent for the hold time.
+    Silent,
 }
 
 /// Second `index` of a run: the frames and samples whose PTS fall in it, and which modalities are missing.
@@ -119,6 +123,22 @@ impl ClipSecond {
     pub fn start(&self) -> Pts {
         Pts::from_second(self.index)
     }
+
+    /// What the signal of a second that may be classified shows: nothing or silence.
+    pub fn signals(&self) -> Signals {
+        silence(self.audio_absent)
+    }
+
+    /// Marks the sound as silent, so that it is not classified.
+    pub fn silence(&mut self) {
+        self.audio = None;
+        self.audio_absent = Some(Absent::Silent);
+    }
+}
+
+/// Silence where the sound is absent because it is silent.
+pub(crate) fn silence(absent: Option<Absent>) -> Signals {
+    if absent == Some(Absent::Silent) { Signals::NONE.with(Signal::Silence) } else { Signals::NONE }
 }
 
 /// Why a second was not classified. Every gap is counted.
@@ -131,11 +151,14 @@ pub enum GapReason {
     NoMedia,
     /// The model computation failed for this second.
     Compute,
+    /// There is no programme to classify: the picture is test bars, black or frozen, or a stream without pictures is silent.
+    NoProgramme,
 }
 
 impl GapReason {
     /// All reasons.
-    pub const ALL: [GapReason; 3] = [GapReason::Overload, GapReason::NoMedia, GapReason::Compute];
+    pub const ALL: [GapReason; 4] =
+        [GapReason::Overload, GapReason::NoMedia, GapReason::Compute, GapReason::NoProgramme];
 
     /// The name in records and metric labels.
     pub const fn as_str(self) -> &'static str {
@@ -143,6 +166,7 @@ impl GapReason {
             GapReason::Overload => "overload",
             GapReason::NoMedia => "no-media",
             GapReason::Compute => "compute",
+            GapReason::NoProgramme => "no-programme",
         }
     }
 }
@@ -156,6 +180,15 @@ pub struct Gap {
     pub index: u64,
     /// Why it was not classified.
     pub reason: GapReason,
+    /// What its signal shows.
+    pub signals: Signals,
+}
+
+impl Gap {
+    /// A gap whose signal shows nothing, or is not known.
+    pub const fn new(run: RunId, index: u64, reason: GapReason) -> Self {
+        Self { run, index, reason, signals: Signals::NONE }
+    }
 }
 
 /// The output of the clip builder, in order.
@@ -176,6 +209,8 @@ pub enum ClipOutput {
     Opened(Tracks),
     /// A track has no more data in this connection.
     TrackEnded(Track),
+    /// A condition of the signal began or ended with the next second. The clip builder has none: detectors add it.
+    Incident(Incident),
     /// Data that could not be used: late, repeated, from an abandoned timeline, or invalid sound (NaN, an impossible rate).
     Discarded {
         /// Their track.

@@ -356,7 +356,7 @@ impl Run {
             return;
         }
         if !self.is_usable(&slot) {
-            out.push(ClipOutput::Gap(Gap { run: self.id, index, reason: GapReason::NoMedia }));
+            out.push(ClipOutput::Gap(Gap::new(self.id, index, GapReason::NoMedia)));
             return;
         }
         let has_sound = self.has_sound(&slot);

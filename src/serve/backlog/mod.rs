@@ -281,7 +281,7 @@ impl BacklogState {
 fn shed_oldest(queue: &mut StreamQueue) -> bool {
     for Queued { item, .. } in &mut queue.items {
         if let ClipOutput::Second(ClipSecond { run, index, .. }) = item {
-            let gap = Gap { run: *run, index: *index, reason: GapReason::Overload };
+            let gap = Gap::new(*run, *index, GapReason::Overload);
             *item = ClipOutput::Gap(gap);
             queue.seconds -= 1;
             return true;

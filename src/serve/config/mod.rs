@@ -30,7 +30,7 @@ use touchline_media::options::{HlsOptions, Isolation, SourceKind};
 pub use file::{ConfigFile, RawStream};
 pub use layers::{Entry, Layer, Place, Problem, default_layer, environment, flags, misspelt};
 pub use raw::{
-    AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, STREAM_KEYS, StreamFile, VoteFile, defaults, schema,
+    AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, STREAM_KEYS, SignalFile, StreamFile, VoteFile, defaults, schema,
 };
 pub use settings::{Doors, Fixed, Settings, Stream, TlsFile, refused, settle};
 pub use touchline_media::guard::SourcesFile;

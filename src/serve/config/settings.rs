@@ -10,6 +10,7 @@ use super::layers::{Entry, Layer, Place, Problem, default_layer, typed};
 use super::raw::{RUN_KEYS, RawSettings, StreamFile};
 use super::values::{BatchMax, BatchWaitMs, LatencyMs, Listen, MaxStreams, PrecisionChoice, Shard};
 use super::{AccessFile, SourcesFile, StreamSettings, stream_id, stream_label, streams, streams_beside};
+use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::gpu::placement::DeviceChoice;
 use touchline_core::error::Error;
 use touchline_core::vote::VoteConfig;
@@ -103,6 +104,8 @@ pub struct Settings {
     pub latency_ms: LatencyMs,
     /// The vote of streams without one of their own.
     pub vote: VoteConfig,
+    /// When test bars, black, freeze and silence count.
+    pub signals: SignalConfig,
     /// Tokens of the HTTP server.
     pub access: AccessFile,
     /// Certificate and key of the HTTP server.
@@ -136,6 +139,10 @@ pub fn settle(doors: Doors) -> Result<Settings, Vec<Problem>> {
     let vote = raw.vote.settings().unwrap_or_else(|text| {
         problems.push(Problem { key: "vote".into(), place: place_of(&values, "vote.", &text), text });
         VoteConfig::default()
+    });
+    let signals = raw.signal.settings().unwrap_or_else(|text| {
+        problems.push(Problem { key: "signal".into(), place: place_of(&values, "signal.", &text), text });
+        SignalConfig::default()
     });
     let tls = match (raw.tls.cert, raw.tls.key) {
         (Some(cert), Some(key)) => Some(TlsFile { cert, key }),
@@ -192,6 +199,7 @@ pub fn settle(doors: Doors) -> Result<Settings, Vec<Problem>> {
         adaptive: on(raw.adaptive),
         latency_ms: raw.latency_ms.ok_or_else(|| absent("latency_ms"))?,
         vote,
+        signals,
         access: raw.access,
         tls,
         sources: raw.sources.settings(),

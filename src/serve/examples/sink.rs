@@ -7,6 +7,7 @@
 //! The sink gets a thread and a bounded queue of its own. `take` may block; that holds up nothing else.
 
 use serde_json::Value;
+use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::models::pack::Pack;
 use touchline_core::error::{Error, Result};
 use touchline_core::vote::VoteConfig;
@@ -58,6 +59,7 @@ fn main() -> Result<()> {
         access: AccessSettings::default(),
         jsonl: None,
         state: None,
+        signals: SignalConfig::default(),
         max_streams: MaxStreams::of::<1>(),
         latency_ms: LatencyMs::of::<200>(),
         batching: Batching::default(),

@@ -93,6 +93,8 @@ pub(crate) struct Families {
     dropped: IntCounterVec,
     latency: HistogramVec,
     probability: GaugeVec,
+    signal_seconds: IntCounterVec,
+    signal: IntGaugeVec,
     last_decision: GaugeVec,
     reconnects: IntCounterVec,
     backlog: IntGaugeVec,
@@ -293,6 +295,18 @@ impl Metrics {
                 "touchline_class_probability",
                 "Mean probability of the class over the vote window.",
                 &["stream", "class"],
+            ),
+            signal_seconds: counters(
+                r,
+                "touchline_signal_seconds_total",
+                "Seconds of the stream with test bars, a black or a frozen picture, or silence, after their hold time.",
+                &["stream", "signal"],
+            ),
+            signal: int_gauges(
+                r,
+                "touchline_signal",
+                "1 while the stream shows test bars, a black or a frozen picture, or is silent, else 0.",
+                &["stream", "signal"],
             ),
             last_decision: gauges(
                 r,

@@ -13,6 +13,7 @@ use touchline_core::decision::{Event, EventKind, WindowEstimate};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Track, Tracks};
 use touchline_core::labels::{ClassSet, Modality};
+use touchline_core::signal::{Signal, Signals};
 use touchline_media::outlet::{CounterValues, DropReason};
 
 /// States of a stream: values of the label `state`.
@@ -57,6 +58,8 @@ pub struct StreamMetrics {
     next_try: Gauge,
     tracks: [IntGauge; 2],
     events: IntCounterVec,
+    /// By signal, in the order of [`Signal::ALL`]: seconds, and whether the last second had it.
+    signals: Vec<(IntCounter, IntGauge)>,
     /// By modality, in the order of [`Modality::ALL`].
     decided: Vec<IntCounter>,
 }
@@ -99,6 +102,12 @@ impl StreamMetrics {
             next_try: families.next_try.with_label_values(&[id]),
             tracks: ["video", "audio"].map(|track| families.tracks.with_label_values(&[id, track])),
             events: families.events.clone(),
+            signals: Signal::ALL
+                .map(|signal| [id, signal.as_str()])
+                .map(|labels| {
+                    (families.signal_seconds.with_label_values(&labels), families.signal.with_label_values(&labels))
+                })
+                .into(),
             decided: Modality::ALL.iter().map(|m| families.decided.with_label_values(&[id, m.as_str()])).collect(),
         }
     }
@@ -121,6 +130,10 @@ impl StreamMetrics {
             forget(family, &[id]);
         }
         forget(&f.latency, &[id]);
+        for signal in Signal::ALL {
+            forget(&f.signal_seconds, &[id, signal.as_str()]);
+            forget(&f.signal, &[id, signal.as_str()]);
+        }
         GapReason::ALL.iter().for_each(|reason| forget(&f.gapped, &[id, reason.as_str()]));
         DropReason::ALL.iter().for_each(|why| forget(&f.dropped, &[id, why.as_str()]));
         Incident::NAMES.iter().for_each(|name| forget(&f.incidents, &[id, *name]));
@@ -190,6 +203,15 @@ impl StreamMetrics {
         self.gapped[reason as usize].inc();
     }
 
+    /// Counts a second whose signal shows `signals`.
+    pub fn signals(&self, signals: Signals) {
+        for (signal, (seconds, is_on)) in Signal::ALL.into_iter().zip(&self.signals) {
+            let shows = signals.contains(signal);
+            seconds.inc_by(u64::from(shows));
+            is_on.set(i64::from(shows));
+        }
+    }
+
     /// Adds the counts of the source between `before` and `now`.
     pub fn source(&self, before: &CounterValues, now: &CounterValues) {
         // Destructured so that a new counter is not forgotten. Reconnects are counted by `reconnected`, for the hub
@@ -235,6 +257,7 @@ impl StreamMetrics {
     /// Clears the estimate: the stream ended or failed.
     pub fn estimate_over(&self) {
         self.probability.iter().for_each(|gauge| gauge.set(0.0));
+        self.signals.iter().for_each(|(_, is_on)| is_on.set(0));
         self.backlog.set(0);
     }
 

@@ -32,7 +32,8 @@ fn without_process(metrics: &Metrics) -> String {
 fn a_removed_stream_leaves_no_metrics_and_late_updates_do_not_restore_it() {
     let metrics = Metrics::new();
     let before = without_process(&metrics);
-    let event = Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(0), index: 3, probability: 0.7 };
+    let event =
+        Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(0), index: 3, probability: 0.7, reason: None };
     let fill = |id: &str| {
         let stream = metrics.stream(id, &classes());
         metrics.shadow_stream(id).compared(true, 0.1);
@@ -125,7 +126,14 @@ fn filled() -> Metrics {
     stream.reconnected(1);
     stream.backlog(4);
     stream.run_started();
-    stream.event(&Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(0), index: 3, probability: 0.75 });
+    stream.event(&Event {
+        kind: EventKind::Onset,
+        class: ClassId(0),
+        run: RunId(0),
+        index: 3,
+        probability: 0.75,
+        reason: None,
+    });
     metrics
 }
 

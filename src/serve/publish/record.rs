@@ -115,7 +115,9 @@ impl Recorder {
 
     /// The record of an incident at `unix_ns`, nanoseconds since 1970-01-01 UTC.
     pub fn incident(&self, incident: &Incident, run: RunId, unix_ns: i64) -> String {
-        let since = incident.silent_ns().map(|ns| unix_ns.saturating_sub_unsigned(ns));
+        let condition = incident.signal();
+        let since_ns = incident.silent_ns().or(condition.map(|(_, _, lasted_ns)| lasted_ns));
+        let since = since_ns.map(|ns| unix_ns.saturating_sub_unsigned(ns));
         to_json(&Record::Incident {
             stream: &self.stream,
             incident: incident.as_str(),
@@ -126,6 +128,9 @@ impl Recorder {
                 _ => None,
             },
             run,
+            signal: condition.map(|(signal, ..)| signal),
+            began_pts_ns: condition.map(|(_, began, _)| began),
+            lasted_ms: condition.map(|(_, _, lasted_ns)| millis(lasted_ns)),
             since: since.and_then(|unix_ns| self.at(unix_ns)),
             at: self.at(unix_ns),
         })
@@ -171,6 +176,7 @@ impl Recorder {
             window: self.window(&published.estimate),
             latency_ms: published.latency_ns.filter(|_| self.pace == Pace::Live).map(millis),
             backlog: self.backlog(published),
+            signal: second.signals(),
             pack: &second.pack,
         })
     }
@@ -179,6 +185,7 @@ impl Recorder {
         to_json(&Record::Gap {
             head: self.head(gap.run, gap.index),
             reason: gap.reason,
+            signal: gap.signals,
             window: self.window(&published.estimate),
             backlog: self.backlog(published),
         })
@@ -195,6 +202,7 @@ impl Recorder {
             pts_ns: Pts::from_second(event.index),
             wall: self.wall(own.and_then(Published::wall)),
             probability: event.probability.into(),
+            reason: event.reason,
         })
     }
 
@@ -259,6 +267,7 @@ impl From<Option<Absent>> for Missing {
             Some(Absent::NoTrack) => Missing::NoTrack,
             Some(Absent::NoData) => Missing::NoData,
             Some(Absent::NoPairs) => Missing::NoPairs,
+            Some(Absent::Silent) => Missing::Silent,
             None => Missing::NoModel,
         }
     }

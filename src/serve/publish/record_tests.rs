@@ -4,8 +4,9 @@ use super::*;
 use crate::publish::testing::{classes, gap, predicted};
 use touchline_core::cause::Cause;
 use touchline_core::clip::GapReason;
-use touchline_core::decision::{DecisionReason, EventKind};
+use touchline_core::decision::{DecisionReason, EventKind, EventReason};
 use touchline_core::item::{Discontinuity, Track};
+use touchline_core::signal::{Signal, Signals};
 
 fn recorder(pace: Pace) -> Recorder {
     Recorder::new("court-1", Arc::new(classes()), pace)
@@ -16,7 +17,7 @@ fn all_records() -> Vec<String> {
     let live = recorder(Pace::Live);
     let mut with_events = predicted(7, "tennis", 0.9);
     with_events.events = [EventKind::Onset, EventKind::Offset]
-        .map(|kind| Event { kind, class: ClassId(1), run: RunId(0), index: 7, probability: 0.81 })
+        .map(|kind| Event { kind, class: ClassId(1), run: RunId(0), index: 7, probability: 0.81, reason: None })
         .to_vec();
     let mut lines = live.published(&with_events);
     let mut bare = predicted(8, "soccer", 0.4);
@@ -44,6 +45,18 @@ fn all_records() -> Vec<String> {
     for reason in GapReason::ALL {
         lines.extend(live.published(&gap(9, reason)));
     }
+    let mut bars = gap(9, GapReason::NoProgramme);
+    if let SecondOutcome::Gap(gap) = &mut bars.outcome {
+        gap.signals = Signals::NONE.with(Signal::Bars).with(Signal::Silence);
+    }
+    bars.events = with_events.events[1..].to_vec();
+    bars.events[0].reason = Some(EventReason::NoProgramme);
+    lines.extend(live.published(&bars));
+    let mut silent = predicted(9, "soccer", 0.4);
+    if let SecondOutcome::Predicted(second) = &mut silent.outcome {
+        second.absent.audio = Some(Absent::Silent);
+    }
+    lines.extend(live.published(&silent));
     let mut empty = gap(10, GapReason::NoMedia);
     empty.estimate.seconds = 0;
     lines.extend(live.published(&empty));
@@ -81,6 +94,8 @@ fn all_records() -> Vec<String> {
         Incident::ClockImplausible,
         Incident::ClockPlausible,
         Incident::FormatChanged { track: Track::Video },
+        Incident::SignalBegan { signal: Signal::Black, began: Pts(1_500_000_000), lasted_ns: 2_000_000_000 },
+        Incident::SignalEnded { signal: Signal::Silence, began: Pts(0), lasted_ns: 12_000_000_000 },
     ];
     for incident in incidents.into_iter().chain(Discontinuity::ALL.map(Incident::RunStarted)) {
         lines.push(live.incident(&incident, RunId(3), 1_700_000_000_000_000_000));
@@ -105,7 +120,9 @@ fn records_follow_the_schema_and_changed_records_do_not() {
                 change(record.as_object_mut().unwrap());
                 assert!(!validator.is_valid(&record), "{key}: {record}");
             };
-            if key != "frame_share" {
+            let may_be_absent = ["frame_share", "signal", "began_pts_ns", "lasted_ms"].contains(&key.as_str())
+                || (key == "reason" && record["type"] == "event");
+            if !may_be_absent {
                 changed(&|record| drop(record.remove(key)));
             }
             changed(&|record| drop(record.insert(key.clone(), serde_json::json!([value]))));
@@ -182,7 +199,14 @@ fn records_of_a_file_do_not_depend_on_the_time_of_reading() {
 #[test]
 fn an_event_has_only_the_wall_time_of_its_own_second() {
     let mut published = predicted(7, "tennis", 0.9);
-    let event = |index| Event { kind: EventKind::Offset, class: ClassId(0), run: RunId(0), index, probability: 0.1 };
+    let event = |index| Event {
+        kind: EventKind::Offset,
+        class: ClassId(0),
+        run: RunId(0),
+        index,
+        probability: 0.1,
+        reason: None,
+    };
     published.events = vec![event(7), event(6)];
     let lines = recorder(Pace::Live).published(&published);
     assert!(lines[1].contains(r#""wall":{"time":"2023-11-14T22:13:27.000Z""#), "{}", lines[1]);

@@ -17,10 +17,11 @@ use super::record::SERIALISES;
 use super::state::StateFields;
 use touchline_core::cause::Cause;
 use touchline_core::clip::GapReason;
-use touchline_core::decision::{DecisionReason, EventKind, PackStamp};
+use touchline_core::decision::{DecisionReason, EventKind, EventReason, PackStamp};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Track, Tracks};
 use touchline_core::labels::Modality;
+use touchline_core::signal::{Signal, Signals};
 use touchline_core::time::{Pts, RunId, WallSource};
 
 /// JSON Schema (draft 2020-12) of every record, made from the types that are written.
@@ -78,6 +79,10 @@ pub(super) enum Record<'a> {
         latency_ms: Option<f64>,
         /// Seconds of the stream that wait for inference.
         backlog: u32,
+        /// What the signal shows beside the programme: silence. Absent if nothing.
+        #[serde(skip_serializing_if = "Signals::is_empty")]
+        #[schemars(with = "Vec<Signal>")]
+        signal: Signals,
         /// The model pack that decided.
         pack: &'a PackStamp,
     },
@@ -86,6 +91,10 @@ pub(super) enum Record<'a> {
         #[serde(flatten)]
         head: Head<'a>,
         reason: GapReason,
+        /// What the signal shows in place of a programme. Absent if nothing, or if it is not known.
+        #[serde(skip_serializing_if = "Signals::is_empty")]
+        #[schemars(with = "Vec<Signal>")]
+        signal: Signals,
         window: WindowRecord<'a>,
         /// Seconds of the stream that wait for inference.
         backlog: u32,
@@ -106,6 +115,9 @@ pub(super) enum Record<'a> {
         wall: Option<WallRecord>,
         /// Mean probability of the class in that estimate.
         probability: Probability,
+        /// Why the class went off air, where it is not its probability.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<EventReason>,
     },
     /// The state of the stream changed.
     State {
@@ -129,7 +141,8 @@ pub(super) enum Record<'a> {
         /// clock-plausible: it has been plausible for a while and is used again; segment-lost: an HLS segment could not
         /// be loaded, its seconds are gaps; ad-break-began, ad-break-ended: the stream signals an advertisement break or
         /// its end; format-changed: the size of the pictures, or rate or channels of the audio changed, and the run
-        /// continues; run-started: a new run begins.
+        /// continues; run-started: a new run begins; signal-began, signal-ended: test bars, black, a frozen picture or silence
+        /// have lasted for their hold time, or are over.
         #[schemars(extend("enum" = Incident::NAMES))]
         incident: &'static str,
         /// The affected track.
@@ -138,7 +151,17 @@ pub(super) enum Record<'a> {
         cause: Option<IncidentCause>,
         /// The current run.
         run: RunId,
-        /// When the track last delivered data before it stalled (RFC 3339, this machine's clock).
+        /// The condition of the signal. Absent for other incidents, as are the next two keys.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        signal: Option<Signal>,
+        /// Presentation time at which the condition began, nanoseconds.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        began_pts_ns: Option<Pts>,
+        /// How long the condition has lasted, milliseconds.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lasted_ms: Option<f64>,
+        /// When the track last delivered data before it stalled, or when the condition of the signal began (RFC 3339,
+        /// this machine's clock).
         since: Option<String>,
         /// When it was detected (RFC 3339, this machine's clock); null for files.
         at: Option<String>,
@@ -239,6 +262,8 @@ pub enum Missing {
     NoPairs,
     /// The pack has no model for the modality.
     NoModel,
+    /// The sound is silent.
+    Silent,
 }
 
 /// The estimate: the vote over the last seconds (the vote window).

@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal, Write};
 use super::format::class_title;
 use super::record::{Missing, Published, StreamState};
 use touchline_core::cause::Cause;
-use touchline_core::clip::GapReason;
+use touchline_core::clip::{Gap, GapReason};
 use touchline_core::decision::{DecisionReason, Event, EventKind, SecondOutcome, SecondPrediction};
 use touchline_core::labels::{ClassSet, Modality};
 use touchline_core::time::Pts;
@@ -151,7 +151,7 @@ impl Terminal {
         match &published.outcome {
             SecondOutcome::Predicted(second) => self.push_second(&mut line, second),
             SecondOutcome::Gap(gap) => {
-                let _ = write!(line, "  {}", self.paint("33", &format!("gap: {}", gap_text(gap.reason))));
+                let _ = write!(line, "  {}", self.paint("33", &gap_text(gap)));
             }
         }
         if let Some(ns) = published.latency_ns {
@@ -206,11 +206,12 @@ impl Terminal {
     }
 }
 
-fn gap_text(reason: GapReason) -> &'static str {
-    match reason {
-        GapReason::Overload => "machine overloaded",
-        GapReason::NoMedia => "no video and no audio",
-        GapReason::Compute => "models failed",
+fn gap_text(gap: &Gap) -> String {
+    match gap.reason {
+        GapReason::Overload => "gap: machine overloaded".into(),
+        GapReason::NoMedia => "gap: no video and no audio".into(),
+        GapReason::Compute => "gap: models failed".into(),
+        GapReason::NoProgramme => format!("no programme: {}", gap.signals.titles()),
     }
 }
 
@@ -220,6 +221,7 @@ fn missing_text(missing: Missing) -> &'static str {
         Missing::NoData => "no data",
         Missing::NoPairs => "no pairs",
         Missing::NoModel => "no model",
+        Missing::Silent => "silent",
     }
 }
 
@@ -285,8 +287,14 @@ mod tests {
         let text = written(style, |t| {
             t.published("cam", &predicted(0, "tennis", 0.9));
             let mut second = predicted(1, "tennis", 0.9);
-            second.events =
-                vec![Event { kind: EventKind::Onset, class: ClassId(1), run: RunId(0), index: 1, probability: 0.9 }];
+            second.events = vec![Event {
+                kind: EventKind::Onset,
+                class: ClassId(1),
+                run: RunId(0),
+                index: 1,
+                probability: 0.9,
+                reason: None,
+            }];
             t.published("cam", &second);
             t.finish();
         });

@@ -62,7 +62,7 @@ pub fn predicted(index: u64, label: &str, probability: f32) -> Published {
 /// Second `index` of run 0 as a gap after tennis.
 pub fn gap(index: u64, reason: GapReason) -> Published {
     let mut published = predicted(index, "tennis", 0.9);
-    published.outcome = SecondOutcome::Gap(Gap { run: RunId(0), index, reason });
+    published.outcome = SecondOutcome::Gap(Gap::new(RunId(0), index, reason));
     published.latency_ns = None;
     published
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
+use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::models::pack::Pack;
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::error::{Error, Result};
@@ -78,6 +79,8 @@ pub struct RunConfig {
     pub max_streams: MaxStreams,
     /// Jitter buffer of RTSP sources that have none of their own.
     pub latency_ms: LatencyMs,
+    /// When test bars, black, freeze and silence count.
+    pub signals: SignalConfig,
     /// How seconds of different streams are batched.
     pub batching: Batching,
     /// Play files at their own speed.
@@ -141,6 +144,7 @@ pub fn run_with_sinks(config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Result<()
         None => (None, None),
     };
     let workers = Workers::start_with_shadow(pack, config.batching, metrics, clock.clone(), feed)?;
+    let workers = workers.with_signals(config.signals);
     let updater = Updater::start(
         packs,
         workers.models().clone(),

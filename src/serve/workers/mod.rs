@@ -18,10 +18,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use self::programme::ProgrammeFilter;
 use crate::adapt::Adapt;
 use crate::backlog::{Backlog, QueueId, TakenSeconds};
 use crate::metrics::{Metrics, StageThread};
 use crate::shadow::ShadowFeed;
+use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::infer::{Engine, Models};
 use touchline_compute::models::pack::Pack;
 use touchline_core::cause::Cause;
@@ -144,11 +146,25 @@ impl Workers {
         let models = ready.recv().map_err(|_| Error::Internal("the inference thread ended while loading".into()))??;
         let swapper = EngineSwapper { swaps: swaps_to, backlog: Arc::clone(&backlog) };
         let pack = models.pack().clone();
-        let intake = Intake { backlog: Arc::clone(&backlog), pack, shadow, metrics: counts, clips: Arc::default() };
+        let intake = Intake {
+            backlog: Arc::clone(&backlog),
+            pack,
+            shadow,
+            metrics: counts,
+            clips: Arc::default(),
+            signals: SignalConfig::default(),
+        };
         Ok(Self { backlog, models, swapper, intake, infer: Some(infer), beat, decided })
     }
 
-    /// The pack loaded at the start.
+    /// Sets when test bars, black, freeze and silence count, for streams that are added from now on. Clones of the
+    /// intake keep theirs.
+    #[must_use]
+    pub fn with_signals(mut self, signals: SignalConfig) -> Self {
+        self.intake.signals = signals;
+        self
+    }
+
     /// The pack loaded at the start.
     pub fn pack(&self) -> &Pack {
         self.models.pack()
@@ -221,6 +237,7 @@ pub struct Intake {
     shadow: Option<ShadowFeed>,
     metrics: Metrics,
     clips: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    signals: SignalConfig,
 }
 
 impl Intake {
@@ -254,10 +271,11 @@ impl Intake {
             behind_ns,
         });
         let builder = builder.from_run(first);
+        let filter = ProgrammeFilter::new(self.signals);
         let (backlog, metrics) = (Arc::clone(&self.backlog), self.metrics.clone());
         let clip = move || {
             // The stream fails and the program continues. The panic hook prints the message.
-            let looped = catch_unwind(AssertUnwindSafe(|| clip_loop(builder, &media, &backlog, queue, tap)));
+            let looped = catch_unwind(AssertUnwindSafe(|| clip_loop(builder, filter, &media, &backlog, queue, tap)));
             // Dropped before anything blocks: the source sees at once that the channel is closed.
             drop(media);
             if looped.is_err() {
@@ -295,14 +313,22 @@ impl Intake {
     }
 }
 
-fn clip_loop(mut builder: ClipBuilder, media: &Receiver<MediaItem>, backlog: &Backlog, queue: QueueId, mut tap: Tap) {
+fn clip_loop(
+    mut builder: ClipBuilder,
+    mut filter: ProgrammeFilter,
+    media: &Receiver<MediaItem>,
+    backlog: &Backlog,
+    queue: QueueId,
+    mut tap: Tap,
+) {
     let mut out = Vec::new();
+    let mut pass = |output| filter.pass(output, |output| backlog.push(queue, output));
     for item in media {
         let ended = matches!(item, MediaItem::Ended(_));
         tap(&item);
         builder.push(item, &mut out);
         for output in out.drain(..) {
-            if !backlog.push(queue, output) {
+            if !pass(output) {
                 return;
             }
         }
@@ -313,7 +339,7 @@ fn clip_loop(mut builder: ClipBuilder, media: &Receiver<MediaItem>, backlog: &Ba
     // The channel closed without an end. The publisher waits for one.
     builder.push(MediaItem::Ended(broken("the threads of the source ended without an end of the stream")), &mut out);
     for output in out.drain(..) {
-        if !backlog.push(queue, output) {
+        if !pass(output) {
             return;
         }
     }
@@ -483,7 +509,7 @@ fn contained(
 }
 
 fn gap(second: &ClipSecond, reason: GapReason) -> SecondOutcome {
-    SecondOutcome::Gap(Gap { run: second.run, index: second.index, reason })
+    SecondOutcome::Gap(Gap::new(second.run, second.index, reason))
 }
 
 /// Wall time of the start of a second by this machine's clock: one second before its last sample arrived.
@@ -496,5 +522,6 @@ fn arrival(second: &ClipSecond, clock: &dyn Clock) -> WallTime {
     }
 }
 
+mod programme;
 #[cfg(test)]
 mod tests;

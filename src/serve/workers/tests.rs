@@ -5,7 +5,14 @@ use touchline_core::item::Tracks;
 fn intake(metrics: &Metrics) -> Intake {
     let pack = Pack::open(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../weights/compact"))).unwrap();
     let (backlog, metrics) = (Arc::new(Backlog::new()), metrics.clone());
-    Intake { backlog, pack: Arc::new(pack), shadow: None, metrics, clips: Arc::default() }
+    Intake {
+        backlog,
+        pack: Arc::new(pack),
+        shadow: None,
+        metrics,
+        clips: Arc::default(),
+        signals: SignalConfig::default(),
+    }
 }
 
 /// The end of a queue.

@@ -6,5 +6,6 @@ mod features;
 mod models;
 #[path = "../../../../tests/common/reference.rs"]
 mod reference;
+mod signals;
 #[path = "../../../../tests/common/skip.rs"]
 mod skip;

@@ -143,6 +143,7 @@ pub fn words(out: &[ClipOutput]) -> Vec<String> {
             ClipOutput::TrackEnded(Track::Audio) => "end-audio".into(),
             ClipOutput::Discarded { track: Track::Video, count } => format!("-video*{count}"),
             ClipOutput::Discarded { track: Track::Audio, count } => format!("-audio*{count}"),
+            ClipOutput::Incident(_) => "incident".into(),
             ClipOutput::Ended(_) => "over".into(),
         })
         .collect()

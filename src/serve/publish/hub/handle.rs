@@ -111,6 +111,7 @@ impl StreamHandle {
         if state.is_over() {
             self.stream.metrics.estimate_over();
             live.backlog = 0;
+            live.signals.clear();
         }
         let unix_ns = self.hub.shared.clock.unix_ns();
         let next_try_ns = match &state {
@@ -170,6 +171,12 @@ impl StreamHandle {
         let recorder = self.stream.source().recorder;
         let mut live = self.stream.live();
         live.counters.incidents += 1;
+        if let Some((signal, _, lasted_ns)) = incident.signal() {
+            live.signals.retain(|(other, _)| *other != signal);
+            if matches!(incident, Incident::SignalBegan { .. }) {
+                live.signals.push((signal, unix_ns.saturating_sub_unsigned(lasted_ns)));
+            }
+        }
         let json: Arc<str> = recorder.incident(&incident, live.run, unix_ns).into();
         push_bounded(&mut live.incidents, json.clone(), HISTORY_INCIDENTS);
         self.stream.send(&mut live, RecordKind::Incident, json.clone());
@@ -270,6 +277,7 @@ impl StreamHandle {
             SecondOutcome::Predicted(second) => metrics.classified(second.decision.modality, unix_ns),
             SecondOutcome::Gap(gap) => metrics.gapped(gap.reason),
         }
+        metrics.signals(published.outcome.signals());
         if let Some(ns) = published.latency_ns {
             metrics.latency(ns);
         }

@@ -34,6 +34,7 @@ use touchline_core::error::{Error, Result};
 use touchline_core::item::{Pace, Tracks};
 use touchline_core::labels::{ClassId, ClassSet, Modality};
 use touchline_core::redact;
+use touchline_core::signal::Signal;
 use touchline_core::time::RunId;
 
 /// Seconds kept per stream for the timeline: ten minutes, as much as the page shows.
@@ -152,6 +153,8 @@ struct LiveState {
     last: Option<Arc<str>>,
     /// Label and mean probability of the last estimate.
     top: Option<(ClassId, f32)>,
+    /// The conditions of the signal that last, and when they began, nanoseconds since 1970-01-01 UTC.
+    signals: Vec<(Signal, i64)>,
     latency_ns: Option<u64>,
     backlog: u32,
     history: VecDeque<HistoryEntry>,
@@ -387,6 +390,7 @@ impl LiveState {
             tracks: None,
             last: None,
             top: None,
+            signals: Vec::new(),
             latency_ns: None,
             backlog: 0,
             history: VecDeque::with_capacity(HISTORY_SECONDS),

@@ -6,8 +6,10 @@ use crate::publish::testing::{classes, gap, predicted, stamp};
 use touchline_core::cause::Cause;
 use touchline_core::clock::ManualClock;
 use touchline_core::decision::{Event, EventKind, SecondOutcome};
+use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Track};
-use touchline_core::time::RunId;
+use touchline_core::signal::{Signal, Signals};
+use touchline_core::time::{Pts, RunId};
 
 fn hub() -> (Hub, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::default());
@@ -95,7 +97,8 @@ fn stored_data_are_restored_and_runs_continue() {
     cam.run_started(RunId(8), Some(Discontinuity::Tracks));
     cam.set_state(StreamState::Playing);
     cam.publish(&predicted(0, "tennis", 0.9));
-    let events = [Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(8), index: 1, probability: 0.7 }];
+    let events =
+        [Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(8), index: 1, probability: 0.7, reason: None }];
     cam.publish_events(&events);
     cam.set_state(StreamState::Removed);
     assert_eq!(*archive.0.lock(), ["cam run 8", "cam incident", "cam state", "cam event"]);
@@ -120,6 +123,37 @@ fn a_stream_begins_connecting_without_secrets_and_without_data() {
 }
 
 #[test]
+fn a_condition_of_the_signal_lasts_until_its_end_or_that_of_the_stream() {
+    let (hub, clock) = hub();
+    let cam = add(&hub, "cam");
+    clock.advance(5_000_000_000);
+    let (began, lasted_ns) = (Pts(0), 2_000_000_000);
+    let record = json(&cam.incident(Incident::SignalBegan { signal: Signal::Bars, began, lasted_ns }));
+    assert_eq!((&record["signal"], &record["lasted_ms"]), (&"bars".into(), &2000.0.into()));
+    cam.incident(Incident::SignalBegan { signal: Signal::Silence, began, lasted_ns });
+    let shown = detail(&hub, "cam");
+    assert_eq!(shown["signal"][0], serde_json::json!({ "signal": "bars", "since": record["since"] }));
+    let mut bars = gap(1, GapReason::NoProgramme);
+    let SecondOutcome::Gap(without) = &mut bars.outcome else { unreachable!() };
+    without.signals = Signals::NONE.with(Signal::Bars);
+    cam.publish(&bars);
+    let metrics = hub.metrics().encode();
+    for line in [
+        "touchline_seconds_gapped_total{reason=\"no-programme\",stream=\"cam\"} 1",
+        "touchline_signal_seconds_total{signal=\"bars\",stream=\"cam\"} 1",
+        "touchline_signal{signal=\"bars\",stream=\"cam\"} 1",
+        "touchline_signal{signal=\"black\",stream=\"cam\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
+    }
+    cam.incident(Incident::SignalEnded { signal: Signal::Bars, began, lasted_ns });
+    assert_eq!(detail(&hub, "cam")["signal"].as_array().unwrap().len(), 1);
+    cam.set_state(StreamState::Ended);
+    assert_eq!(detail(&hub, "cam")["signal"], serde_json::json!([]));
+    assert!(hub.metrics().encode().contains("touchline_signal{signal=\"bars\",stream=\"cam\"} 0"));
+}
+
+#[test]
 fn publishing_reaches_snapshot_subscribers_metrics_and_the_caller() {
     let (hub, clock) = hub();
     let cam = add(&hub, "cam");
@@ -128,8 +162,14 @@ fn publishing_reaches_snapshot_subscribers_metrics_and_the_caller() {
     let mut subscription = hub.subscribe("cam").unwrap();
     assert_eq!(json(&subscription.snapshot)["last"]["label"], "soccer");
     let mut second = predicted(1, "tennis", 0.9);
-    second.events =
-        vec![Event { kind: EventKind::Onset, class: ClassId(1), run: RunId(0), index: 1, probability: 0.9 }];
+    second.events = vec![Event {
+        kind: EventKind::Onset,
+        class: ClassId(1),
+        run: RunId(0),
+        index: 1,
+        probability: 0.9,
+        reason: None,
+    }];
     let lines = cam.publish(&second);
     assert_eq!(lines.len(), 2);
     for (line, kind) in lines.iter().zip([RecordKind::Second, RecordKind::Event]) {
@@ -175,8 +215,14 @@ fn the_rings_keep_the_last_ten_minutes() {
     let cam = add(&hub, "cam");
     for index in 0..HISTORY_SECONDS as u64 + 50 {
         let mut second = predicted(index, "tennis", 0.9);
-        second.events =
-            vec![Event { kind: EventKind::Onset, class: ClassId(1), run: RunId(0), index, probability: 0.9 }];
+        second.events = vec![Event {
+            kind: EventKind::Onset,
+            class: ClassId(1),
+            run: RunId(0),
+            index,
+            probability: 0.9,
+            reason: None,
+        }];
         cam.publish(&second);
     }
     let detail = detail(&hub, "cam");

@@ -16,6 +16,7 @@ use touchline_core::clip::GapReason;
 use touchline_core::decision::PackStamp;
 use touchline_core::item::{Pace, Tracks};
 use touchline_core::labels::Modality;
+use touchline_core::signal::Signal;
 
 /// `/api/v1/info`.
 #[derive(Serialize, JsonSchema)]
@@ -53,6 +54,8 @@ pub(in crate::publish) struct SummaryView<'a> {
     since: String,
     tracks: Option<Tracks>,
     top: Option<TopView<'a>>,
+    /// The conditions of the signal that last: test bars, black, a frozen picture or silence.
+    signal: Vec<SignalView>,
     #[schemars(range(min = 0))]
     latency_ms: Option<f64>,
     backlog: u32,
@@ -103,6 +106,14 @@ struct TopView<'a> {
 }
 
 #[derive(Serialize, JsonSchema)]
+struct SignalView {
+    signal: Signal,
+    /// When it began.
+    #[schemars(extend("format" = "date-time"))]
+    since: String,
+}
+
+#[derive(Serialize, JsonSchema)]
 struct CountersView {
     classified: u64,
     gapped: GappedView,
@@ -118,6 +129,7 @@ struct GappedView {
     overload: u64,
     no_media: u64,
     compute: u64,
+    no_programme: u64,
 }
 
 impl Hub {
@@ -190,6 +202,11 @@ impl Hub {
                 label: self.shared.classes.name(class),
                 probability: probability.into(),
             }),
+            signal: live
+                .signals
+                .iter()
+                .map(|(signal, unix_ns)| SignalView { signal: *signal, since: rfc3339(*unix_ns) })
+                .collect(),
             latency_ms: live.latency_ns.map(millis),
             backlog: live.backlog,
             counters: CountersView {
@@ -198,6 +215,7 @@ impl Hub {
                     overload: gapped(GapReason::Overload),
                     no_media: gapped(GapReason::NoMedia),
                     compute: gapped(GapReason::Compute),
+                    no_programme: gapped(GapReason::NoProgramme),
                 },
                 runs: live.counters.runs,
                 reconnects: live.counters.reconnects,

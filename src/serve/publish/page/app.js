@@ -2,7 +2,7 @@
 
 import { learnClasses, onThemeChange, titleOf } from "./colours.js";
 import { Live, Picture, fetchInfo, offerLogOut, pollStreams } from "./live.js";
-import { $, Bars, Modalities, percent, showEvents, showNotice, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
+import { $, Bars, Modalities, isNoProgramme, percent, showEvents, showNotice, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
 import { Timeline } from "./timeline.js";
 
 // Failures in a row before the page shows an outage.
@@ -109,6 +109,10 @@ function record(kind, data) {
     showEvents(known.events, known.incidents, stream.pace);
   } else if (kind === "incident") {
     known.incidents = [...known.incidents.slice(-99), data];
+    if (data.signal) {
+      stream.signal = stream.signal.filter(({ signal }) => signal !== data.signal);
+      if (data.incident === "signal-began") stream.signal.push({ signal: data.signal, since: data.since });
+    }
     showEvents(known.events, known.incidents, stream.pace);
     refresh();
   } else {
@@ -135,12 +139,14 @@ function record(kind, data) {
 let spokenLabel = null;
 function showLast() {
   const { last, stream } = known;
-  showThird(last, stream.state);
+  // The signal times of a file say nothing: it plays as fast as the machine allows.
+  showThird(last, stream.state, stream.pace === "live" ? stream.signal : []);
   modalities.show(last);
   bars.show(last);
   showVitals(stream.latency_ms, stream.backlog, stream.state === "playing");
   const label = last?.window.label ?? null;
-  document.title = label ? `${titleOf(label)} ${percent(last.window.mean[label])} · ${stream.id} – Touchline` : `${stream.id} – Touchline`;
+  const headline = label ? `${titleOf(label)} ${percent(last.window.mean[label])} · ` : isNoProgramme(last) ? "No programme · " : "";
+  document.title = `${headline}${stream.id} – Touchline`;
   if (label !== null && label !== spokenLabel) {
     spokenLabel = label;
     $("spoken").textContent = `${titleOf(label)} on ${stream.id}`;
@@ -183,7 +189,7 @@ function showNobody() {
   $("stream-uri").textContent = "";
   document.title = "Touchline";
   picture.leave();
-  showThird(null, null);
+  showThird(null, null, []);
   modalities.show(null);
   bars.reset();
   bars.over(info.vote_window_s);

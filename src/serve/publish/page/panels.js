@@ -41,13 +41,18 @@ export const GAPS = {
   overload: "machine overloaded",
   "no-media": "no video and no audio arrived",
   compute: "models failed",
+  "no-programme": "no programme",
 };
+const SIGNALS = { bars: "colour bars", black: "black picture", freeze: "frozen picture", silence: "silence" };
+const gapText = ({ reason, signal }) => (signal ? `${GAPS[reason]}: ${signal.map((name) => SIGNALS[name]).join(", ")}` : GAPS[reason]);
+export const isNoProgramme = (record) => record?.type === "gap" && record.reason === "no-programme";
 export const VIEWS = { rgb: "Pictures", flow: "Motion", audio: "Sound" };
 const MISSING = {
   "no-track": "No such track",
   "no-data": "No data",
   "no-pairs": "Too few frames",
   "no-model": "Not in this pack",
+  silent: "Silent",
 };
 const VOTERS = { rgb: ["frame", "frames"], flow: ["pair", "pairs"] };
 
@@ -102,6 +107,10 @@ export function showNotice(stream, server, problem, now, silent, frameShare) {
     const [{ track, since }] = silent;
     [level, title, text] = ["warn", `No ${TRACKS[track]} since ${clock(since)}`, `Decisions continue from ${track === "video" ? "its sound" : "its pictures"}.`];
   }
+  const silence = stream?.state === "playing" && stream.pace === "live" && stream.signal.find(({ signal }) => signal === "silence");
+  if (level === null && silence) {
+    [level, title, text] = ["warn", `Silence since ${clock(Date.parse(silence.since))}`, "The sound is not used for decisions until it returns."];
+  }
   if (level === null && frameShare && stream?.state === "playing") {
     [level, title, text] = ["warn", "The machine is overloaded", `Each second is decided from ${percent(frameShare)} of its pictures, and from its sound.`];
   }
@@ -126,8 +135,11 @@ export function showVitals(latencyMs, backlog, playing) {
 
 // The lower third: the class of the estimate over the picture, on a dark scrim in both themes. While the stream does not play, it
 // shows the last class as outdated.
-export function showThird(record, state) {
+export function showThird(record, state, signals) {
   const third = $("third");
+  const none = isNoProgramme(record) && state === "playing";
+  third.dataset.programme = none ? "none" : "on";
+  if (none) return showNoProgramme(third, record.signal, signals);
   const label = record?.window.label ?? null;
   third.hidden = label === null;
   if (label === null) return;
@@ -140,7 +152,17 @@ export function showThird(record, state) {
   third.dataset.stale = stale !== undefined;
   const seen = record.window.seconds + record.window.gaps;
   const over = `over the last ${seen === 1 ? "second" : `${seen} s`}`;
-  setText($("third-sub"), stale ?? (gap ? `No decision this second: ${GAPS[record.reason]}` : over));
+  setText($("third-sub"), stale ?? (gap ? `No decision this second: ${gapText(record)}` : over));
+}
+
+function showNoProgramme(third, names, signals) {
+  third.hidden = false;
+  third.dataset.gap = third.dataset.stale = false;
+  const began = signals.filter(({ signal }) => names.includes(signal)).map(({ since }) => Date.parse(since));
+  const since = began.length ? ` since ${clock(Math.min(...began))}` : "";
+  setText($("third-probability"), "");
+  setText($("third-title"), "No programme");
+  setText($("third-sub"), capital(names.map((name) => SIGNALS[name]).join(", ")) + since);
 }
 
 export class Modalities {
@@ -161,7 +183,7 @@ export class Modalities {
 
   show(record) {
     const second = record?.type === "second" ? record : null;
-    setText($("why"), second ? whyText(second) : record ? `no decision: ${GAPS[record.reason]}` : "no decision yet");
+    setText($("why"), second ? whyText(second) : record ? `no decision: ${gapText(record)}` : "no decision yet");
     for (const [name, { card, label, score, votes }] of this.#cards) {
       const said = second?.modalities[name];
       const missing = !said || said.absent !== undefined;
@@ -299,6 +321,8 @@ const INCIDENTS = {
   "clock-plausible": () => "Clock of the source is plausible again",
   "format-changed": (i) => `${capital(TRACKS[i.track])} changed format`,
   "run-started": (i) => RUNS[i.cause],
+  "signal-began": (i) => `${capital(SIGNALS[i.signal])} began`,
+  "signal-ended": (i) => `${capital(SIGNALS[i.signal])} ended`,
 };
 
 // Recent events and incidents of a live source, newest first.
@@ -323,7 +347,8 @@ function eventRow(event, live) {
   paint(row, event.class);
   const when = event.wall && live ? clock(Date.parse(event.wall.time)) : duration(event.index);
   const what = `${titleOf(event.class)} ${event.kind === "onset" ? "on" : "off"}`;
-  row.append(make("time", "", when), make("i"), make("span", "what", what), make("span", "how", percent(event.probability)));
+  const how = event.reason ? GAPS[event.reason] : percent(event.probability);
+  row.append(make("time", "", when), make("i"), make("span", "what", what), make("span", "how", how));
   return row;
 }
 
@@ -331,9 +356,15 @@ function incidentRow(incident) {
   const row = make("li");
   row.dataset.kind = "incident";
   const what = (INCIDENTS[incident.incident] ?? (() => incident.incident))(incident);
-  const silent = incident.since ? duration((Date.parse(incident.at) - Date.parse(incident.since)) / 1000) : "";
+  const over = incident.incident !== "signal-began" && incident.since;
+  const silent = over ? duration((Date.parse(incident.at) - Date.parse(incident.since)) / 1000) : "";
   row.append(make("time", "", clock(Date.parse(incident.at))), make("i"), make("span", "what", what), make("span", "how", silent));
   return row;
+}
+
+function topText({ top, signal }) {
+  if (top) return `${titleOf(top.label)} ${percent(top.probability)}`;
+  return signal.some(({ signal }) => signal !== "silence") ? GAPS["no-programme"] : "no decision yet";
 }
 
 // The stream switcher, if there are several streams.
@@ -355,7 +386,7 @@ export function showStreams(streams, current) {
     link.setAttribute("aria-current", stream.id === current);
     setText(name, stream.settings?.label ?? stream.id);
     setText(state, words[stream.state] ?? stream.state);
-    setText(top, stream.top ? `${titleOf(stream.top.label)} ${percent(stream.top.probability)}` : "no decision yet");
+    setText(top, topText(stream));
     if (stream.top) dot.style.setProperty("--class", colourOf(stream.top.label).fill);
     else dot.style.removeProperty("--class");
   });

@@ -56,7 +56,7 @@ fn a_stalled_sink_delays_no_decision_of_a_live_stream() {
     // More than a minute of 64 streams.
     let seconds = QUEUE as u64 + 10;
     for index in 0..seconds {
-        let outcome = SecondOutcome::Gap(Gap { run: RunId(0), index, reason: GapReason::NoMedia });
+        let outcome = SecondOutcome::Gap(Gap::new(RunId(0), index, GapReason::NoMedia));
         decided_to.send(Decided { queue, item: DecidedItem::Outcome { outcome, backlog: 0 } }).unwrap();
     }
     decided_to.send(Decided { queue, item: DecidedItem::News(ClipOutput::Ended(End::Finished)) }).unwrap();

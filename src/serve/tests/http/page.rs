@@ -7,22 +7,36 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::support::{PastClock, Script, Server, Shot, add, afternoon, court, feed, new_hub, stamp, step};
+use crate::support::{PastClock, Script, Server, Shot, add, afternoon, classes, court, feed, new_hub, stamp, step};
 use crate::webdriver::Browser;
-use touchline_core::clip::GapReason;
+use touchline_core::clip::{Gap, GapReason};
+use touchline_core::decision::{SecondOutcome, WindowEstimate};
 
 use touchline_core::cause::Cause;
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Track, Tracks};
 use touchline_core::labels::Modality;
-use touchline_core::time::RunId;
+use touchline_core::signal::{Signal, Signals};
+use touchline_core::time::{Pts, RunId};
 use touchline_serve::publish::access::{AccessConfig, TokenSource};
 use touchline_serve::publish::hub::{Hub, StreamHandle};
-use touchline_serve::publish::record::StreamState;
+use touchline_serve::publish::record::{Published, StreamState};
 use touchline_serve::publish::serve::Limits;
 
 /// One browser at a time: several would starve each other on a small machine.
 static ONE: Mutex<()> = Mutex::new(());
+
+/// A second of colour bars.
+fn no_programme(index: u64) -> Published {
+    let signals = Signals::NONE.with(Signal::Bars);
+    Published {
+        outcome: SecondOutcome::Gap(Gap { signals, ..Gap::new(RunId(0), index, GapReason::NoProgramme) }),
+        estimate: WindowEstimate::empty(classes().len()),
+        events: Vec::new(),
+        latency_ns: None,
+        backlog: 0,
+    }
+}
 
 fn screenshots() -> PathBuf {
     let folder = std::env::var_os("TOUCHLINE_SCREENSHOTS")
@@ -265,6 +279,24 @@ fn problems_are_shown_with_advice() {
     assert_eq!(browser.text("#events li .how"), "1:05");
     cam.incident(Incident::TrackRecovered { track, silent_ns });
     browser.wait("the end of the stall", "return document.getElementById('notice').hidden");
+    let (began, lasted_ns) = (Pts(0), 125_000_000_000);
+    cam.incident(Incident::SignalBegan { signal: Signal::Silence, began, lasted_ns });
+    browser
+        .wait("the silence", "return document.getElementById('notice-title').textContent.startsWith('Silence since ')");
+    cam.incident(Incident::SignalEnded { signal: Signal::Silence, began, lasted_ns });
+    browser.wait("sound", "return document.getElementById('notice').hidden");
+    cam.incident(Incident::SignalBegan { signal: Signal::Bars, began, lasted_ns });
+    cam.publish(&no_programme(700));
+    browser.wait("the bars", "return document.getElementById('third-title').textContent === 'No programme'");
+    assert!(browser.text("#third-sub").starts_with("Colour bars since "), "{}", browser.text("#third-sub"));
+    assert_eq!(browser.text("#why"), "no decision: no programme: colour bars");
+    assert_eq!(browser.text("#events li .what"), "Colour bars began");
+    browser.wait("the title", "return document.title.startsWith('No programme · court-1')");
+    browser.screenshot(&screenshots().join("no-programme.png"));
+    cam.incident(Incident::SignalEnded { signal: Signal::Bars, began, lasted_ns });
+    feed(&cam, &clock, &afternoon()[..2]);
+    browser.wait("a programme", "return document.getElementById('third-title').textContent === 'Tennis'");
+    assert_eq!(browser.text("#events li .what"), "Colour bars ended");
     cam.run_started(RunId(1), Some(Discontinuity::Playlist));
     browser
         .wait("the break", "return document.querySelector('#events li .what').textContent === 'Break in the playlist'");

@@ -195,7 +195,7 @@ impl Script {
                 return None;
             }
             Shot::Gap(reason) => {
-                let outcome = SecondOutcome::Gap(Gap { run: RunId(self.run), index: self.index, reason });
+                let outcome = SecondOutcome::Gap(Gap::new(RunId(self.run), self.index, reason));
                 return Some(self.publish(outcome, None, if reason == GapReason::Overload { 2 } else { 0 }));
             }
         };
@@ -261,8 +261,14 @@ impl Script {
         let best = |a: &usize, b: &usize| share[*a].total_cmp(&share[*b]).then(mean[*a].total_cmp(&mean[*b]));
         let label = ClassId((0..share.len()).max_by(best).unwrap() as u16);
         let (run, index) = (outcome.run(), outcome.index());
-        let event =
-            |kind, class: ClassId, mean: &[f32]| Event { kind, class, run, index, probability: mean[class.index()] };
+        let event = |kind, class: ClassId, mean: &[f32]| Event {
+            kind,
+            class,
+            run,
+            index,
+            probability: mean[class.index()],
+            reason: None,
+        };
         let mut events = Vec::new();
         if let Some(on) = self.on.filter(|on| mean[on.index()] < 0.35) {
             events.push(event(EventKind::Offset, on, &mean));

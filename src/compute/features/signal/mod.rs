@@ -1,0 +1,198 @@
+//! Test bars, black, freeze and silence, found in the frames and samples of seconds.
+//!
+//! | signal | condition | as |
+//! |---|---|---|
+//! | bars | the picture is colour bars ([`bars`]) | |
+//! | black | enough of the pixels have a low luminance ([`picture`]) | FFmpeg's `blackdetect` |
+//! | freeze | the picture equals the one with which the freeze began, but for noise ([`picture`]) | `freezedetect` |
+//! | silence | no sample is louder than a level | `silencedetect` |
+//!
+//! A [`SignalDetector`] sees the seconds of one stream in order. It looks at the frames that were sampled for the models, so times
+//! are exact to the distance of these frames: a condition that holds in the first frame of a second began with the second. A
+//! second has a signal when the condition holds in all of it and has lasted for the hold time at its end. Bars and black are no
+//! freeze, for they stand still by nature.
+//!
+//! A second without frames or sound says nothing about them. A condition goes on after such seconds, unless they last longer than
+//! two seconds.
+//!
+//! There is one channel of sound here, the mean of all: two channels that cancel each other are silent.
+
+pub mod bars;
+mod config;
+mod hold;
+pub mod picture;
+#[cfg(test)]
+mod tests;
+
+use touchline_core::clip::ClipSecond;
+use touchline_core::frame::Frame;
+use touchline_core::incident::Incident;
+use touchline_core::signal::{Signal, Signals};
+use touchline_core::time::{NANOS_PER_SECOND, Pts};
+
+use bars::BarsDetector;
+pub use config::SignalConfig;
+use hold::Hold;
+use picture::{BlackLevel, FreezeNoise};
+
+/// How long frames or sound may be missing within a condition, ns.
+const BRIDGE_NS: u64 = 2 * NANOS_PER_SECOND;
+
+/// Finds the signals of one stream. In the steady state it allocates nothing but the incidents it reports.
+#[derive(Debug)]
+pub struct SignalDetector {
+    config: SignalConfig,
+    black_level: BlackLevel,
+    noise: FreezeNoise,
+    /// Greatest absolute sample value of silence.
+    silence_level: f32,
+    bars_of: BarsDetector,
+    bars: Hold,
+    black: Hold,
+    freeze: Hold,
+    silence: Hold,
+    /// The frame with which a freeze began or would begin, and when.
+    reference: Option<(Frame, Pts)>,
+    /// End of the last second with frames.
+    seen_until: Pts,
+    /// End of the last second with sound.
+    heard_until: Pts,
+}
+
+impl SignalDetector {
+    /// A detector for one stream. `config` must be valid.
+    pub fn new(config: SignalConfig) -> Self {
+        let hold =
+            |signal: Signal| Hold::new(signal, u64::try_from(config.hold(signal).as_nanos()).unwrap_or(u64::MAX));
+        Self {
+            black_level: BlackLevel::new(config.black_luma, config.black_share),
+            noise: FreezeNoise::new(config.freeze_db),
+            silence_level: 10f32.powf(config.silence_db / 20.0),
+            bars_of: BarsDetector::default(),
+            bars: hold(Signal::Bars),
+            black: hold(Signal::Black),
+            freeze: hold(Signal::Freeze),
+            silence: hold(Signal::Silence),
+            reference: None,
+            seen_until: Pts(0),
+            heard_until: Pts(0),
+            config,
+        }
+    }
+
+    /// Looks at the next second of the run. Returns its signals, and appends what began or ended.
+    pub fn second(&mut self, second: &ClipSecond, incidents: &mut Vec<Incident>) -> Signals {
+        self.parts(second.index, &second.frames, second.audio.as_deref(), incidents)
+    }
+
+    /// A second of the run without frames and sound.
+    pub fn gap(&mut self, index: u64, incidents: &mut Vec<Incident>) {
+        self.parts(index, &[], None, incidents);
+    }
+
+    /// The run is over: every condition ends, for nothing is known about the time until the next run.
+    pub fn finish(&mut self, incidents: &mut Vec<Incident>) {
+        self.end_pictures(incidents);
+        self.silence.end(self.heard_until, incidents);
+        (self.seen_until, self.heard_until) = (Pts(0), Pts(0));
+    }
+
+    fn parts(&mut self, index: u64, frames: &[Frame], audio: Option<&[f32]>, incidents: &mut Vec<Incident>) -> Signals {
+        let (start, end) = (Pts::from_second(index), Pts::from_second(index + 1));
+        let mut signals = Signals::NONE;
+        if frames.is_empty() {
+            if end.0.saturating_sub(self.seen_until.0) > BRIDGE_NS {
+                self.end_pictures(incidents);
+            }
+        } else {
+            signals = self.pictures(start, end, frames, incidents);
+            self.seen_until = end;
+        }
+        match audio.filter(|samples| !samples.is_empty()) {
+            None if end.0.saturating_sub(self.heard_until.0) > BRIDGE_NS => {
+                self.silence.end(self.heard_until, incidents)
+            }
+            None => {}
+            Some(samples) => {
+                let is_silent = !self.config.off.contains(Signal::Silence) && self.sound(start, samples, incidents);
+                if is_silent && self.silence.has_lasted(end, incidents) {
+                    signals.insert(Signal::Silence);
+                }
+                self.heard_until = end;
+            }
+        }
+        signals
+    }
+
+    fn end_pictures(&mut self, incidents: &mut Vec<Incident>) {
+        for hold in [&mut self.bars, &mut self.black, &mut self.freeze] {
+            hold.end(self.seen_until, incidents);
+        }
+        self.reference = None;
+    }
+
+    fn pictures(&mut self, start: Pts, end: Pts, frames: &[Frame], incidents: &mut Vec<Incident>) -> Signals {
+        let off = self.config.off;
+        // In all frames so far.
+        let (mut bars, mut black, mut freeze) = (true, true, true);
+        for (n, frame) in frames.iter().enumerate() {
+            let at = if n == 0 { start } else { frame.pts };
+            let view = frame.view();
+            let is_black = !off.contains(Signal::Black) && self.black_level.is_black(view);
+            let is_bars = !is_black && !off.contains(Signal::Bars) && self.bars_of.is_bars(view);
+            self.black.observe(is_black, at, incidents);
+            self.bars.observe(is_bars, at, incidents);
+            let is_frozen = if is_black || is_bars || off.contains(Signal::Freeze) {
+                self.freeze.end(at, incidents);
+                self.reference = None;
+                false
+            } else {
+                self.is_frozen(frame, at, incidents)
+            };
+            (bars, black, freeze) = (bars && is_bars, black && is_black, freeze && is_frozen);
+        }
+        let held = [
+            (Signal::Bars, &mut self.bars, bars),
+            (Signal::Black, &mut self.black, black),
+            (Signal::Freeze, &mut self.freeze, freeze),
+        ];
+        let lasted = held.into_iter().filter_map(|(signal, hold, is_throughout)| {
+            let has_lasted = hold.has_lasted(end, incidents);
+            (has_lasted && is_throughout).then_some(signal)
+        });
+        lasted.collect()
+    }
+
+    /// Whether the frame stands still: it equals the reference. Otherwise it becomes the reference.
+    fn is_frozen(&mut self, frame: &Frame, at: Pts, incidents: &mut Vec<Incident>) -> bool {
+        if let Some((reference, began)) = &self.reference
+            && self.noise.is_same(reference.view(), frame.view())
+        {
+            self.freeze.observe_since(*began);
+            return true;
+        }
+        self.freeze.end(at, incidents);
+        self.reference = Some((frame.clone(), at));
+        false
+    }
+
+    /// Whether all samples of a second are silent.
+    fn sound(&mut self, start: Pts, samples: &[f32], incidents: &mut Vec<Incident>) -> bool {
+        let level = self.silence_level;
+        let is_silent = |sample: &f32| sample.abs() < level;
+        if samples.iter().all(is_silent) {
+            self.silence.observe(true, start, incidents);
+            return true;
+        }
+        let rate = samples.len() as u64;
+        let mut holds = self.silence.holds();
+        for (n, sample) in samples.iter().enumerate() {
+            if is_silent(sample) != holds || n == 0 {
+                holds = is_silent(sample);
+                let at = start.plus(n as u64 * NANOS_PER_SECOND / rate);
+                self.silence.observe(holds, at, incidents);
+            }
+        }
+        false
+    }
+}
