@@ -31,6 +31,9 @@ use touchline_serve::publish::jsonl::{JsonlWriter, hold_pipe};
 use touchline_serve::publish::record::Recorder;
 use touchline_serve::workers::{DecidedItem, Workers};
 
+/// The label of a recording of which the models are not sure enough.
+const UNKNOWN: &str = "unknown";
+
 /// Still pictures, by extension: one second with RGB only.
 const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
@@ -51,7 +54,8 @@ pub struct ScoreArgs {
     /// Write one JSON object per second and per event to this file; "-" is standard output.
     #[arg(long, value_name = "FILE|-")]
     jsonl: Option<PathBuf>,
-    /// Write a CSV with one row per file: path, label, probability, seconds, gaps, state (whole, cut-off, damaged, failed).
+    /// Write a CSV with one row per file: path, label (or unknown), probability, seconds, gaps, state (whole, cut-off,
+    /// damaged, failed), best guess where the label is unknown.
     #[arg(long, value_name = "FILE.csv")]
     summary: Option<PathBuf>,
     #[command(flatten)]
@@ -66,6 +70,8 @@ pub struct ScoreArgs {
 /// The result of one file.
 struct Labelled {
     label: Option<(String, f32)>,
+    /// The best guess, where the label is unknown.
+    guess: Option<String>,
     seconds: u32,
     gaps: u32,
     state: FileState,
@@ -128,6 +134,9 @@ pub fn score(args: ScoreArgs) -> Result<()> {
                     let label = labelled.label.as_ref().map_or("-".to_owned(), |(l, p)| format!("{l}\t{p:.3}"));
                     let mut line =
                         format!("{}\t{label}\t{} s\t{} gaps", path.display(), labelled.seconds, labelled.gaps);
+                    if let Some(guess) = &labelled.guess {
+                        line.push_str(&format!("\tbest guess {guess}"));
+                    }
                     if labelled.state != FileState::Whole {
                         line.push('\t');
                         line.push_str(labelled.state.as_str());
@@ -281,12 +290,17 @@ impl Scorer {
                         return Err(Error::source_failure(kind, name, cause, advice));
                     }
                     let label = video.label().map(|l| (self.classes.name(l.label).to_owned(), l.probability));
+                    let is_unknown = label.as_ref().is_some_and(|(_, p)| *p < self.workers.pack().known_from());
+                    let (label, guess) = match label {
+                        Some((guess, p)) if is_unknown => (Some((UNKNOWN.to_owned(), p)), Some(guess)),
+                        label => (label, None),
+                    };
                     let state = match truncation::cut_off(path) {
                         Some(how) => FileState::CutOff(how),
                         None if self.counters.damage() > damage_before => FileState::Damaged,
                         None => FileState::Whole,
                     };
-                    return Ok(Labelled { label, seconds: video.seconds(), gaps: video.gaps(), state });
+                    return Ok(Labelled { label, guess, seconds: video.seconds(), gaps: video.gaps(), state });
                 }
                 DecidedItem::News(_) => {}
             }
@@ -330,7 +344,7 @@ impl Summary {
         let _held = hold_pipe(path)?;
         let writer = csv::Writer::from_path(path).map_err(|e| unwritable(&place, &e))?;
         let mut summary = Self { writer, place };
-        summary.record(["path", "label", "probability", "seconds", "gaps", "state"])?;
+        summary.record(["path", "label", "probability", "seconds", "gaps", "state", "guess"])?;
         Ok(summary)
     }
 
@@ -347,6 +361,7 @@ impl Summary {
             seconds.as_str(),
             gaps.as_str(),
             labelled.state.as_str(),
+            labelled.guess.as_deref().unwrap_or_default(),
         ])
     }
 
@@ -359,10 +374,10 @@ impl Summary {
         } else {
             "failed"
         };
-        self.record([path.to_string_lossy().as_ref(), "", "", "0", "0", state])
+        self.record([path.to_string_lossy().as_ref(), "", "", "0", "0", state, ""])
     }
 
-    fn record(&mut self, fields: [&str; 6]) -> Result<()> {
+    fn record(&mut self, fields: [&str; 7]) -> Result<()> {
         self.writer.write_record(fields).map_err(|e| unwritable(&self.place, &e))?;
         self.writer.flush().map_err(|e| unwritable(&self.place, &e))
     }

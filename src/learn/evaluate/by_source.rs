@@ -84,6 +84,7 @@ pub fn report(kind: Kind, predictor: Predictor, samples: &Samples, classes: &Cla
         mean_over_classes,
         log_loss,
         other_called_a_sport: other.map(|other| 1.0 - other.recall),
+        answered: None,
         classes: per_class,
     }
 }

@@ -24,6 +24,7 @@ pub(super) mod table;
 pub(crate) mod temperature;
 #[cfg(test)]
 mod tests;
+pub mod unknown;
 mod wrong;
 
 use std::collections::BTreeSet;
@@ -37,9 +38,10 @@ use self::result::{
 use self::scores::{ScoreTable, SoftSecond};
 use self::stacking::Stacking;
 use self::table::fit_table;
+use self::unknown::Answers;
 use crate::dataset::Kind;
 use crate::dataset::split::Side;
-use touchline_compute::models::pack::Pack;
+use touchline_compute::models::pack::{Pack, Unknown};
 use touchline_core::decision::PerModality;
 use touchline_core::fusion::FusionTable;
 use touchline_core::labels::{ClassId, Modality};
@@ -60,6 +62,8 @@ pub struct Deciders {
     pub temperatures: PerModality<f32>,
     /// The class-to-modality table.
     pub fusion: FusionTable,
+    /// Least probability of an answer.
+    pub known_from: f32,
 }
 
 impl Deciders {
@@ -70,6 +74,7 @@ impl Deciders {
             weights_sha256: pack.weights_sha256(),
             temperatures: PerModality::of(|m| pack.model(m).map_or(1.0, |model| model.temperature)),
             fusion: pack.fusion.clone(),
+            known_from: pack.known_from(),
         }
     }
 }
@@ -81,6 +86,8 @@ pub struct Fitted {
     pub temperatures: PerModality<f32>,
     /// The class-to-modality table.
     pub fusion: FusionTable,
+    /// When the answer is unknown; `None` without recordings and frames.
+    pub unknown: Option<Unknown>,
     /// The seconds of validation at these temperatures.
     pub soft: Vec<SoftSecond>,
 }
@@ -93,7 +100,8 @@ pub fn fit(validation: &ScoreTable) -> Fitted {
     let temperatures = validation.fit_temperatures();
     let soft = validation.soften(&temperatures);
     let fusion = fit_table(&soft, &validation.modalities(), validation.classes.len());
-    Fitted { temperatures, fusion, soft }
+    let items = by_source::item_samples(&soft, &Judge::Table(&fusion), validation.classes.len(), &validation.groups());
+    Fitted { temperatures, fusion, unknown: unknown::fit(&items), soft }
 }
 
 /// Description of the measured side, and the seed.
@@ -204,7 +212,13 @@ impl Work<'_> {
         let of = |judge: &Judge| {
             let by_kind = by_source::item_samples(soft, judge, classes.len(), &self.groups);
             let report = |(kind, samples): (Kind, Samples)| {
-                by_source::report(kind, judge.predictor(), &samples, classes, self.seed)
+                let mut report = by_source::report(kind, judge.predictor(), &samples, classes, self.seed);
+                if matches!(judge, Judge::Table(_)) {
+                    let mut answers = Answers::default();
+                    answers.add(&samples, self.deciders.known_from);
+                    report.answered = Some(answers.shares());
+                }
+                report
             };
             by_kind.into_iter().map(report).collect::<Vec<_>>()
         };

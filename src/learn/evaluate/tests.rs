@@ -30,7 +30,7 @@ fn generated(groups: usize, seed: u64) -> ScoreTable {
 
 fn deciders(validation: &ScoreTable) -> Deciders {
     let Fitted { temperatures, fusion, .. } = fit(validation);
-    Deciders { pack: "hand".into(), weights_sha256: "0".into(), temperatures, fusion }
+    Deciders { pack: "hand".into(), weights_sha256: "0".into(), temperatures, fusion, known_from: 0.0 }
 }
 
 fn settings() -> Settings {

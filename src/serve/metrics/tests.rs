@@ -109,7 +109,7 @@ fn filled() -> Metrics {
     stream.state("waiting", Some(Cause::ServerError), 1_700_000_000_500_000_000, Some(1_700_000_004_500_000_000));
     stream.tracks(Tracks { video: true, audio: true });
     stream.incident(&Incident::TrackStalled { track: Track::Audio, silent_ns: 5_000_000_000 });
-    stream.classified(Modality::Audio, 1_700_000_000_500_000_000);
+    stream.classified(Modality::Audio, true, 1_700_000_000_500_000_000);
     stream.gapped(GapReason::Overload);
     stream.gapped(GapReason::Overload);
     stream.source(&CounterValues::default(), &counter_values());
@@ -122,6 +122,7 @@ fn filled() -> Metrics {
         label: ClassId(0),
         seconds: 8,
         gaps: 2,
+        known_from: 0.8,
     });
     stream.reconnected(1);
     stream.backlog(4);
@@ -228,8 +229,14 @@ fn an_empty_window_and_an_ended_stream_export_zeros() {
     let key = r#"touchline_class_probability{class="tennis",stream="court \"1\""}"#;
     stream.estimate_over();
     assert_eq!(samples(&metrics.encode())[key], 0.0);
-    let mut nothing =
-        WindowEstimate { share: vec![0.0; 3], mean: vec![0.9, 0.1, 0.0], label: ClassId(0), seconds: 1, gaps: 9 };
+    let mut nothing = WindowEstimate {
+        share: vec![0.0; 3],
+        mean: vec![0.9, 0.1, 0.0],
+        label: ClassId(0),
+        seconds: 1,
+        gaps: 9,
+        known_from: 0.0,
+    };
     stream.estimate(&nothing);
     assert!(samples(&metrics.encode())[key] > 0.8);
     nothing.seconds = 0;
