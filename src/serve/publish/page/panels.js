@@ -263,7 +263,7 @@ export class Bars {
   show(record) {
     const mean = record?.window.mean;
     const top = record?.window.label ?? null;
-    if (mean) this.#sort(mean, top);
+    if (mean && top !== null) this.#sort(mean, top);
     for (const [id, { row, value }] of this.#rows) {
       const p = mean?.[id] ?? 0;
       const now = record?.type === "second" ? record.probabilities[id] : null;
