@@ -155,6 +155,8 @@ fn every_recorded_value_is_exported() {
     let samples = samples(&text);
     for (key, value) in [
         (r#"touchline_seconds_classified_total{stream="court \"1\""}"#, 1.0),
+        (r#"touchline_seconds_unknown_total{stream="court \"1\""}"#, 1.0),
+        (r#"touchline_estimate_unknown{stream="court \"1\""}"#, 1.0),
         (r#"touchline_seconds_gapped_total{reason="overload",stream="court \"1\""}"#, 2.0),
         (r#"touchline_seconds_gapped_total{reason="compute",stream="court \"1\""}"#, 0.0),
         (r#"touchline_class_probability{class="tennis",stream="court \"1\""}"#, 0.75),
@@ -214,7 +216,7 @@ fn every_family_has_a_type_a_help_text_and_a_valid_name() {
     let text = filled().encode();
     let types: HashMap<&str, &str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
-    assert_eq!(types.len(), 46 + PROCESS_FAMILIES, "{types:?}");
+    assert_eq!(types.len(), 50 + PROCESS_FAMILIES, "{types:?}");
     for (name, kind) in &types {
         assert!(name.starts_with("touchline_") || name.starts_with("process_"), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");

@@ -6,7 +6,7 @@ use touchline_core::cause::Cause;
 use touchline_core::clip::GapReason;
 use touchline_core::decision::{DecisionReason, EventKind, EventReason};
 use touchline_core::item::{Discontinuity, Track};
-use touchline_core::signal::{Signal, Signals};
+use touchline_core::signal::Signal;
 
 fn recorder(pace: Pace) -> Recorder {
     Recorder::new("court-1", Arc::new(classes()), pace)
@@ -50,7 +50,7 @@ fn all_records() -> Vec<String> {
     }
     let mut bars = gap(9, GapReason::NoProgramme);
     if let SecondOutcome::Gap(gap) = &mut bars.outcome {
-        gap.signals = Signals::NONE.with(Signal::Bars).with(Signal::Silence);
+        gap.signals = Signal::ALL.into_iter().collect();
     }
     bars.events = with_events.events[1..].to_vec();
     bars.events[0].reason = Some(EventReason::NoProgramme);
