@@ -11,7 +11,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use crate::cli::Compute;
 use crate::cli::signal::SignalArgs;
 use touchline_media::options::{Isolation, VariantChoice};
-use touchline_serve::config::{BatchMax, BatchWaitMs, LatencyMs, MaxStreams, RtspTransport};
+use touchline_serve::config::{BatchMax, BatchWaitMs, LatencyMs, MaxHeight, MaxStreams, RtspTransport};
 
 #[derive(Clone, Debug, Args, Serialize)]
 #[command(
@@ -83,9 +83,9 @@ pub struct RunArgs {
     /// Variant of HLS sources to play: fit is the smallest with at least the lines that the pack uses [default: fit].
     #[arg(long, value_parser = named::<VariantChoice>(&VariantChoice::NAMES))]
     variant: Option<VariantChoice>,
-    /// Greatest height of HLS variants, in lines.
+    /// Greatest height of HLS variants, 1 to 8192 lines.
     #[arg(long, value_name = "LINES")]
-    max_height: Option<u32>,
+    max_height: Option<MaxHeight>,
     /// Language of HLS sound, as in de or pt-BR, when no sound is the default.
     #[arg(long, value_name = "LANGUAGE")]
     audio_language: Option<String>,
