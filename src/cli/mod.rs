@@ -13,6 +13,9 @@ mod score;
 mod signal;
 mod source_worker;
 mod train;
+mod vote;
+
+use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
@@ -23,7 +26,7 @@ use touchline_compute::models::pack::Pack;
 use touchline_compute::nn::fused::{Level, Precision};
 use touchline_core::error::{Error, Result};
 use touchline_serve::config as settings;
-use touchline_serve::config::{Doors, Key, PrecisionChoice};
+use touchline_serve::config::{Doors, Key, PrecisionChoice, Settings};
 
 /// Watches live sports broadcasts and reports every second which sport is on.
 #[derive(Debug, Parser)]
@@ -87,10 +90,10 @@ enum Command {
 /// Device and number format, for the commands that run models.
 #[derive(Clone, Debug, Args, Serialize)]
 struct Compute {
-    /// Number format of the models [default: auto]. bf16 needs half of f32's memory and, on processors with instructions for
-    /// it, about half the time. auto chooses bf16 on such processors, f16 on GPUs and f32 elsewhere. int8 runs on the CPU
-    /// only: it needs a quarter of f32's memory and, with AVX512_VNNI, about a quarter of the time; the pack must be
-    /// calibrated for it (touchline pack calibrate).
+    /// Number format of the models [default: auto] [env: TOUCHLINE_PRECISION]. bf16 needs half of f32's memory and, on
+    /// processors with instructions for it, about half the time. auto chooses bf16 on such processors, f16 on GPUs and f32
+    /// elsewhere. int8 runs on the CPU only: it needs a quarter of f32's memory and, with AVX512_VNNI, about a quarter of the
+    /// time; the pack must be calibrated for it (touchline pack calibrate).
     #[arg(long, value_parser = run::named::<PrecisionChoice>(&PrecisionChoice::NAMES))]
     precision: Option<PrecisionChoice>,
     /// Device that computes: auto (all GPUs, or the CPU if there are none), cpu, cuda:0, or several GPUs as in cuda:0,1
@@ -105,12 +108,27 @@ impl Compute {
     /// # Errors
     /// [`Error::Usage`] when the device does not have such numbers.
     fn place(&self, pack: &mut Pack) -> Result<()> {
-        let is_ours = |key: &Key| ["device", "precision"].contains(&key.path.as_str());
-        let (environment, problems) = settings::environment(|name| std::env::var_os(name), is_ours);
-        let doors = Doors { environment, problems, flags: settings::flags(self), ..Doors::default() };
-        let chosen = settings::settle(doors).map_err(|problems| settings::refused(&problems))?;
+        let chosen = settings_of(self, Self::has, |name| std::env::var_os(name))?;
         place(pack, chosen.precision, &chosen.device)
     }
+
+    fn has(key: &Key) -> bool {
+        ["device", "precision"].contains(&key.path.as_str())
+    }
+}
+
+/// Settings from `flags` and, for the keys that `is_ours` selects, from variables that `read` reads. All others are defaults.
+///
+/// # Errors
+/// [`Error::Usage`] naming the setting that cannot be used.
+fn settings_of(
+    flags: &impl Serialize,
+    is_ours: impl Fn(&Key) -> bool,
+    read: impl Fn(&str) -> Option<OsString>,
+) -> Result<Settings> {
+    let (environment, problems) = settings::environment(read, is_ours);
+    let doors = Doors { environment, problems, flags: settings::flags(flags), ..Doors::default() };
+    settings::settle(doors).map_err(|problems| settings::refused(&problems))
 }
 
 /// Tells the pack how its networks run.

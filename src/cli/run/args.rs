@@ -10,6 +10,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use crate::cli::Compute;
 use crate::cli::signal::SignalArgs;
+use crate::cli::vote::VoteArgs;
 use touchline_media::options::{Isolation, VariantChoice};
 use touchline_serve::config::{BatchMax, BatchWaitMs, LatencyMs, MaxHeight, MaxStreams, RtspTransport};
 
@@ -119,22 +120,6 @@ pub struct RunArgs {
         short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true"
     )]
     quiet: Option<bool>,
-}
-
-#[derive(Clone, Debug, Args, Serialize)]
-struct VoteArgs {
-    /// Length of the sliding vote, 1 to 600 seconds [default: 10].
-    #[arg(long = "vote-window", value_name = "SECONDS")]
-    window: Option<u32>,
-    /// Seconds between two estimates, at most --vote-window [default: 1].
-    #[arg(long = "vote-stride", value_name = "SECONDS")]
-    stride: Option<u32>,
-    /// A class comes on air at this mean probability [default: 0.6].
-    #[arg(long = "vote-onset", value_name = "PROBABILITY")]
-    onset: Option<f32>,
-    /// A class goes off air below this mean probability, at most --vote-onset [default: 0.4].
-    #[arg(long = "vote-offset", value_name = "PROBABILITY")]
-    offset: Option<f32>,
 }
 
 #[derive(Clone, Debug, Args, Serialize)]
