@@ -191,7 +191,7 @@ fn bounds_of(schema: &Value, prefix: &str, found: &mut BTreeMap<String, Value>) 
             bounds_of(property, &format!("{path}."), found);
         } else {
             let mut bounds = property.clone();
-            ["description", "default"].map(|text| bounds.as_object_mut().unwrap().remove(text));
+            bounds.as_object_mut().unwrap().retain(|name, _| name != "description" && name != "default");
             found.insert(path, bounds);
         }
     }
