@@ -1,18 +1,25 @@
 //! The command line: one file per subcommand.
 
+#[cfg(feature = "train")]
 mod adapt;
 mod config;
+#[cfg(feature = "train")]
 mod dataset;
 mod doctor;
+#[cfg(feature = "train")]
 mod evaluate;
 mod pack;
 mod progress;
+#[cfg(feature = "train")]
 mod report;
 mod run;
 mod score;
 mod signal;
 mod source_worker;
+#[cfg(feature = "train")]
 mod train;
+#[cfg(feature = "train")]
+mod training;
 mod vote;
 
 use std::ffi::OsString;
@@ -70,18 +77,11 @@ enum Command {
     Config(config::ConfigArgs),
     /// Report what this machine lacks (plugins, weights, GPU) and how to install it.
     Doctor(doctor::DoctorArgs),
-    /// Build a dataset for training: cut recordings into seconds, split them by source, count them.
-    Dataset(dataset::DatasetArgs),
     /// Build, calibrate or inspect a model pack, or import weights into one.
     Pack(pack::PackArgs),
-    /// Train the model of one modality, or of all three, on a dataset.
-    Train(train::TrainArgs),
-    /// Evaluate a pack on held-out data of a dataset: by second and recording, each modality, fusion, calibration.
-    Evaluate(evaluate::EvaluateArgs),
-    /// Teach a pack a channel from a few labelled minutes of it. Takes a minute or two.
-    Adapt(adapt::AdaptArgs),
-    /// Write the report of a training run or an evaluation again, as one HTML file.
-    Report(report::ReportArgs),
+    #[cfg(feature = "train")]
+    #[command(flatten)]
+    Training(training::TrainingCommand),
     /// Receives and decodes one source, in a process of its own.
     #[command(name = touchline_media::worker::SUBCOMMAND, hide = true)]
     SourceWorker(source_worker::SourceWorkerArgs),
@@ -103,6 +103,7 @@ struct Compute {
 }
 
 impl Compute {
+    #[cfg(feature = "train")]
     /// Tells the pack how its networks run: by the flags, or else the environment.
     ///
     /// # Errors
@@ -168,6 +169,7 @@ pub enum Memory {
     /// No special settings.
     AsItIs,
     /// It allocates and frees large blocks over and over, and ends.
+    #[cfg_attr(not(feature = "train"), expect(dead_code, reason = "only training does so"))]
     Keep,
     /// It runs for weeks, beside other programs.
     FewHeaps,
@@ -177,7 +179,8 @@ impl Cli {
     /// How the command uses memory.
     pub fn memory(&self) -> Memory {
         match self.command {
-            Command::Train(_) => Memory::Keep,
+            #[cfg(feature = "train")]
+            Command::Training(training::TrainingCommand::Train(_)) => Memory::Keep,
             Command::Run(_) => Memory::FewHeaps,
             _ => Memory::AsItIs,
         }
@@ -198,12 +201,9 @@ impl Cli {
             Command::Score(args) => score::score(args),
             Command::Config(args) => config::config(args),
             Command::Doctor(args) => doctor::doctor(&args),
-            Command::Dataset(args) => dataset::dataset(args),
             Command::Pack(args) => pack::pack(args),
-            Command::Train(args) => train::train(args),
-            Command::Evaluate(args) => evaluate::evaluate(args),
-            Command::Adapt(args) => adapt::adapt(args),
-            Command::Report(args) => report::report(&args),
+            #[cfg(feature = "train")]
+            Command::Training(command) => command.execute(),
             Command::SourceWorker(args) => source_worker::source_worker(&args),
         }
     }
