@@ -49,7 +49,8 @@ pub fn config(args: ConfigArgs) -> Result<()> {
             let settings = settled(Doors { file: ConfigFile::read(&file)?, ..Doors::default() }, &name)?;
             let problems = settings.problems_at_start();
             if problems.is_empty() {
-                print(&format!("{name}: valid, {} streams\n", settings.streams.len()));
+                let count = settings.streams.len();
+                print(&format!("{name}: valid, {count} stream{}\n", if count == 1 { "" } else { "s" }));
                 return Ok(());
             }
             Err(report(&problems, &name))

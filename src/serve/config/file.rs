@@ -7,6 +7,7 @@ use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use super::keys::split;
 use super::layers::{Entry, Layer, Place, Problem, check_run, check_stream};
 use super::raw::{Keys, RUN_KEYS, STREAM, STREAM_KEYS};
 use touchline_core::error::{Error, Result};
@@ -166,24 +167,11 @@ impl Reader<'_> {
 
 /// Says that there is no such key, and which one may be meant.
 fn unknown(path: &str, known: &Keys) -> String {
-    let (section, name) = path.rsplit_once('.').map_or(("", path), |(section, name)| (section, name));
-    let key_of = |path: &str| path.rsplit_once('.').map_or_else(|| path.to_owned(), |(_, name)| name.to_owned());
-    let is_in = |path: &str| path.rsplit_once('.').map_or("", |(section, _)| section) == section;
-    let names = known.keys.iter().map(|key| &key.path).chain(&known.sections);
-    // Half of a name is near to it as well: latency, latency_ms.
-    let is_part = |known: &str| name.len() > 3 && (known.starts_with(name) || name.starts_with(known));
-    let distance = |known: &str| if is_part(known) { 1 } else { strsim::damerau_levenshtein(name, known) };
-    let nearest = names
-        .map(|path| (distance(&key_of(path)), !is_in(path), path))
-        .filter(|(distance, ..)| *distance <= (name.chars().count() / 3).max(1))
-        .min();
-    match nearest {
-        Some((.., nearest)) => format!("unknown key {path}; did you mean {nearest}?"),
+    let (section, _) = split(path);
+    match known.nearest(path) {
+        Some(nearest) => format!("unknown key {path}; did you mean {nearest}?"),
         None if section.is_empty() => format!("unknown key {path}; `touchline config schema` lists all keys"),
-        None => {
-            let keys: Vec<String> = known.keys.iter().filter(|k| is_in(&k.path)).map(|k| key_of(&k.path)).collect();
-            format!("unknown key {path}; the keys of [{section}] are {}", keys.join(", "))
-        }
+        None => format!("unknown key {path}; the keys of [{section}] are {}", known.in_section(section).join(", ")),
     }
 }
 

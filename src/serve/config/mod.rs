@@ -12,6 +12,7 @@
 //! setting is a field of [`RawSettings`] and a flag in `cli/run/args.rs`; file, environment, schema and `config show` follow.
 
 mod file;
+mod keys;
 mod layers;
 mod raw;
 mod settings;
@@ -34,7 +35,9 @@ pub use raw::{
 };
 pub use settings::{Doors, Fixed, Settings, Stream, TlsFile, refused, settle};
 pub use touchline_media::guard::SourcesFile;
-pub use values::{BatchMax, BatchWaitMs, LatencyMs, Listen, MaxStreams, PrecisionChoice, RtspTransport, Shard};
+pub use values::{
+    BatchMax, BatchWaitMs, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard,
+};
 
 /// The pack that serves by default.
 pub const DEFAULT_PACK: &str = "weights/compact";
@@ -149,7 +152,7 @@ impl StreamFile {
             kind: self.kind,
             hls: HlsOptions {
                 variant: self.variant.unwrap_or_default(),
-                max_height: self.max_height,
+                max_height: self.max_height.map(MaxHeight::get),
                 audio_language: self.audio_language,
             },
             isolation: self.isolation,
