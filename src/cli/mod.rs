@@ -33,7 +33,7 @@ use touchline_compute::models::pack::Pack;
 use touchline_compute::nn::fused::{Level, Precision};
 use touchline_core::error::{Error, Result};
 use touchline_serve::config as settings;
-use touchline_serve::config::{Doors, Key, PrecisionChoice, Settings};
+use touchline_serve::config::{Key, PrecisionChoice, SettingSources, Settings};
 
 /// Watches live sports broadcasts and reports every second which sport is on.
 #[derive(Debug, Parser)]
@@ -128,7 +128,7 @@ fn settings_of(
     read: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Settings> {
     let (environment, problems) = settings::environment(read, is_ours);
-    let doors = Doors { environment, problems, flags: settings::flags(flags), ..Doors::default() };
+    let doors = SettingSources { environment, problems, flags: settings::flags(flags), ..SettingSources::default() };
     settings::settle(doors).map_err(|problems| settings::refused(&problems))
 }
 
@@ -165,24 +165,24 @@ fn place(pack: &mut Pack, precision: PrecisionChoice, device: &DeviceChoice) -> 
 
 /// How a command uses memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Memory {
+pub enum AllocatorProfile {
     /// No special settings.
-    AsItIs,
+    Default,
     /// It allocates and frees large blocks over and over, and ends.
     #[cfg_attr(not(feature = "train"), expect(dead_code, reason = "only training does so"))]
     Keep,
     /// It runs for weeks, beside other programs.
-    FewHeaps,
+    TwoArenas,
 }
 
 impl Cli {
     /// How the command uses memory.
-    pub fn memory(&self) -> Memory {
+    pub fn memory(&self) -> AllocatorProfile {
         match self.command {
             #[cfg(feature = "train")]
-            Command::Training(training::TrainingCommand::Train(_)) => Memory::Keep,
-            Command::Run(_) => Memory::FewHeaps,
-            _ => Memory::AsItIs,
+            Command::Training(training::TrainingCommand::Train(_)) => AllocatorProfile::Keep,
+            Command::Run(_) => AllocatorProfile::TwoArenas,
+            _ => AllocatorProfile::Default,
         }
     }
 

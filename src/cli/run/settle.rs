@@ -5,14 +5,16 @@ use std::path::Path;
 use super::RunArgs;
 use touchline_core::error::{Error, Result};
 use touchline_serve::config;
-use touchline_serve::config::{ConfigFile, Doors, Key, Listen, Problem, Settings, Shard, Stream, StreamSettings};
+use touchline_serve::config::{
+    ConfigFile, Key, Listen, Problem, SettingSources, Settings, Shard, Stream, StreamSettings,
+};
 use touchline_serve::run::Reading;
 
 /// Reads the file and the environment.
 ///
 /// # Errors
 /// [`Error::Usage`] when the file cannot be read.
-pub(in crate::cli) fn doors(args: &RunArgs) -> Result<Doors> {
+pub(in crate::cli) fn doors(args: &RunArgs) -> Result<SettingSources> {
     let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
     let (environment, problems) = config::environment(|name| std::env::var_os(name), |_: &Key| true);
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
@@ -23,7 +25,7 @@ pub(in crate::cli) fn doors(args: &RunArgs) -> Result<Doors> {
         let (id, uri) = split_name(given);
         (id.map(str::to_owned), uri.to_owned())
     });
-    Ok(Doors { file, environment, flags: config::flags(args), problems, named: named.collect() })
+    Ok(SettingSources { file, environment, flags: config::flags(args), problems, named: named.collect() })
 }
 
 /// The settings of a run.
@@ -46,7 +48,7 @@ pub(super) fn settle(args: &RunArgs) -> Result<Settings> {
 /// [`Error::Usage`] naming the setting that cannot be used.
 pub(super) fn read_again(args: &RunArgs, shard: Option<Shard>) -> Result<Reading> {
     // The file cannot change streams of the command line.
-    let doors = Doors { named: Vec::new(), ..doors(args)? };
+    let doors = SettingSources { named: Vec::new(), ..doors(args)? };
     let settings = config::settle(doors).map_err(|problems: Vec<Problem>| config::refused(&problems))?;
     Ok(Reading {
         vote: settings.vote,

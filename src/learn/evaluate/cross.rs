@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::by_source::{ByKind, item_samples, report};
 use super::calibration::{ece, reliability};
 use super::metrics::Samples;
-use super::predict::{Judge, clips, second_samples};
+use super::predict::{DecisionMethod, clips, second_samples};
 use super::result::{KindReport, Predictor};
 use super::scores::{RawSecond, ScoreTable, ScoredItem, SoftSecond};
 use super::stacking::Stacking;
@@ -108,13 +108,14 @@ impl Cross {
             let stacking = Stacking::fit(&others.0, &soft);
             let soft = own.0.soften(&temperatures);
             let groups: Vec<u32> = own.1.iter().map(|i| groups[*i]).collect();
-            let mut judges: Vec<Judge> = self.table.modalities().into_iter().map(Judge::Modality).collect();
-            judges.push(Judge::Table(&fusion));
-            judges.extend(stacking.as_ref().map(Judge::Learned));
+            let mut judges: Vec<DecisionMethod> =
+                self.table.modalities().into_iter().map(DecisionMethod::Modality).collect();
+            judges.push(DecisionMethod::Table(&fusion));
+            judges.extend(stacking.as_ref().map(DecisionMethod::Learned));
             for judge in &judges {
                 let by_kind = items.entry(judge.predictor()).or_default();
                 for (kind, samples) in item_samples(&soft, judge, classes.len(), &groups) {
-                    if matches!(judge, Judge::Table(_)) {
+                    if matches!(judge, DecisionMethod::Table(_)) {
                         let known_from = unknown.map_or(0.0, |unknown| unknown.below);
                         answers.entry(kind).or_default().add(&samples, known_from);
                     }

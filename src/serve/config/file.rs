@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::keys::split;
-use super::layers::{Entry, Layer, Place, Problem, check_run, check_stream};
+use super::layers::{Entry, Layer, Problem, ValueOrigin, check_run, check_stream};
 use super::raw::{Keys, RUN_KEYS, STREAM, STREAM_KEYS};
 use touchline_core::error::{Error, Result};
 
@@ -27,7 +27,7 @@ pub struct ConfigFile {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RawStream {
     /// Where the stream begins.
-    pub place: Place,
+    pub place: ValueOrigin,
     /// The values of the stream.
     pub values: Layer,
 }
@@ -78,9 +78,9 @@ type Check = fn(&str, &Value) -> Result<(), String>;
 type Name<'i> = Spanned<toml::de::DeString<'i>>;
 
 impl Reader<'_> {
-    fn place(&self, at: usize) -> Place {
+    fn place(&self, at: usize) -> ValueOrigin {
         let line = self.text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
-        Place::File { name: self.name.to_owned(), line }
+        ValueOrigin::File { name: self.name.to_owned(), line }
     }
 
     fn problem(&mut self, at: usize, key: &str, text: String) {
@@ -90,7 +90,7 @@ impl Reader<'_> {
 
     fn in_order(mut self) -> Vec<Problem> {
         self.problems.sort_by_key(|problem| match problem.place {
-            Place::File { line, .. } => line,
+            ValueOrigin::File { line, .. } => line,
             _ => 0,
         });
         self.problems

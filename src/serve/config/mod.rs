@@ -29,11 +29,11 @@ use touchline_core::error::{Error, Result};
 use touchline_media::options::{HlsOptions, Isolation, SourceKind};
 
 pub use file::{ConfigFile, RawStream};
-pub use layers::{Entry, Layer, Place, Problem, default_layer, environment, flags, misspelt};
+pub use layers::{Entry, Layer, Problem, ValueOrigin, default_layer, environment, flags, misspelt};
 pub use raw::{
     AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, STREAM_KEYS, SignalFile, StreamFile, VoteFile, defaults, schema,
 };
-pub use settings::{Doors, Fixed, Settings, Stream, TlsFile, refused, settle};
+pub use settings::{Fixed, SettingSources, Settings, Stream, TlsFile, refused, settle};
 pub use touchline_media::guard::SourcesFile;
 pub use values::{
     BatchMax, BatchWaitMs, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard,

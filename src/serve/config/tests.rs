@@ -62,17 +62,17 @@ fn only_source_settings_require_reopening() {
 
 /// The settings of a file, overridden by variables and flags.
 fn settled(text: &str, environment: &[(&str, Value)], flags: &[(&str, Value)]) -> Result<Settings, Vec<String>> {
-    let layer = |values: &[(&str, Value)], place: fn(String) -> Place| -> Layer {
+    let layer = |values: &[(&str, Value)], place: fn(String) -> ValueOrigin| -> Layer {
         let entry = |(key, value): &(&str, Value)| {
             ((*key).to_owned(), Entry { value: value.clone(), place: place((*key).to_owned()) })
         };
         values.iter().map(entry).collect()
     };
-    let doors = Doors {
+    let doors = SettingSources {
         file: ConfigFile::parse(text, "t.toml"),
-        environment: layer(environment, Place::Environment),
-        flags: layer(flags, Place::Flag),
-        ..Doors::default()
+        environment: layer(environment, ValueOrigin::Environment),
+        flags: layer(flags, ValueOrigin::Flag),
+        ..SettingSources::default()
     };
     settle(doors).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
@@ -147,14 +147,15 @@ fn the_shipped_configurations_are_valid() {
     for name in ["container", "systemd", "kubernetes/base"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(name).join("touchline.toml");
         let file = ConfigFile::read(&path).unwrap();
-        let settings = settle(Doors { file, ..Doors::default() }).unwrap_or_else(|e| panic!("{e:?}"));
+        let settings = settle(SettingSources { file, ..SettingSources::default() }).unwrap_or_else(|e| panic!("{e:?}"));
         assert_eq!(settings.problems_at_start(), [], "{name}");
     }
 }
 
 #[test]
 fn the_error_names_the_first_problem_and_counts_the_others() {
-    let problem = |text: &str| Problem { place: Place::Flag("--x".into()), key: String::new(), text: text.into() };
+    let problem =
+        |text: &str| Problem { place: ValueOrigin::Flag("--x".into()), key: String::new(), text: text.into() };
     assert_eq!(refused(&[problem("bad")]).to_string(), "--x: bad");
     assert!(refused(&[problem("bad"), problem("worse")]).to_string().contains("--x: bad (and 1 more; "));
 }
@@ -240,7 +241,7 @@ fn numbers_out_of_bounds_are_refused_in_every_door() {
             let value = if is_whole { json!(number as i64) } else { json!(number) };
             let variable = RUN_KEYS.find(&path).unwrap().variable();
             let (layer, problems) = environment(|name| (name == variable).then(|| value.to_string().into()), |_| true);
-            let from_environment = settle(Doors { environment: layer, problems, ..Doors::default() });
+            let from_environment = settle(SettingSources { environment: layer, problems, ..SettingSources::default() });
             for (door, settings) in [
                 ("file", settled(&format!("{path} = {value}\n"), &[], &[]).is_ok()),
                 ("environment", from_environment.is_ok()),

@@ -32,7 +32,7 @@ use crate::store::{Contents, Store, Stored};
 use crate::update::UpdateConfig;
 use crate::workers::Batching;
 use driver::GstDriver;
-use manager::{InitialStream, ManagerInbox, Rules, StreamManager, Tools};
+use manager::{InitialStream, ManagerDependencies, ManagerInbox, Rules, StreamManager};
 use parts::{ModelThreads, Shared};
 use publisher::{Publisher, PublisherInbox};
 use server::Controls;
@@ -156,14 +156,14 @@ pub fn run_with_sinks(config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Result<()
 
 /// The stream manager with the streams of the start.
 fn manager_of(
-    tools: Tools<GstDriver>,
+    tools: ManagerDependencies<GstDriver>,
     rules: Rules,
     (vote, fixed): (VoteConfig, Fixed),
     StartState { initial, runs, held, suspects }: StartState,
 ) -> Result<StreamManager<GstDriver>> {
     let mut manager = StreamManager::new(tools, rules, vote, fixed);
-    manager.know_runs(runs);
-    manager.know_held(held, suspects);
+    manager.restore_runs(runs);
+    manager.restore_held(held, suspects);
     manager.add_initial(initial)?;
     Ok(manager)
 }
@@ -217,7 +217,7 @@ fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: O
     restored.retain(|_, kept| *kept != Restored { run: kept.run, ..Restored::default() });
     if let Some(store) = store {
         restored.keys().for_each(|id| store.forget(id));
-        store.here(initial.iter().map(|stream| stream.settings.id.clone()).collect());
+        store.retain_runs_of(initial.iter().map(|stream| stream.settings.id.clone()).collect());
     }
     let suspects = ends.into_keys().filter(|id| !held.contains(id)).collect();
     StartState { initial, runs, held, suspects }

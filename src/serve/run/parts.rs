@@ -14,7 +14,7 @@ use touchline_media::uri::Pacing;
 
 use super::RunConfig;
 use super::driver::GstDriver;
-use super::manager::{Ended, ManagerInbox, Reader, StreamManager, Tools};
+use super::manager::{Ended, ManagerDependencies, ManagerInbox, Reader, StreamManager};
 use super::notify::{ServiceManager, Watchdog};
 use super::publisher::{Command, News, Publisher};
 use super::server::{Controls, Reload, Server, catch_signals};
@@ -133,12 +133,12 @@ impl Shared {
         commands: Sender<Command>,
         control: StreamControl,
         reader: Option<(String, Reader)>,
-    ) -> Tools<GstDriver> {
+    ) -> ManagerDependencies<GstDriver> {
         let read = reader.map(|(name, read)| {
             control.config().set_file(name);
             read
         });
-        Tools {
+        ManagerDependencies {
             driver: Arc::new(driver),
             hub: self.hub.clone(),
             clock: self.clock.clone(),

@@ -111,7 +111,7 @@ impl Bench {
             hangs: AtomicBool::new(true),
         });
         let (commands_to, commands) = unbounded();
-        let tools = Tools {
+        let tools = ManagerDependencies {
             driver: driver.clone(),
             hub: hub.clone(),
             clock: clock.clone(),
