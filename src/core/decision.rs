@@ -135,7 +135,7 @@ impl SecondPrediction {
         Pts::from_second(self.index)
     }
 
-    /// What the signal of the second shows: nothing or silence.
+    /// The signals of the second: none or silence.
     pub fn signals(&self) -> Signals {
         crate::clip::silence(self.absent.audio)
     }
@@ -167,7 +167,7 @@ impl SecondOutcome {
         }
     }
 
-    /// What the signal of the second shows.
+    /// The signals of the second.
     pub fn signals(&self) -> Signals {
         match self {
             SecondOutcome::Predicted(p) => p.signals(),

@@ -163,7 +163,7 @@ impl GstDriver {
             counters: counters.clone(),
             hls: settings.hls.clone(),
             kind: Some(location.kind),
-            // Convert what the plan may choose, and what viewers of the preview see.
+            // Convert the pictures that the plan may choose, and those for viewers of the preview.
             selection: Some(PlanSelector::selection(&pack.plan).unless({
                 let handle = handle.clone();
                 move || handle.preview_wanted()

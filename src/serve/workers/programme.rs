@@ -72,7 +72,7 @@ mod tests {
         ClipOutput::Second(ClipSecond { index, audio, ..ClipSecond::of_pictures(frames) })
     }
 
-    /// What comes out: incidents by name, seconds and gaps with their signals.
+    /// The output: incidents by name, seconds and gaps with their signals.
     fn passed(filter: &mut ProgrammeFilter, input: Vec<ClipOutput>) -> Vec<String> {
         let mut out = Vec::new();
         for item in input {

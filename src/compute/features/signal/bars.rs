@@ -3,7 +3,7 @@
 //! All of them have the same six bars side by side: yellow, cyan, green, magenta, red, blue, from left to right, by falling
 //! luminance. No picture of sport has them in this order, of equal width and over a third of its height, so the colours may be
 //! as wrong as the transport makes them: 75 % or 100 %, the other colour matrix, the other range, compressed, scaled, in a black
-//! frame. What differs between the standards is not looked at: white, grey and black beside the bars, and the rows with I, Q, ramp
+//! frame. The parts that differ between the standards are ignored: white, grey and black beside the bars, and the rows with I, Q, ramp
 //! and PLUGE below. The bars may be moved around the edge of the picture, as test generators do.
 //!
 //! Rows of a coarse grid find the bars. Then each bar is measured over all rows, so that a text, a clock, a logo or a moving

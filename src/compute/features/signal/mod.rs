@@ -80,7 +80,7 @@ impl SignalDetector {
         }
     }
 
-    /// Looks at the next second of the run. Returns its signals, and appends what began or ended.
+    /// Examines the next second of the run. Returns its signals, and appends those that began or ended.
     pub fn second(&mut self, second: &ClipSecond, incidents: &mut Vec<Incident>) -> Signals {
         self.parts(second.index, &second.frames, second.audio.as_deref(), incidents)
     }

@@ -155,7 +155,7 @@ impl Workspace {
 #[derive(Clone, Copy)]
 pub(super) struct SharedPointer(pub *mut f32);
 
-// SAFETY: tasks of one step write places of their own and read what earlier steps wrote; steps are ordered by the counters
+// SAFETY: tasks of one step write places of their own and read the output of earlier steps; steps are ordered by the counters
 // of [`Progress`].
 unsafe impl Send for SharedPointer {}
 // SAFETY: as above.

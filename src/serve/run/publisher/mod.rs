@@ -160,7 +160,7 @@ impl Publisher {
             select! {
                 recv(inbox.decided) -> message => match message {
                     Ok(Decided { queue, item }) => {
-                        // A command that is queued may say what follows this end.
+                        // A queued command may define the state after this end.
                         let is_end = matches!(item, DecidedItem::News(ClipOutput::Ended(_)));
                         if self.catch_up(queue, &inbox.commands) || is_end && self.run_commands(&inbox.commands) {
                             return Ok(());
