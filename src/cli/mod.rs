@@ -100,7 +100,7 @@ struct Compute {
 }
 
 impl Compute {
-    /// Tells the pack how its networks run: by the flags, or else the environment.
+    /// Sets how the pack's networks run: by the flags, or else the environment.
     ///
     /// # Errors
     /// [`Error::Usage`] when the device does not have such numbers.
@@ -113,7 +113,7 @@ impl Compute {
     }
 }
 
-/// Tells the pack how its networks run.
+/// Sets how the pack's networks run.
 ///
 /// # Errors
 /// [`Error::Usage`] when the device does not have such numbers.

@@ -52,7 +52,7 @@ pub(super) fn stands_still(seconds: u64) -> End {
     )
 }
 
-/// The state change failed and no message says why.
+/// The state change failed and no message gives the reason.
 pub(super) fn refused_to_start() -> End {
     failed(Cause::Other, "the pipeline does not start", "run with RUST_LOG=debug and GST_DEBUG=3 to see why")
 }

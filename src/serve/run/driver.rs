@@ -119,7 +119,7 @@ impl Driver for GstDriver {
 }
 
 impl GstDriver {
-    /// Location and kind of the source. If the address does not tell whether it is live, the server is asked.
+    /// Location and kind of the source. If the address does not show whether it is live, the server is asked.
     fn locate(&self, request: &OpenRequest) -> Result<Location> {
         let OpenRequest { settings, retry, guarded, .. } = request;
         let location = Location::parse(&settings.uri)?;
@@ -174,7 +174,7 @@ impl GstDriver {
             Isolation::None => Arc::new(GstOpener::new(options, self.clock.clone())?),
             Isolation::Process => Arc::new(WorkerOpener::new(options, Some(pack.plan.clone()), self.clock.clone())),
         };
-        // A listener counts as being opened until somebody calls, so a mark would mean nothing.
+        // A listener counts as being opened until a caller connects, so a mark would mean nothing.
         if let Some(mark) = request.mark.as_ref().filter(|_| !location.listens()) {
             opener = Arc::new(MarkingOpener { inner: opener, mark: mark.clone() });
         }

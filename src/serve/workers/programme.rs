@@ -5,7 +5,7 @@ use touchline_core::clip::{ClipOutput, Gap, GapReason};
 use touchline_core::incident::Incident;
 use touchline_core::signal::{Signal, Signals};
 
-/// Looks at the seconds of one stream. A second whose picture is test bars, black or frozen becomes a gap. Silent sound
+/// Examines the seconds of one stream. A second whose picture is test bars, black or frozen becomes a gap. Silent sound
 /// becomes absent sound, and the second becomes a gap if it has no pictures.
 #[derive(Debug)]
 pub(super) struct ProgrammeFilter {

@@ -1,4 +1,4 @@
-//! Looks at the driver, the libraries and every GPU.
+//! Examines the driver, the libraries and every GPU.
 
 use super::open;
 use crate::backend::probe::{Finding, Unavailable, finding, kernel_module};

@@ -1,4 +1,4 @@
-//! Runs a plan: each thread takes tasks of the current step until none is left, then goes on to the next step.
+//! Runs a plan: each thread takes tasks of the current step until none is left, then continues with the next step.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::Ordering;
