@@ -58,7 +58,7 @@ verify() {
 }
 
 echo "== systemd"
-# The program need not be installed for the unit to be looked at; its exposure is 1.3 of 10.
+# The program need not be installed for this check. The exposure of the unit is 1.3 of 10.
 sed 's#^ExecStart=/usr/local/bin/touchline#ExecStart=/usr/bin/true#' deploy/systemd/touchline.service >"$work/touchline.service"
 verify "$work/touchline.service"
 systemd-analyze security --offline=true --no-pager --threshold=15 "$work/touchline.service" | tail -n 1

@@ -24,7 +24,7 @@ fi
 cargo fetch --locked --quiet
 "$deny" --locked --offline --config deploy/deny.toml check --hide-inclusion-graph licenses bans sources
 
-# The database of advisories is a git repository. Where it cannot be had that is said, and nothing else fails for it.
+# The database of advisories is a git repository. If it cannot be fetched, this script reports that and does not fail.
 if "$deny" --config deploy/deny.toml fetch db >/dev/null 2>&1; then
     "$deny" --locked --offline --config deploy/deny.toml check --hide-inclusion-graph advisories
 else

@@ -15,17 +15,17 @@ use tracing_subscriber::EnvFilter;
 /// How many threads the matrix products use.
 const THREADS: &str = "RAYON_NUM_THREADS";
 
-/// What training tells the allocator: keep what was freed. A step frees and takes again hundreds of megabytes in pieces
-/// of several megabytes; giving each back to the system and faulting it in again took most of the time of a step (rows
-/// are made six times as fast with these, measured on two cores under a hypervisor).
+/// Allocator settings for training: keep freed memory. A step frees and allocates hundreds of megabytes in pieces of several
+/// megabytes; returning each to the system and faulting it in again took most of the time of a step (rows are made six times as
+/// fast with these settings, measured on two cores under a hypervisor).
 const KEEP_MEMORY: [(&str, &str); 3] = [
-    // The most that is allowed: 32 MiB.
+    // The maximum: 32 MiB.
     ("MALLOC_MMAP_THRESHOLD_", "33554432"),
     ("MALLOC_TRIM_THRESHOLD_", "4294967296"),
     ("MALLOC_TOP_PAD_", "67108864"),
 ];
 
-/// What watching tells the allocator: few heaps. A source that is opened again has new threads, each of which would get a heap of
+/// Allocator settings for watching: few heaps. A source that is opened again has new threads, each of which would get a heap of
 /// its own that segments and pictures leave full of holes: two streams that reconnected every few seconds for five minutes
 /// took the process from 189 to 206 MB, and with two heaps it stayed at 155. It costs 2 to 3 % of the time of decoding.
 const FEW_HEAPS: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "2")];
@@ -33,7 +33,7 @@ const FEW_HEAPS: [(&str, &str); 1] = [("MALLOC_ARENA_MAX", "2")];
 /// The variables that name a proxy for the web.
 const PROXIES: [&str; 6] = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
 
-/// What `no_proxy` has to say where a proxy is named: GStreamer's clients reach a source through this program, on this machine.
+/// Value of `no_proxy` when a proxy is set: GStreamer's clients reach a source through this program, on this machine.
 fn no_proxy() -> Option<String> {
     const SELF: &str = "127.0.0.1,localhost,::1";
     PROXIES.iter().find_map(|name| std::env::var_os(name).filter(|value| !value.is_empty()))?;
@@ -48,14 +48,14 @@ fn no_proxy() -> Option<String> {
 
 /// Runs the program again with the number of threads in its environment, if it is not there, and with `allocator`'s settings.
 ///
-/// The tensor library looks the number up at every matrix product, and without the variable it reads the processor list
+/// The tensor library reads the number at every matrix product, and without the variable it reads the processor list
 /// from the system each time: a third of MobileNetV2's time. A process cannot set its own environment safely; its
 /// successor under the same process id gets it from the start.
 fn with_environment(allocator: &[(&'static str, &'static str)]) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).to_string();
     let mut wanted = vec![(THREADS, threads.as_str())];
     wanted.extend(allocator);
-    // What somebody set stays.
+    // Values that the user set take precedence.
     wanted.retain(|(name, _)| std::env::var_os(name).is_none());
     let no_proxy = no_proxy();
     wanted.extend(no_proxy.iter().map(|hosts| ("no_proxy", hosts.as_str())));
@@ -71,7 +71,7 @@ fn with_environment(allocator: &[(&'static str, &'static str)]) {
 }
 
 fn main() -> ExitCode {
-    // A source of your own is registered here, with `touchline_media::registry::register`. The process of a source comes by, too.
+    // A source of your own is registered here, with `touchline_media::registry::register`. A source's process also runs this.
     let cli = crate::cli::Cli::parse();
     with_environment(match cli.memory() {
         AllocatorProfile::Default => &[],

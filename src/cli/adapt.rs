@@ -28,7 +28,7 @@ pub struct AdaptArgs {
     /// start, end, source). Repeat the option for more.
     #[arg(long, value_name = "DIR|MANIFEST.csv", required = true)]
     from: Vec<PathBuf>,
-    /// Pack that learns.
+    /// Model pack to adapt.
     #[arg(long, value_name = "PACK")]
     pack: PathBuf,
     /// Directory of the adapted pack.
@@ -37,7 +37,7 @@ pub struct AdaptArgs {
     /// Name of the adapted pack [default: the name of the pack].
     #[arg(long)]
     name: Option<String>,
-    /// A class of the material that the pack does not know and shall learn. Repeat the option for more.
+    /// A class of the material that the pack does not know and that is added. Repeat the option for more.
     #[arg(long = "new-class", value_name = "CLASS")]
     new_classes: Vec<String>,
     /// Write the pack even if cross-validation finds it worse.

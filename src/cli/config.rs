@@ -90,7 +90,7 @@ fn report(problems: &[Problem], name: &str) -> Error {
         eprintln!("{problem}");
     }
     let noun = if problems.len() == 1 { "mistake" } else { "mistakes" };
-    Error::Usage(format!("{name}: {} {noun}; correct what is listed above", problems.len()))
+    Error::Usage(format!("{name}: {} {noun}; correct the lines above", problems.len()))
 }
 
 /// Settings and their values as they may be shown: every key, also those that are not set.

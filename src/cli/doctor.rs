@@ -67,7 +67,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<()> {
     }
     match report.missing {
         0 => Ok(()),
-        n => Err(Error::Usage(format!("{n} needed part(s) are missing; see the lines marked MISSING"))),
+        n => Err(Error::Usage(format!("missing required parts: {n}; see the lines marked MISSING"))),
     }
 }
 

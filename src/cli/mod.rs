@@ -104,7 +104,7 @@ struct Compute {
 
 impl Compute {
     #[cfg(feature = "train")]
-    /// Tells the pack how its networks run: by the flags, or else the environment.
+    /// Sets how the pack's networks run: by the flags, or else the environment.
     ///
     /// # Errors
     /// [`Error::Usage`] when the device does not have such numbers.
@@ -132,7 +132,7 @@ fn settings_of(
     settings::settle(doors).map_err(|problems| settings::refused(&problems))
 }
 
-/// Tells the pack how its networks run.
+/// Sets how the pack's networks run.
 ///
 /// # Errors
 /// [`Error::Usage`] when the device does not have such numbers.

@@ -1,4 +1,4 @@
-//! `touchline score`: the offline twin of `run`.
+//! `touchline score`: the decisions of `run`, offline, for files.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -101,7 +101,7 @@ struct Labelled {
     state: FileState,
 }
 
-/// How much of a file is there.
+/// Whether a file is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum FileState {
     Whole,
@@ -112,7 +112,7 @@ enum FileState {
 }
 
 impl FileState {
-    /// As the summary says it.
+    /// The word in the summary.
     const fn as_str(&self) -> &'static str {
         match self {
             FileState::Whole => "whole",
@@ -301,7 +301,7 @@ impl Scorer {
             match decided.item {
                 DecidedItem::Outcome { outcome, .. } => {
                     video.push(&outcome);
-                    // Backlog and latency depend on the machine's mood: a recording's records must not.
+                    // Backlog and latency depend on the load of the machine; a recording's records must not.
                     let published = vote(&mut voter, self.classes.len(), outcome, 0, None);
                     self.write(&recorder.published(&published))?;
                 }

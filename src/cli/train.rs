@@ -49,7 +49,7 @@ pub struct TrainArgs {
     /// Directory of the run.
     #[arg(short, long, value_name = "RUN")]
     out: PathBuf,
-    /// Network: mobilenet_v2, resnet50 or resnet50_v2 (pre-activation).
+    /// Network: mobilenet_v2, efficientnet_lite0, efficientnet_lite2, resnet50 or resnet50_v2 (pre-activation).
     #[arg(long, value_name = "ARCH", default_value = "mobilenet_v2", value_parser = architecture)]
     arch: Architecture,
     /// Initial weights: safetensors with torchvision's names (for ResNet v2 also MXNet's, for EfficientNet-Lite those of the Python
@@ -66,8 +66,8 @@ pub struct TrainArgs {
     /// Penalty on the classifier's squared weights in step 1.
     #[arg(long, value_name = "PENALTY", default_value_t = HeadConfig::default().penalty, value_parser = positive)]
     head_penalty: f64,
-    /// Epochs of step 2 [default: 30; audio: 100]. With 0 step 2 is skipped, and step 1 uses the cached rows of a training with
-    /// the same --unfreeze.
+    /// Epochs of step 2 [default: 30; audio: 100]. With 0 step 2 is skipped, and step 1 reuses cached features of a run with the
+    /// same --unfreeze.
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
     /// Samples per epoch of step 2 [default: all]. Fewer samples mean more frequent validation.
@@ -123,7 +123,7 @@ pub struct TrainArgs {
     /// kept in tensors/; mean, deviation, extremes and share of zeros are kept for all.
     #[arg(long, value_name = "STEPS", default_value_t = 200)]
     save_tensors: u64,
-    /// Steps between checkpoints, which is the most that a killed run loses; 0 means only after each epoch.
+    /// Steps between checkpoints; a killed run loses at most this many steps. 0 means only after each epoch.
     #[arg(long, value_name = "STEPS", default_value_t = 100)]
     checkpoint: u64,
     /// Random seed. The same seed gives the same run.

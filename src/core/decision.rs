@@ -142,7 +142,7 @@ impl SecondPrediction {
         self.decision.probability < self.known_from
     }
 
-    /// What the signal of the second shows: nothing or silence.
+    /// The signals of the second: none or silence.
     pub fn signals(&self) -> Signals {
         crate::clip::silence(self.absent.audio)
     }
@@ -174,7 +174,7 @@ impl SecondOutcome {
         }
     }
 
-    /// What the signal of the second shows.
+    /// The signals of the second.
     pub fn signals(&self) -> Signals {
         match self {
             SecondOutcome::Predicted(p) => p.signals(),

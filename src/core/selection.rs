@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::time::Pts;
 
-/// What the source does with a decoded picture.
+/// The source's action for a decoded picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameChoice {
     /// It may be sampled: convert it.

@@ -66,7 +66,7 @@ enum Ballot {
     Vote(ClassId, Vec<f32>),
     /// There was no programme.
     NoProgramme,
-    /// It is not known what was on.
+    /// The programme of the second is unknown.
     Gap,
 }
 

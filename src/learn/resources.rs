@@ -107,7 +107,7 @@ struct Gpu {
     memory_bytes: u64,
 }
 
-/// Returns what `nvidia-smi` reports of the first GPU. It includes all processes on the GPU.
+/// Returns the figures of `nvidia-smi` for the first GPU. It includes all processes on the GPU.
 fn query_gpu() -> Option<Gpu> {
     let child = Command::new("nvidia-smi")
         .args(["--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"])

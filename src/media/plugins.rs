@@ -11,7 +11,7 @@ pub struct Plugin {
     pub element: &'static str,
     /// The Debian package that has it.
     pub package: &'static str,
-    /// What does not work without it.
+    /// The feature that does not work without it.
     pub purpose: &'static str,
     /// Nothing works without it. Without an optional one, a kind of source or a codec is missing.
     pub required: bool,

@@ -154,7 +154,7 @@ pub struct TestOptions {
     pub height: u32,
     /// Frame rate, numerator and denominator.
     pub fps: (u32, u32),
-    /// What the pictures show.
+    /// The content of the pictures.
     pub pattern: TestPattern,
     /// Whether there are pictures.
     pub video: bool,
@@ -193,7 +193,7 @@ impl Location {
                 let test = test_options(rest)?;
                 return Ok(Self { kind: Kind::TestSrc, uri: given.to_owned(), test: Some(test) });
             }
-            // What follows the scheme is its own business.
+            // The source parses the rest after the scheme.
             Some(kind @ Kind::Own(_)) => return Ok(Self { kind, uri: given.to_owned(), test: None }),
             Some(Kind::Http) if is_playlist(rest) => Kind::Hls,
             Some(kind) => kind,

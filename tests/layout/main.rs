@@ -8,12 +8,19 @@ use std::path::{Path, PathBuf};
 
 /// The Rust files below `folder`, at any depth.
 fn sources(folder: &Path) -> Vec<PathBuf> {
+    files(folder, &["rs"])
+}
+
+/// The files below `folder` with one of these extensions, at any depth. Build output is left out.
+fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            if !path.ends_with("target") {
+                found.extend(files(&path, extensions));
+            }
+        } else if path.extension().and_then(|e| e.to_str()).is_some_and(|e| extensions.contains(&e)) {
             found.push(path);
         }
     }

@@ -1,11 +1,12 @@
 //! The names and the language of the source: private words for standard things, and phrases that are not plain English, are refused.
+//! Names are checked in `src`. Phrases are also checked in tests, benches, the page, deployed files and documents.
 //!
 //! The glossary in CONTRIBUTING.md defines the preferred words. Add a row here when a word is replaced.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::sources;
+use crate::{files, sources};
 
 /// Identifiers that must not appear in code, and the preferred word. A name of several words is denied as a whole.
 const DENIED_NAMES: &[(&str, &str)] = &[
@@ -60,7 +61,7 @@ const DENIED_TYPES: &[&str] = &[
     "Way",
 ];
 
-/// Phrases that must not appear in comments, messages and other strings (in lower case), and how to write instead.
+/// Phrases that must not appear in comments, messages, documents and other text (in lower case), and how to write instead.
 const DENIED_PHRASES: &[(&str, &str)] = &[
     ("whoever", "name the thing that acts"),
     ("whatever comes", "name the thing"),
@@ -93,11 +94,60 @@ const DENIED_PHRASES: &[(&str, &str)] = &[
     ("what cannot be", "invalid"),
     ("comes to its end", "ends"),
     ("came to its end", "ended"),
+    ("goes on", "continues"),
+    ("go on", "continue"),
+    ("went on", "continued"),
+    ("held up", "delayed"),
+    ("holds up", "delays"),
+    ("hold up", "delay"),
+    ("somebody", "name the person or the program"),
+    ("whatever", "name the thing"),
+    ("whichever", "name the things"),
+    ("has to say", "must contain"),
+    ("what comes out", "the output"),
+    ("counts for what", "name the thing"),
+    ("at rest", "unchanged"),
+    ("says why", "gives the reason"),
+    ("say why", "give the reason"),
+    ("tried for ever", "retried without limit"),
+    ("comes by", "runs this, or arrives"),
+    ("offline twin", "say what the command does offline"),
+    ("mood", "load"),
+    ("innocent", "unaffected"),
+    ("have the same place", "have the same stream, run and index"),
+    ("leads inside", "is internal"),
+    ("layer of your own", "layer"),
+    ("shall", "must, or the plain present"),
+    ("when it says", "messages"),
+    ("alert rings", "alert fires"),
+    ("knows the recipients", "sends notifications"),
+    ("takes away", "removes"),
+    ("take streams away", "remove streams"),
+    ("held to", "required to meet"),
 ];
 
-/// Splits a line into code and text: the contents of strings and comments. Raw strings over several lines count as code.
-fn split(line: &str) -> (String, String) {
-    let (mut code, mut text) = (String::new(), String::new());
+/// File names whose text is checked for phrases, by extension, besides Rust's.
+const TEXTS: &[&str] = &[
+    "conf",
+    "css",
+    "gst",
+    "html",
+    "js",
+    "json",
+    "logrotate",
+    "md",
+    "py",
+    "service",
+    "sh",
+    "toml",
+    "ts",
+    "yaml",
+    "yml",
+];
+
+/// The code of a line, without the contents of strings and comments. Raw strings over several lines count as code.
+fn code(line: &str) -> String {
+    let mut code = String::new();
     let mut chars = line.chars().peekable();
     let mut is_string = false;
     while let Some(c) = chars.next() {
@@ -106,29 +156,25 @@ fn split(line: &str) -> (String, String) {
             '"' => {
                 is_string = !is_string;
                 code.push(' ');
-                text.push(' ');
             }
-            _ if is_string => text.push(c),
+            _ if is_string => {}
             // The quotation mark as a character literal.
             '\'' if chars.peek() == Some(&'"') => drop((chars.next(), chars.next())),
-            '/' if chars.peek() == Some(&'/') => {
-                text.push(' ');
-                text.extend(chars.by_ref());
-            }
+            '/' if chars.peek() == Some(&'/') => break,
             _ => code.push(c),
         }
     }
-    (code, text)
+    code
 }
 
 fn words(code: &str) -> impl Iterator<Item = &str> {
     code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
-/// The faults of one line.
+/// The faults of one line of Rust.
 fn faults(line: &str) -> Vec<String> {
-    let (code, text) = split(line);
-    let mut found = Vec::new();
+    let code = code(line);
+    let mut found = phrases(line);
     let mut last = "";
     for word in words(&code) {
         if let Some((name, preferred)) = DENIED_NAMES.iter().find(|(name, _)| *name == word) {
@@ -139,13 +185,15 @@ fn faults(line: &str) -> Vec<String> {
         }
         last = word;
     }
-    let text = text.to_lowercase();
-    for (phrase, preferred) in DENIED_PHRASES {
-        if text.match_indices(phrase).any(|(at, _)| is_word(&text, at, phrase.len())) {
-            found.push(format!("the phrase \"{phrase}\"; write: {preferred}"));
-        }
-    }
     found
+}
+
+/// The denied phrases of one line. Code is included: a raw string over several lines cannot be distinguished from it.
+fn phrases(line: &str) -> Vec<String> {
+    let text = line.to_lowercase();
+    let is_in = |phrase: &str| text.match_indices(phrase).any(|(at, _)| is_word(&text, at, phrase.len()));
+    let denied = DENIED_PHRASES.iter().filter(|(phrase, _)| is_in(phrase));
+    denied.map(|(phrase, preferred)| format!("the phrase \"{phrase}\"; write: {preferred}")).collect()
 }
 
 /// Whether `length` bytes at `at` are not parts of longer words.
@@ -154,15 +202,15 @@ fn is_word(text: &str, at: usize, length: usize) -> bool {
     !is_letter(text[..at].chars().next_back()) && !is_letter(text[at + length..].chars().next())
 }
 
-#[test]
-fn names_and_phrases_are_those_of_the_glossary() {
+/// Fails with every fault that `check` finds in a line of `paths`.
+fn assert_none(paths: &[PathBuf], check: impl Fn(&str) -> Vec<String>) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut wrong = Vec::new();
-    for path in sources(&root.join("src")) {
+    for path in paths {
         let place = path.strip_prefix(root).unwrap();
-        let text = fs::read_to_string(&path).unwrap();
+        let text = fs::read_to_string(path).unwrap();
         for (number, line) in text.lines().enumerate() {
-            for fault in faults(line) {
+            for fault in check(line) {
                 wrong.push(format!("{}:{}: {fault}", place.display(), number + 1));
             }
         }
@@ -176,6 +224,32 @@ fn names_and_phrases_are_those_of_the_glossary() {
 }
 
 #[test]
+fn names_and_phrases_are_those_of_the_glossary() {
+    assert_none(&sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")), faults);
+}
+
+#[test]
+fn phrases_are_plain_in_tests_documents_and_deployed_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    for folder in ["tests", "benches"] {
+        paths.extend(sources(&root.join(folder)));
+    }
+    for folder in ["src", "tests", "benches", "deploy", "pipelines", "weights"] {
+        paths.extend(files(&root.join(folder), TEXTS));
+    }
+    for document in ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "README.md"] {
+        paths.push(root.join(document));
+    }
+    // This file has the phrases.
+    paths.retain(|path| *path != root.join(file!()));
+    for document in ["README.md", "src/serve/publish/page/index.html", "tests/layout/main.rs", "deploy/OPERATING.md"] {
+        assert!(paths.contains(&root.join(document)), "{document} is checked");
+    }
+    assert_none(&paths, phrases);
+}
+
+#[test]
 fn faults_are_found_in_code_and_text() {
     assert_eq!(faults("struct Shown(u8);").len(), 1);
     assert_eq!(faults("enum State { A }").len(), 1);
@@ -185,4 +259,6 @@ fn faults_are_found_in_code_and_text() {
     assert_eq!(faults("warn!(\"the \\\"time line\\\"\");").len(), 1);
     assert_eq!(faults("let quote = '\"'; let thinning = 1;").len(), 1);
     assert_eq!(faults("// this untold story").len(), 0);
+    assert_eq!(phrases("| Whoever | a table of a document |").len(), 1);
+    assert_eq!(phrases("a raw string of several lines: the time line").len(), 1);
 }

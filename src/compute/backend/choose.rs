@@ -1,4 +1,4 @@
-//! Chooses the device of an engine: the one that was asked for, compared with what this machine has.
+//! Chooses the device of an engine: the requested one, compared with the devices of this machine.
 
 use super::gpu;
 use super::probe::Unavailable;
@@ -15,7 +15,7 @@ pub(super) enum Choice {
     },
 }
 
-/// Chooses a device. With `auto` on a machine whose GPU cannot be used, the log says why the CPU is chosen.
+/// Chooses a device. With `auto` on a machine whose GPU cannot be used, the log gives the reason for choosing the CPU.
 pub(super) fn choose(wish: &DeviceChoice) -> Choice {
     match wish {
         DeviceChoice::Cpu => Choice::Cpu,

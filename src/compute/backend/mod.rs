@@ -1,4 +1,4 @@
-//! What the engine needs from a device: load a pack's models, warm them up, score seconds.
+//! The operations that the engine needs from a device: load a pack's models, warm them up, score seconds.
 //!
 //! | backend | computes | feature |
 //! |---|---|---|
@@ -67,14 +67,14 @@ pub trait Backend: Send + Sync {
         Err(Error::Device("ranges for int8 are measured on the CPU only; give --device cpu".into()))
     }
 
-    /// What another backend of the same kind can reuse. Cheap: nothing is copied.
+    /// The parts that another backend of the same kind can reuse. Cheap: nothing is copied.
     fn loaded(&self) -> Loaded;
 
     /// Whether large batches are worth waiting for.
     fn is_gpu(&self) -> bool;
 }
 
-/// What to load, and from where.
+/// The models to load, and their place.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadRequest<'a> {
     /// The pack, with the precision and placement that were asked for.

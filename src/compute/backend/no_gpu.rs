@@ -58,7 +58,7 @@ pub fn usable() -> std::result::Result<Vec<usize>, Unavailable> {
     })
 }
 
-/// What `touchline doctor` reports about GPUs.
+/// The GPU section of `touchline doctor`.
 pub fn findings() -> Vec<Finding> {
     vec![match kernel_module() {
         Some(module) => finding(

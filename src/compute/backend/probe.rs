@@ -6,7 +6,7 @@ use crate::gpu::placement::DeviceChoice;
 /// Where the NVIDIA kernel module reports its version.
 const DRIVER: &str = "/proc/driver/nvidia/version";
 
-/// What a build with CUDA needs to run.
+/// The parts that a build with CUDA needs to run.
 pub const NEEDS: &str = "NVIDIA driver 580 or newer, CUDA 13 with cuBLAS, cuRAND and NVRTC, and cuDNN 9";
 
 /// Why `--device auto` uses no GPU.

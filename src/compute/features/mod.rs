@@ -7,7 +7,7 @@
 //! | [`SoundExtractor`] | mono samples | 1 × 3 × height × width: log-mel, three times the same |
 //!
 //! [`FeatureExtractor`] combines the three extractors of a pack. An extractor owns its tables and scratch memory: after the
-//! first second of a stream it allocates only what the caller's output vector needs. Pictures and pairs are processed in
+//! first second of a stream it allocates only for the caller's output vector. Pictures and pairs are processed in
 //! parallel on rayon's current pool; results are the same bit for bit for any number of threads.
 //!
 //! The CPU code in [`cpu`] is the reference; [`cuda`] mirrors it for GPUs.

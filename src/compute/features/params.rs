@@ -38,7 +38,7 @@ pub struct FarnebackParams {
     /// Scale between pyramid levels, below 1.
     pub pyr_scale: f64,
     /// Smaller pictures in the pyramid besides the full one, at most: 0 = the picture itself only. OpenCV's `levels`
-    /// counts so too, whatever its documentation says. No level is smaller than 32 pixels on either side.
+    /// counts in the same way, contrary to its documentation. No level is smaller than 32 pixels on either side.
     pub levels: usize,
     /// Averaging window, pixels.
     pub winsize: usize,

@@ -104,7 +104,7 @@ fn folder() -> Option<PathBuf> {
         .or_else(|| variable("HOME").map(|home| home.join(".cache/touchline")))
 }
 
-/// The first line of a file: the hash of what follows.
+/// The first line of a file: the hash of the following lines.
 const MARK: &str = "// sha256 ";
 
 fn read(path: &Path) -> Option<String> {

@@ -1,4 +1,4 @@
-//! Starting kernels: memory, arguments and launch shapes, independent of what runs them.
+//! Starting kernels: memory, arguments and launch shapes, independent of the driver.
 
 use super::GpuError;
 

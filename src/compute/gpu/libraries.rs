@@ -213,7 +213,7 @@ fn open_all() -> Result<(), GpuError> {
 fn open(files: &[&str]) -> Option<*mut c_void> {
     files.iter().find_map(|file| {
         let file = CString::new(*file).ok()?;
-        // SAFETY: the name is a string; opening runs the library's own initialisers, which is what it is for.
+        // SAFETY: the name is a string; opening runs the library's own initialisers, as intended.
         let handle = unsafe { dlopen(file.as_ptr(), FLAGS) };
         (!handle.is_null()).then_some(handle)
     })

@@ -49,7 +49,7 @@ struct TrackState {
     ended: bool,
 }
 
-/// What to do with the held items.
+/// The action for the held items.
 enum HeldAction {
     Wait,
     /// Begin a new run with all held items.

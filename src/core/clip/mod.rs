@@ -124,7 +124,7 @@ impl ClipSecond {
         Pts::from_second(self.index)
     }
 
-    /// What the signal of a second that may be classified shows: nothing or silence.
+    /// The signals of a second that may be classified: none or silence.
     pub fn signals(&self) -> Signals {
         silence(self.audio_absent)
     }
@@ -180,7 +180,7 @@ pub struct Gap {
     pub index: u64,
     /// Why it was not classified.
     pub reason: GapReason,
-    /// What its signal shows.
+    /// Its signals.
     pub signals: Signals,
 }
 

@@ -20,7 +20,7 @@ const STEP_MAX_NS: u64 = NANOS_PER_SECOND / 2;
 /// Seconds in which all pictures are kept after pictures arrived out of order: such streams usually repeat it.
 const DISORDER_SECONDS: u64 = 10;
 
-/// What a sampling point is for.
+/// The purpose of a sampling point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PointKind {
     Rgb,

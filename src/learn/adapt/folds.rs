@@ -10,7 +10,7 @@ pub(super) const FOLDS: usize = 5;
 /// Parts that a single recording is cut into.
 const BLOCKS: u32 = 3;
 
-/// What is held out as a whole when a class is measured.
+/// The unit that is held out as a whole when a class is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HeldOutBy {
@@ -46,7 +46,7 @@ pub(super) struct Origin<'a> {
     pub seconds: u32,
 }
 
-/// The fold of every sample, from 0, and what each class is held out by.
+/// The fold of every sample, from 0, and the unit by which each class is held out.
 pub(super) fn folds(samples: &[Origin<'_>]) -> (Vec<usize>, BTreeMap<u32, HeldOutBy>) {
     let mut sources: BTreeMap<u32, (BTreeSet<&str>, BTreeSet<u32>)> = BTreeMap::new();
     for sample in samples {

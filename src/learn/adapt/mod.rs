@@ -33,7 +33,7 @@ use touchline_core::labels::{ClassSet, Modality, OTHER};
 /// Loss of accuracy on the replay features that is accepted.
 const MAX_FORGOTTEN: f64 = 0.02;
 
-/// What is adapted, and to what.
+/// The pack to adapt, and its new material.
 #[derive(Clone, Debug)]
 pub struct AdaptConfig {
     /// The pack that learns.
@@ -70,20 +70,20 @@ pub struct ClassChange {
     pub seconds: usize,
     /// Number of sources.
     pub sources: usize,
-    /// What was held out as a whole.
+    /// The unit that was held out as a whole.
     pub held_out_by: HeldOutBy,
     /// Share of its samples that are right.
     pub right: Change,
 }
 
-/// What adapting changed.
+/// The effect of adapting.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// Per class, in the order of the adapted pack.
     pub classes: Vec<ClassChange>,
     /// Mean over the classes of the material.
     pub channel: Change,
-    /// Mean over the classes of the replay features: what the pack knew before.
+    /// Mean over the classes of the replay features, which are from the pack's training material.
     pub replay: Change,
     /// The chosen weight of new samples, relative to replay samples.
     pub share: f64,

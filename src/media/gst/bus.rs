@@ -208,7 +208,7 @@ impl PipelineSession {
             && !progress::is_streaming(self.pipeline.upcast_ref())
     }
 
-    /// Whether the session goes on after the error `end`, until the data before it have been decoded. Which seconds of a damaged
+    /// Whether the session continues after the error `end`, until the data before it have been decoded. Which seconds of a damaged
     /// recording are decided must not depend on timing.
     fn waits_for_rest(&self, end: &End) -> bool {
         let is_damage = matches!(end, End::Failed { kind: Cause::Damaged, .. });

@@ -36,9 +36,9 @@ pub(super) fn no_tracks(wanted: &[Track]) -> End {
 /// No data arrived within the connect timeout.
 pub(super) fn no_data(kind: Kind, timeout: Duration) -> End {
     let advice = match kind {
-        Kind::Udp => "check that the sender is on and sends to this address and port, and the firewall",
+        Kind::Udp => "check that the sender is running and sends to this address and port; check the firewall",
         Kind::Rtsp => "check that the camera sends; if UDP is blocked, use the RTSP transport tcp",
-        _ => "check that the sender is on and that the address is right",
+        _ => "check that the sender is running and that the address is right",
     };
     failed(Cause::NoData, format!("no data within {} s", timeout.as_secs()), advice)
 }
@@ -52,7 +52,7 @@ pub(super) fn stands_still(seconds: u64) -> End {
     )
 }
 
-/// The state change failed and no message says why.
+/// The state change failed and no message gives the reason.
 pub(super) fn refused_to_start() -> End {
     failed(Cause::Other, "the pipeline does not start", "run with RUST_LOG=debug and GST_DEBUG=3 to see why")
 }
@@ -223,7 +223,7 @@ impl<'a> PipelineError<'a> {
             Kind::Rtsp | Kind::Http | Kind::Hls if self.is(gst::ResourceError::Read) => Some(failed(
                 Cause::NoAnswer,
                 "the server ended the connection",
-                "check that the port is the right one, and the server's log",
+                "check that the port is right; check the server's log",
             )),
             _ if self.kind.is_network() && self.is(gst::ResourceError::NotAuthorized) => Some(answered(401)),
             _ => None,
@@ -256,7 +256,7 @@ impl<'a> PipelineError<'a> {
             ("g-io-error-quark", _) => failed(
                 Cause::NoAnswer,
                 "the server ended the connection",
-                "check that the port is that of an RTMP server, and the server's log",
+                "check that the port is that of an RTMP server; check the server's log",
             ),
             _ => return None,
         })

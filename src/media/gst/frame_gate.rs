@@ -52,7 +52,7 @@ struct HeldFrame {
     arrived_ns: u64,
 }
 
-/// What the probe does with a picture.
+/// The probe's action for a picture.
 enum GateAction {
     /// Pass it to the converters.
     Pass,

@@ -180,7 +180,7 @@ impl GstOpener {
     }
 }
 
-/// What one connection finds out for the next.
+/// Facts about a source that one connection learns for the next.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct ConnectionHints {
     over_tcp: bool,

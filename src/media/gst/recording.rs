@@ -33,7 +33,7 @@ pub(super) fn check(given: &str, location: &Location) -> Result<()> {
         let to = if format == "GIF" { "MP4, or PNG" } else { "JPEG or PNG" };
         return refuse(Cause::Format, &format!("{format} pictures are not supported"), &format!("convert it to {to}"));
     }
-    // The type comes first: opening a FIFO blocks until somebody writes into it.
+    // The type comes first: opening a FIFO blocks until a program writes into it.
     let meta = std::fs::metadata(&path).and_then(|meta| match meta.is_file() {
         true => std::fs::File::open(&path).and_then(|file| file.metadata()),
         false => Ok(meta),

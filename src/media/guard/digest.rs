@@ -25,7 +25,7 @@ pub(super) struct RtspAuth {
     was_answered: bool,
 }
 
-/// What the relay does with a message of the server.
+/// The relay's action for a message of the server.
 pub(super) enum AuthAction {
     /// Pass it to the client.
     Pass,

@@ -355,7 +355,7 @@ impl SourcePolicy {
         if !self.folders.iter().any(|folder| real.starts_with(folder)) {
             return Err(outside());
         }
-        // Opening a FIFO blocks until somebody writes into it, and a device may be anything.
+        // Opening a FIFO blocks until a program writes into it, and a device may be anything.
         if real.metadata().is_ok_and(|meta| !meta.is_file()) {
             let advice = "give a file that is a recording";
             return Err(Refusal::new("the path is a folder, a FIFO, a socket or a device, not a file", advice));

@@ -4,7 +4,7 @@
 //! because over UDP they could come from anywhere; an answer with another transport is rejected. Digest challenges that GStreamer
 //! cannot answer are answered here (`digest`).
 //!
-//! Messages are written again from what was parsed, so that a message that two parsers could read differently does not pass.
+//! Messages are written again from their parsed form, so that a message that two parsers could read differently is not passed on.
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy};
 use tokio::net::TcpStream;

@@ -74,7 +74,7 @@ impl<O: Origin> PieceFetcher<O> {
         };
         let bytes = self.origin.media(&piece.url, piece.range, response_timeout).await?;
         if bytes.is_empty() {
-            return Err(Refusal::of(Cause::NoAnswer, "a segment is empty", "check what the packager writes"));
+            return Err(Refusal::of(Cause::NoAnswer, "a segment is empty", "check the output of the packager"));
         }
         let bytes = match &piece.key {
             Some(Protection::Key(key)) => {
@@ -86,7 +86,7 @@ impl<O: Origin> PieceFetcher<O> {
         let tracks = map.as_ref().and_then(|init| init.tracks.as_ref());
         let info = container::inspect(&bytes, tracks).map_err(|why| {
             let cause = format!("a segment is not media: {why}");
-            Refusal::of(Cause::NotMedia, cause, "check what the packager writes")
+            Refusal::of(Cause::NotMedia, cause, "check the output of the packager")
         })?;
         Ok(FetchedPiece { bytes, init: map, info })
     }

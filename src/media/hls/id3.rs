@@ -1,4 +1,4 @@
-//! Reads from ID3 tags what HLS needs: the time of packed audio, and SCTE-35 sections.
+//! Reads the ID3 tags of HLS: the time of packed audio, and SCTE-35 sections.
 //!
 //! ID3 has no mark of its own for advertisement breaks. Sections are in `PRIV` frames as binary and in `TXXX` frames as text.
 //! Source: ID3v2.4.0 structure and frames; RFC 8216bis, 3.1.4.

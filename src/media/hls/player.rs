@@ -25,7 +25,7 @@ use touchline_core::cause::Cause;
 use touchline_core::incident::Incident;
 use touchline_core::item::Discontinuity;
 
-/// A playlist that has not moved for this long, and for this many target durations, has stalled: it should have moved
+/// A playlist that has not been updated for this long, and for this many target durations, has stalled: it should have moved
 /// after one and a half (RFC 8216bis, 6.2.2).
 const STALL_MIN: Duration = Duration::from_secs(10);
 const STALL_TARGETS: u32 = 3;
@@ -61,7 +61,7 @@ const REPORTED_MAX: usize = 1_000;
 const USELESS_MAX: u32 = 5;
 const USELESS_OF_RECORDING_MAX: u32 = 30;
 
-/// What a player reports beside its media, in order with them.
+/// Reports of a player beside its media, in order with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PlayerNote {
     /// Another run begins at this position.

@@ -50,7 +50,7 @@ pub(super) fn gap() -> Refusal {
 }
 
 pub(super) fn stalled(since: Duration) -> Refusal {
-    let cause = format!("the playlist has not moved for {} s", since.as_secs());
+    let cause = format!("the playlist has not been updated for {} s", since.as_secs());
     Refusal::of(Cause::PlaylistStalled, cause, "check the encoder or packager that writes the playlist")
 }
 

@@ -54,7 +54,7 @@ pub(super) struct Relay {
     early: Option<(u64, u64)>,
     /// Judges the wall times in the playlists.
     source_clock: SourceClock,
-    /// Advertisement breaks, whichever player announces them.
+    /// Advertisement breaks, announced by any of the players.
     breaks: AdBreaks,
 }
 

@@ -266,7 +266,7 @@ fn silent_midway() -> Refusal {
 
 fn too_long(max: usize) -> Refusal {
     let cause = format!("the answer is longer than {} MiB", max >> 20);
-    Refusal::of(Cause::NotMedia, cause, "check what the server sends")
+    Refusal::of(Cause::NotMedia, cause, "check the server's answer")
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ impl Open for WorkerOpener {
             return match is_ours {
                 true => Err(Error::Usage(format!("{}: {e}", redact::uri(uri)))),
                 false => refuse(
-                    &format!("the source's process did not take its request: {e}"),
+                    &format!("the source's process did not read its request: {e}"),
                     "check the machine's load",
                     to,
                 ),

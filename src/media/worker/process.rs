@@ -98,7 +98,7 @@ impl WorkerProcess {
             self.kill();
             return ExitReport { cause: "the source's process has closed its socket".into(), advice: ADVICE };
         };
-        let killed = "if nobody killed it, memory may have run out: check the system's log";
+        let killed = "if it was not killed on purpose, memory may have run out: check the system's log";
         match status.signal() {
             Some(signal) => {
                 let name = signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned);

@@ -76,7 +76,7 @@ pub struct StreamSettings {
 
 impl StreamSettings {
     /// Where the source is received and decoded. Sources added over the API have a process of their own by default, because
-    /// nobody has checked them.
+    /// they are unchecked.
     pub fn isolation(&self, is_from_api: bool) -> Isolation {
         self.isolation.unwrap_or(if is_from_api { Isolation::Process } else { Isolation::None })
     }

@@ -211,7 +211,7 @@ pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
 
 /// The error that stops a run: the first problem, and the number of others.
 pub fn refused(problems: &[Problem]) -> Error {
-    let Some(first) = problems.first() else { return Error::Internal("settings are refused for no reason".into()) };
+    let Some(first) = problems.first() else { return Error::Internal("settings rejected without a problem".into()) };
     Error::Usage(match problems.len() - 1 {
         0 => first.to_string(),
         more => format!("{first} (and {more} more; `touchline config check FILE` lists those of a file)"),

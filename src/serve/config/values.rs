@@ -1,4 +1,4 @@
-//! Values of settings: types that hold nothing outside their bounds, whichever door a value comes through.
+//! Values of settings: types that cannot hold a value outside their bounds, from flags, variables, the file and the API alike.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Replays a file through the engine, without the server, and prints what it decides each second.
+//! Replays a file through the engine, without the server, and prints the decision of each second.
 //!
 //! ```sh
 //! cargo run -p touchline-serve --example decide -- match.mp4

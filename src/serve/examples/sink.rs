@@ -4,7 +4,7 @@
 //! cargo run --release -p touchline-serve --example sink -- match.mp4
 //! ```
 //!
-//! The sink gets a thread and a bounded queue of its own. `take` may block; that holds up nothing else.
+//! The sink gets a thread and a bounded queue of its own. `take` may block; that does not delay other outputs.
 
 use serde_json::Value;
 use touchline_compute::features::signal::SignalConfig;

@@ -185,7 +185,7 @@ impl JsonlWriter {
     }
 }
 
-/// Removes what a failed write left after the first `before` bytes. Returns whether nothing is left.
+/// Removes the bytes of a failed write after the first `before` bytes. Returns whether all were removed.
 fn take_back(file: &File, before: u64) -> bool {
     match file.metadata() {
         // Another program truncated it: setting its length would fill it with zeros.

@@ -78,7 +78,7 @@ fn complete(method: &Method, path: &str, operation: &mut Value) {
     }
 }
 
-/// What an error means where the route does not say it.
+/// The meaning of an error that the route does not describe.
 fn description(status: &str, is_change: bool) -> &'static str {
     match status {
         "401" => "The request has no token, or a wrong one.",

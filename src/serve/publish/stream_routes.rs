@@ -212,7 +212,7 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| text.parse().ok());
     number.map(Some).ok_or_else(|| {
         let advice = "send the ETag of GET unchanged, with its quotation marks";
-        ApiError::new(StatusCode::PRECONDITION_FAILED, "If-Match is not a version of a stream's settings", advice)
+        ApiError::new(StatusCode::PRECONDITION_FAILED, "If-Match is not a valid ETag", advice)
     })
 }
 

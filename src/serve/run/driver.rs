@@ -119,7 +119,7 @@ impl Driver for GstDriver {
 }
 
 impl GstDriver {
-    /// Location and kind of the source. If the address does not tell whether it is live, the server is asked.
+    /// Location and kind of the source. If the address does not show whether it is live, the server is asked.
     fn locate(&self, request: &OpenRequest) -> Result<Location> {
         let OpenRequest { settings, retry, guarded, .. } = request;
         let location = Location::parse(&settings.uri)?;
@@ -163,7 +163,7 @@ impl GstDriver {
             counters: counters.clone(),
             hls: settings.hls.clone(),
             kind: Some(location.kind),
-            // Convert what the plan may choose, and what viewers of the preview see.
+            // Convert the pictures that the plan may choose, and those for viewers of the preview.
             selection: Some(PlanSelector::selection(&pack.plan).unless({
                 let handle = handle.clone();
                 move || handle.preview_wanted()
@@ -174,7 +174,7 @@ impl GstDriver {
             Isolation::None => Arc::new(GstOpener::new(options, self.clock.clone())?),
             Isolation::Process => Arc::new(WorkerOpener::new(options, Some(pack.plan.clone()), self.clock.clone())),
         };
-        // A listener counts as being opened until somebody calls, so a mark would mean nothing.
+        // A listener counts as being opened until a caller connects, so a mark would mean nothing.
         if let Some(mark) = request.mark.as_ref().filter(|_| !location.listens()) {
             opener = Arc::new(MarkingOpener { inner: opener, mark: mark.clone() });
         }

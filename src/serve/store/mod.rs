@@ -1,4 +1,4 @@
-//! The embedded store keeps what must survive a restart: the streams added over the API with their settings, and the
+//! The embedded store keeps the data that must survive a restart: the streams added over the API with their settings, and the
 //! last events, incidents, state and run of every stream.
 //!
 //! It is SQLite with a write-ahead log and `synchronous = FULL`: an answered change survives a power failure. The

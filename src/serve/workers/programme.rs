@@ -5,7 +5,7 @@ use touchline_core::clip::{ClipOutput, Gap, GapReason};
 use touchline_core::incident::Incident;
 use touchline_core::signal::{Signal, Signals};
 
-/// Looks at the seconds of one stream. A second whose picture is test bars, black or frozen becomes a gap. Silent sound
+/// Examines the seconds of one stream. A second whose picture is test bars, black or frozen becomes a gap. Silent sound
 /// becomes absent sound, and the second becomes a gap if it has no pictures.
 #[derive(Debug)]
 pub(super) struct ProgrammeFilter {
@@ -72,7 +72,7 @@ mod tests {
         ClipOutput::Second(ClipSecond { index, audio, ..ClipSecond::of_pictures(frames) })
     }
 
-    /// What comes out: incidents by name, seconds and gaps with their signals.
+    /// The output: incidents by name, seconds and gaps with their signals.
     fn passed(filter: &mut ProgrammeFilter, input: Vec<ClipOutput>) -> Vec<String> {
         let mut out = Vec::new();
         for item in input {

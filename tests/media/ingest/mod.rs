@@ -1,11 +1,11 @@
 //! Ingest from real files and real servers, all made at test time. This module has the shared helpers.
 
 mod failures;
+mod frame_selection;
 mod guarded;
 mod logins;
 mod recordings;
 mod servers;
-mod thinning;
 mod tls;
 mod web;
 

@@ -108,7 +108,7 @@ fn a_killed_process_loses_no_written_record() {
     let text = std::fs::read_to_string(&jsonl).unwrap();
     let parsed = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {line}")));
     let lines: Vec<Value> = parsed.collect();
-    // No two seconds have the same place, even when a stream was removed and added again with the same id.
+    // No two seconds have the same stream, run and index, even when a stream was removed and added again with the same id.
     let mut places = BTreeSet::new();
     for line in lines.iter().filter(|line| line["type"] == "second" || line["type"] == "gap") {
         let place = (line["stream"].to_string(), line["run"].as_u64(), line["index"].as_u64());

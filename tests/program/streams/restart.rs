@@ -57,7 +57,7 @@ fn streams_settings_and_last_events_survive_a_restart() {
     assert_eq!(events[0], first_events[0]);
     until("a second of the new run", || get(&program, "one")["last"]["run"] == 1);
     assert!(program.stop().0.success());
-    // No two seconds have the same place.
+    // No two seconds have the same stream, run and index.
     let mut places: Vec<(String, u64, u64)> = records(&jsonl)
         .iter()
         .filter(|r| r["type"] == "second" || r["type"] == "gap")

@@ -1,4 +1,4 @@
-//! Looks at the driver, the libraries and every GPU.
+//! Examines the driver, the libraries and every GPU.
 
 use super::open;
 use crate::backend::probe::{Finding, Unavailable, finding, kernel_module};
@@ -29,7 +29,7 @@ pub fn usable() -> Result<Vec<usize>, Unavailable> {
     }
 }
 
-/// What `touchline doctor` reports about GPUs: the driver, the libraries, and every device with what it can do.
+/// The GPU section of `touchline doctor`: the driver, the libraries, and every device with its abilities.
 pub fn findings() -> Vec<Finding> {
     let module = kernel_module();
     let mut findings = Vec::new();

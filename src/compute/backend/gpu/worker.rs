@@ -34,7 +34,7 @@ const SECONDS_AT_ONCE: usize = 64;
 /// Logits of one second: for each modality one row per frame, pair or second of sound.
 pub(super) type SecondLogits = PerModality<Vec<Vec<f32>>>;
 
-/// A GPU, its thread, and what is known of its faults.
+/// A GPU, its thread, and its fault history.
 pub(super) struct GpuWorker {
     pack: Arc<Pack>,
     ordinal: usize,
@@ -46,7 +46,7 @@ pub(super) struct GpuWorker {
     warm: bool,
 }
 
-/// What is loaded onto a GPU; it lasts until a fault destroys the context.
+/// The data loaded onto a GPU; they last until a fault destroys the context.
 struct Session {
     gpu: Gpu,
     features: DeviceFeatures<Gpu>,

@@ -4,7 +4,7 @@
 //! with zeros on both ends (`center=True, pad_mode="constant"`), the window is a periodic Hann window as long as the
 //! FFT, the power spectrum is summed by triangles of equal area (`norm="slaney"`) for both mel scales, and decibels
 //! are relative to 1. The spectrum is computed in f64: next to a loud tone, f32 rounding alone would be tens of
-//! decibels above what a quiet band holds.
+//! decibels above the power of a quiet band.
 
 use std::f64::consts::PI;
 use std::fmt;
@@ -184,7 +184,7 @@ fn larger(a: f32, b: f32) -> f32 {
 /// 10 log10 of a normal positive number, without calls, branches or tables, so that the compiler vectorises loops over it.
 ///
 /// The number is 2^e m with m from √½ to √2; ln m is 2 artanh s with s = (m - 1) / (m + 1), |s| below 0.172, by its series
-/// up to s⁹ (what is left out is below 10⁻⁹). The rest of the error is rounding: below 0.00005 dB for any `f32`, and
+/// up to s⁹ (the remainder is below 10⁻⁹). The rest of the error is rounding: below 0.00005 dB for any `f32`, and
 #[inline(always)]
 fn decibels(power: f32) -> f32 {
     const ROOT_HALF: u32 = 0x3f35_04f3;

@@ -1,6 +1,6 @@
 //! Packed RGB8 of any size → the model's rectangle: normalised planar f32, or gray f32 for flow.
 //!
-//! A [`ResizePlan`] has what depends only on the two sizes (geometry and filter tables) and can be shared by threads;
+//! A [`ResizePlan`] has the data that depend only on the two sizes (geometry and filter tables) and can be shared by threads;
 //! [`ResizeScratch`] is the scratch memory of a call. The only colour conversion is RGB → gray.
 
 use super::axis::Axis;
@@ -52,7 +52,7 @@ pub struct ResizePlan {
     vertical: Axis,
 }
 
-/// Scratch of [`ResizePlan`]'s calls; grows to what the largest plan needs and keeps it.
+/// Scratch of [`ResizePlan`]'s calls; grows to the size for the largest plan and does not shrink.
 #[derive(Clone, Debug, Default)]
 pub struct ResizeScratch {
     mixed: Vec<f32>,

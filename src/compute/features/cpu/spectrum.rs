@@ -104,7 +104,7 @@ impl PowerSpectra {
 }
 
 /// A real transform of twice `half` samples by a complex one of `half`: even samples are the real parts, odd ones the
-/// imaginary parts. Radix 4, decimated in frequency, in place; what comes out in digit-reversed order is read so.
+/// imaginary parts. Radix 4, decimated in frequency, in place; the output is in digit-reversed order and is read in that order.
 #[derive(Clone)]
 struct Butterflies {
     half: usize,
@@ -239,7 +239,7 @@ fn radix_4<S: Simd>(simd: S, re: &mut [S::f64s], im: &mut [S::f64s], twiddles: &
 }
 
 /// (`re` + i `im`) · (`r` + i `i`). A function and not a closure, here and below: closures are not inlined into code made
-/// for wider vectors, and a call there costs more than what it does.
+/// for wider vectors, and a call there costs more than its work.
 #[inline(always)]
 fn times<S: Simd>(simd: S, re: S::f64s, im: S::f64s, r: f64, i: f64) -> (S::f64s, S::f64s) {
     let (r, i) = (simd.splat_f64s(r), simd.splat_f64s(i));

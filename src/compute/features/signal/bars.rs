@@ -3,7 +3,7 @@
 //! All of them have the same six bars side by side: yellow, cyan, green, magenta, red, blue, from left to right, by falling
 //! luminance. No picture of sport has them in this order, of equal width and over a third of its height, so the colours may be
 //! as wrong as the transport makes them: 75 % or 100 %, the other colour matrix, the other range, compressed, scaled, in a black
-//! frame. What differs between the standards is not looked at: white, grey and black beside the bars, and the rows with I, Q, ramp
+//! frame. The parts that differ between the standards are ignored: white, grey and black beside the bars, and the rows with I, Q, ramp
 //! and PLUGE below. The bars may be moved around the edge of the picture, as test generators do.
 //!
 //! Rows of a coarse grid find the bars. Then each bar is measured over all rows, so that a text, a clock, a logo or a moving
@@ -40,7 +40,7 @@ const BAR_ROWS_MIN: f32 = 0.25;
 /// Smallest mean of this share over the bars.
 const MEAN_ROWS_MIN: f32 = 0.4;
 
-/// Runs of one row that are looked at: bars, the castellation below them, and a disturbance.
+/// Runs of one row that are examined: bars, the castellation below them, and a disturbance.
 const RUNS_MAX: usize = 32;
 
 /// Finds colour bars. Owns the grid, and allocates nothing after it is made.
@@ -54,7 +54,7 @@ pub struct BarsDetector {
     found: Vec<Span>,
 }
 
-/// Six bars in a row, in cells from the left edge of the content. May exceed the right edge, where it goes on at the left.
+/// Six bars in a row, in cells from the left edge of the content. May exceed the right edge; it then continues at the left.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     start: f32,
@@ -185,7 +185,7 @@ fn code(rgb: [f32; 3]) -> u8 {
     code
 }
 
-/// The six bars of a row, which may go on from its right edge to its left.
+/// The six bars of a row, which may continue from its right edge to its left.
 fn six_bars(cells: &[u8]) -> Option<Span> {
     let mut runs = [Run::default(); RUNS_MAX];
     let count = runs_of(cells, &mut runs)?;

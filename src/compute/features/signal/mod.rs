@@ -7,12 +7,12 @@
 //! | freeze | the picture equals the one with which the freeze began, but for noise ([`picture`]) | `freezedetect` |
 //! | silence | no sample is louder than a level | `silencedetect` |
 //!
-//! A [`SignalDetector`] sees the seconds of one stream in order. It looks at the frames that were sampled for the models, so times
+//! A [`SignalDetector`] sees the seconds of one stream in order. It examines the frames that were sampled for the models, so times
 //! are exact to the distance of these frames: a condition that holds in the first frame of a second began with the second. A
 //! second has a signal when the condition holds in all of it and has lasted for the hold time at its end. Bars and black are no
 //! freeze, for they stand still by nature.
 //!
-//! A second without frames or sound says nothing about them. A condition goes on after such seconds, unless they last longer than
+//! A second without frames or sound says nothing about them. A condition continues after such seconds, unless they last longer than
 //! two seconds.
 //!
 //! There is one channel of sound here, the mean of all: two channels that cancel each other are silent.
@@ -80,7 +80,7 @@ impl SignalDetector {
         }
     }
 
-    /// Looks at the next second of the run. Returns its signals, and appends what began or ended.
+    /// Examines the next second of the run. Returns its signals, and appends those that began or ended.
     pub fn second(&mut self, second: &ClipSecond, incidents: &mut Vec<Incident>) -> Signals {
         self.parts(second.index, &second.frames, second.audio.as_deref(), incidents)
     }

@@ -161,7 +161,7 @@ fn seconds_without_frames_are_bridged_for_two_seconds() {
     assert_eq!(detector.second(&black(0), &mut out), NONE);
     assert!(detector.second(&black(1), &mut out).contains(Signal::Black));
     (2..4).for_each(|index| detector.gap(index, &mut out));
-    assert!(detector.second(&black(4), &mut out).contains(Signal::Black), "it went on");
+    assert!(detector.second(&black(4), &mut out).contains(Signal::Black), "it continues");
     (5..8).for_each(|index| detector.gap(index, &mut out));
     assert_eq!(detector.second(&black(8), &mut out), NONE, "it began anew");
     assert_eq!(

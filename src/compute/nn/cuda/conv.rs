@@ -140,7 +140,7 @@ impl Conv {
             // SAFETY: a workspace is written before it is read, by cuDNN's own contract.
             bytes => Some(unsafe { device.alloc::<u8>(bytes) }?),
         };
-        // SAFETY: the descriptors say what the slices are: their sizes were taken from the tensors' own, their type is `T`.
+        // SAFETY: the descriptors match the slices: their sizes were taken from the tensors' own, their type is `T`.
         unsafe { forward.launch(algorithm, space.as_mut(), (T::one(), T::zero()), &source, &filter, &mut y) }?;
         Ok(CudaStorage::wrap_cuda_slice(y, device.clone()))
     }

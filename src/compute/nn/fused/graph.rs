@@ -190,7 +190,7 @@ impl Graph {
             Some(value) => self.bytes[value].iter().zip(y.iter()).map(|(r, y)| (y.units(r.unit), r.zero)).collect(),
             None => vec![(1.0, 0.0); y.len()],
         };
-        // What the zero points add to every sum is constant, and goes into the bias.
+        // The zero points add a constant to every sum. It becomes part of the bias.
         let bias: Vec<f32> = (0..y.len())
             .map(|c| {
                 let bias = y[c].place(bias[c] - weights[c].shift);

@@ -100,7 +100,7 @@ impl Prefetch {
 /// One row of output pixels for `B` blocks. Returns the weights that are still to be prefetched.
 ///
 /// # Safety
-/// The processor has the instructions of `L`; every pointer of `job` is valid for what its shape says; nothing else writes
+/// The processor has the instructions of `L`; every pointer of `job` is valid for its shape; nothing else writes
 /// `y` or `scratch` meanwhile.
 #[inline(always)]
 unsafe fn row<L: SimdVector, F: ValueFormat, const B: usize, const STEP: usize>(mut job: ConvRows<'_>) -> Prefetch {

@@ -81,9 +81,9 @@ pub(super) struct QuantisedWeights {
     pub weights: Vec<i8>,
     /// Their scale.
     pub unit: f32,
-    /// What the zero points of the inputs add to a sum.
+    /// The share of the inputs' zero points in a sum.
     pub zeros: f32,
-    /// What rounding adds to the real sum on average. It is subtracted from the bias; otherwise such shifts add up through a
+    /// The mean error that rounding adds to the real sum. It is subtracted from the bias; otherwise such shifts add up through a
     /// deep network. Source: Nagel et al., *Data-Free Quantization Through Weight Equalization and Bias Correction*, ICCV 2019.
     pub shift: f32,
 }

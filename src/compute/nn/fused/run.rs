@@ -1,4 +1,4 @@
-//! Runs a plan: each thread takes tasks of the current step until none is left, then goes on to the next step.
+//! Runs a plan: each thread takes tasks of the current step until none is left, then continues with the next step.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::Ordering;
@@ -155,7 +155,7 @@ impl Workspace {
 #[derive(Clone, Copy)]
 pub(super) struct SharedPointer(pub *mut f32);
 
-// SAFETY: tasks of one step write places of their own and read what earlier steps wrote; steps are ordered by the counters
+// SAFETY: tasks of one step write places of their own and read the output of earlier steps; steps are ordered by the counters
 // of [`Progress`].
 unsafe impl Send for SharedPointer {}
 // SAFETY: as above.

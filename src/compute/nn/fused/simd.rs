@@ -226,7 +226,7 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub struct Avx512(__m512);
 
-    // SAFETY: the caller has checked AVX-512 F, and for what works on bf16 AVX512_BF16, on bytes AVX512_VNNI and AVX-512 BW;
+    // SAFETY: the caller has checked AVX-512 F, and AVX512_BF16 for bf16 operations, AVX512_VNNI and AVX-512 BW for operations on bytes;
     // pointers as the trait asks, loads and stores are unaligned ones. The minimum and maximum instructions give their second operand where one is NaN.
     impl SimdVector for Avx512 {
         const WIDE: bool = true;

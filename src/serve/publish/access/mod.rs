@@ -345,7 +345,7 @@ impl Access {
             Denied::UnknownName => (
                 StatusCode::FORBIDDEN,
                 "without tokens this server accepts addresses and localhost in Host, not names",
-                "use 127.0.0.1 or localhost; behind a proxy send that as Host, or start the program with tokens or --allow-anonymous",
+                "use 127.0.0.1 or localhost; behind a proxy, set Host to localhost, or start the program with tokens or --allow-anonymous",
             ),
             Denied::ForeignSite => (
                 StatusCode::FORBIDDEN,

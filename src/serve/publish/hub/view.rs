@@ -152,7 +152,7 @@ impl Hub {
     /// `{"streams": [...]}` without their histories, in the order they were added.
     pub fn streams_json(&self) -> String {
         let streams = self.streams();
-        // One lock at a time: a snapshot of all streams at once would hold up publishing.
+        // One lock at a time: a snapshot of all streams at once would delay publishing.
         let rows = streams.iter().map(|s| to_raw_value(&self.summary(s, &s.live())).expect(SERIALISES));
         to_json(&StreamsView { streams: rows.collect() })
     }

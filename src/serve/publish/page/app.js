@@ -155,7 +155,7 @@ function showLast() {
   }
 }
 
-// Shows states, and what changes with time.
+// Shows the states and the values that change with time.
 function refresh() {
   const { stream } = known;
   showState(stream, known.server);

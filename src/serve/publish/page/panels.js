@@ -205,9 +205,9 @@ export class Modalities {
 function whyText({ why, decided_by, label }) {
   const view = VIEWS[decided_by].toLowerCase();
   const verb = decided_by === "rgb" ? "decide" : "decides";
-  if (why === "table") return `${view} ${verb}: the table names ${decided_by === "rgb" ? "them" : "it"} for ${titleOf(label)}`;
-  if (why === "fallback") return `${view} ${verb}: ${decided_by === "rgb" ? "they stand" : "it stands"} in for a view that is missing`;
-  return `${view} ${verb}, as for most sports`;
+  if (why === "table") return `${view} ${verb}: the table assigns ${titleOf(label)} to ${decided_by === "rgb" ? "them" : "it"}`;
+  if (why === "fallback") return `${view} ${verb}: another view is missing`;
+  return `${view} ${verb} (default)`;
 }
 
 const SHOWN = 8;

@@ -82,7 +82,7 @@ pub trait Sink: Send {
     fn finish(&mut self) {}
 }
 
-/// What happens to an item if the queue of a sink is full.
+/// Handling of an item if the queue of a sink is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
     /// It is dropped for that sink, and counted.

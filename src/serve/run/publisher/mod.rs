@@ -1,7 +1,7 @@
 //! The publisher, on the main thread of `touchline run`: votes over decided seconds and hands records to every output.
 //!
 //! The stream manager opens and stops sources and sends [`Command`]s about streams that begin and end. The publisher
-//! does nothing slow, so no stream holds up another.
+//! does nothing slow, so no stream delays another.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -118,7 +118,7 @@ pub(super) struct Publisher {
     running: BTreeMap<QueueId, Running>,
     classes: usize,
     sinks: Sinks,
-    /// A live stream has been watched: no sink may hold up publishing any more.
+    /// A live stream has been watched: no sink may delay publishing any more.
     live: bool,
     reports: Sender<Report>,
     beat: Heartbeat,
@@ -160,7 +160,7 @@ impl Publisher {
             select! {
                 recv(inbox.decided) -> message => match message {
                     Ok(Decided { queue, item }) => {
-                        // A command that is queued may say what follows this end.
+                        // A queued command may define the state after this end.
                         let is_end = matches!(item, DecidedItem::News(ClipOutput::Ended(_)));
                         if self.catch_up(queue, &inbox.commands) || is_end && self.run_commands(&inbox.commands) {
                             return Ok(());

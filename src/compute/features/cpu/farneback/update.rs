@@ -271,7 +271,7 @@ fn slide(sums: &mut [f64], padded: usize, margin: usize, enters: &[f32], leaves:
     }
 }
 
-/// Sums along a row (the edge's equations count for what is outside) and solves.
+/// Sums along a row (outside the picture, the edge's equations are repeated) and solves.
 fn box_row(sums: &mut [f64], reach: usize, scale: f64, dx: &mut [f32], dy: &mut [f32]) {
     let width = dx.len();
     let padded = width + 2 * reach + 1;
