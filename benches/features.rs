@@ -1,4 +1,4 @@
-//! Features on the CPU: resizing, flow and log-mel. `benches/peers/features.py` times OpenCV and librosa on the same
+//! Features on the CPU: resizing, flow, log-mel and the signal detectors. `benches/peers/features.py` times OpenCV and librosa on the same
 //! work.
 
 use std::hint::black_box;
@@ -9,7 +9,11 @@ use touchline_compute::features::cpu::farneback::Farneback;
 use touchline_compute::features::cpu::mel::LogMel;
 use touchline_compute::features::cpu::resize::{ResizePlan, ResizeScratch};
 use touchline_compute::features::params::{FarnebackParams, Fit, MelParams, PictureParams};
-use touchline_core::frame::RgbView;
+use touchline_compute::features::signal::{SignalConfig, SignalDetector};
+use touchline_core::clip::ClipSecond;
+use touchline_core::frame::{Frame, RgbView};
+use touchline_core::pool::Pooled;
+use touchline_core::time::{NANOS_PER_SECOND, Pts};
 
 /// The same texture as in the peers' script: two waves and a little noise.
 fn texture(width: usize, height: usize, shift: f64) -> Vec<f32> {
@@ -64,9 +68,38 @@ fn mel(c: &mut Criterion) {
     c.bench_function("log-mel/1s-32kHz-128-bands", |b| b.iter(|| mel.compute(black_box(&samples), &mut out)));
 }
 
+/// The detectors of bars, black, freeze and silence over a second as it is sampled for `compact`: twelve frames, and sound.
+fn signal(c: &mut Criterion) {
+    let (width, height) = (512, 288);
+    let moving = |n: u64| texture(width, height, n as f64).into_iter().flat_map(|v| [v as u8; 3]).collect::<Vec<u8>>();
+    let still = vec![90; 3 * width * height];
+    let samples: Vec<f32> = (0..32_000).map(|i| (i as f32 * 0.05).sin() * 0.4).collect();
+    let mut group = c.benchmark_group("signal/1s-12-frames-512x288");
+    for (name, is_moving) in [("moving", true), ("still", false)] {
+        let frames = |index: u64| {
+            (0..12)
+                .map(|n| {
+                    let data = if is_moving { moving(n) } else { still.clone() };
+                    let pts = Pts(index * NANOS_PER_SECOND + n * NANOS_PER_SECOND / 12);
+                    Frame::new(Pooled::detached(data), width as u32, height as u32, pts, 0)
+                })
+                .collect()
+        };
+        let mut second = ClipSecond { audio: Some(samples.clone()), ..ClipSecond::of_pictures(frames(0)) };
+        let (mut detector, mut incidents) = (SignalDetector::new(SignalConfig::default()), Vec::new());
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                second.index += 1;
+                detector.second(black_box(&second), &mut incidents)
+            });
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(30).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = resize, flow, mel
+    targets = resize, flow, mel, signal
 }
 criterion_main!(benches);

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
-use cli::Memory;
+use cli::AllocatorProfile;
 
 use tracing_subscriber::EnvFilter;
 
@@ -38,9 +38,9 @@ fn no_proxy() -> Option<String> {
     const SELF: &str = "127.0.0.1,localhost,::1";
     PROXIES.iter().find_map(|name| std::env::var_os(name).filter(|value| !value.is_empty()))?;
     let known = std::env::var("no_proxy").or_else(|_| std::env::var("NO_PROXY")).unwrap_or_default();
-    let is_said = known.split(',').any(|host| matches!(host.trim(), "127.0.0.1" | "*"));
+    let is_listed = known.split(',').any(|host| matches!(host.trim(), "127.0.0.1" | "*"));
     match known.trim_end_matches(',') {
-        _ if is_said => None,
+        _ if is_listed => None,
         "" => Some(SELF.to_owned()),
         known => Some(format!("{known},{SELF}")),
     }
@@ -74,9 +74,9 @@ fn main() -> ExitCode {
     // A source of your own is registered here, with `touchline_media::registry::register`. A source's process also runs this.
     let cli = crate::cli::Cli::parse();
     with_environment(match cli.memory() {
-        Memory::AsItIs => &[],
-        Memory::Keep => &KEEP_MEMORY,
-        Memory::FewHeaps => &FEW_HEAPS,
+        AllocatorProfile::Default => &[],
+        AllocatorProfile::Keep => &KEEP_MEMORY,
+        AllocatorProfile::TwoArenas => &FEW_HEAPS,
     });
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("touchline=info"));
     let log = tracing_subscriber::fmt()

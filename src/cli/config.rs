@@ -11,7 +11,9 @@ use super::run::{RunArgs, doors};
 use touchline_core::error::{Error, Result};
 use touchline_core::redact;
 use touchline_serve::config;
-use touchline_serve::config::{ConfigFile, Doors, Entry, Layer, Place, Problem, RUN_KEYS, Settings, Stream};
+use touchline_serve::config::{
+    ConfigFile, Entry, Layer, Problem, RUN_KEYS, SettingSources, Settings, Stream, ValueOrigin,
+};
 
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
@@ -46,10 +48,12 @@ pub fn config(args: ConfigArgs) -> Result<()> {
     match args.command {
         ConfigCommand::Check { file } => {
             let name = file.display().to_string();
-            let settings = settled(Doors { file: ConfigFile::read(&file)?, ..Doors::default() }, &name)?;
+            let settings =
+                settled(SettingSources { file: ConfigFile::read(&file)?, ..SettingSources::default() }, &name)?;
             let problems = settings.problems_at_start();
             if problems.is_empty() {
-                print(&format!("{name}: valid, {} streams\n", settings.streams.len()));
+                let count = settings.streams.len();
+                print(&format!("{name}: valid, {count} stream{}\n", if count == 1 { "" } else { "s" }));
                 return Ok(());
             }
             Err(report(&problems, &name))
@@ -76,7 +80,7 @@ fn pretty(value: &Value) -> Result<String> {
     serde_json::to_string_pretty(value).map_err(|e| Error::Internal(format!("cannot write JSON: {e}")))
 }
 
-fn settled(doors: Doors, name: &str) -> Result<Settings> {
+fn settled(doors: SettingSources, name: &str) -> Result<Settings> {
     config::settle(doors).map_err(|problems| report(&problems, name))
 }
 
@@ -99,7 +103,7 @@ fn run_values(settings: &Settings, token_is_set: impl Fn(&str) -> bool) -> Vec<(
     ] {
         // The file goes before the variable.
         if set(file).is_none() && token_is_set(variable) {
-            let entry = Entry { value: Value::from("***"), place: Place::Environment(variable.to_owned()) };
+            let entry = Entry { value: Value::from("***"), place: ValueOrigin::Environment(variable.to_owned()) };
             values.push((key.to_owned(), Some(entry)));
         }
     }

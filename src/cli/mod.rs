@@ -1,18 +1,28 @@
 //! The command line: one file per subcommand.
 
+#[cfg(feature = "train")]
 mod adapt;
 mod config;
+#[cfg(feature = "train")]
 mod dataset;
 mod doctor;
+#[cfg(feature = "train")]
 mod evaluate;
 mod pack;
 mod progress;
+#[cfg(feature = "train")]
 mod report;
 mod run;
 mod score;
 mod signal;
 mod source_worker;
+#[cfg(feature = "train")]
 mod train;
+#[cfg(feature = "train")]
+mod training;
+mod vote;
+
+use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
@@ -23,7 +33,7 @@ use touchline_compute::models::pack::Pack;
 use touchline_compute::nn::fused::{Level, Precision};
 use touchline_core::error::{Error, Result};
 use touchline_serve::config as settings;
-use touchline_serve::config::{Doors, Key, PrecisionChoice};
+use touchline_serve::config::{Key, PrecisionChoice, SettingSources, Settings};
 
 /// Watches live sports broadcasts and reports every second which sport is on.
 #[derive(Debug, Parser)]
@@ -67,18 +77,11 @@ enum Command {
     Config(config::ConfigArgs),
     /// Report what this machine lacks (plugins, weights, GPU) and how to install it.
     Doctor(doctor::DoctorArgs),
-    /// Build a dataset for training: cut recordings into seconds, split them by source, count them.
-    Dataset(dataset::DatasetArgs),
     /// Build, calibrate or inspect a model pack, or import weights into one.
     Pack(pack::PackArgs),
-    /// Train the model of one modality, or of all three, on a dataset.
-    Train(train::TrainArgs),
-    /// Evaluate a pack on held-out data of a dataset: by second and recording, each modality, fusion, calibration.
-    Evaluate(evaluate::EvaluateArgs),
-    /// Teach a pack a channel from a few labelled minutes of it. Takes a minute or two.
-    Adapt(adapt::AdaptArgs),
-    /// Write the report of a training run or an evaluation again, as one HTML file.
-    Report(report::ReportArgs),
+    #[cfg(feature = "train")]
+    #[command(flatten)]
+    Training(training::TrainingCommand),
     /// Receives and decodes one source, in a process of its own.
     #[command(name = touchline_media::worker::SUBCOMMAND, hide = true)]
     SourceWorker(source_worker::SourceWorkerArgs),
@@ -87,10 +90,10 @@ enum Command {
 /// Device and number format, for the commands that run models.
 #[derive(Clone, Debug, Args, Serialize)]
 struct Compute {
-    /// Number format of the models [default: auto]. bf16 needs half of f32's memory and, on processors with instructions for
-    /// it, about half the time. auto chooses bf16 on such processors, f16 on GPUs and f32 elsewhere. int8 runs on the CPU
-    /// only: it needs a quarter of f32's memory and, with AVX512_VNNI, about a quarter of the time; the pack must be
-    /// calibrated for it (touchline pack calibrate).
+    /// Number format of the models [default: auto] [env: TOUCHLINE_PRECISION]. bf16 needs half of f32's memory and, on
+    /// processors with instructions for it, about half the time. auto chooses bf16 on such processors, f16 on GPUs and f32
+    /// elsewhere. int8 runs on the CPU only: it needs a quarter of f32's memory and, with AVX512_VNNI, about a quarter of the
+    /// time; the pack must be calibrated for it (touchline pack calibrate).
     #[arg(long, value_parser = run::named::<PrecisionChoice>(&PrecisionChoice::NAMES))]
     precision: Option<PrecisionChoice>,
     /// Device that computes: auto (all GPUs, or the CPU if there are none), cpu, cuda:0, or several GPUs as in cuda:0,1
@@ -100,17 +103,33 @@ struct Compute {
 }
 
 impl Compute {
+    #[cfg(feature = "train")]
     /// Sets how the pack's networks run: by the flags, or else the environment.
     ///
     /// # Errors
     /// [`Error::Usage`] when the device does not have such numbers.
     fn place(&self, pack: &mut Pack) -> Result<()> {
-        let is_ours = |key: &Key| ["device", "precision"].contains(&key.path.as_str());
-        let (environment, problems) = settings::environment(|name| std::env::var_os(name), is_ours);
-        let doors = Doors { environment, problems, flags: settings::flags(self), ..Doors::default() };
-        let chosen = settings::settle(doors).map_err(|problems| settings::refused(&problems))?;
+        let chosen = settings_of(self, Self::has, |name| std::env::var_os(name))?;
         place(pack, chosen.precision, &chosen.device)
     }
+
+    fn has(key: &Key) -> bool {
+        ["device", "precision"].contains(&key.path.as_str())
+    }
+}
+
+/// Settings from `flags` and, for the keys that `is_ours` selects, from variables that `read` reads. All others are defaults.
+///
+/// # Errors
+/// [`Error::Usage`] naming the setting that cannot be used.
+fn settings_of(
+    flags: &impl Serialize,
+    is_ours: impl Fn(&Key) -> bool,
+    read: impl Fn(&str) -> Option<OsString>,
+) -> Result<Settings> {
+    let (environment, problems) = settings::environment(read, is_ours);
+    let doors = SettingSources { environment, problems, flags: settings::flags(flags), ..SettingSources::default() };
+    settings::settle(doors).map_err(|problems| settings::refused(&problems))
 }
 
 /// Sets how the pack's networks run.
@@ -146,22 +165,24 @@ fn place(pack: &mut Pack, precision: PrecisionChoice, device: &DeviceChoice) -> 
 
 /// How a command uses memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Memory {
+pub enum AllocatorProfile {
     /// No special settings.
-    AsItIs,
+    Default,
     /// It allocates and frees large blocks over and over, and ends.
+    #[cfg_attr(not(feature = "train"), expect(dead_code, reason = "only training does so"))]
     Keep,
     /// It runs for weeks, beside other programs.
-    FewHeaps,
+    TwoArenas,
 }
 
 impl Cli {
     /// How the command uses memory.
-    pub fn memory(&self) -> Memory {
+    pub fn memory(&self) -> AllocatorProfile {
         match self.command {
-            Command::Train(_) => Memory::Keep,
-            Command::Run(_) => Memory::FewHeaps,
-            _ => Memory::AsItIs,
+            #[cfg(feature = "train")]
+            Command::Training(training::TrainingCommand::Train(_)) => AllocatorProfile::Keep,
+            Command::Run(_) => AllocatorProfile::TwoArenas,
+            _ => AllocatorProfile::Default,
         }
     }
 
@@ -180,12 +201,9 @@ impl Cli {
             Command::Score(args) => score::score(args),
             Command::Config(args) => config::config(args),
             Command::Doctor(args) => doctor::doctor(&args),
-            Command::Dataset(args) => dataset::dataset(args),
             Command::Pack(args) => pack::pack(args),
-            Command::Train(args) => train::train(args),
-            Command::Evaluate(args) => evaluate::evaluate(args),
-            Command::Adapt(args) => adapt::adapt(args),
-            Command::Report(args) => report::report(&args),
+            #[cfg(feature = "train")]
+            Command::Training(command) => command.execute(),
             Command::SourceWorker(args) => source_worker::source_worker(&args),
         }
     }

@@ -73,6 +73,7 @@ impl Progress {
     }
 }
 
+#[cfg(feature = "train")]
 /// Runs `work` with a progress bar. `work` reports the number done and the total; the bar appears with the first report. `what`
 /// names the units.
 pub fn with_bar<T>(what: &'static str, work: impl FnOnce(&mut dyn FnMut(usize, usize)) -> T) -> T {

@@ -1,14 +1,17 @@
 //! `touchline score`: the decisions of `run`, offline, for files.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use serde::Serialize;
 
-use super::Compute;
 use super::progress::Progress;
 use super::signal::SignalArgs;
+use super::vote::VoteArgs;
+use super::{Compute, place, settings_of};
 use touchline_compute::models::pack::Pack;
 use touchline_core::cause::Cause;
 use touchline_core::clip::{ClipOutput, ClipSecond, PlanSelector};
@@ -24,12 +27,15 @@ use touchline_media::still::{read_still, scale_down};
 use touchline_media::truncation;
 use touchline_serve::backlog::QueueId;
 use touchline_serve::config;
-use touchline_serve::config::{SignalFile, VoteFile};
+use touchline_serve::config::{Key, Settings};
 use touchline_serve::live::vote;
 use touchline_serve::metrics::Metrics;
 use touchline_serve::publish::jsonl::{JsonlWriter, hold_pipe};
 use touchline_serve::publish::record::Recorder;
 use touchline_serve::workers::{DecidedItem, Workers};
+
+/// The label of a recording of which the models are not sure enough.
+const UNKNOWN: &str = "unknown";
 
 /// Still pictures, by extension: one second with RGB only.
 const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
@@ -40,32 +46,56 @@ const RECORDINGS: [&str; 20] = [
     "aac", "wav", "flac", "opus",
 ];
 
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
+#[command(
+    after_long_help = "Settings come from flags and environment variables. Flags override variables, and variables override \
+defaults. --precision, --device, --vote-… and --signal-… have the variables of `touchline run`: --vote-window is \
+TOUCHLINE_VOTE_WINDOW. Configuration files are not read."
+)]
 pub struct ScoreArgs {
     /// Recordings, still pictures, and folders of them. Folders are searched recursively, in the order of the names.
     #[arg(value_name = "FILE|DIR", required = true)]
+    #[serde(skip)]
     inputs: Vec<PathBuf>,
     /// Directory of the model pack [default: weights/compact].
     #[arg(long, value_name = "DIR", env = "TOUCHLINE_PACK")]
+    #[serde(skip)]
     pack: Option<PathBuf>,
     /// Write one JSON object per second and per event to this file; "-" is standard output.
     #[arg(long, value_name = "FILE|-")]
+    #[serde(skip)]
     jsonl: Option<PathBuf>,
-    /// Write a CSV with one row per file: path, label, probability, seconds, gaps, state (whole, cut-off, damaged, failed).
+    /// Write a CSV with one row per file: path, label (or unknown), probability, seconds, gaps, state (whole, cut-off,
+    /// damaged, failed), best guess where the label is unknown.
     #[arg(long, value_name = "FILE.csv")]
+    #[serde(skip)]
     summary: Option<PathBuf>,
     #[command(flatten)]
+    #[serde(flatten)]
     compute: Compute,
-    /// Length of the sliding vote, 1 to 600 seconds [default: 10].
-    #[arg(long, value_name = "SECONDS")]
-    vote_window: Option<u32>,
+    #[command(flatten)]
+    vote: VoteArgs,
     #[command(flatten)]
     signal: SignalArgs,
+}
+
+impl ScoreArgs {
+    /// The settings from flags and the variables that `read` reads.
+    fn settings(&self, read: impl Fn(&str) -> Option<OsString>) -> Result<Settings> {
+        settings_of(self, Self::has, read)
+    }
+
+    /// Whether `score` takes the key from the environment.
+    fn has(key: &Key) -> bool {
+        Compute::has(key) || key.path.starts_with("vote.") || key.path.starts_with("signal.")
+    }
 }
 
 /// The result of one file.
 struct Labelled {
     label: Option<(String, f32)>,
+    /// The best guess, where the label is unknown.
+    guess: Option<String>,
     seconds: u32,
     gaps: u32,
     state: FileState,
@@ -93,11 +123,10 @@ impl FileState {
 }
 
 pub fn score(args: ScoreArgs) -> Result<()> {
-    let vote = VoteFile { window: args.vote_window, ..VoteFile::default() }.settings().map_err(Error::Usage)?;
-    let signals = SignalFile::from(&args.signal).settings().map_err(Error::Usage)?;
+    let Settings { vote, signals, precision, device, .. } = args.settings(|name| std::env::var_os(name))?;
     let files = expand(&args.inputs)?;
     let mut pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
-    args.compute.place(&mut pack)?;
+    place(&mut pack, precision, &device)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let options = GstOptions {
         id: "score".into(),
@@ -128,6 +157,9 @@ pub fn score(args: ScoreArgs) -> Result<()> {
                     let label = labelled.label.as_ref().map_or("-".to_owned(), |(l, p)| format!("{l}\t{p:.3}"));
                     let mut line =
                         format!("{}\t{label}\t{} s\t{} gaps", path.display(), labelled.seconds, labelled.gaps);
+                    if let Some(guess) = &labelled.guess {
+                        line.push_str(&format!("\tbest guess {guess}"));
+                    }
                     if labelled.state != FileState::Whole {
                         line.push('\t');
                         line.push_str(labelled.state.as_str());
@@ -281,12 +313,17 @@ impl Scorer {
                         return Err(Error::source_failure(kind, name, cause, advice));
                     }
                     let label = video.label().map(|l| (self.classes.name(l.label).to_owned(), l.probability));
+                    let is_unknown = label.as_ref().is_some_and(|(_, p)| *p < self.workers.pack().known_from());
+                    let (label, guess) = match label {
+                        Some((guess, p)) if is_unknown => (Some((UNKNOWN.to_owned(), p)), Some(guess)),
+                        label => (label, None),
+                    };
                     let state = match truncation::cut_off(path) {
                         Some(how) => FileState::CutOff(how),
                         None if self.counters.damage() > damage_before => FileState::Damaged,
                         None => FileState::Whole,
                     };
-                    return Ok(Labelled { label, seconds: video.seconds(), gaps: video.gaps(), state });
+                    return Ok(Labelled { label, guess, seconds: video.seconds(), gaps: video.gaps(), state });
                 }
                 DecidedItem::News(_) => {}
             }
@@ -330,7 +367,7 @@ impl Summary {
         let _held = hold_pipe(path)?;
         let writer = csv::Writer::from_path(path).map_err(|e| unwritable(&place, &e))?;
         let mut summary = Self { writer, place };
-        summary.record(["path", "label", "probability", "seconds", "gaps", "state"])?;
+        summary.record(["path", "label", "probability", "seconds", "gaps", "state", "guess"])?;
         Ok(summary)
     }
 
@@ -347,6 +384,7 @@ impl Summary {
             seconds.as_str(),
             gaps.as_str(),
             labelled.state.as_str(),
+            labelled.guess.as_deref().unwrap_or_default(),
         ])
     }
 
@@ -359,10 +397,10 @@ impl Summary {
         } else {
             "failed"
         };
-        self.record([path.to_string_lossy().as_ref(), "", "", "0", "0", state])
+        self.record([path.to_string_lossy().as_ref(), "", "", "0", "0", state, ""])
     }
 
-    fn record(&mut self, fields: [&str; 6]) -> Result<()> {
+    fn record(&mut self, fields: [&str; 7]) -> Result<()> {
         self.writer.write_record(fields).map_err(|e| unwritable(&self.place, &e))?;
         self.writer.flush().map_err(|e| unwritable(&self.place, &e))
     }
@@ -370,4 +408,60 @@ impl Summary {
 
 fn unwritable(place: &str, e: &dyn std::fmt::Display) -> Error {
     Error::output(place, format!("cannot write: {e}"), "free space, check the permissions or choose another --summary")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: ScoreArgs,
+    }
+
+    fn settings(flags: &[&str], variables: &[(&str, &str)]) -> Result<Settings> {
+        let args = Cli::try_parse_from(["score", "a.mp4"].iter().chain(flags)).unwrap().args;
+        args.settings(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+    }
+
+    #[test]
+    fn vote_and_signals_come_from_flags_and_variables() {
+        let variables = [
+            ("TOUCHLINE_VOTE_WINDOW", "5"),
+            ("TOUCHLINE_VOTE_ONSET", "0.8"),
+            ("TOUCHLINE_SIGNAL_BLACK_S", "3"),
+            ("TOUCHLINE_PRECISION", "f32"),
+            ("TOUCHLINE_MAX_STREAMS", "0"),
+        ];
+        let chosen = settings(&["--vote-window", "7", "--signal-freeze-s=4", "--vote-stride=2"], &variables).unwrap();
+        assert_eq!((chosen.vote.window, chosen.vote.stride, chosen.vote.onset), (7, 2, 0.8));
+        assert_eq!((chosen.signals.black.as_secs(), chosen.signals.freeze.as_secs()), (3, 4));
+        assert_eq!(chosen.precision, config::PrecisionChoice::F32);
+        for (flags, variables, word) in [
+            (&["--vote-window=601"][..], &[][..], "--vote-window"),
+            (&[], &[("TOUCHLINE_VOTE_WINDOW", "0")], "TOUCHLINE_VOTE_WINDOW"),
+            (&[], &[("TOUCHLINE_SIGNAL_BLACK_S", "long")], "TOUCHLINE_SIGNAL_BLACK_S"),
+        ] {
+            let refused = settings(flags, variables).unwrap_err().to_string();
+            assert!(refused.contains(word), "{refused}");
+        }
+    }
+
+    #[test]
+    fn every_setting_of_score_has_a_flag() {
+        let command = Cli::command();
+        let flags: BTreeSet<String> = command
+            .get_arguments()
+            .filter_map(|argument| argument.get_long())
+            .map(|name| format!("--{name}"))
+            .collect();
+        for key in config::RUN_KEYS.keys.iter().filter(|key| ScoreArgs::has(key)) {
+            assert!(flags.contains(&key.flag()), "{}", key.flag());
+        }
+    }
 }

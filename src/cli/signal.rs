@@ -3,7 +3,6 @@
 use clap::Args;
 use serde::Serialize;
 use touchline_core::signal::Signal;
-use touchline_serve::config::SignalFile;
 
 use super::run::named;
 
@@ -39,12 +38,4 @@ pub(super) struct SignalArgs {
     /// Greatest sample value of silence, decibels of full scale, -120 to 0 [default: -60].
     #[arg(long = "signal-silence-db", value_name = "DB", allow_negative_numbers = true)]
     silence_db: Option<f32>,
-}
-
-impl From<&SignalArgs> for SignalFile {
-    fn from(args: &SignalArgs) -> Self {
-        let SignalArgs { off, bars_s, black_s, freeze_s, silence_s, black_luma, black_share, freeze_db, silence_db } =
-            args.clone();
-        Self { off, bars_s, black_s, freeze_s, silence_s, black_luma, black_share, freeze_db, silence_db }
-    }
 }

@@ -177,6 +177,7 @@ impl Engine {
             scores: scored.scores,
             absent: scored.absent,
             decision,
+            known_from: self.models.pack.known_from(),
             frame_share: second.frame_share,
             pack: self.models.stamp.clone(),
             wall: second.wall.unwrap_or(arrival),

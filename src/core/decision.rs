@@ -119,6 +119,8 @@ pub struct SecondPrediction {
     pub absent: PerModality<Option<Absent>>,
     /// The fused decision.
     pub decision: Decision,
+    /// Least probability of an answer, of the pack that decided: below it the second is unknown. 0: every second is answered.
+    pub known_from: f32,
     /// The share of the sampled frames and pairs that the models saw.
     pub frame_share: FrameShare,
     /// The pack that decided.
@@ -133,6 +135,11 @@ impl SecondPrediction {
     /// PTS of the start of the second.
     pub fn start(&self) -> Pts {
         Pts::from_second(self.index)
+    }
+
+    /// Whether the models are not sure enough of the label to answer with it.
+    pub fn is_unknown(&self) -> bool {
+        self.decision.probability < self.known_from
     }
 
     /// The signals of the second: none or silence.
@@ -194,12 +201,25 @@ pub struct WindowEstimate {
     pub seconds: u32,
     /// Seconds of the window without a decision.
     pub gaps: u32,
+    /// Least mean probability of an answer, of the pack that decided last: below it the window is unknown.
+    pub known_from: f32,
 }
 
 impl WindowEstimate {
     /// The estimate of a window without a classified second: every value is 0.
     pub fn empty(classes: usize) -> Self {
-        Self { share: vec![0.0; classes], mean: vec![0.0; classes], label: ClassId(0), seconds: 0, gaps: 0 }
+        let (share, mean) = (vec![0.0; classes], vec![0.0; classes]);
+        Self { share, mean, label: ClassId(0), seconds: 0, gaps: 0, known_from: 0.0 }
+    }
+
+    /// Mean probability of the label.
+    pub fn probability(&self) -> f32 {
+        self.mean[self.label.index()]
+    }
+
+    /// Whether the label is too improbable to be the answer. False without a classified second.
+    pub fn is_unknown(&self) -> bool {
+        self.seconds > 0 && self.probability() < self.known_from
     }
 }
 

@@ -81,6 +81,8 @@ pub struct Voter {
     estimate: Option<WindowEstimate>,
     on_air: Vec<bool>,
     last: Option<(RunId, u64)>,
+    /// Of the last classified second.
+    known_from: f32,
 }
 
 impl Voter {
@@ -95,6 +97,7 @@ impl Voter {
             estimate: None,
             on_air: vec![false; classes],
             last: None,
+            known_from: 0.0,
         }
     }
 
@@ -116,6 +119,9 @@ impl Voter {
         }
         if self.ballots.len() >= self.config.window as usize {
             self.ballots.pop_front();
+        }
+        if let SecondOutcome::Predicted(second) = outcome {
+            self.known_from = second.known_from;
         }
         self.ballots.push_back(match outcome {
             SecondOutcome::Predicted(p) => Ballot::Vote(p.decision.label, p.decision.probabilities.clone()),
@@ -185,7 +191,7 @@ impl Voter {
             .max_by(|&a, &b| share[a].total_cmp(&share[b]).then(mean[a].total_cmp(&mean[b])).then(b.cmp(&a)))
             .expect("a pack has at least one class");
         let gaps = self.ballots.len() as u32 - seconds;
-        Some(WindowEstimate { share, mean, label: ClassId(best as u16), seconds, gaps })
+        Some(WindowEstimate { share, mean, label: ClassId(best as u16), seconds, gaps, known_from: self.known_from })
     }
 
     fn hysteresis(&mut self, outcome: &SecondOutcome, events: &mut Vec<Event>) {
@@ -312,6 +318,7 @@ mod tests {
                 why: DecisionReason::Default,
                 probabilities,
             },
+            known_from: 0.0,
             frame_share: FrameShare::ALL,
             pack: Arc::new(PackStamp {
                 name: "p".into(),
@@ -391,6 +398,25 @@ mod tests {
         last.clear();
         v.finish(&mut last);
         assert!(last.is_empty(), "an offset is reported once");
+    }
+
+    #[test]
+    fn a_window_is_unknown_below_the_threshold_of_the_pack_that_decided_last() {
+        let with = |index, probability, known_from| {
+            let mut outcome = second(0, index, 1, probability);
+            if let SecondOutcome::Predicted(second) = &mut outcome {
+                second.known_from = known_from;
+                assert_eq!(second.is_unknown(), probability < known_from);
+            }
+            outcome
+        };
+        let (mut v, mut events) = (voter(2, 1), Vec::new());
+        assert!(!v.push(&with(0, 0.5, 0.0), &mut events).unwrap().is_unknown(), "this pack answers always");
+        assert!(v.push(&with(1, 0.5, 0.6), &mut events).unwrap().is_unknown());
+        let estimate = v.push(&with(2, 0.7, 0.6), &mut events).unwrap();
+        assert!(!estimate.is_unknown() && (estimate.probability() - 0.6).abs() < 1e-6, "the mean is an answer");
+        assert!(v.push(&gap(0, 3), &mut events).is_some_and(|e| !e.is_unknown()), "the threshold stays after a gap");
+        assert!(!WindowEstimate::empty(3).is_unknown());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::dataset::Kind;
 use super::dataset::split::Side;
-use super::evaluate::Deciders;
+use super::evaluate::PackParameters;
 use super::evaluate::score::{Material, score_side};
 use super::evaluate::table::confusion;
 use touchline_compute::gpu::Placement;
@@ -124,7 +124,7 @@ pub fn measure_cost(
         // Such a pack cannot run in int8.
         return Ok(());
     }
-    let temperatures = Deciders::of(&pack).temperatures;
+    let temperatures = PackParameters::of(&pack).temperatures;
     let mut macro_f1 = |precision| {
         let pack = Pack { precision, placement: Placement::CPU, ..pack.clone() };
         let seconds = score_side(&pack, material, Side::Validation, cache, progress)?.soften(&temperatures);

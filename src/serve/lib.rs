@@ -3,8 +3,8 @@
 
 #![deny(missing_docs)]
 
-pub mod adapt;
 pub mod backlog;
+pub mod frame_share;
 // Its items are documented by the schema of the file.
 pub mod config;
 pub mod live;

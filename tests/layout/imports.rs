@@ -84,7 +84,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["config"],
             &["metrics"],
             &["backlog"],
-            &["adapt"],
+            &["frame_share"],
             &["publish"],
             &["live"],
             &["store"],

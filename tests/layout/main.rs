@@ -1,4 +1,4 @@
-//! Checks of the source text: the order of modules, and names and phrases.
+//! Checks of the source text: the order of modules, names and phrases, and the length of the wiring.
 
 mod imports;
 mod names;
@@ -36,4 +36,17 @@ fn modules_with_submodules_are_mod_rs() {
         .filter(|file| file.with_extension("").is_dir())
         .collect();
     assert!(beside.is_empty(), "move these to NAME/mod.rs: {beside:?}");
+}
+
+/// What one screen shows.
+const SCREEN: usize = 60;
+
+#[test]
+fn the_wiring_of_a_run_fits_on_one_screen() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/serve/run/mod.rs");
+    let text = fs::read_to_string(file).unwrap();
+    let lines = text.lines().skip_while(|line| !line.starts_with("pub fn run_with_sinks("));
+    let length = lines.take_while(|line| *line != "}").count() + 1;
+    assert!(length > 10, "run_with_sinks is not found");
+    assert!(length <= SCREEN, "run_with_sinks has {length} lines; move steps to run/parts.rs");
 }

@@ -15,7 +15,7 @@ use touchline_core::pool::Pooled;
 use touchline_core::time::Pts;
 use touchline_learn::dataset::split::Side;
 use touchline_learn::dataset::{Kind, Meta};
-use touchline_learn::evaluate::Deciders;
+use touchline_learn::evaluate::PackParameters;
 use touchline_learn::evaluate::result::Evaluation;
 use touchline_learn::evaluate::score::{LabelledItem, Material, score_side};
 use touchline_serve::metrics::Metrics;
@@ -120,7 +120,7 @@ fn scores_equal_those_of_serving_and_are_cached() {
     assert_eq!((table.unknown["chess"], table.weak, table.seconds.len()), (1, 1, 9));
 
     // The scores are bit-identical to those of serving.
-    let soft = table.soften(&Deciders::of(&pack).temperatures);
+    let soft = table.soften(&PackParameters::of(&pack).temperatures);
     let mut engine = Engine::load(pack.clone()).unwrap();
     for (scored, index) in [(&soft[..4], 1), (&soft[4..7], 2), (&soft[7..], 3)] {
         let seconds = material.seconds(index).unwrap();

@@ -5,6 +5,7 @@ mod bad_input;
 #[path = "../common/mod.rs"]
 mod common;
 mod end_to_end;
+mod examples;
 mod secrets;
 mod signals;
 mod streams;

@@ -52,10 +52,11 @@ pub fn cross(runs: &[PathBuf], dataset: &Path, json: &Path, seed: u64) -> Result
     Ok(out)
 }
 
-/// Prints a line for each kind and predictor.
+/// Prints a line for each kind and predictor. The last two columns are the share of items that are answered (not unknown), and the
+/// share of right answers among those, each source of a class with the same weight.
 pub fn by_kind(kinds: &[KindReport], line: &mut PrintLine<'_>) {
     line(format_args!(
-        "{:<9} {:<8} {:>6} {:>7}  {:>6} {:<20} {:>8} {:>8} {:>6} {:>8} {:>14}",
+        "{:<9} {:<8} {:>6} {:>7}  {:>6} {:<20} {:>8} {:>8} {:>6} {:>8} {:>14} {:>9} {:>9}",
         "kind",
         "by",
         "items",
@@ -66,11 +67,13 @@ pub fn by_kind(kinds: &[KindReport], line: &mut PrintLine<'_>) {
         "macro F1",
         "top 3",
         "log loss",
-        "other as sport"
+        "other as sport",
+        "answered",
+        "of those"
     ));
     for r in kinds {
         line(format_args!(
-            "{:<9} {:<8} {:>6} {:>7}  {:>6} {:<20} {:>8} {:>8} {:>6} {:>8} {:>14}",
+            "{:<9} {:<8} {:>6} {:>7}  {:>6} {:<20} {:>8} {:>8} {:>6} {:>8} {:>14} {:>9} {:>9}",
             r.kind.plural(),
             predictor_name(r.predictor),
             r.items,
@@ -81,7 +84,9 @@ pub fn by_kind(kinds: &[KindReport], line: &mut PrintLine<'_>) {
             fixed(r.macro_f1, 3),
             fixed(r.top3, 3),
             fixed(r.log_loss, 2),
-            r.other_called_a_sport.map_or("-".into(), |share| fixed(share, 3))
+            r.other_called_a_sport.map_or("-".into(), |share| fixed(share, 3)),
+            r.answered.map_or("-".into(), |a| fixed(a.coverage, 3)),
+            r.answered.and_then(|a| a.precision).map_or("-".into(), |share| fixed(share, 3))
         ));
     }
 }

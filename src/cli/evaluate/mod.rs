@@ -18,7 +18,7 @@ use touchline_learn::dataset::split::Side;
 use touchline_learn::evaluate::result::{Evaluation, Interval, Level, LevelReport, Predictor};
 use touchline_learn::evaluate::score::score_side;
 use touchline_learn::evaluate::scores::ScoreTable;
-use touchline_learn::evaluate::{Deciders, Settings, evaluate as figures, thumbnail};
+use touchline_learn::evaluate::{PackParameters, Settings, evaluate as figures, thumbnail};
 use touchline_learn::measure::{fixed, signed};
 use touchline_learn::pack::seen_in_training;
 use touchline_learn::report;
@@ -114,7 +114,7 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
         seed: args.seed,
     };
     let mut evaluation =
-        figures(&Deciders::of(&pack), &measured, validation.as_ref(), &settings, &mut |index, second| {
+        figures(&PackParameters::of(&pack), &measured, validation.as_ref(), &settings, &mut |index, second| {
             thumbnail(&dataset, index, second)
         });
     let trained_on = seen_in_training(&pack_dir, &dataset, side)?;

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use touchline_compute::infer::Engine;
-use touchline_compute::models::pack::{Int8Cost, MANIFEST, Pack};
+use touchline_compute::models::pack::{Int8Cost, MANIFEST, Pack, Unknown};
 use touchline_compute::models::{Architecture, read_weights};
 use touchline_core::decision::PackStamp;
 use touchline_core::error::{Error, Result};
@@ -141,6 +141,16 @@ fn text(pack: &Pack, stamp: &PackStamp, weights: &[WeightsView]) -> String {
         "sampling: pictures of {} lines; per second {} frames for rgb and {} pairs for flow",
         pack.frame_height, pack.plan.rgb_frames, pack.plan.flow_pairs
     );
+    match pack.unknown {
+        Some(Unknown { below, precision, coverage }) => {
+            let (precision, coverage) = (100.0 * precision, 100.0 * coverage);
+            let _ = writeln!(
+                out,
+                "unknown: below probability {below:.2}; on validation {coverage:.0} % are answered, {precision:.0} % of the answers right"
+            );
+        }
+        None => out.push_str("unknown: never; every second gets a label\n"),
+    }
     table(&mut out, pack);
     card(&mut out, pack);
     out

@@ -1,6 +1,8 @@
 //! `touchline pack`: builds, calibrates and inspects packs, and imports weights.
 
+#[cfg(feature = "train")]
 mod build;
+#[cfg(feature = "train")]
 mod calibrate;
 mod import;
 mod inspect;
@@ -18,8 +20,10 @@ pub struct PackArgs {
 #[derive(Debug, Subcommand)]
 enum PackCommand {
     /// Build a pack from runs of `touchline train`: fits temperatures and the table, writes the card.
+    #[cfg(feature = "train")]
     Build(build::BuildArgs),
     /// Measure the value ranges that --precision int8 needs, and write them into the pack.
+    #[cfg(feature = "train")]
     Calibrate(calibrate::CalibrateArgs),
     /// Verify a pack, load it, run its models once, and print its contents.
     Inspect(inspect::InspectArgs),
@@ -29,7 +33,9 @@ enum PackCommand {
 
 pub fn pack(args: PackArgs) -> Result<()> {
     match args.command {
+        #[cfg(feature = "train")]
         PackCommand::Build(args) => build::build(args),
+        #[cfg(feature = "train")]
         PackCommand::Calibrate(args) => calibrate::calibrate(&args),
         PackCommand::Inspect(args) => inspect::inspect(&args),
         PackCommand::Import(args) => import::import(args),

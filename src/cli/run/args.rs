@@ -10,8 +10,9 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use crate::cli::Compute;
 use crate::cli::signal::SignalArgs;
+use crate::cli::vote::VoteArgs;
 use touchline_media::options::{Isolation, VariantChoice};
-use touchline_serve::config::{BatchMax, BatchWaitMs, LatencyMs, MaxStreams, RtspTransport};
+use touchline_serve::config::{BatchMax, BatchWaitMs, LatencyMs, MaxHeight, MaxStreams, RtspTransport};
 
 #[derive(Clone, Debug, Args, Serialize)]
 #[command(
@@ -83,9 +84,9 @@ pub struct RunArgs {
     /// Variant of HLS sources to play: fit is the smallest with at least the lines that the pack uses [default: fit].
     #[arg(long, value_parser = named::<VariantChoice>(&VariantChoice::NAMES))]
     variant: Option<VariantChoice>,
-    /// Greatest height of HLS variants, in lines.
+    /// Greatest height of HLS variants, 1 to 8192 lines.
     #[arg(long, value_name = "LINES")]
-    max_height: Option<u32>,
+    max_height: Option<MaxHeight>,
     /// Language of HLS sound, as in de or pt-BR, when no sound is the default.
     #[arg(long, value_name = "LANGUAGE")]
     audio_language: Option<String>,
@@ -119,22 +120,6 @@ pub struct RunArgs {
         short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true"
     )]
     quiet: Option<bool>,
-}
-
-#[derive(Clone, Debug, Args, Serialize)]
-struct VoteArgs {
-    /// Length of the sliding vote, 1 to 600 seconds [default: 10].
-    #[arg(long = "vote-window", value_name = "SECONDS")]
-    window: Option<u32>,
-    /// Seconds between two estimates, at most --vote-window [default: 1].
-    #[arg(long = "vote-stride", value_name = "SECONDS")]
-    stride: Option<u32>,
-    /// A class comes on air at this mean probability [default: 0.6].
-    #[arg(long = "vote-onset", value_name = "PROBABILITY")]
-    onset: Option<f32>,
-    /// A class goes off air below this mean probability, at most --vote-onset [default: 0.4].
-    #[arg(long = "vote-offset", value_name = "PROBABILITY")]
-    offset: Option<f32>,
 }
 
 #[derive(Clone, Debug, Args, Serialize)]

@@ -5,14 +5,16 @@ use std::path::Path;
 use super::RunArgs;
 use touchline_core::error::{Error, Result};
 use touchline_serve::config;
-use touchline_serve::config::{ConfigFile, Doors, Key, Listen, Problem, Settings, Shard, Stream, StreamSettings};
+use touchline_serve::config::{
+    ConfigFile, Key, Listen, Problem, SettingSources, Settings, Shard, Stream, StreamSettings,
+};
 use touchline_serve::run::Reading;
 
 /// Reads the file and the environment.
 ///
 /// # Errors
 /// [`Error::Usage`] when the file cannot be read.
-pub(in crate::cli) fn doors(args: &RunArgs) -> Result<Doors> {
+pub(in crate::cli) fn doors(args: &RunArgs) -> Result<SettingSources> {
     let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
     let (environment, problems) = config::environment(|name| std::env::var_os(name), |_: &Key| true);
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
@@ -23,7 +25,7 @@ pub(in crate::cli) fn doors(args: &RunArgs) -> Result<Doors> {
         let (id, uri) = split_name(given);
         (id.map(str::to_owned), uri.to_owned())
     });
-    Ok(Doors { file, environment, flags: config::flags(args), problems, named: named.collect() })
+    Ok(SettingSources { file, environment, flags: config::flags(args), problems, named: named.collect() })
 }
 
 /// The settings of a run.
@@ -46,7 +48,7 @@ pub(super) fn settle(args: &RunArgs) -> Result<Settings> {
 /// [`Error::Usage`] naming the setting that cannot be used.
 pub(super) fn read_again(args: &RunArgs, shard: Option<Shard>) -> Result<Reading> {
     // The file cannot change streams of the command line.
-    let doors = Doors { named: Vec::new(), ..doors(args)? };
+    let doors = SettingSources { named: Vec::new(), ..doors(args)? };
     let settings = config::settle(doors).map_err(|problems: Vec<Problem>| config::refused(&problems))?;
     Ok(Reading {
         vote: settings.vote,
@@ -76,6 +78,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use clap::{CommandFactory, Parser};
+    use serde_json::Value;
+    use touchline_serve::config::Form;
 
     use super::*;
 
@@ -201,5 +205,47 @@ mod tests {
             let all = [flag, value, bounds];
             assert!(all.iter().all(|word| refused.contains(word)), "{all:?}: {refused}");
         }
+    }
+
+    #[test]
+    fn flags_refuse_numbers_out_of_bounds() {
+        let schema = config::schema();
+        for key in config::RUN_KEYS.keys.iter().filter(|key| key.form == Form::Number) {
+            let pointer = format!("/properties/{}", key.path.replace('.', "/properties/"));
+            let bounds = schema.pointer(&pointer).unwrap();
+            let (least, most) = (bounds["minimum"].as_f64().unwrap(), bounds["maximum"].as_f64().unwrap());
+            for number in [least - 1.0, most + 1.0] {
+                let flag = format!("{}={number}", key.flag());
+                let args = Cli::try_parse_from(["run", flag.as_str()]);
+                assert!(args.is_err() || settle(&args.unwrap().args).is_err(), "{flag}");
+            }
+        }
+    }
+
+    #[test]
+    fn help_has_every_default() {
+        let defaults = config::default_layer();
+        let command = Cli::command();
+        for (key, entry) in &defaults {
+            let flag = config::RUN_KEYS.find(key).unwrap().flag();
+            let argument = command.get_arguments().find(|a| a.get_long() == flag.strip_prefix("--")).unwrap();
+            let help = argument.get_long_help().or(argument.get_help()).unwrap().to_string();
+            let default = match &entry.value {
+                // A switch is off without its flag.
+                Value::Bool(is_on) => {
+                    assert!(!is_on, "{flag} is on by default; its help must say so");
+                    continue;
+                }
+                Value::Array(list) if list.is_empty() => continue,
+                Value::String(text) => text.clone(),
+                // 1 in place of 1.0.
+                number => number.as_f64().unwrap().to_string(),
+            };
+            assert!(help.contains(&format!("[default: {default}]")), "{flag}: {default}: {help}");
+        }
+        assert!(defaults.len() > 20, "{defaults:?}");
+        let help =
+            command.get_arguments().find(|a| a.get_long() == Some("pack")).unwrap().get_help().unwrap().to_string();
+        assert!(help.contains(&format!("[default: {}]", config::DEFAULT_PACK)), "{help}");
     }
 }

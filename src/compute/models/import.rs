@@ -203,6 +203,7 @@ impl Import {
             rgb: None,
             flow: None,
             audio: None,
+            unknown: None,
             fusion: Fusion {
                 order: Vec::new(),
                 refit: None,

@@ -41,8 +41,23 @@ pub struct Manifest {
     pub audio: Option<Section<AudioParams>>,
     /// Which modality decides which class.
     pub fusion: Fusion,
+    /// When the answer is unknown; by default never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<Unknown>,
     /// How the pack was trained and measured, for people.
     pub card: Card,
+}
+
+/// `[unknown]`
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unknown {
+    /// The answer is unknown when the probability of the label is below this.
+    pub below: f32,
+    /// Share of right answers among the answers on validation, each source of a class with the same weight.
+    pub precision: f32,
+    /// Share of the recordings and frames of validation that are answered.
+    pub coverage: f32,
 }
 
 /// `[sampling]`

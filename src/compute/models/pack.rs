@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::Architecture;
 pub use super::int8::{Int8, Int8Cost, RangesSpec};
 use super::manifest::FORMAT;
-pub use super::manifest::{Card, Fusion, FusionEntry, MANIFEST, Manifest, Sampling, Section, parse_toml};
+pub use super::manifest::{Card, Fusion, FusionEntry, MANIFEST, Manifest, Sampling, Section, Unknown, parse_toml};
 use crate::features::params::{AudioParams, FlowParams, PictureParams};
 use crate::gpu::Placement;
 use crate::nn::fused::{Level, Precision};
@@ -89,6 +89,8 @@ pub struct Pack {
     pub fusion: FusionTable,
     /// Why the table must be fitted again, if it must.
     pub refit: Option<String>,
+    /// When the answer is unknown; `None`: never.
+    pub unknown: Option<Unknown>,
     /// How the pack was trained and measured.
     pub card: Card,
     /// SHA-256 of `pack.toml`, hexadecimal. For a manifest that is not in a file, of the text that would be written.
@@ -132,6 +134,11 @@ impl Pack {
                 return Err(format!("sampling.{key} = {value}: choose 0 to 60 a second"));
             }
         }
+        if let Some(Unknown { below, .. }) = manifest.unknown
+            && !(0.0..1.0).contains(&below)
+        {
+            return Err(format!("unknown.below = {below}: choose 0 to less than 1"));
+        }
         let rgb = part(dir, "rgb", manifest.rgb, &classes, PictureParams::validate)?;
         let flow = part(dir, "flow", manifest.flow, &classes, FlowParams::validate)?;
         let audio = part(dir, "audio", manifest.audio, &classes, AudioParams::validate)?;
@@ -166,9 +173,15 @@ impl Pack {
             audio,
             fusion,
             refit: manifest.fusion.refit,
+            unknown: manifest.unknown,
             card: manifest.card,
             manifest_sha256,
         })
+    }
+
+    /// Least probability of an answer; 0: every label is one.
+    pub fn known_from(&self) -> f32 {
+        self.unknown.map_or(0.0, |unknown| unknown.below)
     }
 
     /// The model of a modality, if the pack has one.

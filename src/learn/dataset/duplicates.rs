@@ -135,20 +135,20 @@ pub(super) fn find(items: &mut [(Item, Origin)], prints: &[Vec<Print>]) -> Dupli
 }
 
 /// `alike`, `of` and `distance` of a [`Pair`]; `None` for items that do not show the same.
-type Alike = Option<(usize, usize, u32)>;
+type Similarity = Option<(usize, usize, u32)>;
 
 /// Returns all pairs within `of` that `alike` accepts, in order.
-fn pairs(of: &[usize], alike: impl Fn(usize, usize) -> Alike + Sync) -> Vec<Pair> {
+fn pairs(of: &[usize], alike: impl Fn(usize, usize) -> Similarity + Sync) -> Vec<Pair> {
     (0..of.len()).into_par_iter().flat_map_iter(|n| with(of[n], &of[n + 1..], &alike)).collect()
 }
 
 /// Returns all pairs of one of `of` and one of `others` that `alike` accepts, in order.
-fn pairs_between(of: &[usize], others: &[usize], alike: impl Fn(usize, usize) -> Alike + Sync) -> Vec<Pair> {
+fn pairs_between(of: &[usize], others: &[usize], alike: impl Fn(usize, usize) -> Similarity + Sync) -> Vec<Pair> {
     of.par_iter().flat_map_iter(|a| with(*a, others, &alike)).collect()
 }
 
 /// Returns all pairs of `a` and one of `others` that `alike` accepts, in order.
-fn with(a: usize, others: &[usize], alike: impl Fn(usize, usize) -> Alike) -> Vec<Pair> {
+fn with(a: usize, others: &[usize], alike: impl Fn(usize, usize) -> Similarity) -> Vec<Pair> {
     let pair = |b: usize| alike(a, b).map(|(alike, of, distance)| Pair { a, b, alike, of, distance });
     others.iter().filter_map(|b| pair(*b)).collect()
 }

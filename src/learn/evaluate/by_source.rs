@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 
 use super::bootstrap::{DRAWS, interval};
 use super::metrics::Samples;
-use super::predict::{Judge, video_samples};
+use super::predict::{DecisionMethod, video_samples};
 use super::result::{ClassOfKind, Interval, KindReport, Predictor};
 use super::scores::SoftSecond;
 use crate::dataset::Kind;
@@ -27,7 +27,7 @@ const LEAST_PROBABILITY: f64 = 1e-6;
 pub type ByKind = BTreeMap<Kind, Samples>;
 
 /// Returns the decisions of `judge` on whole items. `groups` has the group of each item.
-pub fn item_samples(soft: &[SoftSecond], judge: &Judge, classes: usize, groups: &[u32]) -> ByKind {
+pub fn item_samples(soft: &[SoftSecond], judge: &DecisionMethod, classes: usize, groups: &[u32]) -> ByKind {
     let mut out = ByKind::new();
     for kind in Kind::ALL {
         let seconds: Vec<&SoftSecond> = soft.iter().filter(|s| s.kind == kind).collect();
@@ -84,6 +84,7 @@ pub fn report(kind: Kind, predictor: Predictor, samples: &Samples, classes: &Cla
         mean_over_classes,
         log_loss,
         other_called_a_sport: other.map(|other| 1.0 - other.recall),
+        answered: None,
         classes: per_class,
     }
 }

@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 use super::by_source::{ByKind, item_samples, report};
 use super::calibration::{ece, reliability};
 use super::metrics::Samples;
-use super::predict::{Judge, clips, second_samples};
+use super::predict::{DecisionMethod, clips, second_samples};
 use super::result::{KindReport, Predictor};
 use super::scores::{RawSecond, ScoreTable, ScoredItem, SoftSecond};
 use super::stacking::Stacking;
+use super::unknown::Answers;
 use super::{Fitted, fit};
-use crate::dataset::Dataset;
 use crate::dataset::split::Side;
+use crate::dataset::{Dataset, Kind};
 use crate::held_out::HeldOut;
 use crate::rows::teaches;
 use crate::train::folds::{FOLDS, FoldsInfo};
@@ -98,23 +99,29 @@ impl Cross {
         let groups = self.table.groups();
         let mut items: BTreeMap<Predictor, ByKind> = BTreeMap::new();
         let mut seconds: BTreeMap<Predictor, Samples> = BTreeMap::new();
+        let mut answers: BTreeMap<Kind, Answers> = BTreeMap::new();
         let folds: BTreeSet<u32> = self.fold_of.iter().copied().collect();
         for fold in folds {
             let (others, own) =
                 (self.table.only(|i| self.fold_of[i] != fold), self.table.only(|i| self.fold_of[i] == fold));
-            let Fitted { temperatures, fusion, soft } = fit(&others.0);
+            let Fitted { temperatures, fusion, unknown, soft } = fit(&others.0);
             let stacking = Stacking::fit(&others.0, &soft);
             let soft = own.0.soften(&temperatures);
             let groups: Vec<u32> = own.1.iter().map(|i| groups[*i]).collect();
-            let mut judges: Vec<Judge> = self.table.modalities().into_iter().map(Judge::Modality).collect();
-            judges.push(Judge::Table(&fusion));
-            judges.extend(stacking.as_ref().map(Judge::Learned));
+            let mut judges: Vec<DecisionMethod> =
+                self.table.modalities().into_iter().map(DecisionMethod::Modality).collect();
+            judges.push(DecisionMethod::Table(&fusion));
+            judges.extend(stacking.as_ref().map(DecisionMethod::Learned));
             for judge in &judges {
                 let by_kind = items.entry(judge.predictor()).or_default();
                 for (kind, samples) in item_samples(&soft, judge, classes.len(), &groups) {
+                    if matches!(judge, DecisionMethod::Table(_)) {
+                        let known_from = unknown.map_or(0.0, |unknown| unknown.below);
+                        answers.entry(kind).or_default().add(&samples, known_from);
+                    }
                     by_kind.entry(kind).or_insert_with(|| Samples::new(classes.len())).append(samples);
                 }
-                if soft.iter().any(|s| s.kind == crate::dataset::Kind::Clip) {
+                if soft.iter().any(|s| s.kind == Kind::Clip) {
                     let of_clips: Vec<&SoftSecond> = clips(&soft);
                     let samples = second_samples(&of_clips, judge, classes.len(), &groups);
                     seconds.entry(judge.predictor()).or_insert_with(|| Samples::new(classes.len())).append(samples);
@@ -126,6 +133,9 @@ impl Cross {
         });
         let mut kinds: Vec<KindReport> = kinds.collect();
         kinds.sort_by_key(|r| (r.kind, r.predictor));
+        for report in kinds.iter_mut().filter(|r| r.predictor == Predictor::Table) {
+            report.answered = answers.get(&report.kind).map(Answers::shares);
+        }
         let unlearnable: Vec<String> = self.unlearnable.iter().map(|(class, n)| format!("{class} ({n})")).collect();
         let mut notes = vec![
             "The test side of the dataset takes no part. Temperatures, table and learned fusion of a fold are fitted on the \

@@ -4,7 +4,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
-use super::predict::Judge;
+use super::predict::DecisionMethod;
 use super::result::Importance;
 use super::scores::SoftSecond;
 use crate::measure::Confusion;
@@ -20,7 +20,7 @@ pub const PERMUTATIONS: usize = 20;
 /// modality and another one.
 pub fn importance(
     seconds: &[&SoftSecond],
-    judge: &Judge,
+    judge: &DecisionMethod,
     modality: Modality,
     classes: usize,
     seed: u64,
@@ -67,7 +67,7 @@ pub fn importance(
 
 fn macro_f1<'a>(
     seconds: impl Iterator<Item = (&'a SoftSecond, &'a PerModality<Option<ModalityScores>>)>,
-    judge: &Judge,
+    judge: &DecisionMethod,
     classes: usize,
 ) -> f64 {
     let mut confusion = Confusion::new(classes);
@@ -104,13 +104,13 @@ mod tests {
         let seconds = clips(&soft);
         let table = fit_table(&soft, &[Modality::Rgb, Modality::Audio], 3);
         let stacking = Stacking::fit(&t, &soft).unwrap();
-        for judge in [Judge::Table(&table), Judge::Learned(&stacking)] {
+        for judge in [DecisionMethod::Table(&table), DecisionMethod::Learned(&stacking)] {
             let audio = importance(&seconds, &judge, Modality::Audio, 3, 1).unwrap();
             assert_eq!((audio.ablation, audio.permutation, audio.permutation_std), (0.0, 0.0, 0.0), "{judge:?}");
             let rgb = importance(&seconds, &judge, Modality::Rgb, 3, 1).unwrap();
             // Without pictures every second gets the same class: F1 is 1/2 for one class of three.
             assert!(rgb.ablation > 0.75, "{rgb:?}");
-            if let Judge::Table(_) = judge {
+            if let DecisionMethod::Table(_) = judge {
                 // With pictures, only the last group, which has sound alone, is wrong: F1 1, 60/63 and 54/57.
                 let whole = (1.0 + 60.0 / 63.0 + 54.0 / 57.0) / 3.0;
                 assert!((rgb.ablation - (whole - 0.5 / 3.0)).abs() < 1e-9, "{rgb:?}");

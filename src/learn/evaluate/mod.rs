@@ -24,12 +24,13 @@ pub(super) mod table;
 pub(crate) mod temperature;
 #[cfg(test)]
 mod tests;
+pub mod unknown;
 mod wrong;
 
 use std::collections::BTreeSet;
 
 use self::metrics::Samples;
-use self::predict::{Judge, clips, frame_samples, second_samples, video_samples};
+use self::predict::{DecisionMethod, clips, frame_samples, second_samples, video_samples};
 use self::result::{
     Calibration, ClassCount, ClassReport, Evaluation, Histogram, Importance, Improvement, KindReport, Level,
     LevelReport,
@@ -37,9 +38,10 @@ use self::result::{
 use self::scores::{ScoreTable, SoftSecond};
 use self::stacking::Stacking;
 use self::table::fit_table;
+use self::unknown::Answers;
 use crate::dataset::Kind;
 use crate::dataset::split::Side;
-use touchline_compute::models::pack::Pack;
+use touchline_compute::models::pack::{Pack, Unknown};
 use touchline_core::decision::PerModality;
 use touchline_core::fusion::FusionTable;
 use touchline_core::labels::{ClassId, Modality};
@@ -51,7 +53,7 @@ const RESIDUAL_BINS: usize = 20;
 
 /// The parameters of a pack that turn logits into decisions.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Deciders {
+pub struct PackParameters {
     /// Name of the pack.
     pub pack: String,
     /// SHA-256 over all weights of the pack, lower-case hexadecimal.
@@ -60,9 +62,11 @@ pub struct Deciders {
     pub temperatures: PerModality<f32>,
     /// The class-to-modality table.
     pub fusion: FusionTable,
+    /// Least probability of an answer.
+    pub known_from: f32,
 }
 
-impl Deciders {
+impl PackParameters {
     /// Returns the parameters of `pack`.
     pub fn of(pack: &Pack) -> Self {
         Self {
@@ -70,6 +74,7 @@ impl Deciders {
             weights_sha256: pack.weights_sha256(),
             temperatures: PerModality::of(|m| pack.model(m).map_or(1.0, |model| model.temperature)),
             fusion: pack.fusion.clone(),
+            known_from: pack.known_from(),
         }
     }
 }
@@ -81,6 +86,8 @@ pub struct Fitted {
     pub temperatures: PerModality<f32>,
     /// The class-to-modality table.
     pub fusion: FusionTable,
+    /// When the answer is unknown; `None` without recordings and frames.
+    pub unknown: Option<Unknown>,
     /// The seconds of validation at these temperatures.
     pub soft: Vec<SoftSecond>,
 }
@@ -93,7 +100,9 @@ pub fn fit(validation: &ScoreTable) -> Fitted {
     let temperatures = validation.fit_temperatures();
     let soft = validation.soften(&temperatures);
     let fusion = fit_table(&soft, &validation.modalities(), validation.classes.len());
-    Fitted { temperatures, fusion, soft }
+    let items =
+        by_source::item_samples(&soft, &DecisionMethod::Table(&fusion), validation.classes.len(), &validation.groups());
+    Fitted { temperatures, fusion, unknown: unknown::fit(&items), soft }
 }
 
 /// Description of the measured side, and the seed.
@@ -115,7 +124,7 @@ pub struct Settings {
 /// # Panics
 /// If the tables and `deciders` belong to different packs.
 pub fn evaluate(
-    deciders: &Deciders,
+    deciders: &PackParameters,
     measured: &ScoreTable,
     validation: Option<&ScoreTable>,
     settings: &Settings,
@@ -124,9 +133,9 @@ pub fn evaluate(
     let soft = measured.soften(&deciders.temperatures);
     let stacking = validation.and_then(|v| Stacking::fit(v, &v.soften(&deciders.temperatures)));
     let modalities = measured.modalities();
-    let mut judges: Vec<Judge> = modalities.iter().map(|m| Judge::Modality(*m)).collect();
-    judges.push(Judge::Table(&deciders.fusion));
-    judges.extend(stacking.as_ref().map(Judge::Learned));
+    let mut judges: Vec<DecisionMethod> = modalities.iter().map(|m| DecisionMethod::Modality(*m)).collect();
+    judges.push(DecisionMethod::Table(&deciders.fusion));
+    judges.extend(stacking.as_ref().map(DecisionMethod::Learned));
     let work = Work {
         measured,
         clips: clips(&soft),
@@ -160,9 +169,9 @@ struct Work<'a> {
     measured: &'a ScoreTable,
     clips: Vec<&'a SoftSecond>,
     groups: Vec<u32>,
-    judges: Vec<Judge<'a>>,
+    judges: Vec<DecisionMethod<'a>>,
     modalities: Vec<Modality>,
-    deciders: &'a Deciders,
+    deciders: &'a PackParameters,
     seed: u64,
 }
 
@@ -175,9 +184,9 @@ impl Work<'_> {
         *self.deciders.temperatures.get(modality)
     }
 
-    fn samples(&self, level: Level, seconds: &[&SoftSecond], judge: &Judge) -> Samples {
+    fn samples(&self, level: Level, seconds: &[&SoftSecond], judge: &DecisionMethod) -> Samples {
         match (level, judge) {
-            (Level::Frame, Judge::Modality(m)) => frame_samples(self.measured, *m, self.temperature(*m)),
+            (Level::Frame, DecisionMethod::Modality(m)) => frame_samples(self.measured, *m, self.temperature(*m)),
             // Each modality has its own frames, so fusion needs at least a second.
             (Level::Frame, _) => Samples::new(self.classes()),
             (Level::Second, _) => second_samples(seconds, judge, self.classes(), &self.groups),
@@ -201,10 +210,16 @@ impl Work<'_> {
     /// Figures of each kind of material, by class and source.
     fn kinds(&self, soft: &[SoftSecond]) -> Vec<KindReport> {
         let classes = &self.measured.classes;
-        let of = |judge: &Judge| {
+        let of = |judge: &DecisionMethod| {
             let by_kind = by_source::item_samples(soft, judge, classes.len(), &self.groups);
             let report = |(kind, samples): (Kind, Samples)| {
-                by_source::report(kind, judge.predictor(), &samples, classes, self.seed)
+                let mut report = by_source::report(kind, judge.predictor(), &samples, classes, self.seed);
+                if matches!(judge, DecisionMethod::Table(_)) {
+                    let mut answers = Answers::default();
+                    answers.add(&samples, self.deciders.known_from);
+                    report.answered = Some(answers.shares());
+                }
+                report
             };
             by_kind.into_iter().map(report).collect::<Vec<_>>()
         };
@@ -214,14 +229,14 @@ impl Work<'_> {
     }
 
     fn improvement(&self) -> Vec<Improvement> {
-        let table = Judge::Table(&self.deciders.fusion);
+        let table = DecisionMethod::Table(&self.deciders.fusion);
         let mut out = Vec::new();
         for level in [Level::Second, Level::Video] {
             for over in &self.modalities {
                 let with: Vec<&SoftSecond> =
                     self.clips.iter().copied().filter(|s| s.scores.get(*over).is_some()).collect();
-                let f1 = |judge: &Judge| self.samples(level, &with, judge).confusion().macro_f1();
-                let (fusion_f1, modality_f1) = (f1(&table), f1(&Judge::Modality(*over)));
+                let f1 = |judge: &DecisionMethod| self.samples(level, &with, judge).confusion().macro_f1();
+                let (fusion_f1, modality_f1) = (f1(&table), f1(&DecisionMethod::Modality(*over)));
                 // The improvement over 0 is not a number.
                 if modality_f1 > 0.0 {
                     let percent = 100.0 * (fusion_f1 - modality_f1) / modality_f1;
@@ -246,14 +261,16 @@ impl Work<'_> {
     }
 
     fn importance(&self) -> Vec<Importance> {
-        let fusions = self.judges.iter().filter(|j| !matches!(j, Judge::Modality(_)));
-        let of = |judge: &Judge, m: Modality| importance::importance(&self.clips, judge, m, self.classes(), self.seed);
+        let fusions = self.judges.iter().filter(|j| !matches!(j, DecisionMethod::Modality(_)));
+        let of = |judge: &DecisionMethod, m: Modality| {
+            importance::importance(&self.clips, judge, m, self.classes(), self.seed)
+        };
         fusions.flat_map(|judge| self.modalities.iter().filter_map(move |m| of(judge, *m))).collect()
     }
 
     fn residuals(&self) -> Vec<Histogram> {
         let edges: Vec<f64> = (0..=RESIDUAL_BINS).map(|i| i as f64 / RESIDUAL_BINS as f64).collect();
-        let of = |judge: &Judge| {
+        let of = |judge: &DecisionMethod| {
             let samples = self.samples(Level::Second, &self.clips, judge);
             let mut counts = vec![0; RESIDUAL_BINS];
             for residual in samples.residuals() {
@@ -266,7 +283,7 @@ impl Work<'_> {
     }
 }
 
-fn report(level: Level, judge: &Judge, samples: &Samples, names: &[String], seed: u64) -> LevelReport {
+fn report(level: Level, judge: &DecisionMethod, samples: &Samples, names: &[String], seed: u64) -> LevelReport {
     let confusion = samples.confusion();
     let (accuracy, macro_f1) = bootstrap::intervals(samples, bootstrap::DRAWS, seed);
     let roc = roc::curves(samples, names);

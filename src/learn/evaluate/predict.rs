@@ -14,7 +14,7 @@ use touchline_core::vote::VideoVote;
 
 /// A method that decides label and probabilities of a second.
 #[derive(Clone, Copy, Debug)]
-pub enum Judge<'a> {
+pub enum DecisionMethod<'a> {
     /// One modality alone.
     Modality(Modality),
     /// Fusion by the class-to-modality table.
@@ -23,24 +23,24 @@ pub enum Judge<'a> {
     Learned(&'a Stacking),
 }
 
-impl Judge<'_> {
+impl DecisionMethod<'_> {
     /// Name of the method in the result.
     pub fn predictor(&self) -> Predictor {
         match self {
-            Judge::Modality(Modality::Rgb) => Predictor::Rgb,
-            Judge::Modality(Modality::Flow) => Predictor::Flow,
-            Judge::Modality(Modality::Audio) => Predictor::Audio,
-            Judge::Table(_) => Predictor::Table,
-            Judge::Learned(_) => Predictor::Learned,
+            DecisionMethod::Modality(Modality::Rgb) => Predictor::Rgb,
+            DecisionMethod::Modality(Modality::Flow) => Predictor::Flow,
+            DecisionMethod::Modality(Modality::Audio) => Predictor::Audio,
+            DecisionMethod::Table(_) => Predictor::Table,
+            DecisionMethod::Learned(_) => Predictor::Learned,
         }
     }
 
     /// Returns label and probabilities; `None` when the scores that the method needs are missing.
     pub fn decide(&self, scores: &PerModality<Option<ModalityScores>>) -> Option<(ClassId, Vec<f32>)> {
         match self {
-            Judge::Modality(m) => scores.get(*m).as_ref().map(|s| (s.label, s.scores.clone())),
-            Judge::Table(table) => table.decide(scores).map(|d| (d.label, d.probabilities)),
-            Judge::Learned(stacking) => {
+            DecisionMethod::Modality(m) => scores.get(*m).as_ref().map(|s| (s.label, s.scores.clone())),
+            DecisionMethod::Table(table) => table.decide(scores).map(|d| (d.label, d.probabilities)),
+            DecisionMethod::Learned(stacking) => {
                 let probabilities = stacking.probabilities(scores)?;
                 Some((ClassId(argmax(&probabilities) as u16), probabilities))
             }
@@ -71,7 +71,7 @@ pub fn frame_samples(table: &ScoreTable, modality: Modality, temperature: f32) -
 }
 
 /// Returns a sample for each second that can be decided. `groups` has the group of each item.
-pub fn second_samples(seconds: &[&SoftSecond], judge: &Judge, classes: usize, groups: &[u32]) -> Samples {
+pub fn second_samples(seconds: &[&SoftSecond], judge: &DecisionMethod, classes: usize, groups: &[u32]) -> Samples {
     let mut samples = Samples::new(classes);
     for s in seconds {
         if let Some((label, row)) = judge.decide(&s.scores) {
@@ -83,7 +83,7 @@ pub fn second_samples(seconds: &[&SoftSecond], judge: &Judge, classes: usize, gr
 
 /// Returns a sample for each recording of which at least one second can be decided: the vote of its seconds and their mean
 /// probabilities. `groups` has the group of each item.
-pub fn video_samples(seconds: &[&SoftSecond], judge: &Judge, classes: usize, groups: &[u32]) -> Samples {
+pub fn video_samples(seconds: &[&SoftSecond], judge: &DecisionMethod, classes: usize, groups: &[u32]) -> Samples {
     let mut votes: BTreeMap<u32, (ClassId, VideoVote)> = BTreeMap::new();
     for s in seconds {
         if let Some((label, row)) = judge.decide(&s.scores) {
@@ -115,7 +115,7 @@ mod tests {
         t.add(Kind::Clip, 2, "t", vec![rgb(&[0])]);
         t.add(Kind::Picture, 2, "p", vec![rgb(&[2])]);
         let soft = t.soften(&PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 });
-        let (clips, groups, judge) = (clips(&soft), t.groups(), Judge::Modality(Modality::Rgb));
+        let (clips, groups, judge) = (clips(&soft), t.groups(), DecisionMethod::Modality(Modality::Rgb));
         let frames = frame_samples(&t, Modality::Rgb, 1.0);
         assert_eq!((frames.len(), frames.confusion().accuracy()), (10, 0.6), "no pictures");
         let seconds = second_samples(&clips, &judge, 3, &groups);
@@ -127,7 +127,7 @@ mod tests {
         // Six of nine frames are labelled 1, and each second has the same weight.
         let (high, low) = (1f32.exp() / (1f32.exp() + 2.0), 1.0 / (1f32.exp() + 2.0));
         assert!((row[1] - (6.0 * high + 3.0 * low) / 9.0).abs() < 1e-6);
-        assert!(second_samples(&clips, &Judge::Modality(Modality::Flow), 3, &groups).is_empty());
+        assert!(second_samples(&clips, &DecisionMethod::Modality(Modality::Flow), 3, &groups).is_empty());
         // Without clips, pictures are measured.
         t.seconds.retain(|s| s.item == 2);
         let soft = t.soften(&PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 });

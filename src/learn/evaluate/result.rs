@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::unknown::Answered;
 use crate::dataset::Kind;
 use touchline_core::labels::Modality;
 
@@ -88,6 +89,9 @@ pub struct KindReport {
     pub log_loss: f64,
     /// Share of the items of class `other` that are predicted as a sport; `None` without such items.
     pub other_called_a_sport: Option<f64>,
+    /// How many items are answered and how many answers are right; of the decision in service only.
+    #[serde(default)]
+    pub answered: Option<Answered>,
     /// Figures of each class that has items.
     pub classes: Vec<ClassOfKind>,
 }

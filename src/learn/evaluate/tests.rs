@@ -28,9 +28,9 @@ fn generated(groups: usize, seed: u64) -> ScoreTable {
     t
 }
 
-fn deciders(validation: &ScoreTable) -> Deciders {
+fn deciders(validation: &ScoreTable) -> PackParameters {
     let Fitted { temperatures, fusion, .. } = fit(validation);
-    Deciders { pack: "hand".into(), weights_sha256: "0".into(), temperatures, fusion }
+    PackParameters { pack: "hand".into(), weights_sha256: "0".into(), temperatures, fusion, known_from: 0.0 }
 }
 
 fn settings() -> Settings {

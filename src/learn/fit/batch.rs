@@ -40,14 +40,14 @@ pub(super) fn dropout(features: &Tensor, share: f64, rng: &mut SmallRng) -> Resu
 }
 
 /// Mixup of a batch: each sample is a weighted sum of itself and a partner.
-pub(super) struct Mix {
+pub(super) struct Mixup {
     /// Weight of the sample itself, 0.5 to 1; the partner has the rest.
     pub share: f64,
     /// Index of each sample's partner.
     pub partner: Vec<u32>,
 }
 
-impl Mix {
+impl Mixup {
     /// Draws a mixup of `n` samples with a share from Beta(`alpha`, `alpha`). Returns `None` if `alpha` is 0 or there is no
     /// partner.
     ///
@@ -129,7 +129,7 @@ mod tests {
         let x = Tensor::arange(0f32, 12., &Device::Cpu).unwrap().reshape((2, 3, 2)).unwrap();
         let mut shares = Vec::new();
         for _ in 0..200 {
-            let mix = Mix::draw(0.2, 3, &mut rng).unwrap();
+            let mix = Mixup::draw(0.2, 3, &mut rng).unwrap();
             assert!((0.5..=1.0).contains(&mix.share) && mix.partner.iter().enumerate().all(|(i, p)| i as u32 != *p));
             shares.push(mix.share);
             let y = mix.apply(&x, 1).unwrap();
@@ -141,7 +141,7 @@ mod tests {
         // Beta(0.2, 0.2) is near 0 or 1 most of the time: its variance is 1/(4·1.4), so the mean of the larger is 0.9.
         let mean = shares.iter().sum::<f64>() / shares.len() as f64;
         assert!((mean - 0.91).abs() < 0.04, "{mean}");
-        assert!(Mix::draw(0.0, 3, &mut rng).is_none() && Mix::draw(0.2, 1, &mut rng).is_none());
+        assert!(Mixup::draw(0.0, 3, &mut rng).is_none() && Mixup::draw(0.2, 1, &mut rng).is_none());
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub(crate) fn fit(
     let total = material.weights.iter().map(|w| f64::from(*w)).sum::<f64>();
     let at = Progress { loss: f64::NAN, right: 0, passes: 0 };
     let scaled = Scaled { material, numbers, mean, deviation, total };
-    let mut walk = Walk { scaled: &scaled, at, reached: None, on_step };
+    let mut walk = Monitor { scaled: &scaled, at, reached: None, on_step };
     let x = minimise(&mut walk, vec![0.0; material.classes * (material.width + 1)], steps, TOLERANCE)?;
     let (weight, bias) = scaled.unscaled(&x);
     Ok(Fitted { at: walk.reached.unwrap_or(at), weight, bias: bias.into_iter().map(|b| b as f32).collect() })
@@ -130,7 +130,7 @@ struct Scaled<'a> {
 }
 
 /// The objective of L-BFGS.
-struct Walk<'a> {
+struct Monitor<'a> {
     scaled: &'a Scaled<'a>,
     /// Figures at the point evaluated last.
     at: Progress,
@@ -200,7 +200,7 @@ impl Scaled<'_> {
     }
 }
 
-impl Objective for Walk<'_> {
+impl Objective for Monitor<'_> {
     type Error = touchline_core::error::Error;
 
     fn value(&mut self, x: &[f64], gradient: &mut [f64]) -> Result<f64> {

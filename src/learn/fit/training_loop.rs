@@ -6,7 +6,7 @@ use std::time::Instant;
 use candle_core::Device;
 use rand::seq::SliceRandom;
 
-use super::batch::{Mix, dropout, log_softmax_loss, right, tensors};
+use super::batch::{Mixup, dropout, log_softmax_loss, right, tensors};
 use super::checkpoint::{self, BEST, BestWeights, CHECKPOINT, TrainState};
 use super::log::Log;
 use super::{Fit, Observer, Outcome, watch};
@@ -263,7 +263,7 @@ impl Work<'_> {
         let step = self.state.step + 1;
         let mut rng = augment::rng(config.seed, step, 2);
         let (mut targets, weights) = tensors(&labels, weights, fit.names.len(), config.label_smoothing, &device)?;
-        let mix = Mix::draw(config.mixup, rows.len(), &mut rng);
+        let mix = Mixup::draw(config.mixup, rows.len(), &mut rng);
         let collects = config.tensors_every > 0 && step.is_multiple_of(config.tensors_every);
         let mut watched = Watched::default();
         let x = fit.rows.activations(&rows, &device)?;

@@ -101,6 +101,7 @@ pub fn build(
     let fitted = match validation {
         Ok(table) => {
             let fitted = fit(&table);
+            manifest.unknown = fitted.unknown;
             manifest.fusion = manifest_fusion(&fitted.fusion, &classes);
             fitted
         }
@@ -110,7 +111,12 @@ pub fn build(
             );
             notes.push(reason.clone());
             manifest.fusion.refit = Some(reason);
-            Fitted { temperatures: PerModality::of(|_| 1.0), fusion: pack.fusion.clone(), soft: Vec::new() }
+            Fitted {
+                temperatures: PerModality::of(|_| 1.0),
+                fusion: pack.fusion.clone(),
+                unknown: None,
+                soft: Vec::new(),
+            }
         }
         Err(e) => return Err(e),
     };
@@ -277,6 +283,7 @@ fn draft(
         flow: models.flow.as_ref().map(|p| section(Modality::Flow, p, flow, p.info.inputs.flow.clone())),
         audio: models.audio.as_ref().map(|p| section(Modality::Audio, p, audio, p.info.inputs.audio.clone())),
         fusion: Fusion { order, refit: None, table },
+        unknown: None,
         card: Card::default(),
     })
 }

@@ -33,6 +33,8 @@ pub(super) fn section(e: &Evaluation) -> String {
             "macro F1",
             "top 3",
             "log loss",
+            "answered",
+            "right answers",
         ],
     );
     for r in &e.kinds {
@@ -47,6 +49,8 @@ pub(super) fn section(e: &Evaluation) -> String {
             three(r.macro_f1),
             three(r.top3),
             three(r.log_loss),
+            r.answered.map_or_else(|| "-".into(), |a| three(a.coverage)),
+            r.answered.and_then(|a| a.precision).map_or_else(|| "-".into(), three),
         ]);
     }
     let mut html = card("By kind", "", &table.html());

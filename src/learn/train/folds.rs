@@ -10,7 +10,7 @@ use std::path::Path;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{Begun, Job, Plan, Progress, RunInfo, each_modality};
+use super::{Job, Plan, PreparedModality, Progress, RunInfo, each_modality};
 use crate::classes;
 use crate::classes::Samples;
 use crate::dataset::Dataset;
@@ -157,7 +157,7 @@ impl Job<'_> {
         &self,
         fold: u32,
         of: u32,
-        begun: &Begun,
+        begun: &PreparedModality,
         (train, test): (&Samples, &Samples),
         progress: &mut dyn Progress,
     ) {
@@ -189,7 +189,14 @@ fn learnt_per_class(dataset: &Dataset, learnt: &[bool], modality: Modality) -> V
 }
 
 /// Adds the model's scores on the held-out samples to `into`.
-fn scores(net: &Net, begun: &Begun, rows: &Rows, test: &Samples, fold: u32, into: &mut HeldOut) -> Result<()> {
+fn scores(
+    net: &Net,
+    begun: &PreparedModality,
+    rows: &Rows,
+    test: &Samples,
+    fold: u32,
+    into: &mut HeldOut,
+) -> Result<()> {
     into.outputs.clone_from(&begun.names);
     for chosen in test.rows.chunks(BATCH) {
         let features = if begun.config.tune.epochs == 0 {

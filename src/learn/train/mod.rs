@@ -191,7 +191,7 @@ struct Job<'a> {
 }
 
 /// The training of a modality before its rows are computed.
-struct Begun {
+struct PreparedModality {
     modality: Modality,
     /// Class names, in the order of the outputs.
     names: Vec<String>,
@@ -205,7 +205,7 @@ struct Begun {
 
 impl Job<'_> {
     /// Builds the network and checks the settings. Returns [`None`] when fewer than two classes have data.
-    fn begin(&self, modality: Modality, progress: &mut dyn Progress) -> Result<Option<Begun>> {
+    fn begin(&self, modality: Modality, progress: &mut dyn Progress) -> Result<Option<PreparedModality>> {
         let plan = self.plan;
         let ids = classes::outputs(self.dataset, self.known, modality);
         if ids.len() < 2 {
@@ -227,11 +227,11 @@ impl Job<'_> {
             ));
         }
         let ground = self.ground(frozen, &config, &names)?;
-        Ok(Some(Begun { modality, names, built, frozen, config, ground }))
+        Ok(Some(PreparedModality { modality, names, built, frozen, config, ground }))
     }
 
     /// Computes or loads the rows for training and validation.
-    fn rows(&self, begun: &Begun, progress: &mut dyn Progress) -> Result<Rows> {
+    fn rows(&self, begun: &PreparedModality, progress: &mut dyn Progress) -> Result<Rows> {
         let (plan, modality, seed) = (self.plan, begun.modality, self.plan.fit.seed);
         let recipe = Recipe {
             modality,
@@ -260,7 +260,7 @@ impl Job<'_> {
         let dir = plan.out.join(modality.to_string());
         fit::prepare(&dir, plan.resume, &begun.ground)?;
         let rows = self.rows(&begun, progress)?;
-        let Begun { names, built, frozen, config, ground, .. } = &begun;
+        let PreparedModality { names, built, frozen, config, ground, .. } = &begun;
         let side = |side| classes::samples(self.dataset, self.sides, names, &rows.keys, side);
         let (train, validation) = (side(Side::Train), side(Side::Validation));
         self.note_gaps(modality, names, &train, &validation, progress);

@@ -7,7 +7,8 @@ use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::layers::{Entry, Layer, Place, Problem, check_run, check_stream};
+use super::keys::split;
+use super::layers::{Entry, Layer, Problem, ValueOrigin, check_run, check_stream};
 use super::raw::{Keys, RUN_KEYS, STREAM, STREAM_KEYS};
 use touchline_core::error::{Error, Result};
 
@@ -26,7 +27,7 @@ pub struct ConfigFile {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RawStream {
     /// Where the stream begins.
-    pub place: Place,
+    pub place: ValueOrigin,
     /// The values of the stream.
     pub values: Layer,
 }
@@ -77,9 +78,9 @@ type Check = fn(&str, &Value) -> Result<(), String>;
 type Name<'i> = Spanned<toml::de::DeString<'i>>;
 
 impl Reader<'_> {
-    fn place(&self, at: usize) -> Place {
+    fn place(&self, at: usize) -> ValueOrigin {
         let line = self.text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
-        Place::File { name: self.name.to_owned(), line }
+        ValueOrigin::File { name: self.name.to_owned(), line }
     }
 
     fn problem(&mut self, at: usize, key: &str, text: String) {
@@ -89,7 +90,7 @@ impl Reader<'_> {
 
     fn in_order(mut self) -> Vec<Problem> {
         self.problems.sort_by_key(|problem| match problem.place {
-            Place::File { line, .. } => line,
+            ValueOrigin::File { line, .. } => line,
             _ => 0,
         });
         self.problems
@@ -166,24 +167,11 @@ impl Reader<'_> {
 
 /// Says that there is no such key, and which one may be meant.
 fn unknown(path: &str, known: &Keys) -> String {
-    let (section, name) = path.rsplit_once('.').map_or(("", path), |(section, name)| (section, name));
-    let key_of = |path: &str| path.rsplit_once('.').map_or_else(|| path.to_owned(), |(_, name)| name.to_owned());
-    let is_in = |path: &str| path.rsplit_once('.').map_or("", |(section, _)| section) == section;
-    let names = known.keys.iter().map(|key| &key.path).chain(&known.sections);
-    // Half of a name is near to it as well: latency, latency_ms.
-    let is_part = |known: &str| name.len() > 3 && (known.starts_with(name) || name.starts_with(known));
-    let distance = |known: &str| if is_part(known) { 1 } else { strsim::damerau_levenshtein(name, known) };
-    let nearest = names
-        .map(|path| (distance(&key_of(path)), !is_in(path), path))
-        .filter(|(distance, ..)| *distance <= (name.chars().count() / 3).max(1))
-        .min();
-    match nearest {
-        Some((.., nearest)) => format!("unknown key {path}; did you mean {nearest}?"),
+    let (section, _) = split(path);
+    match known.nearest(path) {
+        Some(nearest) => format!("unknown key {path}; did you mean {nearest}?"),
         None if section.is_empty() => format!("unknown key {path}; `touchline config schema` lists all keys"),
-        None => {
-            let keys: Vec<String> = known.keys.iter().filter(|k| is_in(&k.path)).map(|k| key_of(&k.path)).collect();
-            format!("unknown key {path}; the keys of [{section}] are {}", keys.join(", "))
-        }
+        None => format!("unknown key {path}; the keys of [{section}] are {}", known.in_section(section).join(", ")),
     }
 }
 

@@ -13,7 +13,7 @@ use super::raw::{Form, Key, RUN_KEYS, RawSettings, StreamFile, defaults, short};
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ValueOrigin {
     /// No door sets it.
     Default,
     /// A configuration file.
@@ -31,7 +31,7 @@ pub enum Place {
     CommandLine,
 }
 
-impl Place {
+impl ValueOrigin {
     /// The door, for programs.
     pub const fn door(&self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -65,7 +65,7 @@ pub struct Entry {
     /// The value as JSON.
     pub value: Value,
     /// Where it comes from.
-    pub place: Place,
+    pub place: ValueOrigin,
 }
 
 /// Values by key (`section.key`).
@@ -75,7 +75,7 @@ pub type Layer = BTreeMap<String, Entry>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Where the setting comes from.
-    pub place: Place,
+    pub place: ValueOrigin,
     /// Empty when the problem is not one key's.
     pub key: String,
     /// The value and the allowed values.
@@ -87,7 +87,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { place, key, text } = self;
         let line = match place {
-            Place::File { .. } | Place::Default if !key.is_empty() => format!("{place}: {key}: {text}"),
+            ValueOrigin::File { .. } | ValueOrigin::Default if !key.is_empty() => format!("{place}: {key}: {text}"),
             _ => format!("{place}: {text}"),
         };
         f.write_str(&touchline_core::redact::text(&line))
@@ -147,7 +147,7 @@ fn check<T: DeserializeOwned>(values: &[(&str, &Value)]) -> Result<(), String> {
 
 /// The defaults.
 pub fn default_layer() -> Layer {
-    layer(&defaults(), |_| Place::Default)
+    layer(&defaults(), |_| ValueOrigin::Default)
 }
 
 /// The layer of the command line. `settings` serialises to the keys of the file.
@@ -157,11 +157,11 @@ pub fn default_layer() -> Layer {
 pub fn flags(settings: &impl Serialize) -> Layer {
     layer(settings, |path| {
         let key = RUN_KEYS.find(path).unwrap_or_else(|| panic!("the flags have {path}, which is no key of the file"));
-        Place::Flag(key.flag())
+        ValueOrigin::Flag(key.flag())
     })
 }
 
-fn layer(settings: &impl Serialize, place: impl Fn(&str) -> Place) -> Layer {
+fn layer(settings: &impl Serialize, place: impl Fn(&str) -> ValueOrigin) -> Layer {
     let tree = serde_json::to_value(settings).expect("settings are plain values");
     let mut values = Vec::new();
     flatten(&tree, "", &mut values);
@@ -181,7 +181,7 @@ pub fn environment(read: impl Fn(&str) -> Option<OsString>, wanted: impl Fn(&Key
     for key in RUN_KEYS.keys.iter().filter(|key| wanted(key)) {
         let name = key.variable();
         let Some(text) = read(&name).filter(|text| !text.is_empty()) else { continue };
-        let place = Place::Environment(name);
+        let place = ValueOrigin::Environment(name);
         let value = text
             .into_string()
             .map_err(|_| "the value is not UTF-8 text".to_owned())

@@ -12,6 +12,7 @@
 //! setting is a field of [`RawSettings`] and a flag in `cli/run/args.rs`; file, environment, schema and `config show` follow.
 
 mod file;
+mod keys;
 mod layers;
 mod raw;
 mod settings;
@@ -28,13 +29,15 @@ use touchline_core::error::{Error, Result};
 use touchline_media::options::{HlsOptions, Isolation, SourceKind};
 
 pub use file::{ConfigFile, RawStream};
-pub use layers::{Entry, Layer, Place, Problem, default_layer, environment, flags, misspelt};
+pub use layers::{Entry, Layer, Problem, ValueOrigin, default_layer, environment, flags, misspelt};
 pub use raw::{
     AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, STREAM_KEYS, SignalFile, StreamFile, VoteFile, defaults, schema,
 };
-pub use settings::{Doors, Fixed, Settings, Stream, TlsFile, refused, settle};
+pub use settings::{Fixed, SettingSources, Settings, Stream, TlsFile, refused, settle};
 pub use touchline_media::guard::SourcesFile;
-pub use values::{BatchMax, BatchWaitMs, LatencyMs, Listen, MaxStreams, PrecisionChoice, RtspTransport, Shard};
+pub use values::{
+    BatchMax, BatchWaitMs, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard,
+};
 
 /// The pack that serves by default.
 pub const DEFAULT_PACK: &str = "weights/compact";
@@ -149,7 +152,7 @@ impl StreamFile {
             kind: self.kind,
             hls: HlsOptions {
                 variant: self.variant.unwrap_or_default(),
-                max_height: self.max_height,
+                max_height: self.max_height.map(MaxHeight::get),
                 audio_language: self.audio_language,
             },
             isolation: self.isolation,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::values::{
-    BatchMax, BatchWaitMs, LatencyMs, Listen, MaxStreams, PrecisionChoice, RtspTransport, Shard, text,
+    BatchMax, BatchWaitMs, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard, text,
 };
 use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::gpu::placement::DeviceChoice;
@@ -84,7 +84,7 @@ pub struct RawSettings {
     /// Variant of HLS sources that is played, for all configured streams.
     pub variant: Option<VariantChoice>,
     /// Greatest height of HLS variants in lines, for all configured streams.
-    pub max_height: Option<u32>,
+    pub max_height: Option<MaxHeight>,
     /// Language of HLS sound, as in de or pt-BR, for all configured streams.
     pub audio_language: Option<String>,
     /// The sliding vote, and when a class counts as on air.
@@ -248,8 +248,10 @@ impl From<SignalConfig> for SignalFile {
 #[serde(deny_unknown_fields)]
 pub struct StreamFile {
     /// Name in output, pages and metrics: 1 to 64 letters, digits, '-', '_' and '.'; by default made from the URI.
+    #[schemars(regex(pattern = "^[A-Za-z0-9._-]{1,64}$"))]
     pub id: Option<String>,
     /// Where the stream comes from: a URI or a path.
+    #[schemars(length(min = 1))]
     pub uri: String,
     /// GStreamer pipeline template in place of the built-in one.
     pub pipeline: Option<PathBuf>,
@@ -262,12 +264,13 @@ pub struct StreamFile {
     /// Variant of an HLS source that is played.
     pub variant: Option<VariantChoice>,
     /// Greatest height of HLS variants, lines.
-    pub max_height: Option<u32>,
+    pub max_height: Option<MaxHeight>,
     /// Language of HLS sound, as in de or pt-BR.
     pub audio_language: Option<String>,
     /// Whether the source is received and decoded in a process of its own.
     pub isolation: Option<Isolation>,
     /// Name for people: 1 to 120 characters.
+    #[schemars(length(min = 1, max = 120))]
     pub label: Option<String>,
     /// False: the stream is known and not opened.
     pub enabled: Option<bool>,
@@ -334,11 +337,17 @@ pub(super) const DEFAULT_LATENCY: LatencyMs = LatencyMs::of::<200>();
 
 /// The JSON Schema of the file, with the defaults.
 pub fn schema() -> Value {
-    let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
-    let mut schema = settings.into_generator().into_root_schema_for::<RawSettings>().to_value();
-    without_null(&mut schema);
+    let mut schema = plain_schema::<RawSettings>();
     let defaults = serde_json::to_value(defaults()).expect("settings are plain values");
     set_defaults(&mut schema, &defaults);
+    schema
+}
+
+/// The schema of `T` without references, null and defaults.
+pub(super) fn plain_schema<T: JsonSchema>() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    without_null(&mut schema);
     schema
 }
 
@@ -440,7 +449,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    fn of(schema: &Value) -> Self {
+    pub(super) fn of(schema: &Value) -> Self {
         let mut keys = Self { keys: Vec::new(), sections: Vec::new() };
         keys.collect(schema, "");
         keys

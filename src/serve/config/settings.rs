@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::file::{ConfigFile, RawStream};
-use super::layers::{Entry, Layer, Place, Problem, default_layer, typed};
+use super::layers::{Entry, Layer, Problem, ValueOrigin, default_layer, typed};
 use super::raw::{RUN_KEYS, RawSettings, StreamFile};
 use super::values::{BatchMax, BatchWaitMs, LatencyMs, Listen, MaxStreams, PrecisionChoice, Shard};
 use super::{AccessFile, SourcesFile, StreamSettings, stream_id, stream_label, streams, streams_beside};
@@ -23,7 +23,7 @@ const OF_STREAMS: [&str; 7] =
 
 /// The layers of all doors, before merging.
 #[derive(Clone, Debug, Default)]
-pub struct Doors {
+pub struct SettingSources {
     /// The configuration file.
     pub file: ConfigFile,
     /// The environment variables.
@@ -54,7 +54,7 @@ pub struct Stream {
     /// Its settings, valid.
     pub settings: StreamSettings,
     /// Where it is defined.
-    pub place: Place,
+    pub place: ValueOrigin,
     /// Its values, with those that it takes from the run.
     pub values: Layer,
 }
@@ -124,8 +124,8 @@ pub struct Settings {
 ///
 /// # Errors
 /// All problems.
-pub fn settle(doors: Doors) -> Result<Settings, Vec<Problem>> {
-    let Doors { file, environment, flags, problems, named } = doors;
+pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
+    let SettingSources { file, environment, flags, problems, named } = doors;
     let mut problems = [file.problems, problems].concat();
     let mut values = default_layer();
     values.extend(file.values);
@@ -134,7 +134,7 @@ pub fn settle(doors: Doors) -> Result<Settings, Vec<Problem>> {
     // Each value was checked alone.
     let raw: RawSettings = match typed(&values) {
         Ok(raw) => raw,
-        Err(text) => return Err(vec![Problem { place: Place::Default, key: String::new(), text }]),
+        Err(text) => return Err(vec![Problem { place: ValueOrigin::Default, key: String::new(), text }]),
     };
     let vote = raw.vote.settings().unwrap_or_else(|text| {
         problems.push(Problem { key: "vote".into(), place: place_of(&values, "vote.", &text), text });
@@ -155,10 +155,10 @@ pub fn settle(doors: Doors) -> Result<Settings, Vec<Problem>> {
     };
     let named = named.into_iter().map(|(id, uri)| {
         drop(touchline_core::redact::remember(&uri));
-        let entry = |text: String| Entry { value: Value::from(text), place: Place::CommandLine };
+        let entry = |text: String| Entry { value: Value::from(text), place: ValueOrigin::CommandLine };
         let id = id.map(|id| ("id".to_owned(), entry(id)));
         let values = id.into_iter().chain([("uri".to_owned(), entry(uri))]).collect();
-        RawStream { place: Place::CommandLine, values }
+        RawStream { place: ValueOrigin::CommandLine, values }
     });
     let mut taken = HashSet::new();
     let mut check = |stream: RawStream| checked(stream, &values, vote, &mut taken, &mut problems);
@@ -175,7 +175,7 @@ pub fn settle(doors: Doors) -> Result<Settings, Vec<Problem>> {
     let on = |switch: Option<bool>| switch.unwrap_or_default();
     let absent = |key: &str| {
         let text = "there is neither a value nor a default".to_owned();
-        vec![Problem { place: Place::Default, key: key.to_owned(), text }]
+        vec![Problem { place: ValueOrigin::Default, key: key.to_owned(), text }]
     };
     Ok(Settings {
         pack: raw.pack,
@@ -219,15 +219,15 @@ pub fn refused(problems: &[Problem]) -> Error {
 }
 
 fn without_place(error: &Error) -> Problem {
-    Problem { place: Place::Default, key: String::new(), text: error.to_string() }
+    Problem { place: ValueOrigin::Default, key: String::new(), text: error.to_string() }
 }
 
 /// The place to report for `text`: that of a key below `prefix` which `text` names, or else of any that is not a default.
-fn place_of(values: &Layer, prefix: &str, text: &str) -> Place {
-    let given = values.iter().filter(|(path, entry)| path.starts_with(prefix) && entry.place != Place::Default);
+fn place_of(values: &Layer, prefix: &str, text: &str) -> ValueOrigin {
+    let given = values.iter().filter(|(path, entry)| path.starts_with(prefix) && entry.place != ValueOrigin::Default);
     let is_named = |path: &str| text.contains(path.trim_start_matches(prefix));
     let found = given.clone().find(|(path, _)| is_named(path)).or_else(|| given.clone().next());
-    found.map_or(Place::Default, |(_, entry)| entry.place.clone())
+    found.map_or(ValueOrigin::Default, |(_, entry)| entry.place.clone())
 }
 
 /// Completes a stream with values of the run and checks it. Mistakes are added to `problems`.
@@ -245,7 +245,7 @@ fn checked(
         }
     }
     let place = |key: &str| stream.values.get(key).map_or(&stream.place, |entry| &entry.place).clone();
-    let mut problem = |key: &str, place: Place, text| problems.push(Problem { place, key: key.to_owned(), text });
+    let mut problem = |key: &str, place: ValueOrigin, text| problems.push(Problem { place, key: key.to_owned(), text });
     let file: StreamFile = match typed(&stream.values) {
         Ok(file) => file,
         Err(text) => {
@@ -295,7 +295,7 @@ impl Settings {
         let (count, most) = (self.streams.len() + self.named.len(), self.max_streams);
         let is_too_many = count > usize::try_from(most.get()).unwrap_or(usize::MAX);
         if is_too_many && self.shard.is_none() {
-            let place = self.values.get("max_streams").map_or(Place::Default, |entry| entry.place.clone());
+            let place = self.values.get("max_streams").map_or(ValueOrigin::Default, |entry| entry.place.clone());
             let text = format!("{count} streams are configured and {most} are allowed; leave some out or raise it");
             problems.push(Problem { place, key: "max_streams".into(), text });
         }

@@ -1,6 +1,9 @@
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::*;
+use crate::publish::streams::{NewStream, StreamPatch};
 
 fn stream(id: Option<&str>, uri: &str) -> StreamFile {
     StreamFile { id: id.map(Into::into), uri: uri.into(), ..StreamFile::default() }
@@ -59,17 +62,17 @@ fn only_source_settings_require_reopening() {
 
 /// The settings of a file, overridden by variables and flags.
 fn settled(text: &str, environment: &[(&str, Value)], flags: &[(&str, Value)]) -> Result<Settings, Vec<String>> {
-    let layer = |values: &[(&str, Value)], place: fn(String) -> Place| -> Layer {
+    let layer = |values: &[(&str, Value)], place: fn(String) -> ValueOrigin| -> Layer {
         let entry = |(key, value): &(&str, Value)| {
             ((*key).to_owned(), Entry { value: value.clone(), place: place((*key).to_owned()) })
         };
         values.iter().map(entry).collect()
     };
-    let doors = Doors {
+    let doors = SettingSources {
         file: ConfigFile::parse(text, "t.toml"),
-        environment: layer(environment, Place::Environment),
-        flags: layer(flags, Place::Flag),
-        ..Doors::default()
+        environment: layer(environment, ValueOrigin::Environment),
+        flags: layer(flags, ValueOrigin::Flag),
+        ..SettingSources::default()
     };
     settle(doors).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
@@ -144,14 +147,15 @@ fn the_shipped_configurations_are_valid() {
     for name in ["container", "systemd", "kubernetes/base"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(name).join("touchline.toml");
         let file = ConfigFile::read(&path).unwrap();
-        let settings = settle(Doors { file, ..Doors::default() }).unwrap_or_else(|e| panic!("{e:?}"));
+        let settings = settle(SettingSources { file, ..SettingSources::default() }).unwrap_or_else(|e| panic!("{e:?}"));
         assert_eq!(settings.problems_at_start(), [], "{name}");
     }
 }
 
 #[test]
 fn the_error_names_the_first_problem_and_counts_the_others() {
-    let problem = |text: &str| Problem { place: Place::Flag("--x".into()), key: String::new(), text: text.into() };
+    let problem =
+        |text: &str| Problem { place: ValueOrigin::Flag("--x".into()), key: String::new(), text: text.into() };
     assert_eq!(refused(&[problem("bad")]).to_string(), "--x: bad");
     assert!(refused(&[problem("bad"), problem("worse")]).to_string().contains("--x: bad (and 1 more; "));
 }
@@ -178,22 +182,75 @@ fn the_schema_has_every_default_and_bound() {
     assert_eq!(properties["stream"]["items"]["properties"]["latency_ms"]["maximum"], 60_000);
     let text = schema.to_string();
     assert!(!text.contains("null") && !text.contains("$ref"), "{text}");
-    // The API has the same bounds.
-    let api: Value = serde_json::from_str(&crate::publish::http::OPENAPI).unwrap();
-    let mut bounds = Vec::new();
-    bounds_of("latency_ms", &api, &mut bounds);
-    assert!(!bounds.is_empty() && bounds.iter().all(|b| *b == (json!(0), json!(60_000))), "{bounds:?}");
 }
 
-/// Minimum and maximum of all properties `name` that have a maximum.
-fn bounds_of(name: &str, value: &Value, found: &mut Vec<(Value, Value)>) {
-    for (key, child) in value.as_object().into_iter().flatten() {
-        if key == name && child["maximum"].is_number() {
-            found.push((child["minimum"].clone(), child["maximum"].clone()));
+/// Each key of `schema`, with its type and bounds.
+fn bounds_of(schema: &Value, prefix: &str, found: &mut BTreeMap<String, Value>) {
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{prefix}{name}");
+        if property["properties"].is_object() {
+            bounds_of(property, &format!("{path}."), found);
+        } else {
+            let mut bounds = property.clone();
+            bounds.as_object_mut().unwrap().retain(|name, _| name != "description" && name != "default");
+            found.insert(path, bounds);
         }
-        bounds_of(name, child, found);
     }
-    value.as_array().into_iter().flatten().for_each(|child| bounds_of(name, child, found));
+}
+
+#[test]
+fn a_key_has_the_same_bounds_for_the_run_for_a_stream_and_in_the_api() {
+    let bounds = |schema: &Value| {
+        let mut found = BTreeMap::new();
+        bounds_of(schema, "", &mut found);
+        found
+    };
+    let schema = schema();
+    let stream = bounds(&schema["properties"]["stream"]["items"]);
+    for (door, other, shared) in [
+        ("run", bounds(&schema), 12),
+        ("POST", bounds(&raw::plain_schema::<NewStream>()), stream.len() - 1),
+        ("PATCH", bounds(&raw::plain_schema::<StreamPatch>()), stream.len() - 2),
+    ] {
+        let both: Vec<&String> = stream.keys().filter(|key| other.contains_key(*key)).collect();
+        assert_eq!(both.len(), shared, "{door}: {both:?}");
+        // The API limits the length of a URI as well.
+        for key in both.into_iter().filter(|key| *key != "uri") {
+            assert_eq!(stream[key], other[key], "{door}: {key}");
+        }
+    }
+}
+
+#[test]
+fn numbers_out_of_bounds_are_refused_in_every_door() {
+    let mut bounds = BTreeMap::new();
+    bounds_of(&schema(), "", &mut bounds);
+    bounds.retain(|_, bounds| bounds["maximum"].is_number());
+    for key in ["latency_ms", "max_height", "signal.freeze_db", "vote.window"] {
+        assert!(bounds.contains_key(key), "{key}");
+    }
+    for (path, bounds) in bounds {
+        let is_whole = bounds["type"] == "integer";
+        let step = if is_whole { 1.0 } else { 0.1 };
+        let (least, most) = (bounds["minimum"].as_f64().unwrap(), bounds["maximum"].as_f64().unwrap());
+        for (number, fits) in [(least - step, false), (least, true), (most, true), (most + step, false)] {
+            // Other keys of the vote limit them more.
+            if fits && path.starts_with("vote.") {
+                continue;
+            }
+            let value = if is_whole { json!(number as i64) } else { json!(number) };
+            let variable = RUN_KEYS.find(&path).unwrap().variable();
+            let (layer, problems) = environment(|name| (name == variable).then(|| value.to_string().into()), |_| true);
+            let from_environment = settle(SettingSources { environment: layer, problems, ..SettingSources::default() });
+            for (door, settings) in [
+                ("file", settled(&format!("{path} = {value}\n"), &[], &[]).is_ok()),
+                ("environment", from_environment.is_ok()),
+                ("flags", settled("", &[], &[(&path, value.clone())]).is_ok()),
+            ] {
+                assert_eq!(settings, fits, "{door}: {path} = {value}");
+            }
+        }
+    }
 }
 
 #[test]

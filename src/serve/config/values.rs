@@ -13,6 +13,8 @@ use sha2::{Digest, Sha256};
 pub type MaxStreams = Within<1, 4096>;
 /// Jitter buffer of live network sources, milliseconds.
 pub type LatencyMs = Within<0, 60_000>;
+/// Greatest height of HLS variants, lines; no broadcast has more than 8K's 4320.
+pub type MaxHeight = Within<1, 8192>;
 /// Seconds that go through a model at once.
 pub type BatchMax = Within<1, 512>;
 /// How long a second waits for others of its batch, milliseconds.

@@ -82,6 +82,8 @@ pub(crate) struct Families {
     records_skipped: IntCounter,
     up: IntGaugeVec,
     classified: IntCounterVec,
+    unknown_seconds: IntCounterVec,
+    unknown: IntGaugeVec,
     gapped: IntCounterVec,
     lost: IntCounterVec,
     faults: IntCounterVec,
@@ -232,6 +234,18 @@ impl Metrics {
                 r,
                 "touchline_seconds_classified_total",
                 "Seconds of the stream with a decision.",
+                &["stream"],
+            ),
+            unknown_seconds: counters(
+                r,
+                "touchline_seconds_unknown_total",
+                "Seconds of the stream with a decision that is not sure enough to be an answer. They count as classified.",
+                &["stream"],
+            ),
+            unknown: int_gauges(
+                r,
+                "touchline_estimate_unknown",
+                "1 while the estimate over the vote window is not sure enough to be an answer, else 0.",
                 &["stream"],
             ),
             gapped: counters(

@@ -32,6 +32,8 @@ pub struct StreamMetrics {
     removed: Arc<AtomicBool>,
     up: IntGauge,
     classified: IntCounter,
+    unknown_seconds: IntCounter,
+    unknown: IntGauge,
     gapped: Vec<IntCounter>,
     /// In the order of [`LOST`].
     lost: [IntCounter; 2],
@@ -72,6 +74,8 @@ impl StreamMetrics {
             removed: Arc::default(),
             up: families.up.with_label_values(&[id]),
             classified: families.classified.with_label_values(&[id]),
+            unknown_seconds: families.unknown_seconds.with_label_values(&[id]),
+            unknown: families.unknown.with_label_values(&[id]),
             gapped: GapReason::ALL.iter().map(|r| families.gapped.with_label_values(&[id, r.as_str()])).collect(),
             lost: LOST.map(|reason| families.lost.with_label_values(&[id, reason])),
             faults: families.faults.with_label_values(&[id]),
@@ -118,12 +122,20 @@ impl StreamMetrics {
         let id = self.id.as_str();
         let f = families;
         LOST.iter().for_each(|reason| forget(&f.lost, &[id, *reason]));
-        for family in
-            [&f.faults, &f.abandoned, &f.classified, &f.frames, &f.converted, &f.samples, &f.reconnects, &f.runs]
-        {
+        for family in [
+            &f.faults,
+            &f.abandoned,
+            &f.classified,
+            &f.unknown_seconds,
+            &f.frames,
+            &f.converted,
+            &f.samples,
+            &f.reconnects,
+            &f.runs,
+        ] {
             forget(family, &[id]);
         }
-        for family in [&f.up, &f.backlog] {
+        for family in [&f.up, &f.backlog, &f.unknown] {
             forget(family, &[id]);
         }
         for family in [&f.last_decision, &f.state_since, &f.next_try] {
@@ -192,8 +204,9 @@ impl StreamMetrics {
     }
 
     /// Counts a second decided by `modality` at `unix_ns` (nanoseconds since 1970-01-01 UTC).
-    pub fn classified(&self, modality: Modality, unix_ns: i64) {
+    pub fn classified(&self, modality: Modality, is_unknown: bool, unix_ns: i64) {
         self.classified.inc();
+        self.unknown_seconds.inc_by(u64::from(is_unknown));
         self.decided[modality as usize].inc();
         self.last_decision.set(unix_ns as f64 / 1e9);
     }
@@ -248,6 +261,7 @@ impl StreamMetrics {
 
     /// Sets the estimate. All probabilities are 0 while the vote window holds no classified second.
     pub fn estimate(&self, estimate: &WindowEstimate) {
+        self.unknown.set(i64::from(estimate.is_unknown()));
         for (i, gauge) in self.probability.iter().enumerate() {
             let mean = if estimate.seconds == 0 { 0.0 } else { estimate.mean.get(i).copied().unwrap_or(0.0) };
             gauge.set(f64::from(mean));
@@ -258,6 +272,7 @@ impl StreamMetrics {
     pub fn estimate_over(&self) {
         self.probability.iter().for_each(|gauge| gauge.set(0.0));
         self.signals.iter().for_each(|(_, is_on)| is_on.set(0));
+        self.unknown.set(0);
         self.backlog.set(0);
     }
 

@@ -109,7 +109,7 @@ fn filled() -> Metrics {
     stream.state("waiting", Some(Cause::ServerError), 1_700_000_000_500_000_000, Some(1_700_000_004_500_000_000));
     stream.tracks(Tracks { video: true, audio: true });
     stream.incident(&Incident::TrackStalled { track: Track::Audio, silent_ns: 5_000_000_000 });
-    stream.classified(Modality::Audio, 1_700_000_000_500_000_000);
+    stream.classified(Modality::Audio, true, 1_700_000_000_500_000_000);
     stream.gapped(GapReason::Overload);
     stream.gapped(GapReason::Overload);
     stream.source(&CounterValues::default(), &counter_values());
@@ -122,6 +122,7 @@ fn filled() -> Metrics {
         label: ClassId(0),
         seconds: 8,
         gaps: 2,
+        known_from: 0.8,
     });
     stream.reconnected(1);
     stream.backlog(4);
@@ -154,6 +155,8 @@ fn every_recorded_value_is_exported() {
     let samples = samples(&text);
     for (key, value) in [
         (r#"touchline_seconds_classified_total{stream="court \"1\""}"#, 1.0),
+        (r#"touchline_seconds_unknown_total{stream="court \"1\""}"#, 1.0),
+        (r#"touchline_estimate_unknown{stream="court \"1\""}"#, 1.0),
         (r#"touchline_seconds_gapped_total{reason="overload",stream="court \"1\""}"#, 2.0),
         (r#"touchline_seconds_gapped_total{reason="compute",stream="court \"1\""}"#, 0.0),
         (r#"touchline_class_probability{class="tennis",stream="court \"1\""}"#, 0.75),
@@ -213,7 +216,7 @@ fn every_family_has_a_type_a_help_text_and_a_valid_name() {
     let text = filled().encode();
     let types: HashMap<&str, &str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
-    assert_eq!(types.len(), 46 + PROCESS_FAMILIES, "{types:?}");
+    assert_eq!(types.len(), 50 + PROCESS_FAMILIES, "{types:?}");
     for (name, kind) in &types {
         assert!(name.starts_with("touchline_") || name.starts_with("process_"), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");
@@ -228,8 +231,14 @@ fn an_empty_window_and_an_ended_stream_export_zeros() {
     let key = r#"touchline_class_probability{class="tennis",stream="court \"1\""}"#;
     stream.estimate_over();
     assert_eq!(samples(&metrics.encode())[key], 0.0);
-    let mut nothing =
-        WindowEstimate { share: vec![0.0; 3], mean: vec![0.9, 0.1, 0.0], label: ClassId(0), seconds: 1, gaps: 9 };
+    let mut nothing = WindowEstimate {
+        share: vec![0.0; 3],
+        mean: vec![0.9, 0.1, 0.0],
+        label: ClassId(0),
+        seconds: 1,
+        gaps: 9,
+        known_from: 0.0,
+    };
     stream.estimate(&nothing);
     assert!(samples(&metrics.encode())[key] > 0.8);
     nothing.seconds = 0;

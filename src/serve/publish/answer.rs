@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::record::to_json;
+use crate::config::Keys;
 
 /// The body of every error.
 #[derive(Serialize, JsonSchema)]
@@ -62,6 +63,16 @@ pub(super) fn not_found(error: &str, advice: &str) -> Response {
 
 pub(super) fn no_stream(id: &str) -> Response {
     not_found(&format!("there is no stream {id:?}"), "GET /api/v1/streams lists the ids")
+}
+
+/// The first key of `body` that `T` does not have, and the key that may be meant.
+pub(super) fn unknown_key<T: JsonSchema>(body: &[u8]) -> Option<String> {
+    let keys = Keys::of_type::<T>();
+    let path = keys.unknown_in(&serde_json::from_slice(body).ok()?)?;
+    Some(match keys.nearest(&path) {
+        Some(nearest) => format!("unknown key {path}; did you mean {nearest}?"),
+        None => format!("unknown key {path}"),
+    })
 }
 
 /// The media type of a body in lower case, without parameters. Empty if the request has none.

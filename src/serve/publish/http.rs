@@ -333,7 +333,7 @@ async fn send_live(
                     server.hub.metrics().records_skipped(skipped);
                     let Some(again) = server.hub.subscribe(&id) else { return };
                     subscription = again;
-                    pending.push(Event::default().event("lagged").data(format!("{{\"skipped\":{skipped}}}")));
+                    pending.push(Event::default().event("lagged").data(serde_json::json!({ "skipped": skipped }).to_string()));
                     pending.push(snapshot(&mut subscription));
                 }
                 Err(RecvError::Closed) => return,

@@ -9,7 +9,7 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::answer::{ApiError, json, media_type};
+use super::answer::{ApiError, json, media_type, unknown_key};
 use super::app_state::AppState;
 use super::packs::{PackRefusal, PackRefusalKind};
 use super::record::to_json;
@@ -76,7 +76,8 @@ fn parse(headers: &HeaderMap, body: &[u8]) -> Result<PackUpdate, ApiError> {
     }
     serde_json::from_slice(body).map_err(|e| {
         let advice = "send {\"path\": \"NAME\"}, or no body to read the running pack's directory again";
-        ApiError::new(StatusCode::BAD_REQUEST, format!("the body names no pack: {e}"), advice)
+        let text = unknown_key::<PackUpdate>(body).unwrap_or_else(|| e.to_string());
+        ApiError::new(StatusCode::BAD_REQUEST, format!("the body names no pack: {text}"), advice)
     })
 }
 
@@ -100,7 +101,8 @@ mod tests {
         assert_eq!(parse(&json, br#"{"path":"new"}"#).unwrap().path.as_deref(), Some("new"));
         assert!(parse(&json, b" ").unwrap().path.is_none());
         assert!(parse(&headers(&[]), b"").unwrap().path.is_none());
-        assert_eq!(parse(&json, br#"{"pth":"new"}"#).err().unwrap().status, StatusCode::BAD_REQUEST);
+        let ApiError { status, error, .. } = parse(&json, br#"{"pth":"new"}"#).err().unwrap();
+        assert!(status == StatusCode::BAD_REQUEST && error.ends_with("unknown key pth; did you mean path?"), "{error}");
         let text = headers(&[("content-type", "text/plain")]);
         for (headers, body) in [(&text, &b""[..]), (&text, b"{}"), (&headers(&[]), b"{}")] {
             assert_eq!(parse(headers, body).err().unwrap().status, StatusCode::UNSUPPORTED_MEDIA_TYPE);

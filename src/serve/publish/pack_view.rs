@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use touchline_compute::features::params::{AudioParams, FlowParams, PictureParams};
 use touchline_compute::models::Architecture;
-use touchline_compute::models::pack::{Card, ModelPart, Pack};
+use touchline_compute::models::pack::{Card, ModelPart, Pack, Unknown};
 use touchline_core::fusion::FusionTable;
 use touchline_core::labels::{ClassSet, Modality};
 
@@ -16,6 +16,7 @@ pub struct PackView<'a> {
     left_out: &'a BTreeMap<String, String>,
     models: ModelsView<'a>,
     fusion: TableView<'a>,
+    unknown: Option<Unknown>,
     card: &'a Card,
 }
 
@@ -39,6 +40,7 @@ impl<'a> PackView<'a> {
                 audio: model(&pack.audio, &pack.classes),
             },
             fusion: TableView::new(&pack.fusion, &pack.classes, pack.refit.as_deref()),
+            unknown: pack.unknown,
             card: &pack.card,
         }
     }

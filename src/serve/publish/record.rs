@@ -172,6 +172,7 @@ impl Recorder {
             why: decision.why,
             label: self.name(decision.label),
             probability: decision.probability.into(),
+            unknown: second.is_unknown(),
             probabilities: self.class_map(&decision.probabilities),
             window: self.window(&published.estimate),
             latency_ms: published.latency_ns.filter(|_| self.pace == Pace::Live).map(millis),
@@ -214,6 +215,7 @@ impl Recorder {
     fn window<'a>(&'a self, estimate: &'a WindowEstimate) -> WindowRecord<'a> {
         WindowRecord {
             label: (estimate.seconds > 0).then(|| self.name(estimate.label)),
+            unknown: estimate.is_unknown(),
             share: self.class_map(&estimate.share),
             mean: self.class_map(&estimate.mean),
             seconds: estimate.seconds,

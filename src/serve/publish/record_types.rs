@@ -71,6 +71,9 @@ pub(super) enum Record<'a> {
         label: &'a str,
         /// Probability of `label`.
         probability: Probability,
+        /// True if the models are not sure enough of `label` to answer with it: the second is unknown. Absent otherwise.
+        #[serde(skip_serializing_if = "is_false")]
+        unknown: bool,
         /// Fused probability per class; sums to 1.
         probabilities: ClassMap<'a>,
         window: WindowRecord<'a>,
@@ -192,6 +195,11 @@ pub(super) struct Head<'a> {
     pub(super) pts_ns: Pts,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that `skip_serializing_if` calls")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
 /// A probability or a share.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 #[schemars(inline)]
@@ -271,6 +279,9 @@ pub enum Missing {
 pub(super) struct WindowRecord<'a> {
     /// Class with the largest share; null while no second is classified.
     pub(super) label: Option<&'a str>,
+    /// True if `label` is too improbable to be the answer: what is on is unknown. Absent otherwise.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(super) unknown: bool,
     /// Share of the window's classified seconds whose label is the class.
     pub(super) share: ClassMap<'a>,
     /// Mean fused probability over the window's classified seconds.

@@ -8,11 +8,12 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 
-use super::answer::{ApiError, json, media_type, no_stream};
+use super::answer::{ApiError, json, media_type, no_stream, unknown_key};
 use super::app_state::{AppState, StreamAccess};
 use super::streams::{NewStream, StreamChange, StreamControl, StreamPatch, StreamRefusal, StreamRefusalKind};
 use touchline_core::cause::Cause;
@@ -80,7 +81,7 @@ pub(super) async fn post(State(state): State<AppState>, headers: HeaderMap, body
     let access = stream_access(&state)?;
     let new: NewStream = parse(&headers, &body)?;
     new.check().map_err(refusal)?;
-    check_source(access, &new.uri).await?;
+    check_source(access, new.uri()).await?;
     let id = apply(&state, access, StreamChange::Add(new)).await?;
     // An id has no character that a path must escape.
     let location = format!("/api/v1/streams/{id}");
@@ -177,13 +178,20 @@ async fn check_source(access: &StreamAccess, uri: &str) -> Result<(), ApiError> 
     }
 }
 
-fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, ApiError> {
+fn parse<T: DeserializeOwned + JsonSchema>(headers: &HeaderMap, body: &[u8]) -> Result<T, ApiError> {
     if !matches!(media_type(headers).as_str(), "application/json" | "application/merge-patch+json") {
         return Err(ApiError::not_json());
     }
-    serde_json::from_slice(body).map_err(|e| {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|e| (e.path().to_string(), e.into_inner()));
+    let value = value.and_then(|value| reader.end().map(|()| value).map_err(|e| (".".to_owned(), e)));
+    value.map_err(|(path, e)| {
+        let text = unknown_key::<T>(body).unwrap_or_else(|| match path.as_str() {
+            "." => e.to_string(),
+            path => format!("{path}: {e}"),
+        });
         // serde quotes values, and a value may be a URI with a password.
-        let text = touchline_core::redact::text(&e.to_string());
+        let text = touchline_core::redact::text(&text);
         let advice = "see /api/v1/openapi.json for the keys";
         if e.is_data() {
             let error = format!("the body does not match the schema: {text}");
@@ -265,11 +273,26 @@ mod tests {
     fn invalid_bodies_are_refused_with_the_cause() {
         let json = headers(&[("content-type", "application/json; charset=utf-8")]);
         let new = |headers: &HeaderMap, text: &str| parse::<NewStream>(headers, text.as_bytes());
-        assert_eq!(new(&json, r#"{"uri":"rtsp://h/a"}"#).unwrap().uri, "rtsp://h/a");
-        let ApiError { status, error, .. } = new(&json, r#"{"uri":"rtsp://h/a","ury":1}"#).unwrap_err();
-        assert!(status == StatusCode::UNPROCESSABLE_ENTITY && error.contains("ury"), "{error}");
-        let ApiError { status, error, .. } = new(&json, r#"{"uri":"rtsp://h/a","vote":{"windwo":1}}"#).unwrap_err();
-        assert!(status == StatusCode::UNPROCESSABLE_ENTITY && error.contains("windwo"), "{error}");
+        assert_eq!(new(&json, r#"{"uri":"rtsp://h/a"}"#).unwrap().uri(), "rtsp://h/a");
+        for (text, words) in [
+            (r#"{"uri":"rtsp://h/a","ury":1}"#, "unknown key ury; did you mean uri?"),
+            (r#"{"uri":"rtsp://h/a","max_hight":1}"#, "unknown key max_hight; did you mean max_height?"),
+            (r#"{"uri":"rtsp://h/a","vote":{"windwo":1}}"#, "unknown key vote.windwo; did you mean vote.window?"),
+            // A mistake before the unknown key.
+            (r#"{"uri":1,"latency":1}"#, "unknown key latency; did you mean latency_ms?"),
+            (r#"{"uri":"rtsp://h/a","pipeline":"x"}"#, "unknown key pipeline"),
+            (r#"{"uri":"rtsp://h/a","latency_ms":60001}"#, "latency_ms: 60001 is not allowed; choose 0 to 60000"),
+            (r#"{"uri":"rtsp://h/a","max_height":0}"#, "max_height: 0 is not allowed; choose 1 to 8192"),
+            (r#"{"uri":"rtsp://h/a","vote":{"window":"long"}}"#, "vote.window: invalid type"),
+        ] {
+            let ApiError { status, error, .. } = new(&json, text).unwrap_err();
+            assert!(status == StatusCode::UNPROCESSABLE_ENTITY && error.contains(words), "{text}: {error}");
+        }
+        let patch = parse::<StreamPatch>(&json, br#"{"vote":{"windwo":1}}"#).unwrap_err().error;
+        assert!(patch.contains("unknown key vote.windwo; did you mean vote.window?"), "{patch}");
+        let patch = parse::<StreamPatch>(&json, br#"{"id":"b"}"#).unwrap_err().error;
+        assert!(patch.contains("unknown key id"), "{patch}");
+        assert_eq!(new(&json, r#"{"uri":"rtsp://h/a"} {}"#).unwrap_err().status, StatusCode::BAD_REQUEST);
         assert_eq!(new(&json, r#"{"uri":"#).unwrap_err().status, StatusCode::BAD_REQUEST);
         for other in [headers(&[]), headers(&[("content-type", "text/plain")])] {
             assert_eq!(new(&other, "{}").unwrap_err().status, StatusCode::UNSUPPORTED_MEDIA_TYPE);

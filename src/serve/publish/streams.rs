@@ -2,16 +2,20 @@
 //!
 //! `run::manager` carries them out, `stream_routes` answers over HTTP.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 pub use super::config_status::{ConfigStatus, ReloadChanges};
-use crate::config::{LatencyMs, RtspTransport, StreamFile, StreamSettings, VoteFile, stream_id, stream_label};
+use crate::config::{
+    LatencyMs, MaxHeight, RtspTransport, StreamFile, StreamSettings, VoteFile, stream_id, stream_label,
+};
 use touchline_core::vote::VoteConfig;
 use touchline_media::options::{Isolation, SourceKind, VariantChoice};
 
@@ -21,51 +25,52 @@ const REQUESTS_MAX: usize = 16;
 /// Longest URI, bytes.
 const URI_MAX: usize = 2048;
 
-/// A new stream.
-#[derive(Clone, PartialEq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+/// A new stream: the keys of `[[stream]]` without `pipeline`. A template of the file system is the operator's.
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(try_from = "StreamFile")]
 pub struct NewStream {
-    /// Absent: derived from the URI.
-    #[schemars(regex(pattern = "^[A-Za-z0-9._-]{1,64}$"))]
-    pub id: Option<String>,
-    /// URI with the scheme rtsp, rtsps, http, https, srt, rtmp, rtmps, udp or testsrc, with its secrets.
-    #[schemars(length(min = 1, max = URI_MAX))]
-    pub uri: String,
-    /// Display name.
-    #[schemars(length(min = 1, max = 120))]
-    pub label: Option<String>,
-    /// Jitter buffer of RTSP sources, milliseconds.
-    #[schemars(with = "Option<LatencyMs>")]
-    pub latency_ms: Option<u32>,
-    /// Transport of RTP from RTSP servers.
-    pub rtsp_transport: Option<RtspTransport>,
-    /// Kind of an http(s) source whose name does not show it.
-    pub kind: Option<SourceKind>,
-    /// Variant of an HLS source.
-    pub variant: Option<VariantChoice>,
-    /// Greatest height of HLS variants, lines.
-    pub max_height: Option<u32>,
-    /// Language of HLS audio if no rendition is the default.
-    pub audio_language: Option<String>,
-    /// Process that receives and decodes the source. By default one of its own, so that a fault in a decoder affects no
-    /// other stream.
-    #[schemars(extend("default" = "process"))]
-    pub isolation: Option<Isolation>,
-    /// False: add it paused.
-    #[schemars(extend("default" = true))]
-    pub enabled: Option<bool>,
-    /// Whether it retries if the first attempt fails.
-    #[schemars(extend("default" = true))]
-    pub retry: Option<bool>,
-    /// Overrides of the vote of the run.
-    #[serde(default)]
-    pub vote: VoteFile,
+    file: StreamFile,
+}
+
+impl TryFrom<StreamFile> for NewStream {
+    type Error = &'static str;
+
+    fn try_from(file: StreamFile) -> Result<Self, Self::Error> {
+        if file.pipeline.is_some() { Err("unknown field `pipeline`") } else { Ok(Self { file }) }
+    }
+}
+
+impl JsonSchema for NewStream {
+    fn schema_name() -> Cow<'static, str> {
+        "NewStream".into()
+    }
+
+    /// The schema of [`StreamFile`], with what the API limits and its defaults.
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = StreamFile::json_schema(generator);
+        schema.insert("description".into(), "A new stream.".into());
+        if let Some(keys) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+            keys.remove("pipeline");
+            let uri =
+                "URI with the scheme rtsp, rtsps, http, https, srt, rtmp, rtmps, udp or testsrc, with its secrets.";
+            keys["uri"]["description"] = uri.into();
+            keys["uri"]["maxLength"] = URI_MAX.into();
+            keys["isolation"]["description"] =
+                "Process that receives and decodes the source. By default one of its own, \
+                                                so that a fault in a decoder affects no other stream."
+                    .into();
+            keys["isolation"]["default"] = "process".into();
+            keys["enabled"]["default"] = true.into();
+            keys["retry"]["default"] = true.into();
+        }
+        schema
+    }
 }
 
 impl fmt::Debug for NewStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let uri = touchline_core::redact::uri(&self.uri);
-        f.debug_struct("NewStream").field("id", &self.id).field("uri", &uri).finish_non_exhaustive()
+        let uri = touchline_core::redact::uri(&self.file.uri);
+        f.debug_struct("NewStream").field("id", &self.file.id).field("uri", &uri).finish_non_exhaustive()
     }
 }
 
@@ -81,8 +86,7 @@ pub struct StreamPatch {
     #[schemars(length(min = 1, max = 120))]
     pub label: Option<Option<String>>,
     /// Jitter buffer of RTSP sources, milliseconds.
-    #[schemars(with = "Option<LatencyMs>")]
-    pub latency_ms: Option<u32>,
+    pub latency_ms: Option<LatencyMs>,
     /// Transport of RTP from RTSP servers.
     pub rtsp_transport: Option<RtspTransport>,
     /// Kind of an http(s) source whose name does not show it.
@@ -92,7 +96,7 @@ pub struct StreamPatch {
     pub variant: Option<VariantChoice>,
     /// Greatest height of HLS variants, lines.
     #[serde(default, deserialize_with = "given")]
-    pub max_height: Option<Option<u32>>,
+    pub max_height: Option<Option<MaxHeight>>,
     /// Language of HLS audio if no rendition is the default.
     #[serde(default, deserialize_with = "given")]
     pub audio_language: Option<Option<String>>,
@@ -137,40 +141,31 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Res
 }
 
 impl NewStream {
+    /// The id, if the request has one.
+    pub fn id(&self) -> Option<&str> {
+        self.file.id.as_deref()
+    }
+
+    /// The URI, with its secrets.
+    pub fn uri(&self) -> &str {
+        &self.file.uri
+    }
+
     /// Checks the values.
     ///
     /// # Errors
     /// [`StreamRefusalKind::Invalid`] with the invalid value.
     pub fn check(&self) -> Result<(), StreamRefusal> {
-        if let Some(id) = &self.id {
+        if let Some(id) = &self.file.id {
             stream_id(id).map_err(|e| StreamRefusal::invalid(e, "choose another id, or omit it"))?;
         }
-        check_uri(&self.uri)?;
-        check_label(self.label.as_deref())?;
-        check_latency(self.latency_ms)
+        check_uri(&self.file.uri)?;
+        check_label(self.file.label.as_deref())
     }
 
     /// The settings of the stream with the id `id`.
     pub fn settings(self, id: String, latency_ms: u32) -> StreamSettings {
-        let file = StreamFile {
-            id: None,
-            uri: self.uri,
-            // A template of the file system is the operator's.
-            pipeline: None,
-            // It was checked.
-            latency_ms: self.latency_ms.and_then(|ms| LatencyMs::try_from(i64::from(ms)).ok()),
-            rtsp_transport: self.rtsp_transport,
-            kind: self.kind,
-            variant: self.variant,
-            max_height: self.max_height,
-            audio_language: self.audio_language,
-            isolation: self.isolation,
-            label: self.label,
-            enabled: self.enabled,
-            retry: self.retry,
-            vote: self.vote,
-        };
-        file.settings(id, latency_ms)
+        self.file.settings(id, latency_ms)
     }
 }
 
@@ -183,8 +178,7 @@ impl StreamPatch {
         if let Some(uri) = &self.uri {
             check_uri(uri)?;
         }
-        check_label(self.label.as_ref().and_then(Option::as_deref))?;
-        check_latency(self.latency_ms)
+        check_label(self.label.as_ref().and_then(Option::as_deref))
     }
 
     /// `settings` with the changes applied.
@@ -196,11 +190,13 @@ impl StreamPatch {
         if let Some(label) = &self.label {
             new.label.clone_from(label);
         }
-        new.latency_ms = self.latency_ms.unwrap_or(new.latency_ms);
+        new.latency_ms = self.latency_ms.map_or(new.latency_ms, LatencyMs::get);
         new.rtsp_transport = self.rtsp_transport.unwrap_or(new.rtsp_transport);
         new.kind = self.kind.unwrap_or(new.kind);
         new.hls.variant = self.variant.unwrap_or(new.hls.variant);
-        new.hls.max_height = self.max_height.unwrap_or(new.hls.max_height);
+        if let Some(height) = self.max_height {
+            new.hls.max_height = height.map(MaxHeight::get);
+        }
         if let Some(language) = &self.audio_language {
             new.hls.audio_language.clone_from(language);
         }
@@ -233,14 +229,6 @@ fn check_uri(uri: &str) -> Result<(), StreamRefusal> {
 
 fn check_label(label: Option<&str>) -> Result<(), StreamRefusal> {
     label.map_or(Ok(()), stream_label).map_err(|e| StreamRefusal::invalid(e, "choose another label, or omit it"))
-}
-
-fn check_latency(latency_ms: Option<u32>) -> Result<(), StreamRefusal> {
-    let Some(ms) = latency_ms else { return Ok(()) };
-    // The same bounds as in the configuration file.
-    LatencyMs::try_from(i64::from(ms))
-        .map(drop)
-        .map_err(|e| StreamRefusal::invalid(format!("latency_ms: {e}"), "choose another latency_ms, or omit it"))
 }
 
 /// Why a stream was not added, changed or removed.
@@ -381,7 +369,10 @@ impl StreamControl {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::config::{Keys, STREAM_KEYS};
 
     fn new(text: &str) -> NewStream {
         serde_json::from_str(text).unwrap()
@@ -409,13 +400,26 @@ mod tests {
     }
 
     #[test]
+    fn the_api_has_the_keys_of_the_file() {
+        let paths = |keys: &Keys| -> BTreeSet<String> { keys.keys.iter().map(|key| key.path.clone()).collect() };
+        let without = |mut paths: BTreeSet<String>, key: &str| {
+            assert!(paths.remove(key), "{key}");
+            paths
+        };
+        let new = paths(&Keys::of_type::<NewStream>());
+        assert_eq!(new, without(paths(&STREAM_KEYS), "pipeline"));
+        assert_eq!(paths(&Keys::of_type::<StreamPatch>()), without(new, "id"));
+        let pipeline = serde_json::from_str::<NewStream>(r#"{"uri": "rtsp://h/a", "pipeline": "x"}"#);
+        assert!(pipeline.unwrap_err().to_string().contains("pipeline"));
+    }
+
+    #[test]
     fn invalid_values_are_named() {
         for (text, word) in [
             (r#"{"uri": ""}"#, "uri"),
             (r#"{"uri": "rtsp://h/\u0000"}"#, "uri"),
             (r#"{"uri": "rtsp://h/a", "id": "a/b"}"#, "a/b"),
             (r#"{"uri": "rtsp://h/a", "label": "two\nlines"}"#, "label"),
-            (r#"{"uri": "rtsp://h/a", "latency_ms": 60001}"#, "latency_ms"),
         ] {
             let refused = new(text).check().unwrap_err();
             assert!(refused.kind == StreamRefusalKind::Invalid && refused.error.contains(word), "{refused}");

@@ -134,8 +134,10 @@ impl Terminal {
         let mut line = self.prefix(stream, published.outcome.index());
         let estimate = &published.estimate;
         if estimate.seconds > 0 {
-            let mean = estimate.mean[estimate.label.index()].clamp(0.0, 1.0);
-            let title = format!("{:<1$}", class_title(self.classes.name(estimate.label)), self.title_width);
+            let mean = estimate.probability().clamp(0.0, 1.0);
+            let title = class_title(self.classes.name(estimate.label));
+            let title = if estimate.is_unknown() { "Not sure".to_owned() } else { title };
+            let title = format!("{title:<0$}", self.title_width);
             let full = (mean * BAR as f32).round() as usize;
             let _ = write!(
                 line,

@@ -43,6 +43,7 @@ pub fn predicted(index: u64, label: &str, probability: f32) -> Published {
                 why: DecisionReason::Table,
                 probabilities: scores.clone(),
             },
+            known_from: 0.0,
             frame_share: FrameShare::ALL,
             pack: Arc::new(stamp()),
             wall: WallTime {
@@ -52,7 +53,7 @@ pub fn predicted(index: u64, label: &str, probability: f32) -> Published {
             },
             arrived_ns: 0,
         }),
-        estimate: WindowEstimate { share, mean: scores, label: id, seconds: 8, gaps: 0 },
+        estimate: WindowEstimate { share, mean: scores, label: id, seconds: 8, gaps: 0, known_from: 0.0 },
         events: Vec::new(),
         latency_ns: Some(640_250_000),
         backlog: 1,

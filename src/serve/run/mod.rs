@@ -4,6 +4,7 @@ mod crash_guard;
 mod driver;
 mod manager;
 mod notify;
+mod parts;
 mod publisher;
 mod server;
 mod shutdown;
@@ -11,37 +12,30 @@ mod shutdown;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::unbounded;
 use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::models::pack::Pack;
-use touchline_core::clock::{Clock, SystemClock};
-use touchline_core::error::{Error, Result};
-use touchline_core::threads::spawn;
+use touchline_core::error::Result;
 use touchline_core::time::RunId;
 use touchline_core::vote::VoteConfig;
 use touchline_media::guard::{SourcePolicy, SourcesFile};
-use touchline_media::uri::Pacing;
 
 use crate::config::{Fixed, LatencyMs, Listen, MaxStreams, StreamSettings};
-use crate::metrics::Metrics;
-use crate::publish::access::SessionArchive;
-use crate::publish::hub::{Hub, HubInfo, Origin, Restored};
+use crate::publish::hub::{Origin, Restored};
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::PackControl;
-use crate::publish::sink::{JsonLines, Sink};
+use crate::publish::sink::Sink;
 use crate::publish::streams::StreamControl;
 use crate::publish::terminal::Terminal;
-use crate::shadow::Shadow;
-use crate::store::{Contents, Store, StoreThread, Stored};
-use crate::update::{UpdateConfig, Updater};
-use crate::workers::{Batching, Workers};
+use crate::store::{Contents, Store, Stored};
+use crate::update::UpdateConfig;
+use crate::workers::Batching;
 use driver::GstDriver;
-use manager::{Ended, InitialStream, Rules, StreamManager, Tools};
-use notify::ServiceManager;
-use publisher::Publisher;
-use server::{Controls, Server, catch_signals};
+use manager::{InitialStream, ManagerDependencies, ManagerInbox, Rules, StreamManager};
+use parts::{ModelThreads, Shared};
+use publisher::{Publisher, PublisherInbox};
+use server::Controls;
 use shutdown::ShutdownTimer;
 
 pub use manager::{Reader, Reading};
@@ -106,202 +100,72 @@ pub fn run(config: RunConfig) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn run_with_sinks(config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Result<()> {
-    let RunConfig { pack, shadow: shadow_pack, streams, sources, vote, fixed, .. } = config;
-    let packs = UpdateConfig::new(config.pack_root.as_deref(), &pack.dir, config.watch_pack)?;
+    let packs = UpdateConfig::new(config.pack_root.as_deref(), &config.pack.dir, config.watch_pack)?;
     let jsonl = config.jsonl.as_deref().map(|path| JsonlWriter::append(Path::new(path))).transpose()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("tokio")
-        .enable_all()
-        .build()
-        .map_err(|e| Error::Internal(format!("cannot start the asynchronous runtime: {e}")))?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let metrics = Metrics::new();
-    let (store, store_thread, mut contents) = open_store(config.state.as_deref(), &metrics)?;
-    let info = HubInfo {
-        classes: pack.classes.clone(),
-        modalities: pack.fusion.order().to_vec(),
-        pack: pack.stamp(),
-        vote_window_s: vote.window,
+    let runtime = parts::runtime()?;
+    let (mut shared, store_thread, mut contents) = Shared::open(&config)?;
+    let (pack_control, pack_requests) = PackControl::new();
+    let (stream_control, requests) = StreamControl::new();
+    let policy = Arc::new(SourcePolicy::new(&config.sources)?);
+    let controls = Controls { packs: pack_control.clone(), streams: stream_control.clone(), policy: policy.clone() };
+    let server = shared.start_server(&runtime, &config, controls, std::mem::take(&mut contents.log_outs))?;
+    let (packs, how) = ((packs, pack_control.clone(), pack_requests), (config.batching, config.signals));
+    let models = ModelThreads::start((config.pack, config.shadow), how, packs, &shared)?;
+    let workers = &models.workers;
+    shared.announce(&server);
+
+    let start = starting(config.streams, contents, shared.store.as_ref());
+    let rules = Rules {
+        max_streams: config.max_streams.get() as usize,
+        retry: config.retry,
+        latency_ms: config.latency_ms.get(),
+        is_service: server.address.is_some() && (config.state.is_some() || start.initial.is_empty()),
+        lingers: config.linger && server.address.is_some(),
     };
-    let hub = Hub::new(info, metrics.clone(), clock.clone());
-    let service_manager = ServiceManager::from_environment();
-    let (control, requests) = PackControl::new();
-    let (stream_control, stream_requests) = StreamControl::new();
-    let policy = Arc::new(SourcePolicy::new(&sources)?);
-    let controls = Controls { packs: control.clone(), streams: stream_control.clone(), policy: policy.clone() };
-    let log_outs = std::mem::take(&mut contents.log_outs);
-    let sessions = store.clone().map(|store| (Arc::new(store) as Arc<dyn SessionArchive>, log_outs));
-    let server = Server::start(&runtime, config.listen, &hub, controls, &config.access, sessions)?;
-    hub.set_starting("warming up the models");
-    service_manager.status("warming up the models");
-    let (shadow, feed) = match shadow_pack {
-        Some(other) => {
-            let shown = packs.shown(&other.dir);
-            let (shadow, feed) = Shadow::start(other, shown, &pack, &hub)?;
-            (Some(shadow), Some(feed))
-        }
-        None => (None, None),
-    };
-    let workers = Workers::start_with_shadow(pack, config.batching, metrics, clock.clone(), feed)?;
-    let workers = workers.with_signals(config.signals);
-    let updater = Updater::start(
-        packs,
-        workers.models().clone(),
-        workers.swapper(),
-        (control.clone(), requests),
-        hub.clone(),
-        clock.clone(),
-    )?;
-    if let Some(store) = &store {
-        hub.set_archive(Arc::new(store.clone()));
-    }
-    if let Some(address) = server.address {
-        eprintln!("watching on {}://{address}  (metrics: /metrics, API: /api/v1/streams)", server.scheme);
-    }
-    let StartState { initial, runs, held, suspects } = starting(streams, contents, store.as_ref());
-    let is_service = server.address.is_some() && (config.state.is_some() || initial.is_empty());
-    let terminal = (!config.quiet).then(|| {
-        let streams = if is_service { usize::MAX } else { initial.len() };
-        Terminal::new(&workers.pack().classes, streams, config.jsonl.as_deref() == Some("-"))
-    });
+    let lines = if rules.is_service { usize::MAX } else { start.initial.len() };
+    let is_stdout_taken = config.jsonl.as_deref() == Some("-");
+    let terminal = (!config.quiet).then(|| Terminal::new(&workers.pack().classes, lines, is_stdout_taken));
     let (reports_to, reports) = unbounded();
     let (news_to, news) = unbounded();
     // Keeps the channel open while no supervisor exists: only `Command::Finish` ends the publisher.
     let _news_stay_open = news_to.clone();
     let (commands_to, commands) = unbounded();
-    let mut publisher = Publisher::new(hub.clone(), clock.clone(), workers.pack().classes.len(), reports_to);
-    if let Some(jsonl) = jsonl {
-        publisher.sinks().add(JsonLines::new(jsonl, clock.clone()))?;
-    }
-    if let Some(terminal) = terminal {
-        publisher.sinks().add(terminal)?;
-    }
-    for sink in sinks {
-        publisher.sinks().add_boxed(sink)?;
-    }
-    let driver = GstDriver {
-        intake: workers.intake().clone(),
-        clock: clock.clone(),
-        policy,
-        commands: commands_to.clone(),
-        news: news_to,
-        pacing: if config.realtime { Pacing::Realtime } else { Pacing::Auto },
-    };
-    let read = config.reader.map(|(name, read)| {
-        stream_control.config().set_file(name);
-        read
-    });
-    let rules = Rules {
-        max_streams: config.max_streams.get() as usize,
-        retry: config.retry,
-        latency_ms: config.latency_ms.get(),
-        is_service,
-        lingers: config.linger && server.address.is_some(),
-    };
-    let tools = Tools {
-        driver: Arc::new(driver),
-        hub: hub.clone(),
-        clock: clock.clone(),
-        commands: commands_to.clone(),
-        store: store.clone(),
-        control: stream_control,
-        read,
-        service_manager: service_manager.clone(),
-    };
-    let tools_commands = tools.commands.clone();
-    let mut manager = StreamManager::new(tools, rules, vote, fixed);
-    manager.know_runs(runs);
-    manager.know_held(held, suspects);
-    manager.add_initial(initial)?;
-    hub.set_ready(true);
-    service_manager.ready();
-    let shutdown = ShutdownTimer::new(clock.clone());
-    let (reload_to, reload) = bounded(1);
-    let server_reload = server.reload.clone();
-    let reopen_outputs = publisher.sinks().reopener();
-    let on_hang_up = move || {
-        reopen_outputs();
-        server_reload.reload();
-        control.reload();
-        // If the channel is full, a reload is pending already.
-        let _ = reload_to.try_send(());
-    };
-    let on_stop = {
-        let (service_manager, shutdown, hub) = (service_manager.clone(), shutdown.clone(), hub.clone());
-        move || {
-            hub.set_starting("the program is shutting down");
-            service_manager.stopping();
-            shutdown.begin();
-        }
-    };
-    let stop = catch_signals(&runtime, on_hang_up, on_stop);
-    let beats = vec![("publishing", publisher.beat().clone()), ("inference", workers.beat().clone())];
-    let intake = workers.intake().clone();
-    let watchdog = service_manager.watch(hub.clone(), beats, move || {
-        intake.nudge();
-        let _ = commands_to.send(publisher::Command::Wake);
-    })?;
-    let inbox = manager::ManagerInbox { requests: stream_requests, reports, reload, stop };
-    let (ended_to, ended) = bounded(1);
-    let finish_on_drop = FinishOnDrop(tools_commands);
-    spawn("stream-manager", move || {
-        let _last_word = finish_on_drop;
-        // The receiver is gone only if publishing failed.
-        let _ = ended_to.send(manager.run(&inbox));
-    })?;
-    let published = publisher.publish(&publisher::PublisherInbox { decided: workers.decided.clone(), news, commands });
+    let classes = workers.pack().classes.len();
+    let mut publisher = Publisher::new(shared.hub.clone(), shared.clock.clone(), classes, reports_to);
+    parts::add_sinks(publisher.sinks(), jsonl, terminal, sinks, &shared.clock)?;
+    let driver = shared.driver(workers, policy, commands_to.clone(), news_to, config.realtime);
+    let tools = shared.tools(driver, commands_to.clone(), stream_control, config.reader);
+    let manager = manager_of(tools, rules, (config.vote, config.fixed), start)?;
+    shared.hub.set_ready(true);
+    shared.service_manager.ready();
+
+    let shutdown = ShutdownTimer::new(shared.clock.clone());
+    let on_hang_up = parts::on_hang_up(publisher.sinks().reopener(), server.reload.clone(), pack_control);
+    let (reload, stop) = shared.catch_signals(&runtime, on_hang_up, &shutdown);
+    let watchdog = shared.watch(&publisher, workers, commands_to.clone())?;
+    let ended = parts::start_manager(manager, ManagerInbox { requests, reports, reload, stop }, commands_to)?;
+    let published = publisher.publish(&PublisherInbox { decided: workers.decided.clone(), news, commands });
+
     shutdown.begin();
     drop(publisher);
-    // The manager ends right after it has sent `Command::Finish`. If publishing failed, nothing waits for it.
-    let Ended { stopped, result } = match &published {
-        Ok(()) => ended.recv().map_err(|_| Error::Internal("the stream manager ended".into()))?,
-        Err(_) => Ended { stopped: false, result: Ok(()) },
-    };
-    tracing::debug!(stopped, "all streams have ended");
-    shutdown.at("writing the store");
-    hub.end_archive();
-    let stored = store.as_ref().is_none_or(|store| store.flush(STORE_TIMEOUT));
-    if stored && published.is_ok() {
-        shutdown.written();
-    }
-    drop(store);
-    shutdown.at("stopping the server");
-    server.stop(runtime);
-    shutdown.at("stopping the watchdog thread");
-    drop(watchdog);
-    shutdown.at("stopping the clip and inference threads");
-    drop(workers);
-    // These two serve the inference thread, so they stop after it.
-    shutdown.at("stopping the pack thread");
-    drop(updater);
-    shutdown.at("stopping the shadow thread");
-    drop(shadow);
-    shutdown.at("closing the store");
-    drop(store_thread);
-    shutdown.done();
+    let result = parts::result_of(&ended, published.is_ok())?;
+    shared.write_store(published.is_ok(), &shutdown);
+    parts::stop(&shutdown, (server, runtime), watchdog, models, store_thread);
     published.and(result)
 }
 
-/// Ends the publisher when the stream manager ends, even by a panic.
-struct FinishOnDrop(Sender<publisher::Command>);
-
-impl Drop for FinishOnDrop {
-    fn drop(&mut self) {
-        // Fails if publishing has ended already.
-        let _ = self.0.send(publisher::Command::Finish);
-    }
-}
-
-/// How long the store may take to write pending records at shutdown.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
-
-type OpenStore = (Option<Store>, Option<StoreThread>, Contents);
-
-fn open_store(path: Option<&Path>, metrics: &Metrics) -> Result<OpenStore> {
-    let Some(path) = path else { return Ok((None, None, Contents::default())) };
-    let (store, thread, contents) = Store::open(path, metrics.clone())?;
-    Ok((Some(store), Some(thread), contents))
+/// The stream manager with the streams of the start.
+fn manager_of(
+    tools: ManagerDependencies<GstDriver>,
+    rules: Rules,
+    (vote, fixed): (VoteConfig, Fixed),
+    StartState { initial, runs, held, suspects }: StartState,
+) -> Result<StreamManager<GstDriver>> {
+    let mut manager = StreamManager::new(tools, rules, vote, fixed);
+    manager.restore_runs(runs);
+    manager.restore_held(held, suspects);
+    manager.add_initial(initial)?;
+    Ok(manager)
 }
 
 /// The streams at the start.
@@ -353,7 +217,7 @@ fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: O
     restored.retain(|_, kept| *kept != Restored { run: kept.run, ..Restored::default() });
     if let Some(store) = store {
         restored.keys().for_each(|id| store.forget(id));
-        store.here(initial.iter().map(|stream| stream.settings.id.clone()).collect());
+        store.retain_runs_of(initial.iter().map(|stream| stream.settings.id.clone()).collect());
     }
     let suspects = ends.into_keys().filter(|id| !held.contains(id)).collect();
     StartState { initial, runs, held, suspects }

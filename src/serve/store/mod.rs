@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 
 use crate::config::StreamSettings;
 use crate::metrics::Metrics;
-use crate::publish::access::{LogOuts, LoggedOut, Role, SessionArchive};
+use crate::publish::access::{LogOuts, RevokedSession, Role, SessionArchive};
 use crate::publish::hub::{Archive, RecordKind, Restored};
 use runs::Runs;
 use touchline_core::error::{Error, Result};
@@ -82,7 +82,7 @@ enum StoreMessage {
     /// The current streams; see [`Runs::forget_gone`].
     Here(Vec<String>),
     /// A log-out. The sender gets a message when it is written.
-    LogOut(LoggedOut, oneshot::Sender<()>),
+    LogOut(RevokedSession, oneshot::Sender<()>),
     /// Sessions of the role that began at or before this second are invalid.
     LoginsFrom(Role, u64),
     Record {
@@ -177,7 +177,7 @@ impl Store {
     }
 
     /// Sets the streams of the start. Run numbers of streams that were removed long ago are deleted.
-    pub fn here(&self, ids: Vec<String>) {
+    pub fn retain_runs_of(&self, ids: Vec<String>) {
         self.offer(StoreMessage::Here(ids));
     }
 
@@ -240,7 +240,7 @@ impl Archive for Store {
 }
 
 impl SessionArchive for Store {
-    fn left(&self, session: LoggedOut, kept: oneshot::Sender<()>) {
+    fn left(&self, session: RevokedSession, kept: oneshot::Sender<()>) {
         self.offer(StoreMessage::LogOut(session, kept));
     }
 

@@ -7,7 +7,7 @@ use super::runs;
 use super::runs::Runs;
 use super::{Contents, StoreMessage, Stored};
 use crate::config::StreamSettings;
-use crate::publish::access::{LogOuts, LoggedOut, NONCE, Role};
+use crate::publish::access::{LogOuts, NONCE, RevokedSession, Role};
 use crate::publish::hub::{HISTORY_EVENTS, HISTORY_INCIDENTS, RecordKind};
 
 pub(super) fn read(connection: &Connection) -> rusqlite::Result<Contents> {
@@ -84,7 +84,7 @@ pub(super) fn delete(connection: &mut Connection, id: &str) -> rusqlite::Result<
     transaction.commit()
 }
 
-pub(super) fn log_out(connection: &Connection, session: &LoggedOut) -> rusqlite::Result<()> {
+pub(super) fn log_out(connection: &Connection, session: &RevokedSession) -> rusqlite::Result<()> {
     connection.execute("DELETE FROM logouts WHERE ends < unixepoch()", [])?;
     let sql = "INSERT OR IGNORE INTO logouts (nonce, role, ends) VALUES (?1, ?2, ?3)";
     let ends = i64::try_from(session.ends_s).unwrap_or(i64::MAX);
@@ -107,7 +107,7 @@ fn read_log_outs(connection: &Connection) -> rusqlite::Result<LogOuts> {
     let mut rows = connection.prepare("SELECT role, nonce, ends FROM logouts")?;
     for row in rows.query_map([], |row| Ok((row.get(0)?, row.get::<_, [u8; NONCE]>(1)?, row.get(2)?)))? {
         let (name, nonce, ends) = row?;
-        log_outs.left.extend(role(name).map(|role| LoggedOut { role, nonce, ends_s: seconds(ends) }));
+        log_outs.left.extend(role(name).map(|role| RevokedSession { role, nonce, ends_s: seconds(ends) }));
     }
     let mut rows = connection.prepare("SELECT role, unix_s FROM logins_from")?;
     for row in rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))? {

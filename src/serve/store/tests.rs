@@ -350,7 +350,7 @@ fn run_numbers_of_streams_removed_long_ago_are_deleted() {
     drop(connection);
     let (store, thread, contents) = test_store.open();
     assert_eq!(contents.restored.len(), 3);
-    store.here(vec!["here".into()]);
+    store.retain_runs_of(vec!["here".into()]);
     drop((store, thread));
     let restored = test_store.open().2.restored;
     assert_eq!(restored.keys().collect::<Vec<_>>(), ["gone", "here"]);
@@ -361,7 +361,7 @@ fn a_log_out_is_on_the_disk_before_it_is_answered() {
     let test_store = TestStore::new();
     let (store, _thread, contents) = test_store.open();
     assert_eq!(contents.log_outs, LogOuts::default());
-    let session = |n: u8, role| LoggedOut { role, nonce: [n; NONCE], ends_s: 1 << 40 };
+    let session = |n: u8, role| RevokedSession { role, nonce: [n; NONCE], ends_s: 1 << 40 };
     for (n, role) in [(1, Role::Read), (2, Role::Read), (3, Role::Admin)] {
         let (to, kept) = oneshot::channel();
         store.left(session(n, role), to);

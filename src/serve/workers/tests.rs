@@ -1,5 +1,6 @@
+use super::inference::{contained, gap};
 use super::*;
-use touchline_core::clip::ClipSecond;
+use touchline_core::clip::{ClipSecond, GapReason};
 use touchline_core::item::Tracks;
 
 fn intake(metrics: &Metrics) -> Intake {

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use touchline_serve::config;
-use touchline_serve::config::{ConfigFile, Doors, SourcesFile};
+use touchline_serve::config::{ConfigFile, SettingSources, SourcesFile};
 use touchline_media::guard::SourcePolicy;
 use touchline_media::uri::{Location, Pacing};
 use touchline_core::redact;
@@ -19,7 +19,7 @@ fuzz_target!(|text: &str| {
     for problem in &file.problems {
         assert!(!problem.to_string().contains('\n'));
     }
-    let Ok(settings) = config::settle(Doors { file, ..Doors::default() }) else { return };
+    let Ok(settings) = config::settle(SettingSources { file, ..SettingSources::default() }) else { return };
     // Folders would be looked for on this machine.
     let _ = SourcePolicy::new(&SourcesFile { folders: Vec::new(), ..settings.sources });
     for stream in settings.streams {

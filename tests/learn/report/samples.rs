@@ -194,6 +194,7 @@ fn kinds(names: &[String]) -> Vec<KindReport> {
             mean_over_classes: 0.75,
             log_loss: 0.9,
             other_called_a_sport: Some(0.25),
+            answered: None,
             classes,
         }
     };

@@ -9,6 +9,7 @@ mod files;
 mod isolation;
 mod kill;
 mod manager;
+mod outputs;
 mod reload;
 mod restart;
 

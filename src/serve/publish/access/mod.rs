@@ -42,7 +42,7 @@ use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 
 pub use login::parse_login;
-pub use sessions::{LogOuts, LoggedOut, NONCE, SessionArchive};
+pub use sessions::{LogOuts, NONCE, RevokedSession, SessionArchive};
 pub use tokens::TokenSource;
 
 /// Longest body of a request, bytes. A stream with a long URI and a label fits.

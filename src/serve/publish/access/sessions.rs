@@ -33,7 +33,7 @@ const SIGNED: usize = 1 + 8 + NONCE;
 
 /// A session that was logged out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoggedOut {
+pub struct RevokedSession {
     /// Its role.
     pub role: Role,
     /// Its nonce.
@@ -46,7 +46,7 @@ pub struct LoggedOut {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogOuts {
     /// Sessions that were logged out.
-    pub left: Vec<LoggedOut>,
+    pub left: Vec<RevokedSession>,
     /// Sessions of a role that began at or before this time are invalid; seconds since 1970-01-01 UTC.
     pub not_before: Vec<(Role, u64)>,
 }
@@ -54,7 +54,7 @@ pub struct LogOuts {
 /// Stores log-outs.
 pub trait SessionArchive: Send + Sync {
     /// Stores a log-out. `kept` gets a message when it is on the disk, and is dropped if it cannot be stored.
-    fn left(&self, session: LoggedOut, kept: oneshot::Sender<()>);
+    fn left(&self, session: RevokedSession, kept: oneshot::Sender<()>);
     /// Stores that sessions of `role` that began at or before `unix_s` are invalid. Their log-outs need not be kept.
     fn not_before(&self, role: Role, unix_s: u64);
 }
@@ -69,7 +69,7 @@ pub(super) struct Sessions {
 #[derive(Default)]
 struct SessionState {
     /// Nonce → session.
-    left: HashMap<[u8; NONCE], LoggedOut>,
+    left: HashMap<[u8; NONCE], RevokedSession>,
     not_before: HashMap<Role, u64>,
 }
 
@@ -113,7 +113,7 @@ impl Sessions {
 
     /// The role of a cookie value, if it is valid, not expired and not logged out.
     pub fn role(&self, tokens: &Tokens, value: &str, now_s: u64) -> Option<Role> {
-        let LoggedOut { role, nonce, ends_s } = self.read(tokens, value)?;
+        let RevokedSession { role, nonce, ends_s } = self.read(tokens, value)?;
         let state = self.state();
         let is_over = state.not_before.get(&role).is_some_and(|not_before| ends_s <= not_before + LIFE_S);
         (now_s < ends_s && !is_over && !state.left.contains_key(&nonce)).then_some(role)
@@ -144,13 +144,13 @@ impl Sessions {
         [&self.salt, text].concat()
     }
 
-    fn read(&self, tokens: &Tokens, value: &str) -> Option<LoggedOut> {
+    fn read(&self, tokens: &Tokens, value: &str) -> Option<RevokedSession> {
         let bytes = BASE64.decode(value).ok()?;
         let (signed, signature) = bytes.split_at_checked(SIGNED)?;
         let role = [Role::Read, Role::Admin].into_iter().find(|role| letter(*role) == signed[0])?;
         hmac::verify(&tokens.key(role)?, &self.signed(signed), signature).ok()?;
         let ends_s = u64::from_be_bytes(signed[1..9].try_into().ok()?);
-        Some(LoggedOut { role, ends_s, nonce: signed[9..].try_into().ok()? })
+        Some(RevokedSession { role, ends_s, nonce: signed[9..].try_into().ok()? })
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
     struct MemoryArchive(Mutex<LogOuts>);
 
     impl SessionArchive for MemoryArchive {
-        fn left(&self, session: LoggedOut, kept: oneshot::Sender<()>) {
+        fn left(&self, session: RevokedSession, kept: oneshot::Sender<()>) {
             self.0.lock().left.push(session);
             kept.send(()).unwrap();
         }

@@ -222,7 +222,7 @@ impl StreamHandle {
             }
         };
         let estimate = &published.estimate;
-        live.top = (estimate.seconds > 0).then(|| (estimate.label, estimate.mean[estimate.label.index()]));
+        live.top = (estimate.seconds > 0).then(|| (estimate.label, estimate.probability(), estimate.is_unknown()));
         live.backlog = published.backlog;
         live.counters.events += published.events.len() as u64;
         push_bounded(&mut live.history, HistoryEntry::new(published, unix_ns), HISTORY_SECONDS);
@@ -274,7 +274,9 @@ impl StreamHandle {
     fn count(&self, published: &Published, unix_ns: i64) {
         let metrics = &self.stream.metrics;
         match &published.outcome {
-            SecondOutcome::Predicted(second) => metrics.classified(second.decision.modality, unix_ns),
+            SecondOutcome::Predicted(second) => {
+                metrics.classified(second.decision.modality, second.is_unknown(), unix_ns);
+            }
             SecondOutcome::Gap(gap) => metrics.gapped(gap.reason),
         }
         metrics.signals(published.outcome.signals());

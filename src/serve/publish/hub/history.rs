@@ -20,6 +20,7 @@ pub(super) struct HistoryEntry {
     verdict: Verdict,
     /// Label of the estimate and its mean probability; `None` while the window is empty.
     window: Option<(ClassId, f32)>,
+    unknown: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,7 +44,8 @@ impl HistoryEntry {
                 },
                 SecondOutcome::Gap(gap) => Verdict::Gap(gap.reason),
             },
-            window: (estimate.seconds > 0).then(|| (estimate.label, estimate.mean[estimate.label.index()])),
+            window: (estimate.seconds > 0).then(|| (estimate.label, estimate.probability())),
+            unknown: estimate.is_unknown(),
         }
     }
 
@@ -64,6 +66,7 @@ impl HistoryEntry {
             reason,
             window_label: self.window.map(|(label, _)| classes.name(label)),
             window_probability: self.window.map(|(_, probability)| probability.into()),
+            window_unknown: self.unknown,
         }
     }
 }
@@ -82,4 +85,6 @@ pub(super) struct Row<'a> {
     reason: Option<GapReason>,
     window_label: Option<&'a str>,
     window_probability: Option<Probability>,
+    /// `window_label` is too improbable to be the answer.
+    window_unknown: bool,
 }

@@ -151,8 +151,8 @@ struct LiveState {
     tracks: Option<Tracks>,
     /// The record of the last second or gap.
     last: Option<Arc<str>>,
-    /// Label and mean probability of the last estimate.
-    top: Option<(ClassId, f32)>,
+    /// Label and mean probability of the last estimate, and whether it is unknown.
+    top: Option<(ClassId, f32, bool)>,
     /// The conditions of the signal that last, and when they began, nanoseconds since 1970-01-01 UTC.
     signals: Vec<(Signal, i64)>,
     latency_ns: Option<u64>,

@@ -103,6 +103,8 @@ fn raw(json: &str) -> Option<&RawValue> {
 struct TopView<'a> {
     label: &'a str,
     probability: Probability,
+    /// `label` is too improbable to be the answer.
+    unknown: bool,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -198,9 +200,10 @@ impl Hub {
             state: StateFields::new(&live.state, live.since_unix_ns),
             since: rfc3339(live.since_unix_ns),
             tracks: live.tracks,
-            top: live.top.map(|(class, probability)| TopView {
+            top: live.top.map(|(class, probability, unknown)| TopView {
                 label: self.shared.classes.name(class),
                 probability: probability.into(),
+                unknown,
             }),
             signal: live
                 .signals

@@ -2,7 +2,7 @@
 
 import { learnClasses, onThemeChange, titleOf } from "./colours.js";
 import { Live, Picture, fetchInfo, offerLogOut, pollStreams } from "./live.js";
-import { $, Bars, Modalities, isNoProgramme, percent, showEvents, showNotice, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
+import { $, Bars, Modalities, headline, isNoProgramme, percent, showEvents, showNotice, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
 import { Timeline } from "./timeline.js";
 
 // Failures in a row before the page shows an outage.
@@ -130,6 +130,7 @@ function record(kind, data) {
       reason: data.reason ?? null,
       window_label: label,
       window_probability: label === null ? null : data.window.mean[label],
+      window_unknown: data.window.unknown === true,
     });
     showLast();
   }
@@ -145,11 +146,12 @@ function showLast() {
   bars.show(last);
   showVitals(stream.latency_ms, stream.backlog, stream.state === "playing");
   const label = last?.window.label ?? null;
-  const headline = label ? `${titleOf(label)} ${percent(last.window.mean[label])} · ` : isNoProgramme(last) ? "No programme · " : "";
-  document.title = `${headline}${stream.id} – Touchline`;
-  if (label !== null && label !== spokenLabel) {
-    spokenLabel = label;
-    $("spoken").textContent = `${titleOf(label)} on ${stream.id}`;
+  const title = label ? `${headline(last.window)} ${percent(last.window.mean[label])} · ` : isNoProgramme(last) ? "No programme · " : "";
+  document.title = `${title}${stream.id} – Touchline`;
+  const spoken = label === null ? null : headline(last.window);
+  if (spoken !== null && spoken !== spokenLabel) {
+    spokenLabel = spoken;
+    $("spoken").textContent = `${headline(last.window)} on ${stream.id}`;
   }
 }
 

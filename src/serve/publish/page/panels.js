@@ -143,21 +143,23 @@ export function showThird(record, state, signals) {
   const label = record?.window.label ?? null;
   third.hidden = label === null;
   if (label === null) return;
+  const unknown = record.window.unknown === true;
+  third.dataset.unknown = unknown;
   paint(third, label, "dark");
-  setText($("third-title"), titleOf(label));
+  setText($("third-title"), unknown ? "Not sure" : titleOf(label));
   setText($("third-probability"), percent(record.window.mean[label]));
   const gap = record.type === "gap";
   third.dataset.gap = gap;
   const stale = { waiting: "before the stream went down", paused: "before the stream was paused", ended: "when the stream ended", failed: "before the stream failed", removed: "before the stream was removed" }[state];
   third.dataset.stale = stale !== undefined;
   const seen = record.window.seconds + record.window.gaps;
-  const over = `over the last ${seen === 1 ? "second" : `${seen} s`}`;
+  const over = `${unknown ? `Best guess: ${titleOf(label)}, ` : ""}over the last ${seen === 1 ? "second" : `${seen} s`}`;
   setText($("third-sub"), stale ?? (gap ? `No decision this second: ${gapText(record)}` : over));
 }
 
 function showNoProgramme(third, names, signals) {
   third.hidden = false;
-  third.dataset.gap = third.dataset.stale = false;
+  third.dataset.gap = third.dataset.stale = third.dataset.unknown = false;
   const began = signals.filter(({ signal }) => names.includes(signal)).map(({ since }) => Date.parse(since));
   const since = began.length ? ` since ${clock(Math.min(...began))}` : "";
   setText($("third-probability"), "");
@@ -261,7 +263,7 @@ export class Bars {
   show(record) {
     const mean = record?.window.mean;
     const top = record?.window.label ?? null;
-    if (mean) this.#sort(mean, top);
+    if (mean && top !== null) this.#sort(mean, top);
     for (const [id, { row, value }] of this.#rows) {
       const p = mean?.[id] ?? 0;
       const now = record?.type === "second" ? record.probabilities[id] : null;
@@ -362,8 +364,11 @@ function incidentRow(incident) {
   return row;
 }
 
+// The answer: the class, or that it is unknown.
+export const headline = ({ label, unknown }) => (unknown ? "Not sure" : titleOf(label));
+
 function topText({ top, signal }) {
-  if (top) return `${titleOf(top.label)} ${percent(top.probability)}`;
+  if (top) return `${headline(top)} ${percent(top.probability)}`;
   return signal.some(({ signal }) => signal !== "silence") ? GAPS["no-programme"] : "no decision yet";
 }
 
@@ -387,7 +392,7 @@ export function showStreams(streams, current) {
     setText(name, stream.settings?.label ?? stream.id);
     setText(state, words[stream.state] ?? stream.state);
     setText(top, topText(stream));
-    if (stream.top) dot.style.setProperty("--class", colourOf(stream.top.label).fill);
+    if (stream.top && !stream.top.unknown) dot.style.setProperty("--class", colourOf(stream.top.label).fill);
     else dot.style.removeProperty("--class");
   });
   while (nav.children.length > streams.length) nav.lastElementChild.remove();

@@ -109,7 +109,7 @@ export class Timeline {
     g.clip();
     g.fillStyle = sunk;
     g.fillRect(0, MARKS, width, BAND + BREAK + THIN);
-    this.#band(g, x, MARKS, BAND, (e) => (e.reason ? null : e.window_label));
+    this.#band(g, x, MARKS, BAND, (e) => (e.reason || e.window_unknown ? null : e.window_label));
     this.#band(g, x, MARKS + BAND + BREAK, THIN, (e) => e.label);
     this.#gaps(g, x, quiet, scale);
     g.restore();
@@ -262,7 +262,7 @@ function tipRows(entry, live) {
   const title = document.createElement("b");
   const time = live ? clock(entry.at_ms) : duration(entry.index);
   const known = entry.window_label && !entry.reason;
-  title.textContent = known ? `${time}  ${titleOf(entry.window_label)} ${percent(entry.window_probability)}` : `${time}  No decision`;
+  title.textContent = known ? `${time}  ${entry.window_unknown ? "Not sure" : titleOf(entry.window_label)} ${percent(entry.window_probability)}` : `${time}  No decision`;
   const rest = document.createElement("span");
   rest.textContent = entry.reason
     ? GAPS[entry.reason]

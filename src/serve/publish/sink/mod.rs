@@ -67,6 +67,11 @@ pub trait Sink: Send {
         None
     }
 
+    /// What to do when records were lost, for messages.
+    fn advice(&self) -> &'static str {
+        "check what it writes to"
+    }
+
     /// Writes an item. Returns the number of its records that were lost.
     fn take(&mut self, item: &Item) -> u64;
 
@@ -107,6 +112,7 @@ pub struct Sinks {
 struct SinkHandle {
     name: &'static str,
     destination: Option<String>,
+    advice: &'static str,
     to: Sender<SinkMessage>,
     counts: Arc<SinkCounts>,
     reopen: Arc<AtomicBool>,
@@ -141,7 +147,7 @@ impl Sinks {
     /// # Errors
     /// As [`Sinks::add`].
     pub fn add_boxed(&mut self, mut sink: Box<dyn Sink>) -> Result<()> {
-        let (name, destination) = (sink.name(), sink.destination());
+        let (name, destination, advice) = (sink.name(), sink.destination(), sink.advice());
         let (to, messages) = bounded(QUEUE);
         let (done_to, done) = bounded::<()>(0);
         let (counts, reopen) = (Arc::<SinkCounts>::default(), Arc::<AtomicBool>::default());
@@ -154,7 +160,7 @@ impl Sinks {
                 run(&mut *sink, &messages, &counts, &reopen, &metrics);
             }
         })?;
-        self.handles.push(SinkHandle { name, destination, to, counts, reopen, done, logged_ns: None });
+        self.handles.push(SinkHandle { name, destination, advice, to, counts, reopen, done, logged_ns: None });
         Ok(())
     }
 
@@ -210,7 +216,7 @@ impl Sinks {
             let lost = handle.counts.lost.load(Ordering::Relaxed);
             if let Some(destination) = handle.destination.as_ref().filter(|_| lost > 0 && result.is_ok()) {
                 let cause = format!("{lost} records could not be written");
-                result = Err(Error::output(destination, cause, "free space, or choose another file with --jsonl"));
+                result = Err(Error::output(destination, cause, handle.advice));
             }
         }
         result
@@ -243,7 +249,7 @@ impl SinkHandle {
         if self.logged_ns.is_none_or(|then| now_ns.saturating_sub(then) >= LOG_EVERY_NS) {
             self.logged_ns = Some(now_ns);
             let lost = self.counts.lost.load(Ordering::Relaxed);
-            tracing::error!(lost, "{}: too slow, records are dropped; check the disk or the reader", self.title());
+            tracing::error!(lost, "{}: too slow, records are dropped; {}", self.title(), self.advice);
         }
     }
 
@@ -347,6 +353,10 @@ impl Sink for JsonLines {
 
     fn destination(&self) -> Option<String> {
         Some(self.writer.destination().to_owned())
+    }
+
+    fn advice(&self) -> &'static str {
+        "free space, check the disk or the reader, or choose another file with --jsonl"
     }
 
     fn take(&mut self, item: &Item) -> u64 {

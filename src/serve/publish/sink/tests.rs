@@ -29,6 +29,10 @@ impl Sink for Gated {
         Some("the gate".into())
     }
 
+    fn advice(&self) -> &'static str {
+        "open the gate"
+    }
+
     fn take(&mut self, item: &Item) -> u64 {
         let _ = self.began.send(());
         // Without a sender, all items pass.
@@ -95,6 +99,7 @@ fn a_sink_that_stalls_for_a_minute_affects_no_other() {
     drop(go);
     let error = sinks.finish(None).expect_err("records were lost").to_string();
     assert!(error.contains("the gate: 100 records could not be written"), "{error}");
+    assert!(error.contains("open the gate") && !error.contains("--jsonl"), "{error}");
     assert_eq!(kept.0.lock().len(), all);
     let taken = taken.lock();
     assert_eq!((taken.len(), &*taken[QUEUE]), (QUEUE + 1, &*format!("{{\"n\":{QUEUE}}}")), "the newest were lost");

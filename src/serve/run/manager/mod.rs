@@ -79,7 +79,7 @@ pub(super) struct ManagerInbox {
 }
 
 /// The collaborators of the stream manager.
-pub(super) struct Tools<H> {
+pub(super) struct ManagerDependencies<H> {
     pub(super) driver: Arc<H>,
     pub(super) hub: Hub,
     pub(super) clock: Arc<dyn Clock>,
@@ -108,7 +108,7 @@ pub(super) struct Ended {
 }
 
 pub(super) struct StreamManager<H> {
-    tools: Tools<H>,
+    tools: ManagerDependencies<H>,
     rules: Rules,
     vote: VoteConfig,
     /// Values at the start of the keys that take effect only at the start.
@@ -139,7 +139,7 @@ pub(super) struct StreamManager<H> {
 }
 
 impl<H: Driver + 'static> StreamManager<H> {
-    pub(super) fn new(tools: Tools<H>, rules: Rules, vote: VoteConfig, fixed: Fixed) -> Self {
+    pub(super) fn new(tools: ManagerDependencies<H>, rules: Rules, vote: VoteConfig, fixed: Fixed) -> Self {
         let (done_to, done) = unbounded();
         Self {
             tools,
@@ -164,12 +164,12 @@ impl<H: Driver + 'static> StreamManager<H> {
     }
 
     /// Sets the last runs of removed streams.
-    pub(super) fn know_runs(&mut self, runs: BTreeMap<String, RunId>) {
+    pub(super) fn restore_runs(&mut self, runs: BTreeMap<String, RunId>) {
         self.runs.extend(runs);
     }
 
     /// Sets the streams that start paused because opening them ended the process, and those that may have ended it.
-    pub(super) fn know_held(&mut self, held: BTreeSet<String>, suspects: BTreeSet<String>) {
+    pub(super) fn restore_held(&mut self, held: BTreeSet<String>, suspects: BTreeSet<String>) {
         self.held = held;
         self.suspects = crash_guard::Suspects::new(suspects);
     }
@@ -468,7 +468,7 @@ impl<H: Driver + 'static> StreamManager<H> {
     }
 }
 
-impl<H> Tools<H> {
+impl<H> ManagerDependencies<H> {
     fn tell(&self, command: Command) {
         // The publisher is gone only at shutdown.
         let _ = self.commands.send(command);

@@ -63,7 +63,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             let advice = "remove a stream first, or start the program with a higher --max-streams";
             return Err(StreamRefusal::new(StreamRefusalKind::Limit, format!("stream limit reached ({most})"), advice));
         }
-        let id = match &new.id {
+        let id = match new.id() {
             Some(id) if self.entries.contains_key(id) => {
                 let advice = "choose another id, or change that stream with PATCH";
                 return Err(StreamRefusal::new(
@@ -72,8 +72,8 @@ impl<H: Driver + 'static> StreamManager<H> {
                     advice,
                 ));
             }
-            Some(id) => id.clone(),
-            None => free_id(&new.uri, |id| self.entries.contains_key(id)),
+            Some(id) => id.to_owned(),
+            None => free_id(new.uri(), |id| self.entries.contains_key(id)),
         };
         let settings = new.settings(id, self.rules.latency_ms);
         self.fits(&settings)?;

@@ -297,6 +297,11 @@ fn problems_are_shown_with_advice() {
     feed(&cam, &clock, &afternoon()[..2]);
     browser.wait("a programme", "return document.getElementById('third-title').textContent === 'Tennis'");
     assert_eq!(browser.text("#events li .what"), "Colour bars ended");
+    feed(&cam, &clock, &[Shot::On("golf", 0.15), Shot::On("golf", 0.15)]);
+    browser.wait("doubt", "return document.getElementById('third-title').textContent === 'Not sure'");
+    assert_eq!(browser.text("#third-sub"), "Best guess: Golf, over the last 2 s");
+    browser.wait("the title", "return document.title.startsWith('Not sure ')");
+    browser.screenshot(&screenshots().join("not-sure.png"));
     cam.run_started(RunId(1), Some(Discontinuity::Playlist));
     browser
         .wait("the break", "return document.querySelector('#events li .what').textContent === 'Break in the playlist'");

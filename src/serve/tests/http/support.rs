@@ -232,6 +232,7 @@ impl Script {
                 why: if by == Modality::Audio { DecisionReason::Table } else { DecisionReason::Default },
                 probabilities,
             },
+            known_from: 0.0,
             frame_share: FrameShare::ALL,
             pack: self.pack.clone(),
             wall: WallTime { unix_ns, source: WallSource::Arrival, uncertainty_ns: 0 },
@@ -279,7 +280,8 @@ impl Script {
             self.on = Some(label);
         }
         self.index += 1;
-        let estimate = WindowEstimate { share, mean, label, seconds: n as u32, gaps: (self.window.len() - n) as u32 };
+        let (seconds, gaps) = (n as u32, (self.window.len() - n) as u32);
+        let estimate = WindowEstimate { share, mean, label, seconds, gaps, known_from: 0.3 };
         Published { outcome, estimate, events, latency_ns, backlog }
     }
 }

@@ -172,7 +172,7 @@ fn after_a_refused_change_the_settings_in_force_are_shown() {
 #[test]
 fn a_reused_id_continues_after_its_last_run() {
     let mut bench = Bench::new(rules());
-    bench.manager.know_runs(BTreeMap::from([("c".to_owned(), RunId(41))]));
+    bench.manager.restore_runs(BTreeMap::from([("c".to_owned(), RunId(41))]));
     bench.start(&[("a", "rtsp://h/a")]).unwrap();
     let next = |bench: &Bench, id: &str| bench.manager.entries[id].handle.next_run();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();

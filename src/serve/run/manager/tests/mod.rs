@@ -12,7 +12,7 @@ use super::shutdown::{CLOSE_MAX_NS, DRAIN_NS, STOP_MAX_NS};
 use super::*;
 use crate::backlog::Backlog;
 use crate::config;
-use crate::config::{StreamFile, VoteFile};
+use crate::config::{LatencyMs, StreamFile, VoteFile};
 use crate::metrics::Metrics;
 use crate::publish::hub::HubInfo;
 use crate::publish::streams::{NewStream, StreamChange, StreamOutcome, StreamPatch, StreamRefusalKind};
@@ -111,7 +111,7 @@ impl Bench {
             hangs: AtomicBool::new(true),
         });
         let (commands_to, commands) = unbounded();
-        let tools = Tools {
+        let tools = ManagerDependencies {
             driver: driver.clone(),
             hub: hub.clone(),
             clock: clock.clone(),
@@ -336,7 +336,7 @@ fn two_operators_do_not_overwrite_each_other() {
     bench.start(&[]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
     let version = Some(bench.generation("b"));
-    let patch = Box::new(StreamPatch { latency_ms: Some(300), ..StreamPatch::default() });
+    let patch = Box::new(StreamPatch { latency_ms: Some(LatencyMs::of::<300>()), ..StreamPatch::default() });
     let mine = StreamChange::Change { id: "b".into(), patch: patch.clone(), generation: version };
     assert_eq!(bench.outcome(mine), Ok("b".into()));
     let yours = StreamChange::Change { id: "b".into(), patch, generation: version };

@@ -65,7 +65,7 @@ impl BatchWork {
 
 /// Chooses the share of pictures that inference can process.
 #[derive(Debug)]
-pub struct Adapt {
+pub struct FrameShareControl {
     share: FrameShare,
     /// Start of the observation, and the load since then.
     since_ns: u64,
@@ -78,7 +78,7 @@ pub struct Adapt {
     quiet_ns: u64,
 }
 
-impl Adapt {
+impl FrameShareControl {
     /// Starts with all pictures at `now_ns` (monotonic clock).
     pub fn new(now_ns: u64) -> Self {
         Self {
@@ -101,7 +101,7 @@ impl Adapt {
 
     /// Removes surplus pictures from the live seconds of a batch before it is decided at `now_ns` (monotonic clock).
     /// Returns the remaining work.
-    pub fn thin(&self, batch: &mut [TakenSeconds], now_ns: u64) -> BatchWork {
+    pub fn select_frames(&self, batch: &mut [TakenSeconds], now_ns: u64) -> BatchWork {
         let mut work = BatchWork::default();
         for taken in batch {
             let is_live = taken.pace == Pace::Live;
@@ -181,17 +181,17 @@ mod tests {
         clock.advance(late_ns);
         let backlog = Backlog::with_clock(clock.clone());
         let queue = backlog.add_queue(pace);
-        let mut adapt = Adapt::new(clock.mono_ns());
-        let mut lowest = adapt.share();
+        let mut control = FrameShareControl::new(clock.mono_ns());
+        let mut lowest = control.share();
         for index in 0..3600 {
             push(&backlog, queue, index, clock.mono_ns() - late_ns);
             clock.advance(SECOND / 100);
             let mut batch = backlog.take(4).expect("the backlog is open");
             let began_ns = clock.mono_ns();
-            let work = adapt.thin(&mut batch, began_ns);
+            let work = control.select_frames(&mut batch, began_ns);
             clock.advance(cost_ns);
-            adapt.note(work.done(began_ns, clock.mono_ns()));
-            lowest = lowest.min(adapt.share());
+            control.note(work.done(began_ns, clock.mono_ns()));
+            lowest = lowest.min(control.share());
             for item in batch.iter().flat_map(|taken| &taken.items) {
                 let is_whole = matches!(item, ClipOutput::Second(second) if second.frame_share == FrameShare::ALL);
                 assert!(is_whole || pace == Pace::Live, "a recording loses nothing");
@@ -219,12 +219,12 @@ mod tests {
         let backlog = Backlog::with_clock(clock.clone());
         let (live, file) = (backlog.add_queue(Pace::Live), backlog.add_queue(Pace::File));
         let three = FrameShare::ALL.lower().expect("there are lower shares");
-        let adapt = Adapt { share: three, ..Adapt::new(0) };
+        let control = FrameShareControl { share: three, ..FrameShareControl::new(0) };
         (0..5).for_each(|index| push(&backlog, live, index, 0));
         push(&backlog, file, 0, 0);
         clock.advance(SECOND / 2);
         let mut batch = backlog.take(4).expect("the backlog is open");
-        let load = adapt.thin(&mut batch, clock.mono_ns()).done(clock.mono_ns(), clock.mono_ns() + SECOND);
+        let load = control.select_frames(&mut batch, clock.mono_ns()).done(clock.mono_ns(), clock.mono_ns() + SECOND);
         assert_eq!((load.waited_ns, load.shed > 0), (SECOND / 2, true));
         assert_eq!(load.busy_ns, (SECOND as f64 * three.ratio() / (1.0 + three.ratio())).round() as u64);
         let shares: Vec<FrameShare> = batch
@@ -240,46 +240,51 @@ mod tests {
 
     /// Simulates a machine on which all pictures take `demand` of the time, with a batch every tenth of a second. Returns the
     /// new shares with the seconds in which they began.
-    fn run(adapt: &mut Adapt, from_s: u64, seconds: u64, demand: impl Fn(u64) -> f64) -> Vec<(u64, FrameShare)> {
+    fn run(
+        control: &mut FrameShareControl,
+        from_s: u64,
+        seconds: u64,
+        demand: impl Fn(u64) -> f64,
+    ) -> Vec<(u64, FrameShare)> {
         let mut changes = Vec::new();
         for tenth in from_s * 10..(from_s + seconds) * 10 {
-            let needed = demand(tenth / 10) * adapt.share().ratio();
+            let needed = demand(tenth / 10) * control.share().ratio();
             let load = BatchLoad {
                 now_ns: (tenth + 1) * SECOND / 10,
                 busy_ns: (needed.min(1.0) * (SECOND / 10) as f64) as u64,
                 waited_ns: if needed > 1.0 { 3 * SECOND } else { SECOND / 10 },
                 shed: u64::from(needed > 1.0),
             };
-            changes.extend(adapt.note(load).map(|share| (tenth / 10, share)));
+            changes.extend(control.note(load).map(|share| (tenth / 10, share)));
         }
         changes
     }
 
     #[test]
     fn a_fast_machine_keeps_all_pictures() {
-        let mut adapt = Adapt::new(0);
-        assert_eq!(run(&mut adapt, 0, 3600, |_| 0.85), []);
-        assert_eq!(adapt.share(), FrameShare::ALL);
+        let mut control = FrameShareControl::new(0);
+        assert_eq!(run(&mut control, 0, 3600, |_| 0.85), []);
+        assert_eq!(control.share(), FrameShare::ALL);
     }
 
     #[test]
     fn the_share_falls_until_inference_keeps_up() {
         let [_, three, two, one] = FrameShare::STEPS;
-        let changes = run(&mut Adapt::new(0), 0, 60, |_| 1.4);
+        let changes = run(&mut FrameShareControl::new(0), 0, 60, |_| 1.4);
         assert_eq!(changes.iter().map(|c| c.1).collect::<Vec<_>>(), [three], "1.4 of three fifths is 0.84");
         assert!(changes[0].0 <= 2);
-        let changes = run(&mut Adapt::new(0), 0, 60, |_| 1.8);
+        let changes = run(&mut FrameShareControl::new(0), 0, 60, |_| 1.8);
         assert_eq!(changes.iter().map(|c| c.1).collect::<Vec<_>>(), [three, two]);
         assert!(changes[1].0 <= 4);
-        let changes = run(&mut Adapt::new(0), 0, 60, |_| 40.0);
+        let changes = run(&mut FrameShareControl::new(0), 0, 60, |_| 40.0);
         assert_eq!(changes.iter().map(|c| c.1).collect::<Vec<_>>(), [three, two, one], "the rest is shed");
     }
 
     #[test]
     fn the_share_rises_when_there_is_capacity() {
         let [all, three, ..] = FrameShare::STEPS;
-        let mut adapt = Adapt::new(0);
-        let changes = run(&mut adapt, 0, 120, |s| if s < 30 { 1.4 } else { 0.5 });
+        let mut control = FrameShareControl::new(0);
+        let changes = run(&mut control, 0, 120, |s| if s < 30 { 1.4 } else { 0.5 });
         assert_eq!(changes.iter().map(|c| c.1).collect::<Vec<_>>(), [three, all]);
         assert!((30..45).contains(&changes[1].0), "{changes:?}");
     }
@@ -288,8 +293,8 @@ mod tests {
     fn a_rise_that_fails_is_retried_less_and_less_often() {
         // Another program takes the processors for five seconds of every fifteen. The quiet
         // ten seconds are enough for a step up.
-        let mut adapt = Adapt::new(0);
-        let changes = run(&mut adapt, 0, 1200, |s| if s % 15 < 5 { 1.3 } else { 0.4 });
+        let mut control = FrameShareControl::new(0);
+        let changes = run(&mut control, 0, 1200, |s| if s % 15 < 5 { 1.3 } else { 0.4 });
         let downs: Vec<u64> = changes.iter().filter(|c| c.1 < FrameShare::ALL).map(|c| c.0).collect();
         assert!(downs.len() <= 8, "in 20 minutes: {changes:?}");
         let last = downs.windows(2).map(|pair| pair[1] - pair[0]).next_back();

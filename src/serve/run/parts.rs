@@ -1,0 +1,339 @@
+//! The parts of a run: how each is started, and the order in which they stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use touchline_compute::features::signal::SignalConfig;
+use touchline_compute::models::pack::Pack;
+use touchline_core::clock::{Clock, SystemClock};
+use touchline_core::error::{Error, Result};
+use touchline_core::threads::spawn;
+use touchline_media::guard::SourcePolicy;
+use touchline_media::uri::Pacing;
+
+use super::RunConfig;
+use super::driver::GstDriver;
+use super::manager::{Ended, ManagerDependencies, ManagerInbox, Reader, StreamManager};
+use super::notify::{ServiceManager, Watchdog};
+use super::publisher::{Command, News, Publisher};
+use super::server::{Controls, Reload, Server, catch_signals};
+use super::shutdown::ShutdownTimer;
+use crate::metrics::Metrics;
+use crate::publish::access::{LogOuts, SessionArchive};
+use crate::publish::hub::{Hub, HubInfo};
+use crate::publish::jsonl::JsonlWriter;
+use crate::publish::packs::{PackControl, PackRequest};
+use crate::publish::sink::{JsonLines, Sink, Sinks};
+use crate::publish::streams::StreamControl;
+use crate::publish::terminal::Terminal;
+use crate::shadow::Shadow;
+use crate::store::{Contents, Store, StoreThread};
+use crate::update::{UpdateConfig, Updater};
+use crate::workers::{Batching, Workers};
+
+/// How long the store may take to write pending records at shutdown.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The asynchronous runtime of server and signals.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("tokio")
+        .enable_all()
+        .build()
+        .map_err(|e| Error::Internal(format!("cannot start the asynchronous runtime: {e}")))
+}
+
+/// Handles that all parts use.
+pub(super) struct Shared {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) hub: Hub,
+    pub(super) service_manager: ServiceManager,
+    pub(super) store: Option<Store>,
+}
+
+impl Shared {
+    /// Opens the store and reads it.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub(super) fn open(config: &RunConfig) -> Result<(Self, Option<StoreThread>, Contents)> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let metrics = Metrics::new();
+        let (store, store_thread, contents) = match &config.state {
+            Some(path) => {
+                let (store, thread, contents) = Store::open(path, metrics.clone())?;
+                (Some(store), Some(thread), contents)
+            }
+            None => (None, None, Contents::default()),
+        };
+        let info = HubInfo {
+            classes: config.pack.classes.clone(),
+            modalities: config.pack.fusion.order().to_vec(),
+            pack: config.pack.stamp(),
+            vote_window_s: config.vote.window,
+        };
+        let hub = Hub::new(info, metrics, clock.clone());
+        let service_manager = ServiceManager::from_environment();
+        Ok((Self { clock, hub, service_manager, store }, store_thread, contents))
+    }
+
+    /// Starts the server. Until the models are ready it answers that the program is starting.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub(super) fn start_server(
+        &self,
+        runtime: &tokio::runtime::Runtime,
+        config: &RunConfig,
+        controls: Controls,
+        log_outs: LogOuts,
+    ) -> Result<Server> {
+        let sessions = self.store.clone().map(|store| (Arc::new(store) as Arc<dyn SessionArchive>, log_outs));
+        let server = Server::start(runtime, config.listen, &self.hub, controls, &config.access, sessions)?;
+        self.hub.set_starting("warming up the models");
+        self.service_manager.status("warming up the models");
+        Ok(server)
+    }
+
+    /// The models are ready: the hub answers from the store, and the address is printed.
+    pub(super) fn announce(&self, server: &Server) {
+        if let Some(store) = &self.store {
+            self.hub.set_archive(Arc::new(store.clone()));
+        }
+        if let Some(address) = server.address {
+            eprintln!("watching on {}://{address}  (metrics: /metrics, API: /api/v1/streams)", server.scheme);
+        }
+    }
+
+    /// Opens sources for the stream manager.
+    pub(super) fn driver(
+        &self,
+        workers: &Workers,
+        policy: Arc<SourcePolicy>,
+        commands: Sender<Command>,
+        news: Sender<News>,
+        is_realtime: bool,
+    ) -> GstDriver {
+        GstDriver {
+            intake: workers.intake().clone(),
+            clock: self.clock.clone(),
+            policy,
+            commands,
+            news,
+            pacing: if is_realtime { Pacing::Realtime } else { Pacing::Auto },
+        }
+    }
+
+    /// What the stream manager works with.
+    pub(super) fn tools(
+        &self,
+        driver: GstDriver,
+        commands: Sender<Command>,
+        control: StreamControl,
+        reader: Option<(String, Reader)>,
+    ) -> ManagerDependencies<GstDriver> {
+        let read = reader.map(|(name, read)| {
+            control.config().set_file(name);
+            read
+        });
+        ManagerDependencies {
+            driver: Arc::new(driver),
+            hub: self.hub.clone(),
+            clock: self.clock.clone(),
+            commands,
+            store: self.store.clone(),
+            control,
+            read,
+            service_manager: self.service_manager.clone(),
+        }
+    }
+
+    /// Handles signals from now on. Returns the requests to read the configuration file again, and those to stop.
+    pub(super) fn catch_signals(
+        &self,
+        runtime: &tokio::runtime::Runtime,
+        on_hang_up: impl Fn() + Send + Sync + 'static,
+        shutdown: &ShutdownTimer,
+    ) -> (Receiver<()>, Receiver<()>) {
+        let (reload_to, reload) = bounded(1);
+        let on_hang_up = move || {
+            on_hang_up();
+            // If the channel is full, a reload is pending already.
+            let _ = reload_to.try_send(());
+        };
+        let (service_manager, shutdown, hub) = (self.service_manager.clone(), shutdown.clone(), self.hub.clone());
+        let on_stop = move || {
+            hub.set_starting("the program is shutting down");
+            service_manager.stopping();
+            shutdown.begin();
+        };
+        (reload, catch_signals(runtime, on_hang_up, on_stop))
+    }
+
+    /// Starts the watchdog thread, if a service manager wants messages.
+    ///
+    /// # Errors
+    /// If the system refuses to start a thread.
+    pub(super) fn watch(
+        &self,
+        publisher: &Publisher,
+        workers: &Workers,
+        commands: Sender<Command>,
+    ) -> Result<Option<Watchdog>> {
+        let beats = vec![("publishing", publisher.beat().clone()), ("inference", workers.beat().clone())];
+        let intake = workers.intake().clone();
+        self.service_manager.watch(self.hub.clone(), beats, move || {
+            intake.nudge();
+            let _ = commands.send(Command::Wake);
+        })
+    }
+
+    /// Writes what the store has pending, and closes this handle of it.
+    pub(super) fn write_store(&mut self, is_published: bool, shutdown: &ShutdownTimer) {
+        shutdown.at("writing the store");
+        self.hub.end_archive();
+        let stored = self.store.as_ref().is_none_or(|store| store.flush(STORE_TIMEOUT));
+        if stored && is_published {
+            shutdown.written();
+        }
+        self.store = None;
+    }
+}
+
+/// The threads that run models. The fields are in the order in which they are dropped if a later part fails to start.
+pub(super) struct ModelThreads {
+    updater: Updater,
+    pub(super) workers: Workers,
+    shadow: Option<Shadow>,
+}
+
+impl ModelThreads {
+    /// Loads and warms up the packs: the one that decides, and the shadow.
+    ///
+    /// # Errors
+    /// A pack that cannot be used, or a thread that cannot be started.
+    pub(super) fn start(
+        (pack, shadow_pack): (Pack, Option<Pack>),
+        (batching, signals): (Batching, SignalConfig),
+        (packs, control, requests): (UpdateConfig, PackControl, Receiver<PackRequest>),
+        shared: &Shared,
+    ) -> Result<Self> {
+        let (hub, clock) = (&shared.hub, &shared.clock);
+        let (shadow, feed) = match shadow_pack {
+            Some(other) => {
+                let shown = packs.shown(&other.dir);
+                let (shadow, feed) = Shadow::start(other, shown, &pack, hub)?;
+                (Some(shadow), Some(feed))
+            }
+            None => (None, None),
+        };
+        let workers = Workers::start_with_shadow(pack, batching, hub.metrics().clone(), clock.clone(), feed)?;
+        let workers = workers.with_signals(signals);
+        let (models, swapper) = (workers.models().clone(), workers.swapper());
+        let updater = Updater::start(packs, models, swapper, (control, requests), hub.clone(), clock.clone())?;
+        Ok(Self { updater, workers, shadow })
+    }
+}
+
+/// Adds the sinks of a run. Each gets its thread.
+///
+/// # Errors
+/// If the system refuses to start a thread.
+pub(super) fn add_sinks(
+    to: &mut Sinks,
+    jsonl: Option<JsonlWriter>,
+    terminal: Option<Terminal>,
+    others: Vec<Box<dyn Sink>>,
+    clock: &Arc<dyn Clock>,
+) -> Result<()> {
+    if let Some(jsonl) = jsonl {
+        to.add(JsonLines::new(jsonl, clock.clone()))?;
+    }
+    if let Some(terminal) = terminal {
+        to.add(terminal)?;
+    }
+    others.into_iter().try_for_each(|sink| to.add_boxed(sink))
+}
+
+/// What SIGHUP reads again besides the configuration file: outputs, tokens and TLS files, the pack.
+pub(super) fn on_hang_up(
+    reopen_outputs: impl Fn() + Send + Sync + 'static,
+    server: Reload,
+    packs: PackControl,
+) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        reopen_outputs();
+        server.reload();
+        packs.reload();
+    }
+}
+
+/// Ends the publisher when the stream manager ends, even by a panic.
+struct FinishOnDrop(Sender<Command>);
+
+impl Drop for FinishOnDrop {
+    fn drop(&mut self) {
+        // Fails if publishing has ended already.
+        let _ = self.0.send(Command::Finish);
+    }
+}
+
+/// Starts the thread of the stream manager. Returns the channel of its result.
+///
+/// # Errors
+/// If the system refuses to start a thread.
+pub(super) fn start_manager(
+    manager: StreamManager<GstDriver>,
+    inbox: ManagerInbox,
+    commands: Sender<Command>,
+) -> Result<Receiver<Ended>> {
+    let (ended_to, ended) = bounded(1);
+    let finish_on_drop = FinishOnDrop(commands);
+    spawn("stream-manager", move || {
+        let _last_word = finish_on_drop;
+        // The receiver is gone only if publishing failed.
+        let _ = ended_to.send(manager.run(&inbox));
+    })?;
+    Ok(ended)
+}
+
+/// The result of the stream manager, which ends right after it has sent [`Command::Finish`]. If publishing failed, nothing waits
+/// for it.
+///
+/// # Errors
+/// If its thread ended without a result.
+pub(super) fn result_of(ended: &Receiver<Ended>, is_published: bool) -> Result<Result<()>> {
+    let Ended { stopped, result } = if is_published {
+        ended.recv().map_err(|_| Error::Internal("the stream manager ended".into()))?
+    } else {
+        Ended { stopped: false, result: Ok(()) }
+    };
+    tracing::debug!(stopped, "all streams have ended");
+    Ok(result)
+}
+
+/// Stops what is left after the streams and the publisher, in this order.
+pub(super) fn stop(
+    shutdown: &ShutdownTimer,
+    (server, runtime): (Server, tokio::runtime::Runtime),
+    watchdog: Option<Watchdog>,
+    ModelThreads { updater, workers, shadow }: ModelThreads,
+    store_thread: Option<StoreThread>,
+) {
+    shutdown.at("stopping the server");
+    server.stop(runtime);
+    shutdown.at("stopping the watchdog thread");
+    drop(watchdog);
+    shutdown.at("stopping the clip and inference threads");
+    drop(workers);
+    // These two serve the inference thread, so they stop after it.
+    shutdown.at("stopping the pack thread");
+    drop(updater);
+    shutdown.at("stopping the shadow thread");
+    drop(shadow);
+    shutdown.at("closing the store");
+    drop(store_thread);
+    shutdown.done();
+}
