@@ -20,7 +20,7 @@ pub(super) struct SignalArgs {
     /// A black picture of this length is no programme [default: 2].
     #[arg(long = "signal-black-s", value_name = "SECONDS")]
     black_s: Option<f32>,
-    /// A picture that stands still for this long is no programme [default: 5].
+    /// A picture that stands still for this long is no programme [default: 10].
     #[arg(long = "signal-freeze-s", value_name = "SECONDS")]
     freeze_s: Option<f32>,
     /// Silence of this length is not used as sound [default: 10].

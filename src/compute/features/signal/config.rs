@@ -35,7 +35,7 @@ impl Default for SignalConfig {
             off: Signals::NONE,
             bars: Duration::from_secs(1),
             black: Duration::from_secs(2),
-            freeze: Duration::from_secs(5),
+            freeze: Duration::from_secs(10),
             silence: Duration::from_secs(10),
             black_luma: 0.1,
             black_share: 0.98,

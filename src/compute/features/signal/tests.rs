@@ -15,6 +15,11 @@ const SIZE: (usize, usize) = (64, 36);
 const BAR_COLOURS: [[u8; 3]; 7] =
     [[191, 191, 191], [191, 191, 0], [0, 191, 191], [0, 191, 0], [191, 0, 191], [191, 0, 0], [0, 0, 191]];
 
+/// The defaults with a freeze of five seconds.
+fn config() -> SignalConfig {
+    SignalConfig { freeze: Duration::from_secs(5), ..SignalConfig::default() }
+}
+
 fn rgb(of: impl Fn(usize, usize) -> [u8; 3]) -> Vec<u8> {
     (0..SIZE.0 * SIZE.1).flat_map(|i| of(i % SIZE.0, i / SIZE.0)).collect()
 }
@@ -63,7 +68,7 @@ const NONE: Signals = Signals::NONE;
 
 #[test]
 fn bars_count_from_their_first_whole_second() {
-    let (mut detector, mut out) = (SignalDetector::new(SignalConfig::default()), Vec::new());
+    let (mut detector, mut out) = (SignalDetector::new(config()), Vec::new());
     let moving = |n: u64| grey(100 + 3 * n as u8);
     let half = |n: u64| if n < 5 { grey(100 + 3 * n as u8) } else { bars() };
     let all = |_| bars();
@@ -83,7 +88,7 @@ fn bars_count_from_their_first_whole_second() {
 
 #[test]
 fn black_has_its_hold_time_and_is_no_freeze() {
-    let (mut detector, mut out) = (SignalDetector::new(SignalConfig::default()), Vec::new());
+    let (mut detector, mut out) = (SignalDetector::new(config()), Vec::new());
     let (black, moving) = (|_| grey(10), |n: u64| grey(100 + 3 * n as u8));
     let black: &dyn Fn(u64) -> Vec<u8> = &black;
     let found = run(&mut detector, &[&moving, black, black, black, black, black, black, black, &moving], &mut out);
@@ -97,7 +102,7 @@ fn black_has_its_hold_time_and_is_no_freeze() {
 
 #[test]
 fn a_freeze_counts_when_it_has_lasted() {
-    let (mut detector, mut out) = (SignalDetector::new(SignalConfig::default()), Vec::new());
+    let (mut detector, mut out) = (SignalDetector::new(config()), Vec::new());
     let (moving, still) = (|n: u64| grey(100 + 3 * n as u8), |_| grey(90));
     let still: &dyn Fn(u64) -> Vec<u8> = &still;
     let found = run(&mut detector, &[&moving, still, still, still, still, still, still, &moving], &mut out);
@@ -111,7 +116,7 @@ fn a_freeze_counts_when_it_has_lasted() {
 
 #[test]
 fn a_slow_drift_is_no_freeze() {
-    let (mut detector, mut out) = (SignalDetector::new(SignalConfig::default()), Vec::new());
+    let (mut detector, mut out) = (SignalDetector::new(config()), Vec::new());
     for index in 0..10 {
         // One level in two seconds: less than the noise from frame to frame.
         let picture = |n: u64| Some(grey(100 + ((index * 10 + n) / 20) as u8));
@@ -180,7 +185,7 @@ fn detectors_that_are_off_find_nothing() {
     }
     assert!(out.is_empty());
     // Without the detector of black, a black picture stands still.
-    let config = SignalConfig { off: NONE.with(Signal::Black), ..SignalConfig::default() };
+    let config = SignalConfig { off: NONE.with(Signal::Black), ..config() };
     let mut detector = SignalDetector::new(config);
     let found: Vec<Signals> =
         (0..5).map(|index| detector.second(&second(index, |_| Some(grey(0)), None), &mut out)).collect();
