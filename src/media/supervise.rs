@@ -381,7 +381,7 @@ impl SupervisorThread {
                 None => {}
                 Some(Err(_)) => {
                     return ConnectionOutcome::Over(End::Failed {
-                        kind: Cause::Other,
+                        kind: Cause::Internal,
                         cause: "the source's thread ended unexpectedly".into(),
                         advice: "please report this with the command you ran".into(),
                     });

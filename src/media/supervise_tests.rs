@@ -1,6 +1,7 @@
 //! The supervisor with scripted sources. No pause is real, and the stall test advances a simulated clock.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::replay::{Replay, Script};
@@ -307,4 +308,49 @@ fn a_later_track_is_not_a_reconnect() {
     assert_eq!(b.supervisor.counters.reconnects.load(Ordering::Relaxed), 0);
     let (added, lost) = (Incident::TrackAdded { track: Track::Audio }, Incident::TrackLost { track: Track::Audio });
     assert_eq!(*b.recorder.1.lock().unwrap(), [added, Incident::TcpFallback, lost]);
+}
+
+/// A source whose thread panics after its first item. The thread of the second attempt goes on.
+struct Panics(AtomicBool);
+
+struct Running(Option<Sender<MediaItem>>);
+
+impl Source for Running {
+    fn pace(&self) -> Pace {
+        Pace::Live
+    }
+
+    fn stop(&mut self) {
+        self.0.take().map(|to| to.send(MediaItem::Ended(End::Finished)));
+    }
+}
+
+impl Open for Panics {
+    fn open(&self, _: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        to.send(opened()).unwrap();
+        if self.0.swap(true, Ordering::Relaxed) {
+            return Ok(Box::new(Running(Some(to))));
+        }
+        let thread = std::thread::spawn(move || {
+            to.send(sound(1)).unwrap();
+            panic!("a bug in a demuxer");
+        });
+        thread.join().unwrap_err();
+        Ok(Box::new(Running(None)))
+    }
+}
+
+#[test]
+fn a_panic_on_the_source_s_thread_is_an_internal_failure_and_the_stream_is_reopened() {
+    let mut b = bench(Policy::default(), Vec::new());
+    b.supervisor.inner = Arc::new(Panics(AtomicBool::new(false)));
+    let (to, from) = bounded(64);
+    let mut source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    let items: Vec<MediaItem> = from.iter().take(4).collect();
+    assert_eq!(describe(&items), ["opened", "pcm 1", "reconnect", "opened"]);
+    source.stop();
+    assert_eq!(from.iter().count(), 1, "the end");
+    let states = b.recorder.0.lock().unwrap();
+    let broken = |s: &&SourceState| matches!(s, SourceState::Waiting { kind: Cause::Internal, .. });
+    assert_eq!(states.iter().filter(broken).count(), 1, "{states:?}");
 }

@@ -170,7 +170,7 @@ impl Reporter {
 
 fn thread_ended() -> End {
     End::Failed {
-        kind: Cause::Other,
+        kind: Cause::Internal,
         cause: "the source's thread ended unexpectedly".into(),
         advice: "please report this with the command you ran".into(),
     }
