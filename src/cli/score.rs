@@ -66,7 +66,7 @@ pub struct ScoreArgs {
     #[serde(skip)]
     jsonl: Option<PathBuf>,
     /// Write a CSV with one row per file: path, label (or unknown), probability, seconds, gaps, state (whole, cut-off,
-    /// damaged, failed), best guess where the label is unknown.
+    /// damaged, failed).
     #[arg(long, value_name = "FILE.csv")]
     #[serde(skip)]
     summary: Option<PathBuf>,
@@ -157,12 +157,12 @@ pub fn score(args: ScoreArgs) -> Result<()> {
                     let label = labelled.label.as_ref().map_or("-".to_owned(), |(l, p)| format!("{l}\t{p:.3}"));
                     let mut line =
                         format!("{}\t{label}\t{} s\t{} gaps", path.display(), labelled.seconds, labelled.gaps);
-                    if let Some(guess) = &labelled.guess {
-                        line.push_str(&format!("\tbest guess {guess}"));
-                    }
                     if labelled.state != FileState::Whole {
                         line.push('\t');
                         line.push_str(labelled.state.as_str());
+                    }
+                    if let Some(guess) = &labelled.guess {
+                        line.push_str(&format!("\tbest guess {guess}"));
                     }
                     progress.out(&line);
                 }
@@ -367,7 +367,7 @@ impl Summary {
         let _held = hold_pipe(path)?;
         let writer = csv::Writer::from_path(path).map_err(|e| unwritable(&place, &e))?;
         let mut summary = Self { writer, place };
-        summary.record(["path", "label", "probability", "seconds", "gaps", "state", "guess"])?;
+        summary.record(["path", "label", "probability", "seconds", "gaps", "state"])?;
         Ok(summary)
     }
 
@@ -384,7 +384,6 @@ impl Summary {
             seconds.as_str(),
             gaps.as_str(),
             labelled.state.as_str(),
-            labelled.guess.as_deref().unwrap_or_default(),
         ])
     }
 
@@ -397,10 +396,10 @@ impl Summary {
         } else {
             "failed"
         };
-        self.record([path.to_string_lossy().as_ref(), "", "", "0", "0", state, ""])
+        self.record([path.to_string_lossy().as_ref(), "", "", "0", "0", state])
     }
 
-    fn record(&mut self, fields: [&str; 7]) -> Result<()> {
+    fn record(&mut self, fields: [&str; 6]) -> Result<()> {
         self.writer.write_record(fields).map_err(|e| unwritable(&self.place, &e))?;
         self.writer.flush().map_err(|e| unwritable(&self.place, &e))
     }
