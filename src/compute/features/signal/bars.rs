@@ -40,6 +40,9 @@ const BAR_ROWS_MIN: f32 = 0.25;
 /// Smallest mean of this share over the bars.
 const MEAN_ROWS_MIN: f32 = 0.4;
 
+/// Widest part of a row, in cells, that something may hide between two bars or inside one: half of the narrowest bar.
+const HIDDEN_MAX: usize = 8;
+
 /// Runs of one row that are examined: bars, the castellation below them, and a disturbance.
 const RUNS_MAX: usize = 32;
 
@@ -202,7 +205,24 @@ fn six_bars(cells: &[u8]) -> Option<Span> {
         while taken < 6 {
             let mut run = Run { start: runs[at].start + shift, end: runs[at].end + shift, ..runs[at] };
             if run.code != ORDER[taken] {
-                break;
+                // Something narrow over the bars, or two colours that mix at a blurred edge. It hides the rest of this bar, the
+                // beginning of the next, or a part in the middle of this one.
+                let next = at + 1;
+                if taken == 0 || run.end - run.start > HIDDEN_MAX || next >= count {
+                    break;
+                }
+                if runs[next].code == ORDER[taken - 1] {
+                    bars[taken - 1].end = runs[next].end + shift;
+                    at = next + 1;
+                } else if runs[next].code == ORDER[taken] {
+                    at = next;
+                } else {
+                    break;
+                }
+                if at == count {
+                    (at, shift) = (0, shift + width);
+                }
+                continue;
             }
             at += 1;
             if at == count {

@@ -23,8 +23,8 @@ impl BlackLevel {
     /// Whether a picture is black. False without pixels.
     pub fn is_black(self, view: RgbView<'_>) -> bool {
         let pixels = view.data.len() / 3;
-        // Rounded up: as many bright pixels are allowed as leave the share.
-        let most = pixels as f64 * (1.0 - self.share) + 1e-6;
+        // As many bright pixels are allowed as leave the share. The hundredth covers the rounding of the share, which is an f32.
+        let most = pixels as f64 * (1.0 - self.share) + 0.01;
         let mut bright = 0;
         for chunk in view.data.chunks(3 * CHUNK) {
             bright += self.bright(chunk);

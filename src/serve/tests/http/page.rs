@@ -171,7 +171,7 @@ fn the_page_follows_the_stream() {
     browser.wait("badminton", "return document.getElementById('third-title').textContent === 'Badminton'");
     browser.wait("the title", "return document.title.startsWith('Badminton ')");
     assert_eq!(browser.run("return document.querySelector('[data-decided=true]').id"), "modality-audio");
-    assert_eq!(browser.text("#why"), "sound decides: the table names it for Badminton");
+    assert_eq!(browser.text("#why"), "sound decides: the table assigns Badminton to it");
     assert_eq!(browser.text("#spoken"), "Badminton on court-1", "the change must be announced");
     settle(&browser);
     let ((new, first, width), (old, second, _)) = (bar(&browser, "badminton"), bar(&browser, "tennis"));
@@ -295,7 +295,7 @@ fn problems_are_shown_with_advice() {
     browser.screenshot(&screenshots().join("no-programme.png"));
     cam.incident(Incident::SignalEnded { signal: Signal::Bars, began, lasted_ns });
     feed(&cam, &clock, &afternoon()[..2]);
-    browser.wait("a programme", "return document.getElementById('third-title').textContent === 'Tennis'");
+    browser.wait("a programme", "return document.getElementById('third-title').textContent === 'Soccer'");
     assert_eq!(browser.text("#events li .what"), "Colour bars ended");
     feed(&cam, &clock, &[Shot::On("golf", 0.15), Shot::On("golf", 0.15)]);
     browser.wait("doubt", "return document.getElementById('third-title').textContent === 'Not sure'");
