@@ -202,7 +202,8 @@ fn six_bars(cells: &[u8]) -> Option<Span> {
         let mut taken = 0;
         let mut shift = 0;
         let mut at = first;
-        while taken < 6 {
+        // Once around the row at most.
+        while taken < 6 && shift <= width {
             let mut run = Run { start: runs[at].start + shift, end: runs[at].end + shift, ..runs[at] };
             if run.code != ORDER[taken] {
                 // Something narrow over the bars, or two colours that mix at a blurred edge. It hides the rest of this bar, the

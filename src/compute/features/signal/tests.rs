@@ -225,6 +225,15 @@ fn equal_pictures_have_exact_noise() {
 }
 
 #[test]
+fn stripes_of_one_bar_and_another_colour_are_no_bars() {
+    // Each white stripe is narrow enough to hide a part of a yellow bar, all around the row.
+    for (yellow, white) in [(4, 1), (5, 2), (8, 2), (8, 3), (16, 3)] {
+        let stripes = rgb(|x, _| if x % (yellow + white) < yellow { BAR_COLOURS[1] } else { [255; 3] });
+        assert!(!BarsDetector::default().is_bars(view(&stripes)), "{yellow} and {white}");
+    }
+}
+
+#[test]
 fn random_pictures_and_sounds_of_any_size_find_nothing_and_panic_never() {
     let mut rng = SmallRng::seed_from_u64(5);
     let mut detector = SignalDetector::new(SignalConfig::default());
