@@ -310,7 +310,7 @@ fn a_later_track_is_not_a_reconnect() {
     assert_eq!(*b.recorder.1.lock().unwrap(), [added, Incident::TcpFallback, lost]);
 }
 
-/// A source whose thread panics after its first item. The thread of the second attempt goes on.
+/// A source whose thread panics after its first item. The thread of the second attempt continues.
 struct Panics(AtomicBool);
 
 struct Running(Option<Sender<MediaItem>>);
