@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::clip::{Absent, FrameShare, Gap, GapReason};
 use crate::labels::{ClassId, Modality};
-use crate::signal::Signals;
+use crate::signal::{Signal, Signals};
 use crate::time::{Pts, RunId, WallTime};
 
 /// Softmax of one modality for one second, over the classes of the pack.
@@ -144,7 +144,7 @@ impl SecondPrediction {
 
     /// The signals of the second: none or silence.
     pub fn signals(&self) -> Signals {
-        crate::clip::silence(self.absent.audio)
+        if self.absent.audio == Some(Absent::Silent) { Signals::NONE.with(Signal::Silence) } else { Signals::NONE }
     }
 }
 

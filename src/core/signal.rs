@@ -93,8 +93,8 @@ impl Signals {
     }
 
     /// Whether the set has a condition of the picture.
-    pub const fn has_picture(self) -> bool {
-        self.contains(Signal::Bars) || self.contains(Signal::Black) || self.contains(Signal::Freeze)
+    pub fn has_picture(self) -> bool {
+        self.iter().any(Signal::is_of_picture)
     }
 
     /// The signals of the set, in the order of [`Signal::ALL`].

@@ -139,7 +139,8 @@ impl Voter {
         self.estimate.as_ref().filter(|_| !outcome.is_no_programme())
     }
 
-    /// Takes every class off air when the window holds only seconds without programme, and as many as an onset needs.
+    /// Takes every class off air once the window holds only seconds without programme, and at least as many seconds as an onset
+    /// needs.
     fn leave_without_programme(&mut self, outcome: &SecondOutcome, events: &mut Vec<Event>) {
         let needed = self.config.onset_seconds.min(self.config.window) as usize;
         let is_empty = self.ballots.len() >= needed && self.ballots.iter().all(|b| matches!(b, Ballot::NoProgramme));

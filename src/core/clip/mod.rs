@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::frame::Frame;
 use crate::incident::Incident;
 use crate::item::{Discontinuity, End, Pace, Track, Tracks};
-use crate::signal::{Signal, Signals};
+use crate::signal::Signals;
 use crate::time::{Pts, RunId, WallTime};
 
 pub use builder::{ClipBuilder, ClipConfig};
@@ -124,21 +124,11 @@ impl ClipSecond {
         Pts::from_second(self.index)
     }
 
-    /// The signals of a second that may be classified: none or silence.
-    pub fn signals(&self) -> Signals {
-        silence(self.audio_absent)
-    }
-
     /// Marks the sound as silent, so that it is not classified.
     pub fn silence(&mut self) {
         self.audio = None;
         self.audio_absent = Some(Absent::Silent);
     }
-}
-
-/// Silence where the sound is absent because it is silent.
-pub(crate) fn silence(absent: Option<Absent>) -> Signals {
-    if absent == Some(Absent::Silent) { Signals::NONE.with(Signal::Silence) } else { Signals::NONE }
 }
 
 /// Why a second was not classified. Every gap is counted.

@@ -279,7 +279,7 @@ pub enum Missing {
 pub(super) struct WindowRecord<'a> {
     /// Class with the largest share; null while no second is classified.
     pub(super) label: Option<&'a str>,
-    /// True if `label` is too improbable to be the answer: what is on is unknown. Absent otherwise.
+    /// True if `label` is less probable than the pack's threshold: the answer is unknown. Absent otherwise.
     #[serde(skip_serializing_if = "is_false")]
     pub(super) unknown: bool,
     /// Share of the window's classified seconds whose label is the class.
