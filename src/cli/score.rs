@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::progress::Progress;
+use super::run::named;
 use super::signal::SignalArgs;
 use super::vote::VoteArgs;
 use super::{Compute, place, settings_of};
@@ -19,9 +20,11 @@ use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, Pace};
 use touchline_core::labels::ClassSet;
+use touchline_core::tier::SharedTier;
 use touchline_core::vote::{VideoVote, VoteConfig, Voter};
 use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_media::options::TierChoice;
 use touchline_media::outlet::Counters;
 use touchline_media::still::{read_still, scale_down};
 use touchline_media::truncation;
@@ -49,7 +52,7 @@ const RECORDINGS: [&str; 20] = [
 #[derive(Debug, Args, Serialize)]
 #[command(
     after_long_help = "Settings come from flags and environment variables. Flags override variables, and variables override \
-defaults. --precision, --device, --vote-… and --signal-… have the variables of `touchline run`: --vote-window is \
+defaults. --precision, --device, --tier, --vote-… and --signal-… have the variables of `touchline run`: --vote-window is \
 TOUCHLINE_VOTE_WINDOW. Configuration files are not read."
 )]
 pub struct ScoreArgs {
@@ -73,6 +76,10 @@ pub struct ScoreArgs {
     #[command(flatten)]
     #[serde(flatten)]
     compute: Compute,
+    /// Pictures to decode: full is all, lean those that the models see or that others refer to, sparse as lean without the flow
+    /// model, key only key pictures (seconds without one are gaps). auto is lean [default: auto].
+    #[arg(long, value_parser = named::<TierChoice>(&TierChoice::NAMES))]
+    tier: Option<TierChoice>,
     #[command(flatten)]
     vote: VoteArgs,
     #[command(flatten)]
@@ -87,7 +94,7 @@ impl ScoreArgs {
 
     /// Whether `score` takes the key from the environment.
     fn has(key: &Key) -> bool {
-        Compute::has(key) || key.path.starts_with("vote.") || key.path.starts_with("signal.")
+        Compute::has(key) || key.path == "tier" || key.path.starts_with("vote.") || key.path.starts_with("signal.")
     }
 }
 
@@ -123,17 +130,18 @@ impl FileState {
 }
 
 pub fn score(args: ScoreArgs) -> Result<()> {
-    let Settings { vote, signals, precision, device, .. } = args.settings(|name| std::env::var_os(name))?;
+    let Settings { vote, signals, precision, device, tier, .. } = args.settings(|name| std::env::var_os(name))?;
     let files = expand(&args.inputs)?;
     let mut pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
     place(&mut pack, precision, &device)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let tier = SharedTier::new(tier.fixed().unwrap_or_default());
     let options = GstOptions {
         id: "score".into(),
         frame_height: pack.frame_height,
         want_video: pack.wants().video,
         want_audio: pack.wants().audio,
-        selection: Some(PlanSelector::selection(&pack.plan)),
+        selection: Some(PlanSelector::selection(&pack.plan).at(tier.clone())),
         ..GstOptions::default()
     };
     let counters = options.counters.clone();
@@ -143,7 +151,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     // Last, because this replaces the output of an earlier run: nothing else can fail after it.
     let jsonl = args.jsonl.as_deref().map(JsonlWriter::create).transpose()?;
     let mut summary = args.summary.as_deref().map(Summary::create).transpose()?;
-    let mut scorer = Scorer { workers, opener, counters, classes, jsonl, vote };
+    let mut scorer = Scorer { workers, opener, counters, classes, jsonl, vote, tier };
 
     let to_stdout = args.jsonl.as_deref() != Some(Path::new("-"));
     let mut progress = Progress::new("files", files.len() as u64);
@@ -257,6 +265,7 @@ struct Scorer {
     classes: Arc<ClassSet>,
     jsonl: Option<JsonlWriter>,
     vote: VoteConfig,
+    tier: SharedTier,
 }
 
 impl Scorer {
@@ -273,7 +282,7 @@ impl Scorer {
             return self.collect(path, queue, 0);
         }
         let damage_before = self.counters.damage();
-        let (queue, to) = self.workers.add_stream("score", Pace::File, 0, Box::new(|_| ()))?;
+        let (queue, to) = self.workers.add_stream("score", Pace::File, 0, self.tier.clone(), Box::new(|_| ()))?;
         let _source = self.opener.open(&address(path), to)?;
         self.collect(path, queue, damage_before)
     }

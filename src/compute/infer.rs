@@ -179,6 +179,7 @@ impl Engine {
             decision,
             known_from: self.models.pack.known_from(),
             frame_share: second.frame_share,
+            tier: second.tier,
             pack: self.models.stamp.clone(),
             wall: second.wall.unwrap_or(arrival),
             arrived_ns: second.arrived_ns,

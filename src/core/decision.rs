@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::clip::{Absent, FrameShare, Gap, GapReason};
 use crate::labels::{ClassId, Modality};
 use crate::signal::{Signal, Signals};
+use crate::tier::DecodeTier;
 use crate::time::{Pts, RunId, WallTime};
 
 /// Softmax of one modality for one second, over the classes of the pack.
@@ -123,6 +124,8 @@ pub struct SecondPrediction {
     pub known_from: f32,
     /// The share of the sampled frames and pairs that the models saw.
     pub frame_share: FrameShare,
+    /// Which coded pictures were decoded.
+    pub tier: DecodeTier,
     /// The pack that decided.
     pub pack: Arc<PackStamp>,
     /// Wall time of the start of the second.

@@ -22,6 +22,7 @@ pub mod redact;
 pub mod selection;
 pub mod signal;
 pub mod threads;
+pub mod tier;
 pub mod time;
 pub mod userinfo;
 pub mod vote;

@@ -1,12 +1,15 @@
-//! Frame selection: which decoded pictures are converted.
+//! Frame selection: which coded pictures are decoded, and which decoded pictures are converted.
 //!
 //! Scaling and converting a picture costs nearly as much as decoding it, and a second uses a third of its pictures. So the source
 //! asks a [`FrameSelector`] about each picture, by its time, before it converts the picture. Pictures that will not be sampled
 //! are sent as [`crate::item::MediaItem::Unconverted`], so that the timeline downstream has no hole.
+//!
+//! Before decoding, it asks about coded pictures to which no other picture refers ([`FrameSelector::may_sample`]).
 
 use std::fmt;
 use std::sync::Arc;
 
+use crate::tier::{DecodeTier, SharedTier};
 use crate::time::Pts;
 
 /// The source's action for a decoded picture.
@@ -36,19 +39,42 @@ pub struct FrameChoices {
 pub trait FrameSelector: Send {
     /// Decides about a picture at `pts` and about the held one.
     fn offer(&mut self, pts: Pts) -> FrameChoices;
+
+    /// Whether a picture at `pts` may be sampled if its neighbours are about `interval_ns` away. Called before decoding, in any
+    /// order.
+    fn may_sample(&self, _pts: Pts, _interval_ns: u64) -> bool {
+        true
+    }
 }
 
 /// The frame selection of a stream: makes a [`FrameSelector`] for each connection. Cheap to clone.
 #[derive(Clone)]
 pub struct FrameSelection {
-    make: Arc<dyn Fn() -> Box<dyn FrameSelector> + Send + Sync>,
+    make: Arc<dyn Fn(SharedTier) -> Box<dyn FrameSelector> + Send + Sync>,
+    tier: SharedTier,
     wanted: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }
 
 impl FrameSelection {
-    /// A selection whose selectors come from `make`.
-    pub fn new(make: impl Fn() -> Box<dyn FrameSelector> + Send + Sync + 'static) -> Self {
-        Self { make: Arc::new(make), wanted: None }
+    /// A selection whose selectors come from `make`, which receives the tier of the stream. The tier is [`DecodeTier::Full`].
+    pub fn new(make: impl Fn(SharedTier) -> Box<dyn FrameSelector> + Send + Sync + 'static) -> Self {
+        Self { make: Arc::new(make), tier: SharedTier::new(DecodeTier::Full), wanted: None }
+    }
+
+    /// Decodes by `tier`.
+    #[must_use]
+    pub fn at(self, tier: SharedTier) -> Self {
+        Self { tier, ..self }
+    }
+
+    /// The current tier.
+    pub fn tier(&self) -> DecodeTier {
+        self.tier.get()
+    }
+
+    /// The tier, which may change.
+    pub fn shared_tier(&self) -> &SharedTier {
+        &self.tier
     }
 
     /// Also converts a picture when `wanted` returns true, as a preview needs. `wanted` is called on GStreamer's threads for each
@@ -60,7 +86,7 @@ impl FrameSelection {
 
     /// Returns a selector for a new connection.
     pub fn start(&self) -> Box<dyn FrameSelector> {
-        (self.make)()
+        (self.make)(self.tier.clone())
     }
 
     /// Whether a picture is wanted although it will not be sampled.

@@ -302,6 +302,7 @@ mod tests {
     use crate::clip::{FrameShare, Gap, GapReason};
     use crate::decision::{Decision, DecisionReason, PackStamp, PerModality, SecondPrediction};
     use crate::labels::Modality;
+    use crate::tier::DecodeTier;
     use crate::time::{WallSource, WallTime};
 
     fn second(run: u32, index: u64, label: u16, probability: f32) -> SecondOutcome {
@@ -321,6 +322,7 @@ mod tests {
             },
             known_from: 0.0,
             frame_share: FrameShare::ALL,
+            tier: DecodeTier::Full,
             pack: Arc::new(PackStamp {
                 name: "p".into(),
                 weights_sha256: String::new(),

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use touchline_core::tier::DecodeTier;
 
 /// The kind of content at a web address whose name does not show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -42,6 +43,39 @@ pub enum VariantChoice {
 impl VariantChoice {
     /// The names in settings, in the order of the variants.
     pub const NAMES: [&str; 3] = ["fit", "lowest", "highest"];
+}
+
+/// Which coded pictures of a stream are decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TierChoice {
+    /// As lean, and less during an overload of a live stream.
+    #[default]
+    Auto,
+    /// All.
+    Full,
+    /// All that others refer to, and those that the models see.
+    Lean,
+    /// As lean, without pictures for the flow model.
+    Sparse,
+    /// Key pictures only; seconds without one are gaps.
+    Key,
+}
+
+impl TierChoice {
+    /// The names in settings, in the order of the variants.
+    pub const NAMES: [&str; 5] = ["auto", "full", "lean", "sparse", "key"];
+
+    /// The tier that is set; [`None`] for the automatic one.
+    pub const fn fixed(self) -> Option<DecodeTier> {
+        match self {
+            TierChoice::Auto => None,
+            TierChoice::Full => Some(DecodeTier::Full),
+            TierChoice::Lean => Some(DecodeTier::Lean),
+            TierChoice::Sparse => Some(DecodeTier::Sparse),
+            TierChoice::Key => Some(DecodeTier::Key),
+        }
+    }
 }
 
 /// Options of an HLS source.

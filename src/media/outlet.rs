@@ -55,6 +55,8 @@ pub struct Counters {
     pub undeclared: AtomicU64,
     /// Dropped pictures, by [`DropReason`].
     pub dropped: [AtomicU64; DropReason::ALL.len()],
+    /// Coded pictures that were not decoded because they will not be sampled.
+    pub left_out: AtomicU64,
     /// Faults in the data: holes reported by a demuxer, and errors of decoders.
     pub faults: AtomicU64,
     /// Connections after the first.
@@ -79,6 +81,8 @@ pub struct CounterValues {
     pub undeclared: u64,
     /// [`Counters::dropped`].
     pub dropped: [u64; DropReason::ALL.len()],
+    /// [`Counters::left_out`].
+    pub left_out: u64,
     /// [`Counters::faults`].
     pub faults: u64,
     /// [`Counters::reconnects`].
@@ -91,7 +95,18 @@ impl Counters {
     /// The current values.
     pub fn values(&self) -> CounterValues {
         // Destructured, so that the compiler reports a new counter that is missing here: all are metrics.
-        let Self { frames, samples, untimed, undeclared, dropped, faults, reconnects, abandoned, on_demand: _ } = self;
+        let Self {
+            frames,
+            samples,
+            untimed,
+            undeclared,
+            dropped,
+            left_out,
+            faults,
+            reconnects,
+            abandoned,
+            on_demand: _,
+        } = self;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         CounterValues {
             frames: get(frames),
@@ -99,6 +114,7 @@ impl Counters {
             untimed: get(untimed),
             undeclared: get(undeclared),
             dropped: dropped.each_ref().map(get),
+            left_out: get(left_out),
             faults: get(faults),
             reconnects: get(reconnects),
             abandoned: get(abandoned),

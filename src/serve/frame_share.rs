@@ -10,6 +10,7 @@
 use crate::backlog::TakenSeconds;
 use touchline_core::clip::{ClipOutput, FrameShare, Gap, GapReason};
 use touchline_core::item::Pace;
+use touchline_core::tier::DecodeTier;
 use touchline_core::time::NANOS_PER_SECOND;
 
 /// Observation time before the share changes.
@@ -29,6 +30,15 @@ const QUIET_NS: (u64, u64) = (10 * NANOS_PER_SECOND, 300 * NANOS_PER_SECOND);
 
 /// A fall within this time after a rise undoes it.
 const TAKEN_BACK_NS: u64 = 30 * NANOS_PER_SECOND;
+
+/// The tier of live streams at `share`, if it is automatic. Flow is the first to go: it costs as much as the pictures.
+pub fn tier(share: FrameShare) -> DecodeTier {
+    match FrameShare::STEPS.iter().position(|step| *step == share) {
+        Some(0) => DecodeTier::Lean,
+        Some(1 | 2) => DecodeTier::Sparse,
+        _ => DecodeTier::Key,
+    }
+}
 
 /// The load of a batch by its live seconds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,7 +104,6 @@ impl FrameShareControl {
     }
 
     /// The current share.
-    /// The current share.
     pub fn share(&self) -> FrameShare {
         self.share
     }
@@ -109,7 +118,8 @@ impl FrameShareControl {
                 match item {
                     ClipOutput::Second(second) if is_live => {
                         second.keep(self.share);
-                        work.live += self.share.ratio(); // From its entry into the queue: an earlier delay comes from the source.
+                        work.live += self.share.ratio();
+                        // From its entry into the queue: an earlier delay comes from the source.
                         work.waited_ns = work.waited_ns.max(now_ns.saturating_sub(taken.since_ns));
                     }
                     ClipOutput::Second(_) => work.recorded += 1.0,

@@ -16,7 +16,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["cause"],
             &["error"],
             &["clock", "time"],
-            &["labels", "signal"],
+            &["labels", "signal", "tier"],
             &["limits"],
             &["threads"],
             &["observer"],

@@ -11,7 +11,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use crate::cli::Compute;
 use crate::cli::signal::SignalArgs;
 use crate::cli::vote::VoteArgs;
-use touchline_media::options::{Isolation, VariantChoice};
+use touchline_media::options::{Isolation, TierChoice, VariantChoice};
 use touchline_serve::config::{BatchMax, BatchWaitMs, LatencyMs, MaxHeight, MaxStreams, RtspTransport};
 
 #[derive(Clone, Debug, Args, Serialize)]
@@ -81,6 +81,11 @@ pub struct RunArgs {
     /// program's process [default: none]. Streams added over the API choose for themselves; their default is process.
     #[arg(long, value_parser = named::<Isolation>(&Isolation::NAMES))]
     isolation: Option<Isolation>,
+    /// Pictures to decode: full is all, lean those that the models see or that others refer to, sparse as lean without the flow
+    /// model, key only key pictures (seconds without one are gaps). auto is lean, and with --adaptive less during an overload
+    /// [default: auto].
+    #[arg(long, value_parser = named::<TierChoice>(&TierChoice::NAMES))]
+    tier: Option<TierChoice>,
     /// Variant of HLS sources to play: fit is the smallest with at least the lines that the pack uses [default: fit].
     #[arg(long, value_parser = named::<VariantChoice>(&VariantChoice::NAMES))]
     variant: Option<VariantChoice>,
@@ -100,7 +105,8 @@ pub struct RunArgs {
     /// How long a second waits for others of its batch, 0 to 1000 milliseconds [default: 0, on a GPU 20].
     #[arg(long, value_name = "MS")]
     batch_wait_ms: Option<BatchWaitMs>,
-    /// Use fewer pictures of every second while the machine is too slow for all, before whole seconds are dropped.
+    /// Use fewer pictures of every second while the machine is too slow for all, before whole seconds are dropped. Streams with
+    /// --tier auto also decode fewer.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     adaptive: Option<bool>,
     #[command(flatten)]

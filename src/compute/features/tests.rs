@@ -5,6 +5,7 @@ use super::*;
 use touchline_core::clip::{FlowPair, FrameShare};
 use touchline_core::frame::{Frame, RgbView};
 use touchline_core::pool::Pooled;
+use touchline_core::tier::DecodeTier;
 use touchline_core::time::{Pts, RunId};
 
 /// A picture of smooth texture, shifted by `shift` pixels to the right and half of it down.
@@ -23,6 +24,7 @@ fn second(frames: Vec<Frame>, rgb: Vec<usize>, pairs: Vec<FlowPair>) -> ClipSeco
         run: RunId(0),
         index: 0,
         frame_share: FrameShare::ALL,
+        tier: DecodeTier::Full,
         frames_seen: frames.len() as u32,
         frames,
         rgb,

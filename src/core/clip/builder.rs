@@ -23,6 +23,7 @@ use super::sound::AudioGrid;
 use super::timeline::{BRIDGE_NS, HeldItems, Position, Timeline, merge, weight};
 use super::{ClipOutput, LagLimits, SamplingPlan};
 use crate::item::{Discontinuity, MediaItem, Track};
+use crate::tier::SharedTier;
 use crate::time::{Pts, RunId, WallSource};
 
 /// PTS from here on are invalid: 146 years, with room for additions.
@@ -64,6 +65,7 @@ enum HeldAction {
 #[derive(Debug)]
 pub struct ClipBuilder {
     config: ClipConfig,
+    tier: SharedTier,
     tracks: [TrackState; 2],
     line: Timeline,
     run: Option<Run>,
@@ -93,6 +95,7 @@ impl ClipBuilder {
         assert!(config.sample_rate.is_none_or(|r| SAMPLE_RATES.contains(&r)), "the pack's sample rate is in range");
         Self {
             config,
+            tier: SharedTier::default(),
             tracks: Default::default(),
             line: Timeline::default(),
             run: None,
@@ -111,6 +114,13 @@ impl ClipBuilder {
     /// Numbers runs from `first` on. A stream that another source or process continues must not reuse run numbers.
     pub fn from_run(mut self, first: RunId) -> Self {
         self.first = first;
+        self
+    }
+
+    /// Samples by `tier`, which may change. The same tier belongs to the stream's [`crate::selection::FrameSelection`].
+    #[must_use]
+    pub fn at(mut self, tier: SharedTier) -> Self {
+        self.tier = tier;
         self
     }
 
@@ -393,7 +403,7 @@ impl ClipBuilder {
         self.line = Timeline::default();
         let id = RunId(self.first.0.wrapping_add(self.runs));
         self.runs = self.runs.wrapping_add(1);
-        self.run = Some(Run::new(id, &self.config, Pts(start), self.emitted_before.take()));
+        self.run = Some(Run::new(id, &self.config, self.tier.clone(), Pts(start), self.emitted_before.take()));
         out.push(ClipOutput::RunStarted { run: id, cause: cause.filter(|_| id != self.first) });
         self.cause = None;
         let [video, audio] = &mut self.held;

@@ -29,6 +29,7 @@ use crate::frame::Frame;
 use crate::incident::Incident;
 use crate::item::{Discontinuity, End, Pace, Track, Tracks};
 use crate::signal::Signals;
+use crate::tier::DecodeTier;
 use crate::time::{Pts, RunId, WallTime};
 
 pub use builder::{ClipBuilder, ClipConfig};
@@ -76,6 +77,8 @@ pub struct ClipSecond {
     pub pairs: Vec<FlowPair>,
     /// The share of the sampled frames and pairs that remains after [`ClipSecond::keep`].
     pub frame_share: FrameShare,
+    /// Which coded pictures were decoded.
+    pub tier: DecodeTier,
     /// Number of frames in this second before sampling.
     pub frames_seen: u32,
     /// Mono samples at the pack's rate, exactly `rate` of them, with holes filled by silence; `None` if less than half of
@@ -105,6 +108,7 @@ impl ClipSecond {
             index: 0,
             rgb: (0..frames.len()).collect(),
             frame_share: FrameShare::ALL,
+            tier: DecodeTier::Full,
             frames_seen: frames.len() as u32,
             frames,
             pairs: Vec::new(),
@@ -143,12 +147,14 @@ pub enum GapReason {
     Compute,
     /// There is no programme to classify: the picture is test bars, black or frozen, or a stream without pictures is silent.
     NoProgramme,
+    /// Only key pictures are decoded ([`DecodeTier::Key`]), and the second has none.
+    NotDecoded,
 }
 
 impl GapReason {
     /// All reasons.
-    pub const ALL: [GapReason; 4] =
-        [GapReason::Overload, GapReason::NoMedia, GapReason::Compute, GapReason::NoProgramme];
+    pub const ALL: [GapReason; 5] =
+        [GapReason::Overload, GapReason::NoMedia, GapReason::Compute, GapReason::NoProgramme, GapReason::NotDecoded];
 
     /// The name in records and metric labels.
     pub const fn as_str(self) -> &'static str {
@@ -157,6 +163,7 @@ impl GapReason {
             GapReason::NoMedia => "no-media",
             GapReason::Compute => "compute",
             GapReason::NoProgramme => "no-programme",
+            GapReason::NotDecoded => "not-decoded",
         }
     }
 }

@@ -9,6 +9,7 @@ use super::sound::AudioGrid;
 use super::{Absent, ClipConfig, ClipOutput, ClipSecond, FrameShare, Gap, GapReason};
 use crate::item::Track;
 use crate::pcm::PcmChunk;
+use crate::tier::{DecodeTier, SharedTier};
 use crate::time::{NANOS_PER_SECOND, Pts, RunId, WallTime, nanos_to_samples};
 
 /// The most frames of a second that are kept before sampling: twice the fastest broadcast rate. More result only from broken time
@@ -73,6 +74,7 @@ struct TrackProgress {
 pub(super) struct Run {
     id: RunId,
     config: ClipConfig,
+    tier: SharedTier,
     /// PTS of the first data, ns.
     start: u64,
     slots: BTreeMap<u64, OpenSecond>,
@@ -90,10 +92,11 @@ pub(super) struct Run {
 
 impl Run {
     /// `next`: the first second that is not output yet, for a run that continues another.
-    pub fn new(id: RunId, config: &ClipConfig, start: Pts, next: Option<u64>) -> Self {
+    pub fn new(id: RunId, config: &ClipConfig, tier: SharedTier, start: Pts, next: Option<u64>) -> Self {
         Self {
             id,
             config: config.clone(),
+            tier,
             start: start.0,
             slots: BTreeMap::new(),
             next: next.filter(|next| Pts(start.0).second() < *next),
@@ -290,7 +293,7 @@ impl Run {
 
     /// Samples the seconds before `second`, which the video track has passed.
     fn choose_before(&mut self, second: u64) {
-        let plan = &self.config.plan;
+        let plan = self.config.plan.in_tier(self.tier.get());
         // From the latest back: all seconds before a sampled one are sampled already.
         for (&index, slot) in self.slots.range_mut(..second).rev() {
             if slot.chosen.is_some() {
@@ -360,16 +363,22 @@ impl Run {
             return;
         }
         let has_sound = self.has_sound(&slot);
+        let tier = self.tier.get();
+        let plan = self.config.plan.in_tier(tier);
         let SampledFrames { frames, rgb, pairs } = match slot.chosen {
             Some(chosen) => chosen,
-            None => self.config.plan.choose(start, &mut slot.open),
+            None => plan.choose(start, &mut slot.open),
         };
+        if tier == DecodeTier::Key && frames.is_empty() && slot.seen > 0 {
+            out.push(ClipOutput::Gap(Gap::new(self.id, index, GapReason::NotDecoded)));
+            return;
+        }
         let absent = |track: usize| if stream.exists[track] { Absent::NoData } else { Absent::NoTrack };
-        let plan = &self.config.plan;
         out.push(ClipOutput::Second(ClipSecond {
             run: self.id,
             index,
             frame_share: FrameShare::ALL,
+            tier,
             frames_seen: slot.seen,
             audio: has_sound.then_some(slot.audio),
             audio_missing: rate.saturating_sub(slot.audio_present),

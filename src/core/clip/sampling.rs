@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::FlowPair;
 use super::run::FRAMES_PER_SECOND_MAX;
 use crate::frame::Frame;
+use crate::tier::DecodeTier;
 use crate::time::{NANOS_PER_SECOND, Pts};
 
 /// A picture of a second that is not closed.
@@ -91,6 +92,17 @@ impl SamplingPlan {
         let mut frames = Vec::with_capacity(kept.iter().filter(|k| **k).count());
         frames.extend(seen.drain(..).zip(kept).filter(|(_, kept)| *kept).filter_map(|(seen, _)| seen.frame()));
         SampledFrames { frames, rgb, pairs }
+    }
+
+    /// The plan of a stream in `tier`.
+    pub(super) fn in_tier(&self, tier: DecodeTier) -> Self {
+        Self { flow_pairs: if tier.has_flow() { self.flow_pairs } else { 0 }, ..self.clone() }
+    }
+
+    /// Whether `seen[index]` is sampled from `seen`, the pictures of the second that starts at `start`, if all have one size.
+    pub(super) fn samples(&self, start: u64, seen: &[PendingFrame], index: usize) -> bool {
+        self.rgb_points(start, seen).contains(&index)
+            || self.flow_points(start, seen).iter().any(|pair| pair.first == index || pair.second == index)
     }
 
     fn rgb_points(&self, start: u64, frames: &[PendingFrame]) -> Vec<usize> {

@@ -10,12 +10,16 @@
 
 use super::SamplingPlan;
 use super::run::FRAMES_PER_SECOND_MAX;
-use super::sampling::centres;
+use super::sampling::{PendingFrame, centres};
 use crate::selection::{FrameChoice, FrameChoices, FrameSelection, FrameSelector};
+use crate::tier::SharedTier;
 use crate::time::{NANOS_PER_SECOND, Pts};
 
 /// A larger step in either direction is a hole or a jump, ns.
 const STEP_MAX_NS: u64 = NANOS_PER_SECOND / 2;
+
+/// The shortest interval of pictures for which samples are predicted, ns.
+const INTERVAL_MIN_NS: u64 = NANOS_PER_SECOND / FRAMES_PER_SECOND_MAX as u64;
 
 /// Seconds in which all pictures are kept after pictures arrived out of order: such streams usually repeat it.
 const DISORDER_SECONDS: u64 = 10;
@@ -44,6 +48,7 @@ struct OpenPoint {
 #[derive(Clone, Debug)]
 pub struct PlanSelector {
     plan: SamplingPlan,
+    tier: SharedTier,
     /// PTS of the last picture, ns.
     last: Option<u64>,
     /// Pictures of the last picture's second.
@@ -54,16 +59,16 @@ pub struct PlanSelector {
 }
 
 impl PlanSelector {
-    /// A selector for `plan`.
-    pub fn new(plan: SamplingPlan) -> Self {
+    /// A selector for `plan` in a tier that may change.
+    pub fn new(plan: SamplingPlan, tier: SharedTier) -> Self {
         let most = 2 * plan.flow_pairs as usize + plan.rgb_frames as usize;
-        Self { plan, last: None, seen: 0, open: Vec::with_capacity(most), keep_until: None }
+        Self { plan, tier, last: None, seen: 0, open: Vec::with_capacity(most), keep_until: None }
     }
 
     /// The frame selection for sources whose seconds are sampled by `plan`.
     pub fn selection(plan: &SamplingPlan) -> FrameSelection {
         let plan = plan.clone();
-        FrameSelection::new(move || Box::new(Self::new(plan.clone())))
+        FrameSelection::new(move |tier| Box::new(Self::new(plan.clone(), tier)))
     }
 
     /// Begins a second: all its points are open.
@@ -73,7 +78,10 @@ impl PlanSelector {
         let of = |point, at| OpenPoint { point, at, has_last: false };
         self.open.clear();
         self.open.extend(centres(start, self.plan.rgb_frames).map(|at| of(PointKind::Rgb, i128::from(at))));
-        self.open.extend(centres(start, self.plan.flow_pairs).map(|at| of(PointKind::First, i128::from(at) - half)));
+        if self.tier.get().has_flow() {
+            self.open
+                .extend(centres(start, self.plan.flow_pairs).map(|at| of(PointKind::First, i128::from(at) - half)));
+        }
         self.seen = 0;
     }
 
@@ -163,6 +171,34 @@ impl FrameSelector for PlanSelector {
         let this = if is_new { FrameChoice::Keep } else { settled.this };
         FrameChoices { keep_held: keep_held || settled.keep_held, this }
     }
+
+    fn may_sample(&self, pts: Pts, interval_ns: u64) -> bool {
+        let is_kept_anyway = self.keep_until.is_some_and(|until| pts.second() <= until);
+        if is_kept_anyway || !(INTERVAL_MIN_NS..=STEP_MAX_NS).contains(&interval_ns) {
+            return true;
+        }
+        // Containers round times to milliseconds, so the neighbours may be a little nearer or farther than the interval.
+        let slack = interval_ns / 16;
+        let plan = self.plan.in_tier(self.tier.get());
+        [interval_ns, interval_ns - slack, interval_ns + slack].into_iter().any(|next_ns| {
+            let (times, index) = regular_second(pts.0, interval_ns, next_ns);
+            plan.samples(Pts::from_second(pts.second()).0, &times, index)
+        })
+    }
+}
+
+/// The pictures of a second with one every `interval_ns`, of which one is at `pts` and its neighbours are `next_ns` away from it; and
+/// the index of that one.
+fn regular_second(pts: u64, interval_ns: u64, next_ns: u64) -> (Vec<PendingFrame>, usize) {
+    let start = Pts::from_second(Pts(pts).second()).0;
+    let end = start.saturating_add(NANOS_PER_SECOND);
+    let steps = || (0..).map(|k| next_ns + k * interval_ns);
+    let mut times: Vec<_> = steps().map_while(|step| pts.checked_sub(step).filter(|time| *time >= start)).collect();
+    times.reverse();
+    let index = times.len();
+    times.push(pts);
+    times.extend(steps().map(|step| pts.saturating_add(step)).take_while(|time| *time < end));
+    (times.into_iter().map(|time| PendingFrame::Unconverted(Pts(time))).collect(), index)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::clip::FlowPair;
 use crate::clip::sampling::{PendingFrame, SampledFrames};
 use crate::frame::Frame;
 use crate::pool::Pooled;
+use crate::tier::DecodeTier;
 
 const MS: u64 = 1_000_000;
 const S: u64 = NANOS_PER_SECOND;
@@ -23,7 +24,7 @@ fn picture(pts: u64, keep: bool) -> PendingFrame {
 
 /// For each picture, whether it is converted.
 fn kept(plan: &SamplingPlan, times: &[u64]) -> Vec<bool> {
-    let mut selector = PlanSelector::new(plan.clone());
+    let mut selector = PlanSelector::new(plan.clone(), SharedTier::default());
     let (mut kept, mut held) = (vec![false; times.len()], None);
     for (i, &pts) in times.iter().enumerate() {
         let choices = selector.offer(Pts(pts));
@@ -150,4 +151,67 @@ fn after_a_wrong_prediction_the_samples_are_taken_from_the_kept_pictures() {
     let chosen = plan(5, 5, 40).choose(Pts(0), &mut pictures);
     let is_converted = |f: &Frame| ((f.pts.0 * 30 + S / 2) / S).is_multiple_of(7);
     assert!(chosen.rgb.len() == 5 && chosen.frames.iter().all(is_converted), "{:?}", times_of(&chosen));
+}
+
+/// The times of pictures at `fps` (a fraction), with times rounded to `grain` ns, from `offset` ns on.
+fn regular((num, den): (u64, u64), grain: u64, offset: u64) -> Vec<u64> {
+    (0..).map(|n| offset + (n * den * S / num).div_ceil(grain) * grain).take_while(|time| *time < 4 * S).collect()
+}
+
+#[test]
+fn pictures_that_are_not_decoded_are_never_sampled() {
+    let rates = [(25, 1), (30_000, 1001), (30, 1), (50, 1), (60_000, 1001), (24_000, 1001), (10, 1), (3, 1)];
+    for plan in [plan(2, 5, 40), plan(5, 5, 40), plan(1, 0, 0), plan(2, 3, 100)] {
+        for tier in DecodeTier::ALL {
+            let selector = PlanSelector::new(plan.clone(), SharedTier::new(tier));
+            let (mut skipped, mut all) = (0, 0);
+            for rate in rates {
+                for (grain, offset) in [(1, 0), (1, 7_654_321), (MS, 0), (MS, 13 * MS), (11_111, 300 * MS)] {
+                    let times = regular(rate, grain, offset);
+                    let interval = S * rate.1 / rate.0;
+                    for second in 1..4 {
+                        let seen: Vec<_> = times
+                            .iter()
+                            .filter(|time| Pts(**time).second() == second)
+                            .map(|time| picture(*time, false))
+                            .collect();
+                        for (index, picture) in seen.iter().enumerate() {
+                            let is_sampled = plan.in_tier(tier).samples(second * S, &seen, index);
+                            let may_be = selector.may_sample(Pts(picture.pts()), interval);
+                            assert!(
+                                may_be || !is_sampled,
+                                "{plan:?} {tier:?} {rate:?} {grain} {offset}: {}",
+                                picture.pts()
+                            );
+                            skipped += usize::from(!may_be);
+                            all += 1;
+                        }
+                    }
+                }
+            }
+            let pairs = if tier.has_flow() { plan.flow_pairs } else { 0 };
+            assert!(skipped * 4 > all || pairs == 5, "{plan:?} {tier:?}: {skipped} of {all}");
+        }
+    }
+    // Unknown intervals, and times out of order: everything may be sampled.
+    let mut selector = PlanSelector::new(plan(1, 0, 0), SharedTier::default());
+    assert!(
+        selector.may_sample(Pts(S), 0) && selector.may_sample(Pts(S), 2 * S) && !selector.may_sample(Pts(S), 40 * MS)
+    );
+    selector.offer(Pts(S + 80 * MS));
+    selector.offer(Pts(S + 40 * MS));
+    assert!(selector.may_sample(Pts(S + 120 * MS), 40 * MS));
+}
+
+#[test]
+fn a_tier_without_flow_samples_no_pairs() {
+    let tier = SharedTier::new(DecodeTier::Lean);
+    let mut selector = PlanSelector::new(plan(1, 5, 40), tier.clone());
+    let kept = |selector: &mut PlanSelector, second: u64| {
+        let offers = (0..25).map(|n: u64| selector.offer(Pts(second * S + n * 40 * MS)));
+        offers.filter(|choices| choices.this == FrameChoice::Keep || choices.keep_held).count()
+    };
+    assert!(kept(&mut selector, 0) > 9);
+    tier.set(DecodeTier::Sparse);
+    assert!(kept(&mut selector, 1) <= 3);
 }

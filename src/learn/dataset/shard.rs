@@ -22,6 +22,7 @@ use touchline_core::clip::{Absent, ClipSecond, FlowPair, FrameShare};
 use touchline_core::error::{Error, Result};
 use touchline_core::frame::Frame;
 use touchline_core::pool::Pooled;
+use touchline_core::tier::DecodeTier;
 use touchline_core::time::{Pts, RunId};
 
 /// Version of the format. Increase it when older shards must not be read any more.
@@ -262,6 +263,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<ClipSecond>> {
                     .map(|(first, second, gap_ns)| FlowPair { first, second, gap_ns })
                     .collect(),
                 frame_share: FrameShare::ALL,
+                tier: DecodeTier::Full,
                 frames_seen: second.frames_seen,
                 audio: row.flatten().map(samples),
                 audio_missing: second.audio_missing,

@@ -10,15 +10,19 @@ use std::sync::{Arc, Weak};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use gstreamer_video as gst_video;
 use parking_lot::Mutex;
 
 use super::debug::ErrorWatch;
+use super::decode_filter::{DecodeFilter, FilterAction};
 use super::frame_gate::handled;
 use super::graph::Graph;
+use super::left_out;
 use super::sinks::running_time;
 use crate::outlet::DropReason;
 use touchline_core::item::{MediaItem, Track};
-use touchline_core::time::{NANOS_PER_SECOND, Pts};
+use touchline_core::selection::FrameSelection;
+use touchline_core::time::NANOS_PER_SECOND;
 
 /// How long to wait for a key frame, ns of stream time. Encoders with intra refresh send none, and their pictures are clean within
 /// a second or two. Cameras send one every ten seconds at least.
@@ -31,6 +35,11 @@ enum PictureAction {
     Pass,
     /// Drop and count it.
     Drop(DropReason),
+    /// Leave it out: it will not be sampled.
+    LeaveOut {
+        /// The decoder must output the key picture before it first.
+        is_held: bool,
+    },
 }
 
 /// The wait for a key frame.
@@ -123,9 +132,9 @@ impl DamagedPictures {
     }
 }
 
-#[derive(Debug)]
 struct DecoderState {
     wait: KeyFrameWait,
+    filter: Option<DecodeFilter>,
     damaged: DamagedPictures,
     errors: ErrorWatch,
     into: Option<gst::FormattedSegment<gst::ClockTime>>,
@@ -133,6 +142,26 @@ struct DecoderState {
 }
 
 impl DecoderState {
+    /// Decides about a coded picture at running time `pts_ns`.
+    fn coded(&mut self, buffer: &gst::BufferRef, pts_ns: Option<u64>, graph: &Graph) -> PictureAction {
+        let flags = buffer.flags();
+        let is_key = !flags.contains(gst::BufferFlags::DELTA_UNIT);
+        let action = self.wait.offer(pts_ns, flags.contains(gst::BufferFlags::DISCONT), is_key);
+        if action != PictureAction::Pass {
+            return action;
+        }
+        if let (Some(filter), Some(running_ns)) = (&mut self.filter, pts_ns)
+            && let Some(pts) = graph.pts(Track::Video, running_ns)
+        {
+            let chosen = filter.offer(buffer, running_ns, pts);
+            if chosen != FilterAction::Decode {
+                return PictureAction::LeaveOut { is_held: chosen == FilterAction::Drain };
+            }
+        }
+        self.damaged.decode(pts_ns, is_key);
+        action
+    }
+
     /// Checks for errors of the decoder since the last call.
     fn note_errors(&mut self, graph: &Weak<Graph>) {
         if self.errors.has_new() && self.damaged.note() {
@@ -150,35 +179,31 @@ fn running_ns(segment: Option<&gst::FormattedSegment<gst::ClockTime>>, buffer: &
 
 /// Installs probes at the input and the output of the video decoder `element`. `is_alone`: it is a libav decoder with one thread, so
 /// its errors are logged on the calling thread.
-pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool) {
+pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool, selection: Option<FrameSelection>) {
     let (Some(sink), Some(src)) = (element.static_pad("sink"), element.static_pad("src")) else { return };
     let (damaged, errors) = (DamagedPictures::default(), ErrorWatch::default());
-    let shared =
-        Arc::new(Mutex::new(DecoderState { wait: KeyFrameWait::new(), damaged, errors, into: None, out_of: None }));
+    let (wait, filter) = (KeyFrameWait::new(), selection.map(DecodeFilter::new));
+    let shared = Arc::new(Mutex::new(DecoderState { wait, filter, damaged, errors, into: None, out_of: None }));
     let state = shared.clone();
+    let output = src.downgrade();
     let weak = Arc::downgrade(graph);
-    sink.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+    sink.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
         let mut state = state.lock();
         let (action, pts_ns) = match &info.data {
             Some(gst::PadProbeData::Buffer(buffer)) => {
-                if let Some(graph) = weak.upgrade() {
-                    graph.progress.fed();
-                }
+                let Some(graph) = weak.upgrade() else { return gst::PadProbeReturn::Ok };
+                graph.progress.fed();
                 let pts_ns = running_ns(state.into.as_ref(), buffer);
-                let flags = buffer.flags();
-                let is_key = !flags.contains(gst::BufferFlags::DELTA_UNIT);
                 if is_alone {
                     state.note_errors(&weak);
                 }
-                let action = state.wait.offer(pts_ns, flags.contains(gst::BufferFlags::DISCONT), is_key);
-                if action == PictureAction::Pass {
-                    state.damaged.decode(pts_ns, is_key);
-                }
-                (action, pts_ns)
+                (state.coded(buffer, pts_ns, &graph), pts_ns)
             }
             Some(gst::PadProbeData::Event(event)) => {
-                if let gst::EventView::Segment(segment) = event.view() {
-                    state.into = segment.segment().clone().downcast().ok();
+                match (event.view(), &mut state.filter) {
+                    (gst::EventView::Segment(segment), _) => state.into = segment.segment().clone().downcast().ok(),
+                    (gst::EventView::Caps(caps), Some(filter)) => filter.set_format(caps.caps()),
+                    _ => {}
                 }
                 return gst::PadProbeReturn::Ok;
             }
@@ -188,6 +213,13 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
         match action {
             PictureAction::Pass => gst::PadProbeReturn::Ok,
             PictureAction::Drop(why) => drop_picture(info, &weak, pts_ns, why),
+            PictureAction::LeaveOut { is_held } => {
+                if is_held {
+                    // Decoders output all that they hold before a still picture. It fails only when the pipeline stops.
+                    pad.send_event(gst_video::StillFrameEvent::builder(true).build());
+                }
+                leave_out(info, &weak, output.upgrade().as_ref(), pts_ns)
+            }
         }
     });
     let (weak, state) = (Arc::downgrade(graph), shared);
@@ -207,8 +239,13 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
                 (is_corrupt || is_spoiled, pts_ns, why)
             }
             Some(gst::PadProbeData::Event(event)) => {
-                if let gst::EventView::Segment(event) = event.view() {
-                    state.out_of = event.segment().clone().downcast().ok();
+                match event.view() {
+                    gst::EventView::Segment(event) => state.out_of = event.segment().clone().downcast().ok(),
+                    // Sent by the other probe for the decoder alone.
+                    gst::EventView::CustomDownstream(_) if gst_video::StillFrameEvent::parse(event).is_ok() => {
+                        return gst::PadProbeReturn::Drop;
+                    }
+                    _ => {}
                 }
                 return gst::PadProbeReturn::Ok;
             }
@@ -217,6 +254,22 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
         drop(state);
         if is_garbled { drop_picture(info, &weak, pts_ns, why) } else { gst::PadProbeReturn::Ok }
     });
+}
+
+/// Removes the coded picture of `info`. The frame gate sends its time, in order.
+fn leave_out(
+    info: &mut gst::PadProbeInfo<'_>,
+    graph: &Weak<Graph>,
+    output: Option<&gst::Pad>,
+    pts_ns: Option<u64>,
+) -> gst::PadProbeReturn {
+    if let (Some(graph), Some(running_ns)) = (graph.upgrade(), pts_ns) {
+        graph.counters.left_out.fetch_add(1, Ordering::Relaxed);
+        if let (Some(until_ns), Some(output)) = (graph.left_out.add(running_ns), output) {
+            output.push_event(left_out::event(until_ns));
+        }
+    }
+    handled(info, Ok(gst::FlowSuccess::Ok))
 }
 
 /// Drops the picture of `info` and counts it. Sends its time if pictures of the track were sent before.
@@ -232,10 +285,10 @@ fn drop_picture(
         if graph.counters.dropped(why) == 1 {
             tracing::info!(why = why.as_str(), "pictures are dropped: they are damaged or depend on missing ones");
         }
-        let place = pts_ns.and_then(|ns| graph.on_line(Track::Video, i64::try_from(ns).ok()?));
+        let place = pts_ns.and_then(|running_ns| graph.pts(Track::Video, running_ns));
         let is_shown = graph.is_playing(Track::Video) && graph.items.load(Ordering::Relaxed) > 0;
-        if let Some(pts_ns) = place.filter(|_| is_shown).and_then(|place| u64::try_from(place).ok())
-            && graph.deliver(Track::Video, MediaItem::Lost { pts: Pts(pts_ns) }).is_err()
+        if let Some(pts) = place.filter(|_| is_shown)
+            && graph.deliver(Track::Video, MediaItem::Lost { pts }).is_err()
         {
             result = Err(gst::FlowError::Flushing);
         }

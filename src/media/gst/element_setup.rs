@@ -15,6 +15,7 @@ use super::graph::Graph;
 use touchline_core::cause::Cause;
 use touchline_core::frame::{PIXELS_MAX, SIDE_MAX};
 use touchline_core::item::Pace;
+use touchline_core::selection::FrameSelection;
 
 /// The most tracks of a container. A television transponder has about forty, and each needs a decoder.
 const TRACKS_MAX: u32 = 64;
@@ -36,16 +37,16 @@ pub(super) fn forbid_libav_demuxers() {
 }
 
 /// Sets up every element that is added to `pipeline`.
-pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, pace: Pace) {
-    let graph = Arc::downgrade(graph);
+pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, pace: Pace, selection: Option<&FrameSelection>) {
+    let (graph, selection) = (Arc::downgrade(graph), selection.cloned());
     pipeline.connect("deep-element-added", false, move |args| {
         let (element, graph) = (args.get(2)?.get::<gst::Element>().ok()?, graph.upgrade()?);
-        set_up(&element, &graph, pace);
+        set_up(&element, &graph, pace, selection.as_ref());
         None
     });
 }
 
-fn set_up(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
+fn set_up(element: &gst::Element, graph: &Arc<Graph>, pace: Pace, selection: Option<&FrameSelection>) {
     let Some(factory) = element.factory() else { return };
     let class = factory.metadata("klass").unwrap_or_default();
     if ["Demux", "Parser", "Decoder"].iter().any(|kind| class.contains(kind)) && !element.is::<gst::Bin>() {
@@ -67,7 +68,7 @@ fn set_up(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
         if is_alone {
             element.set_property("max-threads", 1i32);
         }
-        damage::connect(element, graph, is_alone);
+        damage::connect(element, graph, is_alone, selection.cloned());
     } else if pace == Pace::File && factory.name().starts_with("avdec_") {
         count_errors(element, graph);
     }

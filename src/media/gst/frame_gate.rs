@@ -12,10 +12,12 @@ use gstreamer::prelude::*;
 use parking_lot::Mutex;
 
 use super::graph::Graph;
+use super::left_out;
 use super::sinks::{PtsTracker, running_time};
 use touchline_core::clock::Clock;
 use touchline_core::item::{MediaItem, Track};
 use touchline_core::selection::{FrameChoice, FrameSelection, FrameSelector};
+use touchline_core::tier::DecodeTier;
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
 
 /// Factory names of elements that only convert.
@@ -140,11 +142,14 @@ impl FrameGate {
 
     fn picture(&self, buffer: &gst::Buffer) -> Result<GateAction, gst::FlowError> {
         let arrived_ns = self.clock.mono_ns();
+        let given = self.state.lock().segment.as_ref().and_then(|segment| running_time(segment, buffer));
+        if let Some(running_ns) = given.and_then(|time| u64::try_from(time).ok()) {
+            self.release_left_out(Some(running_ns))?;
+        }
         let mut stamped = None;
         let (choices, pts, held) = {
             let mut state = self.state.lock();
             let state = &mut *state;
-            let given = state.segment.as_ref().and_then(|segment| running_time(segment, buffer));
             let running = match given {
                 Some(time) => match self.graph.on_line(Track::Video, time) {
                     Some(time) => Some(u64::try_from(time).unwrap_or(0)),
@@ -170,7 +175,9 @@ impl FrameGate {
         };
         // A picture that is shown for seconds belongs to all of them.
         let is_long = buffer.duration().is_some_and(|duration| duration.nseconds() > NANOS_PER_SECOND);
-        let is_wanted = |keep: bool| keep || self.selection.is_wanted();
+        // The plan chooses among key pictures when all of a second are known.
+        let is_key_only = self.selection.tier() == DecodeTier::Key;
+        let is_wanted = |keep: bool| keep || is_key_only || self.selection.is_wanted();
         if let Some(held) = held {
             if is_wanted(choices.keep_held) {
                 self.pass(held.buffer)?;
@@ -198,6 +205,15 @@ impl FrameGate {
             gst::EventView::Caps(_) | gst::EventView::Eos(_) | gst::EventView::StreamStart(_) => {
                 // An error of the pipeline shows with the next picture.
                 let _ = self.pass_held();
+                // Not before other events: the decoder is ahead of this thread, and times after the event may be there already.
+                if matches!(event.view(), gst::EventView::Eos(_)) {
+                    let _ = self.release_left_out(None);
+                }
+            }
+            gst::EventView::CustomDownstream(event) => {
+                if let Some(until_ns) = left_out::until_ns(event) {
+                    let _ = self.release_left_out(Some(until_ns));
+                }
             }
             gst::EventView::Segment(segment) => {
                 let _ = self.pass_held();
@@ -207,6 +223,7 @@ impl FrameGate {
             gst::EventView::FlushStop(_) => {
                 let mut state = self.state.lock();
                 (state.held, state.segment, state.timing) = (None, None, PtsTracker::default());
+                self.graph.left_out.take(None);
             }
             _ => {}
         }
@@ -223,6 +240,27 @@ impl FrameGate {
         let result = self.pad.chain(buffer);
         self.state.lock().is_passing = false;
         result.map(|_| ())
+    }
+
+    /// Sends the times of pictures that were not decoded: those before running time `until_ns`, or all. The caller holds the stream
+    /// lock.
+    fn release_left_out(&self, until_ns: Option<u64>) -> Result<(), gst::FlowError> {
+        for running_ns in self.graph.left_out.take(until_ns) {
+            let Some(pts) = self.graph.pts(Track::Video, running_ns) else { continue };
+            let (keep_held, held) = {
+                let mut state = self.state.lock();
+                (state.selector.offer(pts).keep_held, state.held.take())
+            };
+            if let Some(held) = held {
+                if keep_held || self.selection.tier() == DecodeTier::Key || self.selection.is_wanted() {
+                    self.pass(held.buffer)?;
+                } else {
+                    self.report_unconverted(held.pts, held.arrived_ns)?;
+                }
+            }
+            self.report_unconverted(pts, self.clock.mono_ns())?;
+        }
+        Ok(())
     }
 
     /// Sends the time of a picture that is not converted.

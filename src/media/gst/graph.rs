@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::bus::wake_message;
 use super::feed::TimelineMap;
+use super::left_out::LeftOutPictures;
 use super::progress::Progress;
 use super::track_sync::TrackSync;
 use crate::outlet::{Closed, Counters, Outlet};
@@ -77,6 +78,8 @@ pub(super) struct Graph {
     map: Option<Arc<TimelineMap>>,
     /// The last picture of a recording, if it is shown for longer than a second.
     still: Mutex<Option<ShownPicture>>,
+    /// Pictures that were not decoded, until their time is sent.
+    pub left_out: LeftOutPictures,
     /// The transfer function of HDR pictures before the converters, and whether their colours are those of BT.2020.
     hdr: Mutex<Option<(Hdr, bool)>>,
 }
@@ -120,6 +123,7 @@ impl Graph {
             sync: OnceLock::new(),
             map,
             still: Mutex::default(),
+            left_out: LeftOutPictures::default(),
             hdr: Mutex::default(),
         });
         let dynamic: Vec<gst::Element> =
@@ -357,6 +361,12 @@ impl Graph {
             Some(map) => Some(map.place(track, running_ns)).filter(|place| track == Track::Audio || *place >= 0),
             None => Some(running_ns),
         }
+    }
+
+    /// As [`Graph::on_line`], as a PTS.
+    pub fn pts(&self, track: Track, running_ns: u64) -> Option<Pts> {
+        let place = self.on_line(track, i64::try_from(running_ns).ok()?)?;
+        u64::try_from(place).ok().map(Pts)
     }
 
     /// The running time of a timeline position of `track`, ns.

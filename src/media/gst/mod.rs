@@ -9,12 +9,14 @@ mod causes;
 mod clocks;
 mod damage;
 mod debug;
+mod decode_filter;
 mod element_setup;
 mod feed;
 mod formats;
 mod frame_gate;
 mod graph;
 pub(super) mod guarded;
+mod left_out;
 mod progress;
 mod recording;
 mod sinks;
@@ -398,7 +400,7 @@ impl GstOpener {
         let clock = self.clock.clone();
         let graph =
             graph::Graph::new(&pipeline, [video, audio], outlet.clone(), o.counters.clone(), is_synced, map, clock);
-        element_setup::connect(&pipeline, &graph, pace);
+        element_setup::connect(&pipeline, &graph, pace, o.selection.as_ref());
         sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
         if o.guard.is_some() || proxy.is_some() || is_fed {
             guarded::connect(&pipeline, &graph, proxy.as_ref());

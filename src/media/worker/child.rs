@@ -21,6 +21,7 @@ use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, MediaItem};
 use touchline_core::pool::Pool;
 use touchline_core::threads::spawn;
+use touchline_core::tier::SharedTier;
 
 /// Capacity of the channel between the source and the socket: slack for a thread switch. The real buffers are in the program, so that
 /// buffering is the same with and without a process.
@@ -43,11 +44,13 @@ pub fn serve(socket: UnixStream) -> Result<()> {
     let wanted = Arc::<AtomicBool>::default();
     let (stop_to, stop) = unbounded();
     // From here on this process ends with the program, even while the source is being opened.
-    let is_wanted = wanted.clone();
+    let tier = SharedTier::new(request.tier);
+    let (is_wanted, current) = (wanted.clone(), tier.clone());
     spawn("commands", move || {
         loop {
             match reader.head() {
                 Ok(Command::Wanted(wanted)) => is_wanted.store(wanted, Ordering::Relaxed),
+                Ok(Command::Tier(tier)) => current.set(tier),
                 // The receiver ends with the process.
                 Ok(Command::Stop) => drop(stop_to.send(())),
                 Ok(Command::Open(_)) | Err(_) => end_now(),
@@ -57,7 +60,7 @@ pub fn serve(socket: UnixStream) -> Result<()> {
     let counters = Arc::<Counters>::default();
     let mut writer = MessageWriter::new(socket);
     let (to, items) = bounded(CAPACITY);
-    match open(*request, wanted, counters.clone(), to) {
+    match open(*request, wanted, tier, counters.clone(), to) {
         Ok((opener, source)) => {
             let mut reporter =
                 Reporter { writer, opener, counters, counts: CounterSnapshot::default(), hints: String::new() };
@@ -78,6 +81,7 @@ fn end_now() -> ! {
 fn open(
     request: OpenRequest,
     wanted: Arc<AtomicBool>,
+    tier: SharedTier,
     counters: Arc<Counters>,
     to: crossbeam_channel::Sender<MediaItem>,
 ) -> Result<(GstOpener, Box<dyn Source>)> {
@@ -89,7 +93,7 @@ fn open(
         guard: request.sources.as_ref().map(SourcePolicy::new).transpose()?.map(Arc::new),
         selection: request
             .plan
-            .map(|plan| PlanSelector::selection(&plan).unless(move || wanted.load(Ordering::Relaxed))),
+            .map(|plan| PlanSelector::selection(&plan).at(tier).unless(move || wanted.load(Ordering::Relaxed))),
         ..request.options
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::with_origin(request.clock_origin_ns));

@@ -45,6 +45,7 @@ use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
 use touchline_core::pool::Pool;
 use touchline_core::selection::FrameSelection;
+use touchline_core::tier::DecodeTier;
 use touchline_core::{limits, redact};
 
 /// Name of the subcommand that runs a source's process.
@@ -104,6 +105,7 @@ impl WorkerOpener {
             options: o.clone(),
             sources: o.guard.as_ref().map(|policy| policy.file()),
             plan: self.plan.clone(),
+            tier: o.selection.as_ref().map_or(DecodeTier::Full, FrameSelection::tier),
             hints: self.hints.lock().clone(),
             on_demand: o.counters.on_demand.get().copied(),
             clock_origin_ns: clock::origin_ns(&*self.clock),
@@ -173,6 +175,7 @@ impl Open for WorkerOpener {
             clock: self.clock.clone(),
             selection: self.options.selection.clone(),
             is_wanted: false,
+            tier: self.options.selection.as_ref().map_or(DecodeTier::Full, FrameSelection::tier),
             counters: self.options.counters.clone(),
             counts: CounterSnapshot::default(),
             hints: self.hints.clone(),
@@ -240,8 +243,9 @@ struct MessageReceiver {
     outlet: Outlet,
     clock: Arc<dyn Clock>,
     selection: Option<FrameSelection>,
-    /// The value that was last sent to the process.
+    /// The values that were last sent to the process.
     is_wanted: bool,
+    tier: DecodeTier,
     counters: Arc<super::outlet::Counters>,
     /// The counters of this process so far.
     counts: CounterSnapshot,
@@ -292,17 +296,21 @@ impl MessageReceiver {
                 let _ = self.commands.send(&Command::Stop);
             }
             if is_picture {
-                self.send_wanted();
+                self.send_selection();
             }
         }
     }
 
-    /// Tells the process whether a preview wants pictures that the plan does not sample. Called with every picture, as without a
-    /// process.
-    fn send_wanted(&mut self) {
-        let is_wanted = self.selection.as_ref().is_some_and(FrameSelection::is_wanted);
+    /// Tells the process whether a preview wants pictures that the plan does not sample, and by which tier to decode. Called with
+    /// every picture, as without a process.
+    fn send_selection(&mut self) {
+        let Some(selection) = &self.selection else { return };
+        let (is_wanted, tier) = (selection.is_wanted(), selection.tier());
         if std::mem::replace(&mut self.is_wanted, is_wanted) != is_wanted {
             let _ = self.commands.send(&Command::Wanted(is_wanted));
+        }
+        if std::mem::replace(&mut self.tier, tier) != tier {
+            let _ = self.commands.send(&Command::Tier(tier));
         }
     }
 

@@ -23,10 +23,11 @@ use touchline_core::item::{Discontinuity, End, MediaItem, Track, Tracks};
 use touchline_core::pcm::PcmChunk;
 use touchline_core::pool::Pool;
 use touchline_core::redact;
+use touchline_core::tier::DecodeTier;
 use touchline_core::time::{NANOS_PER_SECOND, Pts, WallTime};
 
 /// Version of the messages. Increase it with every change of their form.
-pub(super) const VERSION: u16 = 2;
+pub(super) const VERSION: u16 = 3;
 
 /// The longest head, bytes. The largest contents are a pipeline template and the addresses of some segments.
 const HEAD_MAX: usize = 1 << 20;
@@ -53,6 +54,8 @@ pub(super) enum Command {
     Open(Box<OpenRequest>),
     /// Whether a preview wants pictures that the plan does not sample.
     Wanted(bool),
+    /// Decode by this tier.
+    Tier(DecodeTier),
     /// Stop in order.
     Stop,
 }
@@ -68,6 +71,8 @@ pub(super) struct OpenRequest {
     pub sources: Option<SourcesFile>,
     /// Which pictures are converted.
     pub plan: Option<SamplingPlan>,
+    /// Which coded pictures are decoded.
+    pub tier: DecodeTier,
     /// Hints from earlier connections.
     pub hints: ConnectionHints,
     pub on_demand: Option<bool>,
@@ -168,6 +173,7 @@ pub(super) struct CounterSnapshot {
     untimed: u64,
     undeclared: u64,
     dropped: [u64; DropReason::ALL.len()],
+    left_out: u64,
     faults: u64,
     abandoned: u64,
     on_demand: Option<bool>,
@@ -181,6 +187,7 @@ impl CounterSnapshot {
             untimed: counters.untimed.load(Ordering::Relaxed),
             undeclared: counters.undeclared.load(Ordering::Relaxed),
             dropped: DropReason::ALL.map(|why| counters.dropped(why)),
+            left_out: counters.left_out.load(Ordering::Relaxed),
             faults: counters.faults.load(Ordering::Relaxed),
             abandoned: counters.abandoned.load(Ordering::Relaxed),
             on_demand: counters.on_demand.get().copied(),
@@ -200,6 +207,7 @@ impl CounterSnapshot {
             let at = why as usize;
             counters.drop_pictures(why, self.dropped[at].saturating_sub(before.dropped[at]));
         }
+        add(&counters.left_out, self.left_out, before.left_out);
         add(&counters.faults, self.faults, before.faults);
         add(&counters.abandoned, self.abandoned, before.abandoned);
         if let Some(on_demand) = self.on_demand {

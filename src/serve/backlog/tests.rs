@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use touchline_core::clip::{Absent, FrameShare};
+use touchline_core::tier::DecodeTier;
 use touchline_core::time::RunId;
 
 fn second(index: u64) -> ClipOutput {
@@ -12,6 +13,7 @@ fn second(index: u64) -> ClipOutput {
         rgb: Vec::new(),
         pairs: Vec::new(),
         frame_share: FrameShare::ALL,
+        tier: DecodeTier::Full,
         frames_seen: 0,
         audio: None,
         audio_missing: 0,

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use touchline_compute::models::pack::MANIFEST;
 use touchline_core::error::{Error, Result};
-use touchline_media::options::{HlsOptions, Isolation, SourceKind};
+use touchline_media::options::{HlsOptions, Isolation, SourceKind, TierChoice};
 
 pub use file::{ConfigFile, RawStream};
 pub use layers::{Entry, Layer, Problem, ValueOrigin, default_layer, environment, flags, misspelt};
@@ -58,6 +58,9 @@ pub struct StreamSettings {
     /// The kind of content at a web address whose name does not show it.
     #[serde(default)]
     pub kind: Option<SourceKind>,
+    /// Which coded pictures are decoded.
+    #[serde(default)]
+    pub tier: TierChoice,
     /// Options of an HLS source.
     #[serde(default)]
     pub hls: HlsOptions,
@@ -88,7 +91,7 @@ impl StreamSettings {
             || self.latency_ms != other.latency_ms
             || self.rtsp_transport != other.rtsp_transport
             || (self.kind, &self.hls) != (other.kind, &other.hls)
-            || self.isolation != other.isolation
+            || (self.isolation, self.tier) != (other.isolation, other.tier)
             || self.retry != other.retry
     }
 }
@@ -150,6 +153,7 @@ impl StreamFile {
             latency_ms: self.latency_ms.map_or(latency_ms, LatencyMs::get),
             rtsp_transport: self.rtsp_transport.unwrap_or_default(),
             kind: self.kind,
+            tier: self.tier.unwrap_or_default(),
             hls: HlsOptions {
                 variant: self.variant.unwrap_or_default(),
                 max_height: self.max_height.map(MaxHeight::get),

@@ -19,7 +19,7 @@ use touchline_compute::gpu::placement::DeviceChoice;
 use touchline_core::signal::Signal;
 use touchline_core::vote::VoteConfig;
 use touchline_media::guard::SourcesFile;
-use touchline_media::options::{Isolation, SourceKind, VariantChoice};
+use touchline_media::options::{Isolation, SourceKind, TierChoice, VariantChoice};
 
 /// Where the server listens by default: on this machine only.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
@@ -81,6 +81,8 @@ pub struct RawSettings {
     pub rtsp_transport: Option<RtspTransport>,
     /// Whether sources are received and decoded in processes of their own, for all configured streams; by default none.
     pub isolation: Option<Isolation>,
+    /// Which coded pictures are decoded, for all configured streams.
+    pub tier: Option<TierChoice>,
     /// Variant of HLS sources that is played, for all configured streams.
     pub variant: Option<VariantChoice>,
     /// Greatest height of HLS variants in lines, for all configured streams.
@@ -261,6 +263,9 @@ pub struct StreamFile {
     pub rtsp_transport: Option<RtspTransport>,
     /// Contents at a web address whose name does not tell.
     pub kind: Option<SourceKind>,
+    /// Which coded pictures are decoded: all (full), those that are needed (lean), those that the picture model needs (sparse), or
+    /// key pictures only (key); auto is lean, and less during an overload.
+    pub tier: Option<TierChoice>,
     /// Variant of an HLS source that is played.
     pub variant: Option<VariantChoice>,
     /// Greatest height of HLS variants, lines.
@@ -324,6 +329,7 @@ pub fn defaults() -> RawSettings {
         adaptive: Some(false),
         latency_ms: Some(DEFAULT_LATENCY),
         rtsp_transport: Some(RtspTransport::Auto),
+        tier: Some(TierChoice::Auto),
         variant: Some(VariantChoice::Fit),
         vote: VoteFile { window: Some(window), stride: Some(stride), onset: Some(onset), offset: Some(offset) },
         signal: SignalConfig::default().into(),

@@ -15,11 +15,12 @@ use touchline_compute::gpu::placement::DeviceChoice;
 use touchline_core::error::Error;
 use touchline_core::vote::VoteConfig;
 use touchline_media::guard::SourcePolicy;
+use touchline_media::options::TierChoice;
 use touchline_media::uri::Location;
 
 /// Keys of a run that each of its configured streams takes.
-const OF_STREAMS: [&str; 7] =
-    ["pipeline", "latency_ms", "rtsp_transport", "isolation", "variant", "max_height", "audio_language"];
+const OF_STREAMS: [&str; 8] =
+    ["pipeline", "latency_ms", "rtsp_transport", "isolation", "tier", "variant", "max_height", "audio_language"];
 
 /// The layers of all doors, before merging.
 #[derive(Clone, Debug, Default)]
@@ -100,6 +101,8 @@ pub struct Settings {
     pub batch_wait_ms: Option<BatchWaitMs>,
     /// Look at fewer pictures of each second when there is no time for all.
     pub adaptive: bool,
+    /// Which coded pictures of recordings `score` decodes; streams have their own.
+    pub tier: TierChoice,
     /// Of streams that have none of their own.
     pub latency_ms: LatencyMs,
     /// The vote of streams without one of their own.
@@ -197,6 +200,7 @@ pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
         batch_max: raw.batch_max,
         batch_wait_ms: raw.batch_wait_ms,
         adaptive: on(raw.adaptive),
+        tier: raw.tier.unwrap_or_default(),
         latency_ms: raw.latency_ms.ok_or_else(|| absent("latency_ms"))?,
         vote,
         signals,

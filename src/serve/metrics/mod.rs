@@ -90,6 +90,7 @@ pub(crate) struct Families {
     abandoned: IntCounterVec,
     frames: IntCounterVec,
     converted: IntCounterVec,
+    left_out: IntCounterVec,
     samples: IntCounterVec,
     discarded: IntCounterVec,
     dropped: IntCounterVec,
@@ -277,6 +278,12 @@ impl Metrics {
                 r,
                 "touchline_frames_converted_total",
                 "Decoded pictures that were scaled and converted, for the models or for viewers.",
+                &["stream"],
+            ),
+            left_out: counters(
+                r,
+                "touchline_frames_left_out_total",
+                "Coded pictures that were not decoded, because the models do not see them.",
                 &["stream"],
             ),
             samples: counters(

@@ -41,6 +41,7 @@ pub struct StreamMetrics {
     abandoned: IntCounter,
     frames: IntCounter,
     converted: IntCounter,
+    left_out: IntCounter,
     samples: IntCounter,
     discarded_video: IntCounter,
     discarded_audio: IntCounter,
@@ -82,6 +83,7 @@ impl StreamMetrics {
             abandoned: families.abandoned.with_label_values(&[id]),
             frames: families.frames.with_label_values(&[id]),
             converted: families.converted.with_label_values(&[id]),
+            left_out: families.left_out.with_label_values(&[id]),
             samples: families.samples.with_label_values(&[id]),
             discarded_video: families.discarded.with_label_values(&[id, "video"]),
             discarded_audio: families.discarded.with_label_values(&[id, "audio"]),
@@ -129,6 +131,7 @@ impl StreamMetrics {
             &f.unknown_seconds,
             &f.frames,
             &f.converted,
+            &f.left_out,
             &f.samples,
             &f.reconnects,
             &f.runs,
@@ -229,8 +232,10 @@ impl StreamMetrics {
     pub fn source(&self, before: &CounterValues, now: &CounterValues) {
         // Destructured so that a new counter is not forgotten. Reconnects are counted by `reconnected`, for the hub
         // counts them as well.
-        let CounterValues { frames, samples, untimed, undeclared, dropped, faults, reconnects: _, abandoned } = *now;
+        let CounterValues { frames, samples, untimed, undeclared, dropped, left_out, faults, reconnects: _, abandoned } =
+            *now;
         self.frames.inc_by(frames.saturating_sub(before.frames));
+        self.left_out.inc_by(left_out.saturating_sub(before.left_out));
         self.samples.inc_by(samples.saturating_sub(before.samples));
         self.lost[0].inc_by(untimed.saturating_sub(before.untimed));
         self.lost[1].inc_by(undeclared.saturating_sub(before.undeclared));

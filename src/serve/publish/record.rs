@@ -162,6 +162,7 @@ impl Recorder {
         to_json(&Record::Second {
             head: self.head(second.run, second.index),
             wall: self.wall(Some(second.wall)),
+            tier: (!second.tier.has_flow()).then_some(second.tier),
             frame_share: (second.frame_share < FrameShare::ALL).then(|| second.frame_share.ratio()),
             modalities: ModalitiesRecord {
                 rgb: modality(Modality::Rgb),

@@ -7,6 +7,7 @@ use touchline_core::clip::GapReason;
 use touchline_core::decision::{DecisionReason, EventKind, EventReason};
 use touchline_core::item::{Discontinuity, Track};
 use touchline_core::signal::Signal;
+use touchline_core::tier::DecodeTier;
 
 fn recorder(pace: Pace) -> Recorder {
     Recorder::new("court-1", Arc::new(classes()), pace)
@@ -35,6 +36,7 @@ fn all_records() -> Vec<String> {
     let mut other = predicted(8, "soccer", 0.4);
     let SecondOutcome::Predicted(second) = &mut other.outcome else { unreachable!() };
     second.frame_share = FrameShare::STEPS[1];
+    second.tier = DecodeTier::Sparse;
     second.known_from = 0.5;
     other.estimate.known_from = 0.5;
     let SecondOutcome::Predicted(second) = &mut other.outcome else { unreachable!() };
@@ -123,7 +125,7 @@ fn records_follow_the_schema_and_changed_records_do_not() {
                 change(record.as_object_mut().unwrap());
                 assert!(!validator.is_valid(&record), "{key}: {record}");
             };
-            let may_be_absent = ["frame_share", "unknown", "signal", "began_pts_ns", "lasted_ms"]
+            let may_be_absent = ["frame_share", "tier", "unknown", "signal", "began_pts_ns", "lasted_ms"]
                 .contains(&key.as_str())
                 || (key == "reason" && record["type"] == "event");
             if !may_be_absent {

@@ -22,6 +22,7 @@ use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Track, Tracks};
 use touchline_core::labels::Modality;
 use touchline_core::signal::{Signal, Signals};
+use touchline_core::tier::DecodeTier;
 use touchline_core::time::{Pts, RunId, WallSource};
 
 /// JSON Schema (draft 2020-12) of every record, made from the types that are written.
@@ -64,6 +65,9 @@ pub(super) enum Record<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         #[schemars(with = "Probability")]
         frame_share: Option<f64>,
+        /// Which coded pictures were decoded: sparse (none for the flow model) or key. Absent if the decision does not depend on it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tier: Option<DecodeTier>,
         /// The modality that supplied label and probabilities.
         decided_by: Modality,
         why: DecisionReason,

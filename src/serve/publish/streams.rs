@@ -17,7 +17,7 @@ use crate::config::{
     LatencyMs, MaxHeight, RtspTransport, StreamFile, StreamSettings, VoteFile, stream_id, stream_label,
 };
 use touchline_core::vote::VoteConfig;
-use touchline_media::options::{Isolation, SourceKind, VariantChoice};
+use touchline_media::options::{Isolation, SourceKind, TierChoice, VariantChoice};
 
 /// Capacity of the queue; a request takes microseconds to check.
 const REQUESTS_MAX: usize = 16;
@@ -92,6 +92,8 @@ pub struct StreamPatch {
     /// Kind of an http(s) source whose name does not show it.
     #[serde(default, deserialize_with = "given")]
     pub kind: Option<Option<SourceKind>>,
+    /// Which coded pictures are decoded.
+    pub tier: Option<TierChoice>,
     /// Variant of an HLS source.
     pub variant: Option<VariantChoice>,
     /// Greatest height of HLS variants, lines.
@@ -193,6 +195,7 @@ impl StreamPatch {
         new.latency_ms = self.latency_ms.map_or(new.latency_ms, LatencyMs::get);
         new.rtsp_transport = self.rtsp_transport.unwrap_or(new.rtsp_transport);
         new.kind = self.kind.unwrap_or(new.kind);
+        new.tier = self.tier.unwrap_or(new.tier);
         new.hls.variant = self.variant.unwrap_or(new.hls.variant);
         if let Some(height) = self.max_height {
             new.hls.max_height = height.map(MaxHeight::get);

@@ -214,6 +214,7 @@ fn gap_text(gap: &Gap) -> String {
         GapReason::NoMedia => "gap: no video and no audio".into(),
         GapReason::Compute => "gap: models failed".into(),
         GapReason::NoProgramme => format!("no programme: {}", gap.signals.titles()),
+        GapReason::NotDecoded => "gap: no key picture".into(),
     }
 }
 

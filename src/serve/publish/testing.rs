@@ -8,6 +8,7 @@ use touchline_core::decision::{
     Decision, DecisionReason, ModalityScores, PackStamp, PerModality, SecondOutcome, SecondPrediction, WindowEstimate,
 };
 use touchline_core::labels::{ClassSet, Modality};
+use touchline_core::tier::DecodeTier;
 use touchline_core::time::{RunId, WallSource, WallTime};
 
 /// 2023-11-14T22:13:20Z.
@@ -45,6 +46,7 @@ pub fn predicted(index: u64, label: &str, probability: f32) -> Published {
             },
             known_from: 0.0,
             frame_share: FrameShare::ALL,
+            tier: DecodeTier::Full,
             pack: Arc::new(stamp()),
             wall: WallTime {
                 unix_ns: EPOCH_NS + index as i64 * 1_000_000_000,

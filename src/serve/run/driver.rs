@@ -17,6 +17,7 @@ use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::incident::Incident;
 use touchline_core::item::{End, MediaItem, Pace};
+use touchline_core::tier::SharedTier;
 use touchline_core::vote::VoteConfig;
 use touchline_media::gst::{GstOpener, GstOptions, classify};
 use touchline_media::guard::SourcePolicy;
@@ -78,12 +79,19 @@ impl Driver for GstDriver {
         let pipeline = settings.pipeline.as_deref().map(read_template).transpose()?;
         let pace = location.pace(self.pacing);
         handle.set_source(&settings.uri, pace);
+        let tier = match settings.tier.fixed() {
+            Some(tier) => SharedTier::new(tier),
+            None if pace == Pace::Live => self.intake.auto_tier().clone(),
+            // The decisions of a recording do not depend on the load.
+            None => SharedTier::default(),
+        };
         let counters = Arc::<Counters>::default();
         let (queue, to) = self.intake.add_stream(
             &settings.id,
             pace,
             location.behind_ns(settings.latency_ms),
             handle.reserve_run(),
+            tier.clone(),
             tap(handle.clone(), request.mark.clone()),
         )?;
         // Sent before any media can arrive: the publisher drops decisions of queues that it does not know.
@@ -97,7 +105,7 @@ impl Driver for GstDriver {
         let _ = self.commands.send(Command::Begin(Box::new(begin)));
         // Keeps the channel open until the queue is removed: closing it would count as the end of the source.
         let hold = to.clone();
-        let opened = self.source(&request, &location, pipeline, queue, counters, to);
+        let opened = self.source(&request, &location, SourceParts { pipeline, queue, counters, tier }, to);
         match opened {
             Ok(source) => Ok(Opened { queue, source }),
             Err(e) => {
@@ -139,12 +147,11 @@ impl GstDriver {
         &self,
         request: &OpenRequest,
         location: &Location,
-        pipeline: Option<String>,
-        queue: QueueId,
-        counters: Arc<Counters>,
+        parts: SourceParts,
         to: Sender<MediaItem>,
     ) -> Result<Box<dyn Source>> {
         let OpenRequest { settings, handle, retry, guarded, .. } = request;
+        let SourceParts { pipeline, queue, counters, tier } = parts;
         let pack = self.intake.pack();
         let options = GstOptions {
             id: settings.id.clone(),
@@ -164,7 +171,7 @@ impl GstDriver {
             hls: settings.hls.clone(),
             kind: Some(location.kind),
             // Convert the pictures that the plan may choose, and those for viewers of the preview.
-            selection: Some(PlanSelector::selection(&pack.plan).unless({
+            selection: Some(PlanSelector::selection(&pack.plan).at(tier).unless({
                 let handle = handle.clone();
                 move || handle.preview_wanted()
             })),
@@ -197,6 +204,14 @@ impl GstDriver {
         };
         supervisor.open(&settings.uri, to)
     }
+}
+
+/// What belongs to one opening of a source.
+struct SourceParts {
+    pipeline: Option<String>,
+    queue: QueueId,
+    counters: Arc<Counters>,
+    tier: SharedTier,
 }
 
 /// Forwards the news of a supervisor to the publisher, which alone writes outputs.

@@ -6,7 +6,7 @@ use super::*;
 use crate::config::{RtspTransport, VoteFile};
 use crate::publish::access::NONCE;
 use crate::publish::hub::HISTORY_EVENTS;
-use touchline_media::options::{HlsOptions, Isolation, SourceKind};
+use touchline_media::options::{HlsOptions, Isolation, SourceKind, TierChoice};
 
 fn settings(id: &str) -> StreamSettings {
     StreamSettings {
@@ -16,6 +16,7 @@ fn settings(id: &str) -> StreamSettings {
         latency_ms: 300,
         rtsp_transport: RtspTransport::Tcp,
         kind: Some(SourceKind::Hls),
+        tier: TierChoice::Sparse,
         hls: HlsOptions { max_height: Some(720), ..HlsOptions::default() },
         isolation: Some(Isolation::None),
         label: Some("Centre court".into()),

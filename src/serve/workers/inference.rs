@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::{Batching, Decided, DecidedItem, EngineSwap};
 use crate::backlog::{Backlog, TakenSeconds};
-use crate::frame_share::FrameShareControl;
+use crate::frame_share::{self, FrameShareControl};
 use crate::metrics::{Metrics, StageThread};
 use crate::shadow::ShadowFeed;
 use touchline_compute::infer::Engine;
@@ -16,6 +16,7 @@ use touchline_core::clock::Clock;
 use touchline_core::decision::SecondOutcome;
 use touchline_core::observer::{Observer as _, Stage};
 use touchline_core::threads::Heartbeat;
+use touchline_core::tier::SharedTier;
 use touchline_core::time::{NANOS_PER_SECOND, WallSource, WallTime};
 
 /// The inference thread.
@@ -26,6 +27,8 @@ pub(super) struct Infer {
     pub(super) metrics: Metrics,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) beat: Heartbeat,
+    /// Of live streams whose tier is automatic.
+    pub(super) auto_tier: SharedTier,
 }
 
 impl Infer {
@@ -72,6 +75,7 @@ impl Infer {
             let before = control.share();
             if let Some(share) = control.note(work.done(began_ns, self.clock.mono_ns())) {
                 self.metrics.frame_share(before, share);
+                self.auto_tier.set(frame_share::tier(share));
                 let percent = 100.0 * share.ratio();
                 if share < before {
                     tracing::warn!("overload: using {percent:.0} % of the pictures from now on");

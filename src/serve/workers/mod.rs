@@ -38,6 +38,7 @@ use touchline_core::decision::SecondOutcome;
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
 use touchline_core::threads::{Heartbeat, spawn};
+use touchline_core::tier::SharedTier;
 use touchline_core::time::RunId;
 
 /// Capacity of the channel from inference to publishing. With files only, a slow reader of standard output blocks
@@ -135,13 +136,15 @@ impl Workers {
         let (ready_to, ready) = bounded::<Result<Models>>(1);
         let beat = Heartbeat::default();
         let counts = metrics.clone();
+        let auto_tier = SharedTier::default();
         let infer = spawn("infer", {
             let (backlog, shadow, beat) = (Arc::clone(&backlog), shadow.clone(), beat.clone());
+            let auto_tier = auto_tier.clone();
             move || match Engine::load(pack) {
                 Err(e) => drop(ready_to.send(Err(e))),
                 Ok(engine) => {
                     if ready_to.send(Ok(engine.models().clone())).is_ok() {
-                        let infer = Infer { engine, swaps, shadow, metrics, clock, beat };
+                        let infer = Infer { engine, swaps, shadow, metrics, clock, beat, auto_tier };
                         infer.run(&backlog, batching, &decided_to);
                     }
                 }
@@ -157,6 +160,7 @@ impl Workers {
             metrics: counts,
             clips: Arc::default(),
             signals: SignalConfig::default(),
+            auto_tier,
         };
         Ok(Self { backlog, models, swapper, intake, infer: Some(infer), beat, decided })
     }
@@ -198,8 +202,15 @@ impl Workers {
     ///
     /// # Errors
     /// As [`Intake::add_stream`].
-    pub fn add_stream(&self, id: &str, pace: Pace, behind_ns: u64, tap: Tap) -> Result<(QueueId, Sender<MediaItem>)> {
-        self.intake.add_stream(id, pace, behind_ns, RunId(0), tap)
+    pub fn add_stream(
+        &self,
+        id: &str,
+        pace: Pace,
+        behind_ns: u64,
+        tier: SharedTier,
+        tap: Tap,
+    ) -> Result<(QueueId, Sender<MediaItem>)> {
+        self.intake.add_stream(id, pace, behind_ns, RunId(0), tier, tap)
     }
 
     /// As [`Intake::remove_queue`].
@@ -242,6 +253,7 @@ pub struct Intake {
     metrics: Metrics,
     clips: Arc<Mutex<Vec<JoinHandle<()>>>>,
     signals: SignalConfig,
+    auto_tier: SharedTier,
 }
 
 impl Intake {
@@ -250,8 +262,13 @@ impl Intake {
         &self.pack
     }
 
+    /// The tier of live streams with `tier = "auto"`.
+    pub fn auto_tier(&self) -> &SharedTier {
+        &self.auto_tier
+    }
+
     /// Adds a stream whose first run is `first`, and starts its clip thread. Returns the channel for its source.
-    /// `behind_ns`: the delay between capture and arrival ([`touchline_media::uri::Location::behind_ns`]).
+    /// `tier`: which pictures the source decodes. `behind_ns`: the delay between capture and arrival ([`touchline_media::uri::Location::behind_ns`]).
     ///
     /// # Errors
     /// If the system refuses to start a thread.
@@ -261,6 +278,7 @@ impl Intake {
         pace: Pace,
         behind_ns: u64,
         first: RunId,
+        tier: SharedTier,
         tap: Tap,
     ) -> Result<(QueueId, Sender<MediaItem>)> {
         let queue = self.backlog.add_queue(pace);
@@ -274,7 +292,7 @@ impl Intake {
             lag: LagLimits::for_pace(pace),
             behind_ns,
         });
-        let builder = builder.from_run(first);
+        let builder = builder.from_run(first).at(tier);
         let filter = ProgrammeFilter::new(self.signals);
         let (backlog, metrics) = (Arc::clone(&self.backlog), self.metrics.clone());
         let clip = move || {

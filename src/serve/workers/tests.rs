@@ -13,6 +13,7 @@ fn intake(metrics: &Metrics) -> Intake {
         metrics,
         clips: Arc::default(),
         signals: SignalConfig::default(),
+        auto_tier: SharedTier::default(),
     }
 }
 
@@ -36,7 +37,7 @@ fn a_panic_on_a_clip_thread_ends_its_stream_and_no_other() {
     let tap: Tap = Box::new(|item| assert!(!matches!(item, MediaItem::Opened(_)), "a bug"));
     for pace in [Pace::Live, Pace::File] {
         let tap: Tap = if pace == Pace::Live { Box::new(|_| panic!("another bug")) } else { Box::new(|_| ()) };
-        let (_, to) = intake.add_stream("a", pace, 0, RunId(0), tap).unwrap();
+        let (_, to) = intake.add_stream("a", pace, 0, RunId(0), SharedTier::default(), tap).unwrap();
         to.send(MediaItem::Opened(Tracks { video: true, audio: false })).unwrap();
         if pace == Pace::File {
             to.send(MediaItem::Ended(End::Finished)).unwrap();
@@ -50,7 +51,7 @@ fn a_panic_on_a_clip_thread_ends_its_stream_and_no_other() {
             std::thread::yield_now();
         }
     }
-    let (_, to) = intake.add_stream("score", Pace::File, 0, RunId(0), tap).unwrap();
+    let (_, to) = intake.add_stream("score", Pace::File, 0, RunId(0), SharedTier::default(), tap).unwrap();
     to.send(MediaItem::Opened(Tracks { video: true, audio: false })).unwrap();
     assert!(matches!(end(&intake.backlog), End::Failed { kind: Cause::Internal, .. }), "the publisher receives an end");
     let text = metrics.encode();
@@ -60,7 +61,7 @@ fn a_panic_on_a_clip_thread_ends_its_stream_and_no_other() {
 #[test]
 fn a_source_that_stops_without_an_end_is_an_internal_failure() {
     let intake = intake(&Metrics::new());
-    let (_, to) = intake.add_stream("a", Pace::Live, 0, RunId(0), Box::new(|_| ())).unwrap();
+    let (_, to) = intake.add_stream("a", Pace::Live, 0, RunId(0), SharedTier::default(), Box::new(|_| ())).unwrap();
     drop(to);
     assert!(matches!(end(&intake.backlog), End::Failed { kind: Cause::Internal, .. }));
 }

@@ -9,6 +9,7 @@ use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, LagLimits, PlanS
 use touchline_core::clock::SystemClock;
 use touchline_core::item::{End, MediaItem, Pace};
 use touchline_core::selection::FrameSelection;
+use touchline_core::tier::SharedTier;
 use touchline_core::vote::{VoteConfig, Voter};
 use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
@@ -19,14 +20,24 @@ use touchline_serve::workers::{DecidedItem, Workers};
 use super::{LIMIT, open, text};
 use crate::common::Fixtures;
 
-const PLAN: SamplingPlan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
+pub(super) const PLAN: SamplingPlan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
 
 /// The output of the clip builder for a recording as text, and the numbers of converted and unconverted pictures.
 fn cut(uri: &str, selection: Option<FrameSelection>) -> (Vec<String>, [usize; 2]) {
-    let config =
-        ClipConfig { sample_rate: Some(32_000), plan: PLAN, lag: LagLimits::for_pace(Pace::File), behind_ns: 0 };
-    let (mut builder, mut out, mut counts) = (ClipBuilder::new(config), Vec::new(), [0, 0]);
-    let (_source, from) = open(uri, GstOptions { selection, ..GstOptions::default() }).unwrap();
+    cut_with(uri, &PLAN, GstOptions { selection, ..GstOptions::default() })
+}
+
+/// As [`cut`], with another plan and these options.
+pub(super) fn cut_with(uri: &str, plan: &SamplingPlan, options: GstOptions) -> (Vec<String>, [usize; 2]) {
+    let config = ClipConfig {
+        sample_rate: Some(32_000),
+        plan: plan.clone(),
+        lag: LagLimits::for_pace(Pace::File),
+        behind_ns: 0,
+    };
+    let tier = options.selection.as_ref().map(|selection| selection.shared_tier().clone()).unwrap_or_default();
+    let (mut builder, mut out, mut counts) = (ClipBuilder::new(config).at(tier), Vec::new(), [0, 0]);
+    let (_source, from) = open(uri, options).unwrap();
     loop {
         let item = from.recv_timeout(LIMIT).expect("the recording has not ended");
         counts[0] += usize::from(matches!(item, MediaItem::Frame(_)));
@@ -95,7 +106,7 @@ fn decisions(workers: &mut Workers, uri: &str, selection: Option<FrameSelection>
     let classes = Arc::new(pack.classes.clone());
     let (recorder, mut voter) =
         (Recorder::new("r", classes.clone(), Pace::File), Voter::new(VoteConfig::default(), classes.len()));
-    let (queue, to) = workers.add_stream("r", Pace::File, 0, Box::new(|_| ())).unwrap();
+    let (queue, to) = workers.add_stream("r", Pace::File, 0, SharedTier::default(), Box::new(|_| ())).unwrap();
     let _source = GstOpener::new(options, Arc::new(SystemClock::new())).unwrap().open(uri, to).unwrap();
     let mut lines = String::new();
     loop {

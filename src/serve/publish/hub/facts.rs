@@ -7,7 +7,7 @@ use crate::config::RtspTransport;
 use crate::publish::format::round6;
 use touchline_core::item::Pace;
 use touchline_core::vote::VoteConfig;
-use touchline_media::options::{Isolation, SourceKind, VariantChoice};
+use touchline_media::options::{Isolation, SourceKind, TierChoice, VariantChoice};
 
 /// A new stream.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub struct StreamFacts {
     pub rtsp_transport: RtspTransport,
     /// Kind of an http(s) source whose name does not show it.
     pub kind: Option<SourceKind>,
+    /// Which coded pictures are decoded.
+    pub tier: TierChoice,
     /// Variant of an HLS source.
     pub variant: VariantChoice,
     /// Greatest height of HLS variants, lines.

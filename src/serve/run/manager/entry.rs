@@ -223,6 +223,7 @@ impl ManagedStream {
             latency_ms: self.settings.latency_ms,
             rtsp_transport: self.settings.rtsp_transport,
             kind: self.settings.kind,
+            tier: self.settings.tier,
             variant: self.settings.hls.variant,
             max_height: self.settings.hls.max_height,
             audio_language: self.settings.hls.audio_language.clone(),

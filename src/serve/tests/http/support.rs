@@ -17,6 +17,7 @@ use touchline_core::frame::Frame;
 use touchline_core::item::Pace;
 use touchline_core::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
 use touchline_core::pool::Pooled;
+use touchline_core::tier::DecodeTier;
 use touchline_core::time::{Pts, RunId, WallSource, WallTime};
 use touchline_serve::metrics::Metrics;
 use touchline_serve::publish::access::{Access, AccessConfig};
@@ -234,6 +235,7 @@ impl Script {
             },
             known_from: 0.0,
             frame_share: FrameShare::ALL,
+            tier: DecodeTier::Full,
             pack: self.pack.clone(),
             wall: WallTime { unix_ns, source: WallSource::Arrival, uncertainty_ns: 0 },
             arrived_ns: 0,

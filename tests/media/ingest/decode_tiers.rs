@@ -1,0 +1,95 @@
+//! Decode tiers: pictures that are not sampled are not decoded, and the samples are the same.
+
+use std::sync::atomic::Ordering;
+
+use touchline_core::clip::{PlanSelector, SamplingPlan};
+use touchline_core::tier::{DecodeTier, SharedTier};
+use touchline_media::gst::GstOptions;
+
+use super::frame_selection::{PLAN, cut_with};
+use super::text;
+use crate::common::Fixtures;
+
+/// The output of the clip builder as text, the number of converted pictures, and of those that were not decoded.
+fn cut(uri: &str, plan: &SamplingPlan, tier: DecodeTier) -> (Vec<String>, usize, usize) {
+    let selection = PlanSelector::selection(plan).at(SharedTier::new(tier));
+    let options = GstOptions { selection: Some(selection), ..GstOptions::default() };
+    let counters = options.counters.clone();
+    let (seconds, [converted, _]) = cut_with(uri, plan, options);
+    (seconds, converted, counters.left_out.load(Ordering::Relaxed) as usize)
+}
+
+const CODECS: [(&str, &str); 5] = [
+    ("h264.mp4", "-c:v libx264 -preset veryfast -bf 3 -b_strategy 0 -g 50 -pix_fmt yuv420p"),
+    ("h264.ts", "-c:v libx264 -preset veryfast -bf 3 -b_strategy 0 -g 50 -pix_fmt yuv420p"),
+    (
+        "hevc.mkv",
+        "-c:v libx265 -preset veryfast -x265-params log-level=none:bframes=3:b-adapt=0:keyint=50 -pix_fmt yuv420p",
+    ),
+    ("mpeg2.ts", "-c:v mpeg2video -bf 2 -g 24 -q:v 4"),
+    ("plain.mp4", "-c:v libx264 -preset ultrafast -bf 0 -g 50 -pix_fmt yuv420p"),
+];
+
+fn assert_same(all: &[String], some: &[String], name: &str) {
+    for (all, some) in all.iter().zip(some) {
+        assert_eq!(all, some, "{name}");
+    }
+    assert_eq!(all.len(), some.len(), "{name}");
+}
+
+#[test]
+fn lean_decoding_changes_no_sample() {
+    let dir = Fixtures::new();
+    let plan = SamplingPlan { rgb_frames: 2, flow_pairs: 1, ..PLAN };
+    for rate in ["25", "30000/1001", "50"] {
+        for (name, codec) in CODECS {
+            if rate == "50" && name != "h264.ts" {
+                continue;
+            }
+            let source = format!("-f lavfi -i testsrc2=size=320x180:rate={rate}:duration=8");
+            let path = dir.make(&format!("{}-{name}", rate.replace('/', "-")), &format!("{source} {codec}"));
+            let [(full, converted, all), (lean, of_lean, left_out)] =
+                [DecodeTier::Full, DecodeTier::Lean].map(|tier| cut(text(&path), &plan, tier));
+            assert_same(&full, &lean, &format!("{rate} {name}"));
+            assert!(full.len() > 8 && all == 0, "{rate} {name}: {} items", full.len());
+            assert!(of_lean <= converted, "{rate} {name}: {of_lean} of {converted}");
+            // At least a fifth of the pictures after the first two groups.
+            let has_b = name != "plain.mp4";
+            assert_eq!(left_out > 30, has_b, "{rate} {name}: {left_out} pictures were not decoded");
+        }
+    }
+}
+
+#[test]
+fn sparse_decoding_has_the_same_pictures_and_no_flow() {
+    let dir = Fixtures::new();
+    let (name, codec) = CODECS[0];
+    let path = dir.make(name, &format!("-f lavfi -i testsrc2=size=320x180:rate=25:duration=8 {codec}"));
+    let without_flow = SamplingPlan { flow_pairs: 0, ..PLAN };
+    let (full, ..) = cut(text(&path), &without_flow, DecodeTier::Full);
+    let (sparse, _, left_out) = cut(text(&path), &PLAN, DecodeTier::Sparse);
+    assert_same(&full, &sparse, "sparse");
+    let (_, _, of_lean) = cut(text(&path), &PLAN, DecodeTier::Lean);
+    assert!(left_out > of_lean, "{left_out} and {of_lean}");
+}
+
+#[test]
+fn only_key_pictures_are_decoded_in_the_lowest_tier() {
+    let dir = Fixtures::new();
+    for (name, codec) in CODECS {
+        let path = dir.make(name, &format!("-f lavfi -i testsrc2=size=320x180:rate=25:duration=8 {codec}"));
+        let (full, ..) = cut(text(&path), &PLAN, DecodeTier::Full);
+        let (seconds, converted, left_out) = cut(text(&path), &PLAN, DecodeTier::Key);
+        let keys = if name == "mpeg2.ts" { 9 } else { 4 };
+        assert!((keys..=keys + 1).contains(&converted), "{name}: {converted} key pictures");
+        assert_eq!(converted + left_out, 200, "{name}");
+        // Every second is decided or a counted gap.
+        let (decided, gaps): (Vec<_>, Vec<_>) = seconds
+            .iter()
+            .filter(|line| line.contains("NotDecoded") || line.starts_with(|c: char| c.is_ascii_digit()))
+            .partition(|line| !line.contains("NotDecoded"));
+        assert_eq!(decided.len() + gaps.len(), 8, "{name}: {seconds:?}");
+        assert!(decided.len() >= 4, "{name}: {seconds:?}");
+        assert_eq!(full.iter().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).count(), 8);
+    }
+}
