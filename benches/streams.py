@@ -12,6 +12,7 @@ size.
 
     cargo build --release
     python3 benches/streams.py [--streams 1 2 4] [--seconds 30] [--media CLIP]
+    python3 benches/streams.py --tier sparse     decode less
     python3 benches/streams.py --idle      streams without data
 
 N streams pass when p95 of the decision latency stays below the limit and no second is shed. Needs ffmpeg. Without
@@ -105,12 +106,12 @@ def copy_seconds():
     return sorted(times)[len(times) // 2]
 
 
-def measure(program, media, count, seconds, directory):
+def measure(program, media, count, seconds, directory, tier):
     ports = free_ports(count)
     jsonl = os.path.join(directory, f"streams-{count}.jsonl")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     uris = [f"s{i}=udp://127.0.0.1:{port}" for i, port in enumerate(ports)]
-    watcher = subprocess.Popen([program, "run", "--quiet", "--listen", "off", "--retry", "--jsonl", jsonl, *uris],
+    watcher = subprocess.Popen([program, "run", "--quiet", "--listen", "off", "--retry", "--tier", tier, "--jsonl", jsonl, *uris],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(1.5)
     senders = [subprocess.Popen(["ffmpeg", "-v", "error", "-re", "-stream_loop", "-1", "-i", media, "-c", "copy",
@@ -167,6 +168,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--limit-ms", type=float, default=1500)
     parser.add_argument("--media")
+    parser.add_argument("--tier", default="auto")
     parser.add_argument("--idle", action="store_true")
     arguments = parser.parse_args()
     if arguments.idle:
@@ -178,7 +180,7 @@ def main():
         print("|---|---|---|---|---|---|---|---|")
         for count in arguments.streams:
             latencies, decided, gaps, cpu, groups = measure(
-                arguments.program, media, count, arguments.seconds, directory)
+                arguments.program, media, count, arguments.seconds, directory, arguments.tier)
             p50, p95 = percentile(latencies, 0.5), percentile(latencies, 0.95)
             shed = gaps.get("overload", 0)
             passed = decided > 0 and p95 < arguments.limit_ms and shed == 0

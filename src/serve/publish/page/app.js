@@ -161,7 +161,7 @@ function refresh() {
   showState(stream, known.server);
   const none = known.streams.length === 0 && stream === null && known.server === "open";
   const problem = known.problem ?? (none ? { error: "no stream is running", advice: "add one with POST /api/v1/streams, or start touchline run URI" } : null);
-  showNotice(stream, known.server, problem, serverNow(), silentTracks(known.incidents, stream), known.last?.frame_share);
+  showNotice(stream, known.server, problem, serverNow(), silentTracks(known.incidents, stream), known.last);
   const over = ["paused", "ended", "failed", "removed"].includes(stream?.state);
   timeline.moving = !over;
   if (stream) picture.show(stream.id, stream.tracks?.video !== false);

@@ -42,6 +42,11 @@ export const GAPS = {
   "no-media": "no video and no audio arrived",
   compute: "models failed",
   "no-programme": "no programme",
+  "not-decoded": "no key picture",
+};
+const TIERS = {
+  sparse: "Pictures and sound decide; motion is not computed.",
+  key: "Only key pictures are decoded. Seconds without one have no decision.",
 };
 const SIGNALS = { bars: "colour bars", black: "black picture", freeze: "frozen picture", silence: "silence" };
 const gapText = ({ reason, signal }) => (signal ? `${GAPS[reason]}: ${signal.map((name) => SIGNALS[name]).join(", ")}` : GAPS[reason]);
@@ -79,7 +84,7 @@ export function silentTracks(incidents, stream) {
 }
 
 // Shows a problem of the server or the stream, with advice.
-export function showNotice(stream, server, problem, now, silent, frameShare) {
+export function showNotice(stream, server, problem, now, silent, last) {
   let level = null;
   let title = "";
   let text = "";
@@ -111,8 +116,11 @@ export function showNotice(stream, server, problem, now, silent, frameShare) {
   if (level === null && silence) {
     [level, title, text] = ["warn", `Silence since ${clock(Date.parse(silence.since))}`, "The sound is not used for decisions until it returns."];
   }
-  if (level === null && frameShare && stream?.state === "playing") {
-    [level, title, text] = ["warn", "The machine is overloaded", `Each second is decided from ${percent(frameShare)} of its pictures, and from its sound.`];
+  if (level === null && last?.frame_share && stream?.state === "playing") {
+    [level, title, text] = ["warn", "The machine is overloaded", `Each second is decided from ${percent(last.frame_share)} of its pictures, and from its sound.`];
+  }
+  if (level === null && last?.tier && stream?.state === "playing") {
+    [level, title, text] = ["calm", `Decode tier ${last.tier}`, TIERS[last.tier]];
   }
   const notice = $("notice");
   notice.hidden = level === null;
