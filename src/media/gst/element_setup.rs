@@ -68,11 +68,42 @@ fn set_up(element: &gst::Element, graph: &Arc<Graph>, pace: Pace, selection: Opt
         if is_alone {
             element.set_property("max-threads", 1i32);
         }
+        guess_colours(element);
         damage::connect(element, graph, is_alone, selection.cloned());
     } else if pace == Pace::File && factory.name().starts_with("avdec_") {
         count_errors(element, graph);
     }
 }
+
+/// Chooses the colour matrix of upright pictures that do not state one. GStreamer takes BT.709 for more than 576 lines and BT.601
+/// otherwise, so a small picture would change its colours when its encoder turns it upright. The shorter side decides instead.
+fn guess_colours(element: &gst::Element) {
+    let (Some(coded), Some(pad)) = (element.static_pad("sink"), element.static_pad("src")) else { return };
+    let coded = coded.downgrade();
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        if let (Some(gst::EventView::Caps(caps)), Some(coded)) =
+            (info.event().map(|event| event.view()), coded.upgrade())
+            && !coded.current_caps().is_some_and(|coded| coded.iter().any(|format| format.has_field("colorimetry")))
+            && is_small_and_upright(caps.caps())
+        {
+            let mut caps = caps.caps_owned();
+            caps.make_mut().set("colorimetry", "bt601");
+            info.data = Some(gst::PadProbeData::Event(gst::event::Caps::new(&caps)));
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Whether GStreamer takes pictures of standard definition for high definition, because they are upright.
+fn is_small_and_upright(caps: &gst::CapsRef) -> bool {
+    let side = |name| caps.structure(0).and_then(|format| format.get::<i32>(name).ok());
+    let is_yuv = caps.structure(0).is_some_and(|format| !format.get::<&str>("format").is_ok_and(|f| f.contains("RGB")));
+    is_yuv
+        && matches!((side("width"), side("height")), (Some(width), Some(height)) if width <= SD_LINES && height > SD_LINES)
+}
+
+/// Lines of standard definition: 625-line television has 576, and GStreamer's guess of a colour matrix changes above.
+const SD_LINES: i32 = 576;
 
 /// Counts the errors of an audio decoder. It has one thread and conceals damage.
 fn count_errors(element: &gst::Element, graph: &Arc<Graph>) {
@@ -163,6 +194,18 @@ mod tests {
         assert_eq!(excess_of("audio/x-raw, rate=(int)192000, channels=(int)24"), None);
         assert!(excess_of("audio/x-raw, rate=(int)48000, channels=(int)65").unwrap().contains("65 channels"));
         assert!(excess_of("audio/x-raw, rate=(int)2000000, channels=(int)2").unwrap().contains("2000000 Hz"));
+    }
+
+    #[test]
+    fn small_upright_pictures_are_recognised() {
+        super::super::init().unwrap();
+        let is_small = |format: &str, width: u32, height: u32| {
+            let caps = format!("video/x-raw, format=(string){format}, width=(int){width}, height=(int){height}");
+            is_small_and_upright(&caps.parse::<gst::Caps>().unwrap())
+        };
+        assert!(is_small("I420", 360, 640) && is_small("NV12", 540, 960));
+        assert!(!is_small("I420", 640, 360) && !is_small("I420", 1080, 1920) && !is_small("I420", 320, 576));
+        assert!(!is_small("RGB", 360, 640));
     }
 
     #[test]

@@ -397,7 +397,8 @@ fn rotated_recordings_are_turned_upright() {
         let encoded = all(text(&encoded), GstOptions { frame_height: 240, ..GstOptions::default() });
         difference(&received.frames[2], &encoded.frames[2])
     });
-    assert!(differences[1] < 14.0 && differences[0] > 60.0, "{differences:?}");
+    // The colours too: the matrix is guessed from the shorter side.
+    assert!(differences[1] < 6.0 && differences[0] > 60.0, "{differences:?}");
 }
 
 #[test]
