@@ -16,6 +16,7 @@ use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::error::{Error, Result};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem};
+use touchline_core::tier::{DecodeTier, SharedTier};
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::outlet::Counters;
 use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor, ThreadSleeper};
@@ -116,6 +117,34 @@ fn a_recording_yields_the_same_in_a_worker() {
         drop(source);
         assert_eq!(process_of("same-outside"), None, "the process has ended");
     }
+}
+
+#[test]
+fn the_decode_tier_reaches_the_worker() {
+    let fixtures = Fixtures::new();
+    let source = "-f lavfi -i testsrc2=size=160x120:rate=25:duration=4 -c:v libx264 -preset ultrafast -g 25";
+    let path = fixtures.make("keys.mp4", source);
+    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
+    let tier = SharedTier::new(DecodeTier::Key);
+    let selection = touchline_core::clip::PlanSelector::selection(&plan).at(tier);
+    let options = GstOptions { selection: Some(selection), ..options("tier") };
+    let counters = options.counters.clone();
+    let (_source, from) = open(&worker(options, Some(plan)), path.to_str().unwrap()).unwrap();
+    let mut pictures = [0, 0];
+    let end = std::iter::repeat_with(|| next(&from)).find_map(|item| match item {
+        MediaItem::Frame(_) => {
+            pictures[0] += 1;
+            None
+        }
+        MediaItem::Unconverted { .. } => {
+            pictures[1] += 1;
+            None
+        }
+        MediaItem::Ended(end) => Some(end),
+        _ => None,
+    });
+    assert_eq!((end, pictures), (Some(End::Finished), [4, 96]));
+    assert_eq!(counters.left_out.load(Ordering::Relaxed), 96);
 }
 
 #[test]

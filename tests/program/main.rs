@@ -9,4 +9,5 @@ mod examples;
 mod secrets;
 mod signals;
 mod streams;
+mod tiers;
 mod update;
