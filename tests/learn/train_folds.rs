@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::common::training::{CLASSES, first_weights, make_stills, run};
-use touchline_learn::dataset::Kind;
-use touchline_learn::evaluate::cross::CrossReport;
+use touchline_compute::models::pack::Pack;
+use touchline_core::labels::Modality;
+use touchline_learn::dataset::{Dataset, Kind};
+use touchline_learn::evaluate::cross::{Cross, CrossReport};
 use touchline_learn::evaluate::result::{KindReport, Predictor};
 
 /// A dataset of stills. Two classes have twelve photographs and eight frames of four sources each; the third class has
@@ -92,6 +94,14 @@ fn invalid_and_incomplete_folds_are_refused() {
     let kept = crate::common::program::pack();
     let build = format!("pack build run --keep {} --dataset set -o pack --name mixed", kept.display());
     run(dir, &build).refused(6, &[&kept.display().to_string(), "which the runs do not", "train flow too"]);
+    // The folds give a pack its temperature and threshold: more sources than validation has.
+    run(dir, "pack build run --cv cv --dataset set -o folded --name folded").well();
+    let folded = Pack::open(&dir.join("folded")).unwrap();
+    let of_folds = Cross::open(&dir.join("cv"), &Dataset::open(&dir.join("set")).unwrap()).unwrap().fitted();
+    assert_eq!(folded.model(Modality::Rgb).unwrap().temperature, of_folds.temperatures.rgb);
+    assert!(folded.unknown.is_some() && folded.unknown == of_folds.unknown, "{:?}", folded.unknown);
+    assert!(folded.card.split.contains("from its folds"), "{}", folded.card.split);
+    run(dir, "pack build run --cv run --dataset set -o other --name other").refused(6, &["run", "train --folds"]);
     let scores = dir.join("cv/rgb/held-out.safetensors");
     let whole = std::fs::read(&scores).unwrap();
     std::fs::write(&scores, &whole[..whole.len() / 2]).unwrap();

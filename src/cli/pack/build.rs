@@ -18,6 +18,7 @@ side is used once, for the figures on the card.
 Examples:
   touchline pack build RUN --dataset DATASET -o weights/mine --name mine
   touchline pack build RUN --keep weights/compact --dataset DATASET -o weights/mine
+  touchline pack build RUN --cv FOLDS --dataset DATASET -o weights/mine
 
 A running program switches to a new pack on `POST /api/v1/pack`, on SIGHUP, or with --watch-pack."
 )]
@@ -28,6 +29,10 @@ pub struct BuildArgs {
     /// Pack to take the models from for modalities that no run has. Temperatures, table and ranges are fitted again.
     #[arg(long, value_name = "PACK")]
     keep: Option<PathBuf>,
+    /// Cross-validation of the same training (`touchline train --folds`): its held-out sources, of which there are ten times as many,
+    /// give the temperatures of its modalities and the probability below which an answer is unknown.
+    #[arg(long, value_name = "RUN")]
+    cv: Option<PathBuf>,
     /// Dataset that the runs were trained on.
     #[arg(long, value_name = "DATASET")]
     dataset: PathBuf,
@@ -51,6 +56,7 @@ pub fn build(args: BuildArgs) -> Result<()> {
     let config = PackConfig {
         runs: args.runs,
         keep: args.keep,
+        cv: args.cv,
         out: args.out.clone(),
         name: args.name,
         material: args.material,

@@ -54,9 +54,9 @@ pub struct Manifest {
 pub struct Unknown {
     /// The answer is unknown when the probability of the label is below this.
     pub below: f32,
-    /// Share of right answers among the answers on validation, each source of a class with the same weight.
+    /// Share of right answers among the answers on the material that it was chosen on (validation, or held-out folds), each source of a class with the same weight.
     pub precision: f32,
-    /// Share of the recordings and frames of validation that are answered.
+    /// Share of the recordings and frames of that material that are answered.
     pub coverage: f32,
 }
 

@@ -89,6 +89,16 @@ impl Cross {
         join(run, dataset, &parts, classes, infos)
     }
 
+    /// The modalities that have folds.
+    pub fn modalities(&self) -> impl Iterator<Item = Modality> {
+        self.infos.keys().copied()
+    }
+
+    /// Temperatures, table and threshold of answers, fitted on all held-out items.
+    pub fn fitted(&self) -> Fitted {
+        fit(&self.table)
+    }
+
     /// Computes the figures. `run` is the directory for the report, `seed` that of the bootstrap.
     ///
     /// # Panics

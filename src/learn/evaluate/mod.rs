@@ -97,7 +97,14 @@ pub struct Fitted {
 /// # Panics
 /// If the table has no modality.
 pub fn fit(validation: &ScoreTable) -> Fitted {
-    let temperatures = validation.fit_temperatures();
+    fit_at(validation, validation.fit_temperatures())
+}
+
+/// Fits the class-to-modality table and the threshold of answers on validation, at `temperatures`.
+///
+/// # Panics
+/// If the table has no modality.
+pub fn fit_at(validation: &ScoreTable, temperatures: PerModality<f32>) -> Fitted {
     let soft = validation.soften(&temperatures);
     let fusion = fit_table(&soft, &validation.modalities(), validation.classes.len());
     let items =

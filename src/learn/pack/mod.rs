@@ -15,9 +15,11 @@ use super::adapt::replay::Replay;
 use super::calibrate;
 use super::dataset::split::Side;
 use super::dataset::{Dataset, Kind};
+use super::evaluate::cross::Cross;
 use super::evaluate::figures::card_figures;
 use super::evaluate::score::score_side;
-use super::evaluate::{Fitted, fit};
+use super::evaluate::scores::ScoreTable;
+use super::evaluate::{Fitted, fit, fit_at};
 use super::fit::BEST;
 use super::net;
 use super::train::{RUN, RunInfo, labelling};
@@ -47,6 +49,8 @@ pub struct PackConfig {
     pub name: String,
     /// Description of the material and its origin, for the card.
     pub material: String,
+    /// A cross-validation of the same training, for temperatures and the threshold of answers. Validation has a tenth of its sources.
+    pub cv: Option<PathBuf>,
     /// Directory for cached scores.
     pub cache: PathBuf,
 }
@@ -100,7 +104,10 @@ pub fn build(
     });
     let fitted = match validation {
         Ok(table) => {
-            let fitted = fit(&table);
+            let fitted = match &config.cv {
+                Some(run) => fit_with_folds(run, dataset, &classes, &table)?,
+                None => fit(&table),
+            };
             manifest.unknown = fitted.unknown;
             manifest.fusion = manifest_fusion(&fitted.fusion, &classes);
             fitted
@@ -152,6 +159,22 @@ pub fn build(
     Pack::open(&building)?;
     put_in_place(&building, &config.out).map_err(|e| cannot(&config.out, e))?;
     Ok(manifest)
+}
+
+/// Fits temperatures and the threshold of answers on the held-out items of a cross-validation, for the modalities that it has, and the
+/// rest on validation.
+fn fit_with_folds(run: &Path, dataset: &Dataset, classes: &ClassSet, validation: &ScoreTable) -> Result<Fitted> {
+    let cross = Cross::open(run, dataset)?;
+    if cross.table.classes != *classes {
+        let cause = "has other classes than the pack";
+        return Err(Error::data(run, cause, "cross-validate the training that the pack is built from"));
+    }
+    let of_folds = cross.fitted();
+    let mut temperatures = validation.fit_temperatures();
+    for modality in cross.modalities() {
+        *temperatures.get_mut(modality) = *of_folds.temperatures.get(modality);
+    }
+    Ok(Fitted { unknown: of_folds.unknown, ..fit_at(validation, temperatures) })
 }
 
 /// Writes the replay features of the pictures' model, which `touchline adapt` needs: those of the training side, or those of the pack
@@ -348,8 +371,13 @@ fn card(
         split: format!(
             "80/10/10 by source: {train} / {validation} / {test} clips (split.csv, SHA-256 starts {}); a class from one \
              source is in training only; clips that show little play are neither trained on nor measured; table and \
-             temperatures are from validation",
-            &fingerprint[..8]
+             temperatures are from validation{}",
+            &fingerprint[..8],
+            if config.cv.is_some() {
+                ", and those of the cross-validated modalities and the threshold from its folds"
+            } else {
+                ""
+            }
         ),
         measured,
         limits,
