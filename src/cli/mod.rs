@@ -21,6 +21,7 @@ mod train;
 #[cfg(feature = "train")]
 mod training;
 mod vote;
+mod wav;
 
 use std::ffi::OsString;
 
@@ -73,6 +74,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Label recordings and still pictures offline, as fast as the machine allows.
     Score(score::ScoreArgs),
+    /// Write the sound of a recording or a stream to a WAV file.
+    Wav(wav::WavArgs),
     /// Check a configuration file, show the merged settings, or print the schema of the file.
     Config(config::ConfigArgs),
     /// Report what this machine lacks (plugins, weights, GPU) and how to install it.
@@ -199,6 +202,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => run::run(&args),
             Command::Score(args) => score::score(args),
+            Command::Wav(args) => wav::wav(&args),
             Command::Config(args) => config::config(args),
             Command::Doctor(args) => doctor::doctor(&args),
             Command::Pack(args) => pack::pack(args),

@@ -11,3 +11,4 @@ mod signals;
 mod streams;
 mod tiers;
 mod update;
+mod wav;
