@@ -24,13 +24,16 @@ pub(super) fn lines(export: &Export<'_>) -> Result<String> {
         let segment = &placed.segment;
         let Some(began) = segment.began_ns else {
             return Err(Error::Usage(
-                "--format daterange needs wall time, and these records have none; give the wall time of PTS 0 with --began".into(),
+                "--format daterange needs wall time, and these records have none; give the wall time of PTS 0 with \
+                 --began"
+                    .into(),
             ));
         };
         let kind = quoted(&export.kind(placed));
         let _ = write!(
             text,
-            "#EXT-X-DATERANGE:ID=\"{ID}{}-{}-{}\",CLASS=\"touchline.segment\",START-DATE=\"{}\",DURATION={}.0,X-TOUCHLINE-CLASS={kind}",
+            "#EXT-X-DATERANGE:ID=\"{ID}{}-{}-{}\",CLASS=\"touchline.segment\",START-DATE=\"{}\",DURATION={}.0,\
+             X-TOUCHLINE-CLASS={kind}",
             segment.run.0,
             segment.first,
             began.div_euclid(1_000_000),
@@ -97,12 +100,14 @@ mod tests {
     use super::super::testing::Fixture;
     use super::*;
 
-    const PLAYLIST: &str = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-PROGRAM-DATE-TIME:2026-03-29T14:00:00Z\n#EXTINF:4,\na.ts\n#EXTINF:4,\nb.ts\n";
+    const PLAYLIST: &str = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-PROGRAM-DATE-TIME:2026-03-29T14:00:00Z\n\
+                            #EXTINF:4,\na.ts\n#EXTINF:4,\nb.ts\n";
 
     #[test]
     fn lines_have_wall_time_and_class() {
         let text = lines(&Fixture::live().export(&[]).of_classes()).unwrap();
-        let first = "#EXT-X-DATERANGE:ID=\"touchline-0-0-1774792800000\",CLASS=\"touchline.segment\",START-DATE=\"2026-03-29T14:00:00.000Z\",DURATION=20.0,X-TOUCHLINE-CLASS=\"soccer\",X-TOUCHLINE-MEAN=0.9000,X-TOUCHLINE-PEAK=0.9000";
+        let first = "#EXT-X-DATERANGE:ID=\"touchline-0-0-1774792800000\",CLASS=\"touchline.segment\",\
+                     START-DATE=\"2026-03-29T14:00:00.000Z\",DURATION=20.0,X-TOUCHLINE-CLASS=\"soccer\",X-TOUCHLINE-MEAN=0.9000,X-TOUCHLINE-PEAK=0.9000";
         assert_eq!(text.lines().next(), Some(first));
         assert_eq!(text.lines().count(), 2);
         let fixture = Fixture::recording();

@@ -23,8 +23,8 @@ const TITLE_MAX: usize = 70;
 pub(super) fn render(export: &Export<'_>, media: Option<&str>, cut: bool) -> Result<String> {
     if export.segments.len() > EVENTS_MAX {
         return Err(Error::Usage(format!(
-            "--format edl: {} segments are more than the {EVENTS_MAX} of an edit decision list; choose a shorter time with --from-time \
-             and --to-time, or --format otio",
+            "--format edl: {} segments are more than the {EVENTS_MAX} of an edit decision list; choose a shorter time with \
+             --from-time and --to-time, or --format otio",
             export.segments.len()
         )));
     }
@@ -64,7 +64,7 @@ pub(super) fn render(export: &Export<'_>, media: Option<&str>, cut: bool) -> Res
 }
 
 /// The text of the locator: the class and its mean probability.
-fn label(export: &Export<'_>, placed: &super::place::Placed) -> String {
+fn label(export: &Export<'_>, placed: &super::place::PlacedSegment) -> String {
     let title = export.title(placed);
     match placed.segment.mean {
         Some(mean) => format!("{title} {} %", (mean + 5000) / 10_000),

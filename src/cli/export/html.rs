@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::colours;
-use super::place::{Export, Placed, TimeBase, gaps, modalities};
+use super::place::{Export, PlacedSegment, TimeBase, gaps, modalities};
 use super::text::{escaped, file_name};
 use touchline_core::segment::SegmentKind;
 use touchline_serve::publish::format::rfc3339;
@@ -105,7 +105,7 @@ fn classes(export: &Export<'_>) -> Vec<(String, u64)> {
 }
 
 /// The style of a segment.
-fn style(export: &Export<'_>, placed: &Placed, classes: &[(String, u64)]) -> String {
+fn style(export: &Export<'_>, placed: &PlacedSegment, classes: &[(String, u64)]) -> String {
     match placed.segment.kind {
         SegmentKind::Class(_) => {
             let class = export.class(placed).unwrap_or_default();
@@ -116,7 +116,7 @@ fn style(export: &Export<'_>, placed: &Placed, classes: &[(String, u64)]) -> Str
 }
 
 fn tiles(export: &Export<'_>) -> String {
-    let sum = |of: &dyn Fn(&Placed) -> u64| export.segments.iter().map(of).sum::<u64>();
+    let sum = |of: &dyn Fn(&PlacedSegment) -> u64| export.segments.iter().map(of).sum::<u64>();
     let all = sum(&|p| p.segment.seconds());
     let with_class = sum(&|p| if matches!(p.segment.kind, SegmentKind::Class(_)) { p.segment.seconds() } else { 0 });
     let decided = sum(&|p| p.segment.decided.into());

@@ -90,7 +90,7 @@ pub struct ExportArgs {
     #[arg(long, value_parser = named::<Format>(&Format::NAMES))]
     format: Format,
     /// Frames a second of otio and edl.
-    #[arg(long, default_value = "25", value_parser = PossibleValuesParser::new(FrameRate::NAMES).try_map(|name| FrameRate::parse(&name)))]
+    #[arg(long, default_value = "25", value_parser = rates())]
     rate: FrameRate,
     /// Timecode of the first second if positions are wall time, else of PTS 0.
     #[arg(long, value_name = "TIMECODE", allow_hyphen_values = true)]
@@ -116,6 +116,10 @@ pub struct ExportArgs {
     /// File to write; "-" is standard output.
     #[arg(short, long, value_name = "FILE|-")]
     output: PathBuf,
+}
+
+fn rates() -> impl TypedValueParser<Value = FrameRate> {
+    PossibleValuesParser::new(FrameRate::NAMES).try_map(|name| FrameRate::parse(&name))
 }
 
 pub fn export(args: &ExportArgs) -> Result<()> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::colours;
-use super::place::{Export, Placed, TimeBase, gaps, modalities, probability};
+use super::place::{Export, PlacedSegment, TimeBase, gaps, modalities, probability};
 use super::text::{file_name, plain};
 use touchline_serve::publish::format::rfc3339;
 
@@ -14,7 +14,7 @@ pub(super) fn render(export: &Export<'_>, media: Option<&str>, cut: bool) -> Str
     let reference = reference(export, media);
     let name = plain(file_name(export.stream));
     let clips: Vec<Value> = if cut {
-        let clip = |placed: &Placed| {
+        let clip = |placed: &PlacedSegment| {
             clip(export, &export.title(placed), &reference, (placed.begin, placed.end), vec![marker(export, placed)])
         };
         export.segments.iter().map(clip).collect()
@@ -53,7 +53,7 @@ fn clip(export: &Export<'_>, name: &str, reference: &Value, (begin, end): (i64, 
     })
 }
 
-fn marker(export: &Export<'_>, placed: &Placed) -> Value {
+fn marker(export: &Export<'_>, placed: &PlacedSegment) -> Value {
     json!({
         "OTIO_SCHEMA": "Marker.2",
         "name": export.title(placed),
@@ -107,7 +107,7 @@ fn range(export: &Export<'_>, begin: i64, end: i64) -> Value {
 }
 
 /// What is known about a segment, as JSON.
-pub(super) fn facts(export: &Export<'_>, placed: &Placed) -> Value {
+pub(super) fn facts(export: &Export<'_>, placed: &PlacedSegment) -> Value {
     let segment = &placed.segment;
     let share = |millionths: Option<u32>| {
         millionths.map(|p| serde_json::from_str::<Value>(&probability(p)).expect("four decimals are a number"))

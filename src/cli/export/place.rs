@@ -84,7 +84,7 @@ pub(super) struct Placement {
 
 /// A segment on the timeline.
 #[derive(Clone, Debug)]
-pub(super) struct Placed {
+pub(super) struct PlacedSegment {
     pub segment: Segment,
     /// Start and end, nanoseconds from the timeline's zero. The offset is not in it.
     pub begin_ns: i64,
@@ -109,7 +109,7 @@ pub(super) struct Export<'a> {
     pub end_ns: i64,
     pub begin: i64,
     pub end: i64,
-    pub segments: Vec<Placed>,
+    pub segments: Vec<PlacedSegment>,
 }
 
 impl<'a> Export<'a> {
@@ -135,7 +135,8 @@ impl<'a> Export<'a> {
         let base = match placement.base {
             Some(TimeBase::Wall) if !has_wall => {
                 return Err(Error::Usage(format!(
-                    "--time wall: {place} has seconds without wall time; choose --time pts, or give the wall time of PTS 0 with --began"
+                    "--time wall: {place} has seconds without wall time; choose --time pts, or give the wall time of PTS 0 \
+                     with --began"
                 )));
             }
             Some(base) => base,
@@ -154,7 +155,7 @@ impl<'a> Export<'a> {
         };
         let offset = placement.offset.unwrap_or(0);
         let rate = placement.rate;
-        let mut placed: Vec<Placed> = Vec::with_capacity(segments.len());
+        let mut placed: Vec<PlacedSegment> = Vec::with_capacity(segments.len());
         for segment in segments {
             let begin_ns = match (base, segment.began_ns) {
                 (TimeBase::Wall, Some(began)) => follow(placed.last(), &segment, began.saturating_sub(zero_ns)),
@@ -168,7 +169,7 @@ impl<'a> Export<'a> {
             let end_ns = begin_ns.saturating_add(pts(segment.seconds()));
             let frame =
                 |ns: i64| rate.frame_at(ns.saturating_add(zero_ns.saturating_sub(origin))).saturating_add(offset);
-            placed.push(Placed { begin: frame(begin_ns), end: frame(end_ns), begin_ns, end_ns, segment });
+            placed.push(PlacedSegment { begin: frame(begin_ns), end: frame(end_ns), begin_ns, end_ns, segment });
         }
         let (first, last) = (&placed[0], &placed[placed.len() - 1]);
         // Positions of recordings count from PTS 0, and begin with an offset where the player's time does.
@@ -195,7 +196,7 @@ impl<'a> Export<'a> {
     }
 
     /// The class of a segment, safe to write.
-    pub(super) fn class(&self, placed: &Placed) -> Option<String> {
+    pub(super) fn class(&self, placed: &PlacedSegment) -> Option<String> {
         match placed.segment.kind {
             SegmentKind::Class(class) => Some(plain(&self.classes[class.index()])),
             _ => None,
@@ -203,7 +204,7 @@ impl<'a> Export<'a> {
     }
 
     /// The kind of a segment in files for programs: the class, or another word.
-    pub(super) fn kind(&self, placed: &Placed) -> String {
+    pub(super) fn kind(&self, placed: &PlacedSegment) -> String {
         match placed.segment.kind {
             SegmentKind::Class(_) => self.class(placed).unwrap_or_default(),
             SegmentKind::Unknown => "unknown".into(),
@@ -213,7 +214,7 @@ impl<'a> Export<'a> {
     }
 
     /// The kind of a segment for people.
-    pub(super) fn title(&self, placed: &Placed) -> String {
+    pub(super) fn title(&self, placed: &PlacedSegment) -> String {
         match placed.segment.kind {
             SegmentKind::Class(_) => class_title(&self.class(placed).unwrap_or_default()),
             SegmentKind::Unknown => "Unknown".into(),
@@ -232,7 +233,7 @@ fn pts(second: u64) -> i64 {
 }
 
 /// Where a segment with this position by wall time begins: where the PTS of the one before it says, unless they drifted apart.
-fn follow(before: Option<&Placed>, segment: &Segment, by_wall: i64) -> i64 {
+fn follow(before: Option<&PlacedSegment>, segment: &Segment, by_wall: i64) -> i64 {
     let Some(before) = before.filter(|b| b.segment.run == segment.run && segment.first > b.segment.last) else {
         return by_wall;
     };
@@ -322,7 +323,8 @@ mod tests {
         let fixture = Fixture::live();
         let export = fixture.export(&["--rate", "29.97df"]);
         assert_eq!(export.base, TimeBase::Wall);
-        assert_eq!(export.timecode(export.begin).to_string(), "14:00:00;00");
+        // Drop-frame timecode is 0.1 frames an hour behind the clock: the frame nearest to 14:00 is labelled 14:00:00;02.
+        assert_eq!(export.timecode(export.begin).to_string(), "14:00:00;02");
         let export = fixture.export(&["--rate", "25", "--offset", "01:00:00:00"]);
         assert_eq!(export.timecode(export.begin).to_string(), "01:00:00:00");
         // Segments that follow each other have no frame between them, although the wall times jitter.

@@ -20,7 +20,7 @@ pub(super) fn metadata(export: &Export<'_>) -> String {
     })
 }
 
-fn cues(export: &Export<'_>, payload: impl Fn(&super::place::Placed) -> String) -> String {
+fn cues(export: &Export<'_>, payload: impl Fn(&super::place::PlacedSegment) -> String) -> String {
     let mut text = String::from("WEBVTT\n\n");
     // A note ends at an empty line and must not have an arrow.
     let _ = writeln!(text, "NOTE Touchline: segments of {}", plain(export.stream).replace("-->", "->"));
