@@ -8,6 +8,7 @@ mod dataset;
 mod doctor;
 #[cfg(feature = "train")]
 mod evaluate;
+mod export;
 mod pack;
 mod progress;
 #[cfg(feature = "train")]
@@ -46,6 +47,7 @@ use touchline_serve::config::{Key, PrecisionChoice, SettingSources, Settings};
   touchline run https://tv.example/live.m3u8 --jsonl decisions.jsonl
   touchline run court1=srt://0.0.0.0:9000?mode=listener court2=udp://239.0.0.1:5000
   touchline score recordings/ --summary labels.csv    label files as fast as the machine allows
+  touchline export --from decisions.jsonl --format edl -o match.edl      segments for an edit suite
   touchline config check touchline.toml               validate a configuration without running it
   touchline doctor                                    list what this machine lacks, and how to install it
 
@@ -76,6 +78,8 @@ enum Command {
     Score(score::ScoreArgs),
     /// Write the sound of a recording or a stream to a WAV file.
     Wav(wav::WavArgs),
+    /// Write the segments of recorded decisions for edit suites, players and people: OTIO, EDL, WebVTT, HLS, CSV, HTML.
+    Export(Box<export::ExportArgs>),
     /// Check a configuration file, show the merged settings, or print the schema of the file.
     Config(config::ConfigArgs),
     /// Report what this machine lacks (plugins, weights, GPU) and how to install it.
@@ -203,6 +207,7 @@ impl Cli {
             Command::Run(args) => run::run(&args),
             Command::Score(args) => score::score(args),
             Command::Wav(args) => wav::wav(&args),
+            Command::Export(args) => export::export(&args),
             Command::Config(args) => config::config(args),
             Command::Doctor(args) => doctor::doctor(&args),
             Command::Pack(args) => pack::pack(args),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clip::{Absent, FrameShare, Gap, GapReason};
 use crate::labels::{ClassId, Modality};
@@ -227,7 +227,7 @@ impl WindowEstimate {
 }
 
 /// Whether a class comes on air or leaves it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EventKind {
     /// The class comes on air.

@@ -65,7 +65,7 @@ pub const fn nanos_to_samples(nanos: u64, rate: u32) -> u64 {
 }
 
 /// Number of a run: the data between two discontinuities (start, reconnect, flush, PTS jump). Counts up from 0 within a stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(inline)]
 pub struct RunId(pub u32);

@@ -6,6 +6,7 @@ mod bad_input;
 mod common;
 mod end_to_end;
 mod examples;
+mod export;
 mod secrets;
 mod signals;
 mod streams;

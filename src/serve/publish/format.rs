@@ -1,6 +1,7 @@
 //! Formats of numbers, times and class names: rounding, RFC 3339, titles.
 
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// Six decimals: finer than an f32 probability means anything, and short enough to read.
 pub(super) fn round6(value: f32) -> f64 {
@@ -14,10 +15,20 @@ pub(super) fn millis(ns: u64) -> f64 {
 }
 
 /// `unix_ns` (nanoseconds since 1970-01-01 UTC) as RFC 3339 in UTC with milliseconds, rounded down.
-pub(super) fn rfc3339(unix_ns: i64) -> String {
+pub fn rfc3339(unix_ns: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(unix_ns.into()).expect("an i64 reaches from 1677 to 2262");
     let (h, m, s, ms) = time.to_hms_milli();
     format!("{}T{h:02}:{m:02}:{s:02}.{ms:03}Z", time.date())
+}
+
+/// Nanoseconds since 1970-01-01 UTC of a time in RFC 3339.
+///
+/// # Errors
+/// If the text is no such time, or before 1677 or after 2262.
+pub fn parse_rfc3339(text: &str) -> Result<i64, String> {
+    let wrong = || format!("{text:?} is not a time such as 2026-03-29T14:00:00Z (RFC 3339)");
+    let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| wrong())?;
+    time.unix_timestamp_nanos().try_into().map_err(|_| wrong())
 }
 
 /// The title of a class: `tabletennis` → `Table tennis`. An unknown class gets a capital letter, and spaces for `-` and
@@ -60,6 +71,15 @@ mod tests {
             (i64::MIN, "1677-09-21T00:12:43.145Z"),
         ] {
             assert_eq!(rfc3339(ns), text);
+            assert!(parse_rfc3339(text).unwrap().abs_diff(ns) < 1_000_000);
+        }
+    }
+
+    #[test]
+    fn other_times_are_refused() {
+        assert_eq!(parse_rfc3339("2024-02-29T14:34:56.5+02:00"), Ok(1_709_210_096_500_000_000));
+        for text in ["", "now", "2024-02-30T00:00:00Z", "2024-02-29 12:00", "9999-01-01T00:00:00Z"] {
+            assert!(parse_rfc3339(text).unwrap_err().contains("RFC 3339"), "{text}");
         }
     }
 

@@ -16,6 +16,7 @@ pub mod packs;
 mod page;
 mod preview;
 pub mod record;
+pub mod record_reader;
 mod record_types;
 pub mod serve;
 pub mod sink;

@@ -1,0 +1,41 @@
+"""Prints the clips and markers that OpenTimelineIO reads from a file, in frames, as JSON.
+
+Usage: export.py FILE NUMERATOR/DENOMINATOR. An EDL does not contain its rate, so it must be given.
+"""
+
+import json
+import sys
+
+import opentimelineio as otio
+
+
+def frames(time_range, rate):
+    begin, end = time_range.start_time, time_range.end_time_exclusive()
+    values = [begin.rescaled_to(rate).value, end.rescaled_to(rate).value]
+    whole = [round(value) for value in values]
+    assert all(abs(value - frame) < 1e-6 for value, frame in zip(values, whole)), values
+    return whole
+
+
+def main():
+    path, fraction = sys.argv[1:]
+    numerator, denominator = map(int, fraction.split("/"))
+    rate = numerator / denominator
+    timeline = otio.adapters.read_from_file(path, **({"rate": rate} if path.endswith(".edl") else {}))
+    start = round(timeline.global_start_time.rescaled_to(rate).value)
+    clips = []
+    for clip in timeline.find_clips():
+        inside = frames(clip.trimmed_range_in_parent(), rate)
+        clips.append(
+            {
+                "name": clip.name,
+                "source": frames(clip.source_range, rate),
+                "record": [start + frame for frame in inside],
+                "markers": [[m.name, str(m.color), *frames(m.marked_range, rate)] for m in clip.markers],
+                "media": getattr(clip.media_reference, "target_url", None),
+            }
+        )
+    print(json.dumps(clips))
+
+
+main()

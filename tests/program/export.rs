@@ -1,0 +1,273 @@
+//! `touchline export`: its files in the programs that they are for, and its mistakes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::common::Fixtures;
+use crate::common::http::HttpServer;
+use crate::common::program::{self, touchline};
+use crate::common::skip::{Lacks, skip};
+use crate::common::webdriver::Browser;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Kinds of time with their first second and the one after the last: what [`records`] contains.
+const SEGMENTS: [(&str, u64, u64); 3] = [("Soccer", 0, 1000), ("Tennis", 1000, 1607), ("Soccer", 1607, 2000)];
+
+/// Hand-written records of one stream: [`SEGMENTS`], each with an onset two seconds and an offset five seconds after the change.
+fn records(stream: &str) -> String {
+    let mut lines = Vec::new();
+    let mut put = |record: Value| lines.push(record.to_string());
+    for (title, from, to) in SEGMENTS {
+        let class = title.to_lowercase();
+        for index in from..to {
+            put(json!({
+                "type": "second", "stream": stream, "run": 0, "index": index, "pts_ns": index * 1_000_000_000, "wall": null,
+                "decided_by": "rgb", "label": class, "probability": 0.9, "probabilities": {&class: 0.9},
+                "window": {"seconds": (index + 1).min(10), "gaps": 0}, "key of a later version": [1, 2],
+            }));
+            let mut event = |kind: &str, class: &str| {
+                put(json!({"type": "event", "stream": stream, "kind": kind, "class": class, "run": 0, "index": index}));
+            };
+            if index == from + 5 && from > 0 {
+                event("offset", if class == "tennis" { "soccer" } else { "tennis" });
+            }
+            if index == from + 2 {
+                event("onset", &class);
+            }
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+fn export(from: &Path, to: &Path, format: &str, more: &[&str]) -> Output {
+    let mut command = touchline();
+    command.arg("export").arg("--from").arg(from).args(["--format", format]).args(more).arg("-o").arg(to);
+    program::finish(&mut command, LIMIT)
+}
+
+fn exported(from: &Path, to: &Path, format: &str, more: &[&str]) -> String {
+    let output = export(from, to, format, more);
+    assert!(output.status.success(), "{format}: {}", String::from_utf8_lossy(&output.stderr));
+    std::fs::read_to_string(to).unwrap()
+}
+
+/// Python with the packages of tests/requirements.txt, which deploy/test.sh installs.
+fn python() -> Option<PathBuf> {
+    let python = std::env::var_os("TOUCHLINE_TEST_PYTHON")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-python/bin/python"), PathBuf::from);
+    let has_packages = Command::new(&python)
+        .args(["-c", "import opentimelineio, otio_cmx3600_adapter"])
+        .output()
+        .is_ok_and(|done| done.status.success());
+    if !has_packages {
+        skip(Lacks::Tool, "no OpenTimelineIO (tests/requirements.txt); deploy/test.sh installs it");
+        return None;
+    }
+    Some(python)
+}
+
+/// The clips of a file, as OpenTimelineIO reads them.
+fn read_back(python: &Path, file: &Path, rate: &str) -> Vec<Value> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/export.py");
+    let mut command = Command::new(python);
+    let output = program::finish(command.arg(script).arg(file).arg(rate), LIMIT);
+    assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn edit_suites_read_the_same_frames() {
+    let Some(python) = python() else { return };
+    let fixtures = Fixtures::new();
+    let jsonl = fixtures.write("match.jsonl", records("recordings/match.mp4").as_bytes());
+    // Frames of the offset 00:59:00:00 by the rule of drop-frame timecode: 2 (or 4) labels are left out in 54 of 59 minutes.
+    // 00:59:00;00 itself is one of them.
+    for (rate, numerator, denominator, offset, offset_frame) in [
+        ("25", 25u64, 1u64, "00:59:00:00", 59 * 60 * 25),
+        ("23.976", 24_000, 1001, "00:59:00:00", 59 * 60 * 24),
+        ("29.97df", 30_000, 1001, "00:59:00;02", 59 * 60 * 30 + 2 - 54 * 2),
+        ("59.94df", 60_000, 1001, "00:59:00;04", 59 * 60 * 60 + 4 - 54 * 4),
+        ("59.94", 60_000, 1001, "00:59:00:00", 59 * 60 * 60),
+    ] {
+        let frame = |second: u64| offset_frame + (2 * second * numerator + denominator) / (2 * denominator);
+        let fraction = format!("{numerator}/{denominator}");
+        let expected: Vec<(u64, u64)> = SEGMENTS.iter().map(|(_, from, to)| (frame(*from), frame(*to))).collect();
+        for (format, cut) in [("edl", false), ("edl", true), ("otio", true), ("otio", false)] {
+            let file = fixtures.path().join(format!("{rate}-{cut}.{format}"));
+            let mut flags = vec!["--rate", rate, "--offset", offset, "--media", "/media/match.mp4"];
+            flags.extend(cut.then_some("--cut"));
+            exported(&jsonl, &file, format, &flags);
+            let clips = read_back(&python, &file, &fraction);
+            let context = format!("{format} at {rate}, cut: {cut}: {clips:?}");
+            if format == "otio" && !cut {
+                assert_eq!(clips.len(), 1, "{context}");
+                assert_eq!(clips[0]["source"], json!([frame(0), frame(2000)]), "{context}");
+                let markers: Vec<Value> = SEGMENTS
+                    .iter()
+                    .zip(&expected)
+                    .map(|((title, ..), (begin, end))| {
+                        json!([title, if *title == "Soccer" { "GREEN" } else { "CYAN" }, begin, end])
+                    })
+                    .collect();
+                assert_eq!(clips[0]["markers"], json!(markers), "{context}");
+            } else {
+                let sources: Vec<Value> = clips.iter().map(|clip| clip["source"].clone()).collect();
+                assert_eq!(json!(sources), json!(expected), "{context}");
+            }
+            if format == "otio" {
+                assert_eq!(clips[0]["media"], "file:///media/match.mp4", "{context}");
+            } else {
+                assert_eq!(clips[0]["name"], "match.mp4", "{context}");
+                let shift = if cut { frame_of_one_hour(numerator, denominator, rate) - expected[0].0 } else { 0 };
+                let records: Vec<(u64, u64)> =
+                    expected.iter().map(|(begin, end)| (begin + shift, end + shift)).collect();
+                let found: Vec<Value> = clips.iter().map(|clip| clip["record"].clone()).collect();
+                assert_eq!(json!(found), json!(records), "{context}");
+            }
+        }
+    }
+}
+
+/// The frame of 01:00:00:00.
+fn frame_of_one_hour(numerator: u64, denominator: u64, rate: &str) -> u64 {
+    let labels = numerator.div_ceil(denominator);
+    3600 * labels - if rate.ends_with("df") { 54 * labels / 15 } else { 0 }
+}
+
+#[test]
+fn browsers_read_the_cues() {
+    let fixtures = Fixtures::new();
+    let jsonl = fixtures.write("match.jsonl", records("recordings/a \"b\" --> <c>\u{202e}.mp4").as_bytes());
+    exported(&jsonl, &fixtures.path().join("chapters.vtt"), "webvtt", &[]);
+    exported(&jsonl, &fixtures.path().join("metadata.vtt"), "webvtt-metadata", &[]);
+    fixtures.write(
+        "index.html",
+        b"<!doctype html><video><track kind=chapters src=chapters.vtt><track kind=metadata src=metadata.vtt></video>",
+    );
+    let Some(browser) = Browser::start() else { return };
+    let server = HttpServer::start(fixtures.path());
+    browser.go(&server.url("index.html"));
+    browser.run("for (const track of document.querySelector('video').textTracks) track.mode = 'hidden'");
+    browser.wait("the cues", "return [...document.querySelectorAll('track')].every(t => t.readyState === 2)");
+    let cues = |track: u32| {
+        browser.run(&format!(
+            "return [...document.querySelectorAll('track')[{track}].track.cues].map(c => [c.startTime, c.endTime, c.text])"
+        ))
+    };
+    let expected: Vec<Value> =
+        SEGMENTS.iter().map(|(title, from, to)| json!([*from as f64, *to as f64, title])).collect();
+    let seconds = |value: &Value| -> Value {
+        value.as_array().unwrap().iter().map(|cue| json!([cue[0].as_f64(), cue[1].as_f64(), cue[2]])).collect()
+    };
+    assert_eq!(seconds(&cues(0)), json!(expected));
+    let metadata = cues(1);
+    let objects: Vec<Value> = metadata
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|cue| serde_json::from_str(cue[2].as_str().unwrap()).expect("the cue is JSON"))
+        .collect();
+    assert_eq!(objects.iter().map(|o| o["class"].clone()).collect::<Vec<_>>(), ["soccer", "tennis", "soccer"]);
+    assert_eq!(objects[1]["mean"], 0.9);
+}
+
+#[test]
+fn a_scored_recording_is_exported_in_every_format() {
+    let fixtures = Fixtures::new();
+    let clip = fixtures.clip("pattern.mp4", 8);
+    let jsonl = fixtures.path().join("pattern.jsonl");
+    let mut score = touchline();
+    score.args(["score", "--vote-onset", "0.1", "--vote-offset", "0.05", "--jsonl"]).arg(&jsonl).arg(&clip);
+    let output = program::finish(&mut score, Duration::from_secs(120));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let path = |name: &str| fixtures.path().join(name);
+    let table = exported(&jsonl, &path("a.csv"), "csv", &[]);
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split(',').collect()).collect();
+    let column = |name: &str| rows[0].iter().position(|head| *head == name).unwrap();
+    let seconds: u64 = rows[1..].iter().map(|row| row[column("seconds")].parse::<u64>().unwrap()).sum();
+    assert_eq!(seconds, 8, "{table}");
+    assert_eq!(rows[1][column("stream")], clip.to_str().unwrap());
+    for (name, format, start, more) in [
+        ("a.html", "html", "<!doctype html>", &[][..]),
+        ("a.otio", "otio", "{", &["--all"]),
+        ("a.edl", "edl", "TITLE: pattern.mp4\nFCM: NON-DROP FRAME", &["--all"]),
+        ("a.vtt", "webvtt", "WEBVTT\n", &["--all"]),
+        ("b.vtt", "webvtt-metadata", "WEBVTT\n", &["--all"]),
+        ("a.txt", "daterange", "#EXT-X-DATERANGE:ID=", &["--all", "--began", "2026-03-29T14:00:00Z"]),
+    ] {
+        let text = exported(&jsonl, &path(name), format, more);
+        assert!(text.starts_with(start), "{format}: {text}");
+    }
+    let url = url::Url::from_file_path(&clip).unwrap();
+    assert!(std::fs::read_to_string(path("a.otio")).unwrap().contains(url.as_str()), "it refers to the recording");
+}
+
+#[test]
+fn mistakes_are_one_line_with_advice() {
+    let fixtures = Fixtures::new();
+    let one = records("a.mp4");
+    let jsonl = fixtures.write("one.jsonl", one.as_bytes());
+    let two = fixtures.write("two.jsonl", (one.clone() + &records("b\u{202e}\n.mp4")).as_bytes());
+    let empty = fixtures.write("empty.jsonl", b"");
+    let text = fixtures.write("notes.txt", b"no records\nat all\n");
+    let state = fixtures.write("state.db", b"SQLite format 3\0and so on");
+    let nothing_on_air: String =
+        one.lines().filter(|line| !line.contains("\"onset\"")).map(|line| format!("{line}\n")).collect();
+    let off = fixtures.write("off.jsonl", nothing_on_air.as_bytes());
+    let out = fixtures.path().join("out");
+    let full = PathBuf::from("/dev/full");
+    let missing = fixtures.path().join("missing.jsonl");
+    let folder = fixtures.path().join("no/such/out");
+    for (code, from, to, format, more, expected) in [
+        (2, &jsonl, &out, "aaf", &[][..], &["otio", "edl", "webvtt"][..]),
+        (2, &jsonl, &out, "edl", &["--rate", "26"], &["29.97df"]),
+        (2, &jsonl, &out, "edl", &["--offset", "10:00:00;00"], &["--offset", "29.97df"]),
+        (2, &jsonl, &out, "edl", &["--offset", "00:01:00;00", "--rate", "29.97df"], &["leaves this label out"]),
+        (2, &jsonl, &out, "html", &["--cut"], &["--cut", "otio"]),
+        (2, &jsonl, &out, "csv", &["--stream", "c.mp4"], &["no such stream", "\"a.mp4\""]),
+        (2, &two, &out, "csv", &[], &["--stream", "\"a.mp4\", \"b\u{fffd}\u{fffd}.mp4\""]),
+        (2, &jsonl, &jsonl, "csv", &[], &["would be replaced"]),
+        (2, &jsonl, &out, "edl", &["--time", "wall"], &["--began"]),
+        (2, &jsonl, &out, "daterange", &[], &["wall time", "--began"]),
+        (3, &missing, &out, "csv", &[], &["missing.jsonl", "--jsonl"]),
+        (3, &empty, &out, "csv", &[], &["nothing to export", "--jsonl"]),
+        (3, &text, &out, "csv", &[], &["nothing to export"]),
+        (3, &state, &out, "csv", &[], &["state file", "JSON lines"]),
+        (3, &off, &out, "edl", &[], &["nothing to export", "--all"]),
+        (3, &jsonl, &out, "edl", &["--from-time", "3000"], &["nothing to export", "--from-time"]),
+        (5, &jsonl, &full, "html", &[], &["/dev/full", "free space"]),
+        (5, &jsonl, &folder, "html", &[], &["no/such/out", "check the folder"]),
+    ] {
+        let output = export(from, to, format, more);
+        let error = String::from_utf8_lossy(&output.stderr);
+        let context = format!("{format} {more:?}: {error}");
+        assert_eq!(output.status.code(), Some(code), "{context}");
+        assert!(!error.contains("panicked") && !error.contains('\u{202e}'), "{context}");
+        let line = error.lines().rfind(|l| l.starts_with("touchline: ") || l.starts_with("error: "));
+        let line = line.unwrap_or_else(|| panic!("no line: {context}"));
+        for word in expected {
+            assert!(line.contains(word) || (code == 2 && error.contains(word)), "the line lacks {word:?}: {context}");
+        }
+        assert!(!out.exists(), "{context}");
+    }
+}
+
+#[test]
+fn damaged_lines_are_counted_and_named() {
+    let fixtures = Fixtures::new();
+    let mut lines: Vec<String> = records("a.mp4").lines().map(str::to_owned).collect();
+    lines[11] = lines[11][..40].to_owned();
+    lines.insert(1200, "\u{1}\u{202e}".into());
+    let jsonl = fixtures.write("a.jsonl", lines.join("\n").as_bytes());
+    let to = fixtures.path().join("a.csv");
+    let output = export(&jsonl, &to, "csv", &[]);
+    assert!(output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr);
+    let line = error.lines().find(|line| line.starts_with("touchline: ")).unwrap();
+    assert!(line.contains("skipped 2 damaged lines: line 12 (") && line.contains("line 1201 ("), "{error}");
+    assert_eq!(std::fs::read_to_string(&to).unwrap().lines().count(), 1 + SEGMENTS.len());
+}
