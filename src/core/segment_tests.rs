@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::clip::{FrameShare, Gap};
 use crate::decision::{Decision, DecisionReason, PackStamp, SecondOutcome, SecondPrediction};
+use crate::tier::DecodeTier;
 use crate::time::{WallSource, WallTime};
 use crate::vote::{VoteConfig, Voter};
 
@@ -46,6 +47,7 @@ fn outcome(run: u32, index: u64, plan: Plan) -> SecondOutcome {
         },
         known_from: 0.0,
         frame_share: FrameShare::ALL,
+        tier: DecodeTier::Full,
         pack: Arc::new(PackStamp { name: "p".into(), weights_sha256: String::new(), manifest_sha256: String::new() }),
         wall: WallTime { unix_ns: 0, source: WallSource::Arrival, uncertainty_ns: 0 },
         arrived_ns: 0,
@@ -119,8 +121,8 @@ fn a_class_without_programme_leaves_where_the_programme_does() {
         [(CLASS_A, 0, 14), (SegmentKind::NoProgramme, 15, 28), (CLASS_B, 29, 53)],
         "two seconds of black belong to the programme"
     );
-    assert_eq!((segments[1].mean, segments[1].gaps), (None, [0, 0, 0, 14]));
-    assert_eq!((segments[2].decided, segments[2].gaps), (23, [0, 0, 0, 2]));
+    assert_eq!((segments[1].mean, segments[1].gaps), (None, [0, 0, 0, 14, 0]));
+    assert_eq!((segments[2].decided, segments[2].gaps), (23, [0, 0, 0, 2, 0]));
 }
 
 #[test]
@@ -139,7 +141,7 @@ fn overload_within_a_match_is_counted_and_a_long_outage_is_cut_out() {
     let plans = one_run(&repeat(&[(20, A), (4, shed), (20, A), (30, outage), (20, A)]));
     let segments = stream(VoteConfig::default(), &plans).segments(|_| true);
     assert_eq!(spans(&segments), [(CLASS_A, 0, 43), (SegmentKind::Undecided, 44, 73), (CLASS_A, 74, 93)]);
-    assert_eq!((segments[0].gaps, segments[1].gaps), ([4, 0, 0, 0], [0, 30, 0, 0]));
+    assert_eq!((segments[0].gaps, segments[1].gaps), ([4, 0, 0, 0, 0], [0, 30, 0, 0, 0]));
 }
 
 #[test]
