@@ -300,6 +300,12 @@ mod tests {
     }
 
     #[test]
+    fn the_automatic_tier_falls_with_the_share() {
+        let tiers = FrameShare::STEPS.map(tier);
+        assert_eq!(tiers, [DecodeTier::Lean, DecodeTier::Sparse, DecodeTier::Sparse, DecodeTier::Key]);
+    }
+
+    #[test]
     fn a_rise_that_fails_is_retried_less_and_less_often() {
         // Another program takes the processors for five seconds of every fifteen. The quiet
         // ten seconds are enough for a step up.

@@ -21,7 +21,7 @@ fn the_sound_of_a_recording_is_written_unchanged() {
     let fixtures = Fixtures::new();
     let source = "-f lavfi -i testsrc2=size=64x48:rate=25:duration=3 -f lavfi -i \
                   aevalsrc=0.5*sin(880*PI*t)|0.25*sin(300*PI*t):s=44100:d=3";
-    let clip = fixtures.make("clip.mkv", &format!("{source} -c:v libx264 -preset ultrafast -c:a flac"));
+    let clip = fixtures.make("clip.mkv", &format!("{source} -c:v libx264 -preset ultrafast -c:a flac -sample_fmt s16"));
     let (clip, out) = (clip.to_str().unwrap(), fixtures.path().join("out.wav"));
     let out = out.to_str().unwrap();
     let done = wav(&[clip, "-o", out]);

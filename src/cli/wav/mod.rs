@@ -242,7 +242,7 @@ impl SoundFile<'_> {
         Ok(is_full)
     }
 
-    /// The timeline begins anew: no hole can be measured.
+    /// The timeline starts over: no hole can be measured.
     fn restart(&mut self) -> bool {
         if let Some(open) = &mut self.open {
             open.next_ns = None;

@@ -32,7 +32,7 @@ impl LeftOutPictures {
         let mut all = self.0.lock();
         all.times.push(running_ns);
         let until_ns = running_ns.saturating_sub(REORDER_NS);
-        // A jump back begins anew.
+        // After a jump back, the bounds start over.
         if until_ns + STEP_NS < all.until_ns {
             all.until_ns = 0;
         }

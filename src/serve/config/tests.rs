@@ -208,7 +208,7 @@ fn a_key_has_the_same_bounds_for_the_run_for_a_stream_and_in_the_api() {
     let schema = schema();
     let stream = bounds(&schema["properties"]["stream"]["items"]);
     for (door, other, shared) in [
-        ("run", bounds(&schema), 12),
+        ("run", bounds(&schema), 13),
         ("POST", bounds(&raw::plain_schema::<NewStream>()), stream.len() - 1),
         ("PATCH", bounds(&raw::plain_schema::<StreamPatch>()), stream.len() - 2),
     ] {

@@ -45,11 +45,11 @@ impl FrameShares {
 }
 
 impl Metrics {
-    /// Sets the share of pictures that the models see, and the automatic tier; `before` is the previous share.
-    pub fn frame_share(&self, before: FrameShare, share: FrameShare) {
+    /// Sets the share of pictures that the models see, and the automatic tier. `before` is the previous share.
+    pub fn frame_share(&self, before: FrameShare, share: FrameShare, auto_tier: DecodeTier) {
         let family = &self.families.frame_share;
         for (tier, gauge) in DecodeTier::ALL.iter().zip(&family.tiers) {
-            gauge.set(i64::from(*tier == crate::frame_share::tier(share)));
+            gauge.set(i64::from(*tier == auto_tier));
         }
         family.ratio.set(share.ratio());
         if share < before { family.down.inc() } else { family.up.inc() }

@@ -72,7 +72,7 @@ fn counter_values() -> CounterValues {
         on_demand: _,
     } = &counters;
     let all =
-        [frames, samples, untimed, undeclared, left_out, faults, reconnects, abandoned].into_iter().chain(dropped);
+        [frames, samples, untimed, undeclared, faults, reconnects, abandoned].into_iter().chain(dropped).chain([left_out]);
     all.zip(101..).for_each(|(counter, n)| counter.store(n, Ordering::Relaxed));
     counters.values()
 }
@@ -176,6 +176,8 @@ fn every_recorded_value_is_exported() {
         (r#"touchline_decisions_total{modality="rgb",stream="court \"1\""}"#, 0.0),
         (r#"touchline_events_total{class="tennis",kind="onset",stream="court \"1\""}"#, 1.0),
         (r#"touchline_frames_dropped_total{reason="after-loss",stream="court \"1\""}"#, 109.0),
+        (r#"touchline_frames_left_out_total{stream="court \"1\""}"#, 111.0),
+        (r#"touchline_auto_tier{tier="lean"}"#, 1.0),
         (r#"touchline_frames_received_total{stream="court \"1\""}"#, 101.0),
         (r#"touchline_buffers_lost_total{reason="undeclared",stream="court \"1\""}"#, 104.0),
         (r#"touchline_source_faults_total{stream="court \"1\""}"#, 105.0),
@@ -227,7 +229,7 @@ fn every_family_has_a_type_a_help_text_and_a_valid_name() {
     let text = filled().encode();
     let types: HashMap<&str, &str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
-    assert_eq!(types.len(), 50 + PROCESS_FAMILIES, "{types:?}");
+    assert_eq!(types.len(), 52 + PROCESS_FAMILIES, "{types:?}");
     for (name, kind) in &types {
         assert!(name.starts_with("touchline_") || name.starts_with("process_"), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");

@@ -43,8 +43,12 @@ fn all_records() -> Vec<String> {
     let previous = second.pack.clone();
     second.pack = Arc::new(PackStamp { manifest_sha256: "77aa".into(), ..(*previous).clone() });
     let changed = second.clone();
-    let second = &changed;
     lines.extend(live.published(&other));
+    if let SecondOutcome::Predicted(second) = &mut other.outcome {
+        second.tier = DecodeTier::Key;
+    }
+    lines.extend(live.published(&other));
+    let second = &changed;
     lines.push(live.pack(second, &previous, 1_700_000_000_000_000_000));
     lines.push(recorder(Pace::File).pack(second, &previous, 0));
     for reason in GapReason::ALL {

@@ -67,6 +67,7 @@ pub(super) enum Record<'a> {
         frame_share: Option<f64>,
         /// Which coded pictures were decoded: sparse (none for the flow model) or key. Absent if the decision does not depend on it.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "ReducedTier")]
         tier: Option<DecodeTier>,
         /// The modality that supplied label and probabilities.
         decided_by: Modality,
@@ -312,4 +313,13 @@ impl Serialize for ClassMap<'_> {
         }
         map.end()
     }
+}
+
+/// The decode tiers that change what a decision sees, for the schema.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[expect(dead_code, reason = "the schema only")]
+enum ReducedTier {
+    Sparse,
+    Key,
 }

@@ -74,8 +74,9 @@ impl Infer {
         if let (Some(control), Some(work)) = (control, work) {
             let before = control.share();
             if let Some(share) = control.note(work.done(began_ns, self.clock.mono_ns())) {
-                self.metrics.frame_share(before, share);
-                self.auto_tier.set(frame_share::tier(share));
+                let tier = frame_share::tier(share);
+                self.metrics.frame_share(before, share, tier);
+                self.auto_tier.set(tier);
                 let percent = 100.0 * share.ratio();
                 if share < before {
                     tracing::warn!("overload: using {percent:.0} % of the pictures from now on");
