@@ -210,7 +210,9 @@ fn axis(first: i64, row: i64, step: i64) -> String {
             let share = (mark - first) as f64 / (row * SECOND) as f64 * 100.0;
             let seconds = (mark - first) / SECOND;
             let text = if seconds == 0 { "0".into() } else { format!("+{}", span(seconds as u64)) };
-            let _ = write!(out, "<span style=\"left:{share:.4}%\">{text}</span>");
+            // The last mark would reach beyond the row.
+            let class = if share > 97.0 { " class=\"end\"" } else { "" };
+            let _ = write!(out, "<span{class} style=\"left:{share:.4}%\">{text}</span>");
         }
         mark += step * SECOND;
     }
