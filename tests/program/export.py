@@ -22,10 +22,12 @@ def main():
     numerator, denominator = map(int, fraction.split("/"))
     rate = numerator / denominator
     timeline = otio.adapters.read_from_file(path, **({"rate": rate} if path.endswith(".edl") else {}))
-    start = round(timeline.global_start_time.rescaled_to(rate).value)
+    track = timeline.tracks[0]
+    # The adapter of EDL keeps the record timecode of the first event as a negative start.
+    start = -round(track.source_range.start_time.value) if track.source_range else 0
     clips = []
     for clip in timeline.find_clips():
-        inside = frames(clip.trimmed_range_in_parent(), rate)
+        inside = frames(track.range_of_child(clip), rate)
         clips.append(
             {
                 "name": clip.name,

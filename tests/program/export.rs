@@ -225,7 +225,7 @@ fn mistakes_are_one_line_with_advice() {
     for (code, from, to, format, more, expected) in [
         (2, &jsonl, &out, "aaf", &[][..], &["otio", "edl", "webvtt"][..]),
         (2, &jsonl, &out, "edl", &["--rate", "26"], &["29.97df"]),
-        (2, &jsonl, &out, "edl", &["--offset", "10:00:00;00"], &["--offset", "29.97df"]),
+        (2, &jsonl, &out, "edl", &["--offset", "10:00:00;00"], &["--offset", "drop-frame"]),
         (2, &jsonl, &out, "edl", &["--offset", "00:01:00;00", "--rate", "29.97df"], &["leaves this label out"]),
         (2, &jsonl, &out, "html", &["--cut"], &["--cut", "otio"]),
         (2, &jsonl, &out, "csv", &["--stream", "c.mp4"], &["no such stream", "\"a.mp4\""]),

@@ -54,15 +54,26 @@ fn hue_and_tier(class: &str) -> Option<(usize, usize)> {
     if class == touchline_core::labels::OTHER { None } else { slot(class).or_else(|| Some(other_slot(class))) }
 }
 
-/// The CSS colour of a class in light and in dark.
-pub(super) fn css(class: &str) -> (String, String) {
-    hue_and_tier(class).map_or_else(
-        || ("oklch(0.62 0.012 250)".into(), "oklch(0.66 0.012 250)".into()),
-        |(hue, tier)| {
-            let of = |(lightness, chroma): (&str, &str)| format!("oklch({lightness} {chroma} {hue})");
-            (of(LIGHT[tier]), of(DARK[tier]))
-        },
-    )
+/// A colour and a readable text colour on it, for CSS.
+#[derive(Debug, PartialEq)]
+pub(super) struct CssColour {
+    pub fill: String,
+    pub ink: &'static str,
+}
+
+/// The colour of a class in light and in dark.
+pub(super) fn css(class: &str) -> [CssColour; 2] {
+    const DARK_INK: &str = "#0b0e12";
+    let of = |(lightness, chroma): (&str, &str), hue: usize, ink| CssColour {
+        fill: format!("oklch({lightness} {chroma} {hue})"),
+        ink,
+    };
+    let Some((hue, tier)) = hue_and_tier(class) else {
+        return [of(("0.62", "0.012"), 250, DARK_INK), of(("0.66", "0.012"), 250, DARK_INK)];
+    };
+    // Only the second tier in light is so dark that white is more readable on it.
+    let ink = if tier == 0 { DARK_INK } else { "#ffffff" };
+    [of(LIGHT[tier], hue, ink), of(DARK[tier], hue, DARK_INK)]
 }
 
 /// The colour of a marker in edit suites, which know few.
@@ -104,7 +115,8 @@ mod tests {
 
     #[test]
     fn every_class_has_a_colour() {
-        assert_eq!(css("formula1").0, "oklch(0.645 0.155 28)");
+        assert_eq!(css("formula1")[0].fill, "oklch(0.645 0.155 28)");
+        assert_eq!((css("cycling")[0].ink, css("cycling")[1].ink), ("#ffffff", "#0b0e12"));
         assert_eq!((marker(Some("soccer")), marker(Some("tennis")), marker(None)), ("GREEN", "CYAN", "WHITE"));
         assert_eq!(css("padel"), css("padel"));
         assert_eq!(marker(Some("other")), "WHITE");

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::colours;
 use super::place::{Export, PlacedSegment, TimeBase, gaps, modalities};
 use super::text::{escaped, file_name};
+use touchline_core::labels::OTHER;
 use touchline_core::segment::SegmentKind;
 use touchline_serve::publish::format::rfc3339;
 
@@ -18,6 +19,9 @@ const SECOND: i64 = 1_000_000_000;
 
 /// Rows of the timeline at most, so that it fits a printed page.
 const ROWS_MAX: i64 = 12;
+
+/// Width of a part of the timeline that has its name in it, per cent.
+const LABEL_MIN: f64 = 8.0;
 
 /// Lengths of a row and of the distance between its marks, seconds.
 const ROWS: [(i64, i64); 13] = [
@@ -84,9 +88,9 @@ fn subtitle(export: &Export<'_>) -> String {
 fn class_styles(export: &Export<'_>) -> String {
     let (mut light, mut dark) = (String::new(), String::new());
     for (i, (class, _)) in classes(export).iter().enumerate() {
-        let (day, night) = colours::css(class);
-        let _ = writeln!(light, ".c{i} {{ --class: {day}; }}");
-        let _ = writeln!(dark, "  .c{i} {{ --class: {night}; }}");
+        let [day, night] = colours::css(class);
+        let _ = writeln!(light, ".c{i} {{ --class: {}; --on-class: {}; }}", day.fill, day.ink);
+        let _ = writeln!(dark, "  .c{i} {{ --class: {}; --on-class: {}; }}", night.fill, night.ink);
     }
     format!("{light}@media screen and (prefers-color-scheme: dark) {{\n{dark}}}\n")
 }
@@ -118,18 +122,19 @@ fn style(export: &Export<'_>, placed: &PlacedSegment, classes: &[(String, u64)])
 fn tiles(export: &Export<'_>) -> String {
     let sum = |of: &dyn Fn(&PlacedSegment) -> u64| export.segments.iter().map(of).sum::<u64>();
     let all = sum(&|p| p.segment.seconds());
-    let with_class = sum(&|p| if matches!(p.segment.kind, SegmentKind::Class(_)) { p.segment.seconds() } else { 0 });
+    let is_sport = |p: &PlacedSegment| export.class(p).is_some_and(|class| class != OTHER);
+    let sport = sum(&|p| if is_sport(p) { p.segment.seconds() } else { 0 });
     let decided = sum(&|p| p.segment.decided.into());
-    let count = export.segments.iter().filter(|p| matches!(p.segment.kind, SegmentKind::Class(_))).count();
-    let classes = classes(export).len();
+    let count = export.segments.iter().filter(|p| is_sport(p)).count();
+    let classes = classes(export).iter().filter(|(class, _)| class != OTHER).count();
     let tile = |name: &str, value: &str, note: &str| {
         format!("<div><dt>{name}</dt><dd>{value}</dd><dd class=\"note\">{note}</dd></div>")
     };
     format!(
         "<dl class=\"tiles\">{}{}{}{}</dl>\n",
         tile("Duration", &span(all), &format!("{} segments", export.segments.len())),
-        tile("Class on air", &percent(with_class, all), &format!("{} of it", span(with_class))),
-        tile("Segments of classes", &count.to_string(), &plural(classes, "class", "classes")),
+        tile("Sport on air", &percent(sport, all), &format!("{} of it", span(sport))),
+        tile("Segments with sport", &count.to_string(), &plural(classes, "sport", "sports")),
         tile("Decided", &percent(decided, all), &format!("{} not decided", span(all - decided))),
     )
 }
@@ -169,15 +174,16 @@ fn timeline(export: &Export<'_>) -> String {
             if from >= to {
                 continue;
             }
+            let (title, width) = (escaped(&export.title(placed)), share(to) - share(from));
             let _ = write!(
                 out,
-                "<i class=\"{}\" style=\"left:{:.4}%;width:{:.4}%\" title=\"{}, {} to {}\"></i>",
+                "<i class=\"{}\" style=\"left:{:.4}%;width:{width:.4}%\" title=\"{title}, {} to {}\">{}</i>",
                 style(export, placed, &classes),
                 share(from),
-                share(to) - share(from),
-                escaped(&export.title(placed)),
                 export.timecode(placed.begin),
                 export.timecode(placed.end),
+                // A narrow part has no room for its name.
+                if width >= LABEL_MIN { title.as_str() } else { "" },
             );
         }
         let mut mark = at.div_euclid(step * SECOND) * step * SECOND + step * SECOND;
@@ -204,7 +210,9 @@ fn axis(first: i64, row: i64, step: i64) -> String {
             let share = (mark - first) as f64 / (row * SECOND) as f64 * 100.0;
             let seconds = (mark - first) / SECOND;
             let text = if seconds == 0 { "0".into() } else { format!("+{}", span(seconds as u64)) };
-            let _ = write!(out, "<span style=\"left:{share:.4}%\">{text}</span>");
+            // The last mark would reach beyond the row.
+            let class = if share > 97.0 { " class=\"end\"" } else { "" };
+            let _ = write!(out, "<span{class} style=\"left:{share:.4}%\">{text}</span>");
         }
         mark += step * SECOND;
     }
@@ -237,7 +245,7 @@ fn totals(export: &Export<'_>) -> String {
             "<tr><th scope=\"row\"><s class=\"{style}\"></s>{}</th><td class=\"share\"><i class=\"{style}\" \
              style=\"width:{width:.2}%\"></i></td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
             escaped(&title),
-            span(seconds),
+            length(seconds),
             percent(seconds, all),
             plural(count, "segment", "segments"),
         );
@@ -289,7 +297,7 @@ fn table(export: &Export<'_>) -> String {
             escaped(&export.title(placed)),
             export.timecode(placed.begin),
             export.timecode(placed.end),
-            span(segment.seconds()),
+            length(segment.seconds()),
             share(segment.mean),
             share(segment.peak),
             none(by),
@@ -304,6 +312,11 @@ fn table(export: &Export<'_>) -> String {
 fn clock(ns: i64) -> String {
     let s = ns.div_euclid(SECOND);
     format!("{:02}:{:02}:{:02}", s / 3600 % 24, s / 60 % 60, s % 60)
+}
+
+/// A duration in a table: hours, minutes and seconds.
+fn length(seconds: u64) -> String {
+    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 /// A duration for people.

@@ -51,27 +51,33 @@ impl Format {
 picture: events lag behind it, because the vote needs several seconds. A segment never spans a reconnect or a jump of time stamps.
 
 Formats:
-  otio             OpenTimelineIO: one clip of the whole source with a marker per segment; with --cut one clip per segment
-  edl              CMX 3600: one event and one locator per segment; with --cut the events follow each other from 01:00:00:00
+  otio             OpenTimelineIO: one clip of the source with a marker per segment;
+                   with --cut one clip per segment
+  edl              CMX 3600: one event and one locator per segment;
+                   with --cut the events follow each other from 01:00:00:00
   webvtt           chapters for a <track kind=\"chapters\">
   webvtt-metadata  the same cues with JSON, for a <track kind=\"metadata\">
-  daterange        EXT-X-DATERANGE lines; with --playlist a copy of an HLS playlist that contains them
+  daterange        EXT-X-DATERANGE lines; with --playlist a copy of an HLS playlist with them
   csv              one row per segment
   html             one self-contained page to look at and to print
 
 Time:
-  Positions are wall time where the records have it (streams, and recordings of HLS with programme date-time), and PTS elsewhere.
-  As timecode, wall time is the time of day in UTC. --offset gives the timecode of the first second (wall time) or of PTS 0.
-  Drop-frame timecode is 29.97df and 59.94df. WebVTT counts from the first second with wall time, and from PTS 0 with PTS.
+  Positions are wall time where the records have it (live streams, and HLS with programme
+  date-time), and PTS elsewhere. As timecode, wall time is the time of day in UTC.
+  --offset gives the timecode of the first second (wall time) or of PTS 0.
+  29.97df and 59.94df count in drop-frame timecode.
+  WebVTT counts from the first second (wall time) or from PTS 0.
 
 Examples:
   touchline score match.mp4 --jsonl match.jsonl
   touchline export --from match.jsonl --format otio -o match.otio
-  touchline export --from match.jsonl --format edl --rate 29.97df --offset '10:00:00;00' -o match.edl
   touchline export --from match.jsonl --format html -o match.html
-  touchline export --from decisions.jsonl --stream court1 --from-time 2026-03-29T14:00:00Z --to-time 2026-03-29T16:00:00Z \\
-      --format edl --cut -o court1.edl
-  touchline export --from decisions.jsonl --stream court1 --format daterange --playlist court1.m3u8 -o court1-marked.m3u8"
+  touchline export --from match.jsonl --format edl --rate 29.97df \\
+      --offset '10:00:00;00' -o match.edl
+  touchline export --from decisions.jsonl --stream court1 --format edl --cut \\
+      --from-time 2026-03-29T14:00:00Z --to-time 2026-03-29T16:00:00Z -o court1.edl
+  touchline export --from decisions.jsonl --stream court1 --format daterange \\
+      --playlist court1.m3u8 -o court1-marked.m3u8"
 )]
 pub struct ExportArgs {
     /// JSON lines that `touchline run` or `touchline score` wrote with --jsonl; "-" is standard input.
@@ -89,7 +95,7 @@ pub struct ExportArgs {
     /// Format of the output.
     #[arg(long, value_parser = named::<Format>(&Format::NAMES))]
     format: Format,
-    /// Frames a second of otio and edl.
+    /// Frames a second of the timecode.
     #[arg(long, default_value = "25", value_parser = rates())]
     rate: FrameRate,
     /// Timecode of the first second if positions are wall time, else of PTS 0.
