@@ -71,8 +71,10 @@ fn counter_values() -> CounterValues {
         abandoned,
         on_demand: _,
     } = &counters;
-    let all =
-        [frames, samples, untimed, undeclared, faults, reconnects, abandoned].into_iter().chain(dropped).chain([left_out]);
+    let all = [frames, samples, untimed, undeclared, faults, reconnects, abandoned]
+        .into_iter()
+        .chain(dropped)
+        .chain([left_out]);
     all.zip(101..).for_each(|(counter, n)| counter.store(n, Ordering::Relaxed));
     counters.values()
 }

@@ -71,7 +71,8 @@ mod tests {
             (i64::MIN, "1677-09-21T00:12:43.145Z"),
         ] {
             assert_eq!(rfc3339(ns), text);
-            assert!(parse_rfc3339(text).unwrap().abs_diff(ns) < 1_000_000);
+            // Cut to milliseconds, the first time is before the range.
+            assert!(ns == i64::MIN || parse_rfc3339(text).unwrap().abs_diff(ns) < 1_000_000);
         }
     }
 
