@@ -31,6 +31,11 @@ impl Deadline {
     pub fn left(self, clock: &dyn Clock) -> Duration {
         Duration::from_nanos(self.at_ns.saturating_sub(clock.mono_ns()))
     }
+
+    /// Whether the deadline has passed.
+    pub fn is_over(self, clock: &dyn Clock) -> bool {
+        clock.mono_ns() > self.at_ns
+    }
 }
 
 /// The machine's clocks.

@@ -1,12 +1,14 @@
 //! Limits of the system on one process: open files.
 
 use std::collections::VecDeque;
-use std::sync::OnceLock;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::clock::{Clock, SystemClock};
 
 /// The soft and the hard limit on open files; [`None`] means unlimited.
 pub fn open_files() -> (Option<u64>, Option<u64>) {
@@ -54,16 +56,21 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 /// How often a waiting source checks for free files.
 const POLL: Duration = Duration::from_millis(100);
 
+/// The clock of the limits below. They are those of the process, so they have one clock.
+static CLOCK: LazyLock<SystemClock> = LazyLock::new(SystemClock::new);
+
+fn now() -> Duration {
+    Duration::from_nanos(CLOCK.mono_ns())
+}
+
 /// Whether enough files are free to open another source. Must be called first, because GLib aborts the process when it cannot make a
 /// pipe. With `takes_long`, waits up to 15 s for sources that are still being opened.
 pub fn has_room_for_source(takes_long: bool) -> bool {
     static OPENINGS: Mutex<Openings> = Mutex::new(Openings(VecDeque::new()));
-    static ORIGIN: OnceLock<Instant> = OnceLock::new();
-    let origin = ORIGIN.get_or_init(Instant::now);
     let room = |openings: &Mutex<Openings>| {
         let Some(limit) = open_files().0 else { return Admission::Now };
         match std::fs::read_dir("/proc/self/fd") {
-            Ok(open) => openings.lock().room(origin.elapsed(), open.count() as u64, limit, takes_long),
+            Ok(open) => openings.lock().room(now(), open.count() as u64, limit, takes_long),
             // Open files cannot be counted here; opening one more fails with the system's own error.
             Err(e) if !is_out_of_files(&e) => Admission::Now,
             Err(_) => Admission::No,
@@ -145,9 +152,7 @@ const REPEAT_AFTER_NS: u64 = 60 * 1_000_000_000;
 /// Logs that no file can be opened, at most once a minute.
 pub fn log_out_of_files() {
     static LIMITER: LogLimiter = LogLimiter::new();
-    static ORIGIN: OnceLock<Instant> = OnceLock::new();
-    let now = ORIGIN.get_or_init(Instant::now).elapsed();
-    if let Some(suppressed) = LIMITER.is_due(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)) {
+    if let Some(suppressed) = LIMITER.is_due(CLOCK.mono_ns()) {
         let (soft, _) = open_files();
         let limit = soft.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
         tracing::error!("{OUT_OF_FILES} (limit {limit}; {suppressed} more since the last message); {ADVICE}");

@@ -121,14 +121,16 @@ fn query_gpu() -> Option<Gpu> {
 
 /// Returns the output of a program that prints a few lines; `None` when it fails or exceeds [`GPU_TIMEOUT`].
 fn output_of(mut child: Child) -> Option<String> {
-    let began = Instant::now();
-    let ended = loop {
-        match child.try_wait() {
-            Ok(None) if began.elapsed() < GPU_TIMEOUT => std::thread::sleep(GPU_POLL),
-            Ok(ended) => break ended,
-            Err(_) => break None,
+    let polls = GPU_TIMEOUT.div_duration_f32(GPU_POLL) as u32;
+    let ended = (0..polls).find_map(|_| match child.try_wait() {
+        Ok(None) => {
+            std::thread::sleep(GPU_POLL);
+            None
         }
-    };
+        // An error ends the wait as well.
+        ended => Some(ended.ok().flatten()),
+    });
+    let ended = ended.flatten();
     if ended.is_none() {
         // Best effort. A process that cannot be killed is left to the system.
         let _ = child.kill();

@@ -267,18 +267,20 @@ mod tests {
         let outlet = Outlet::new(to);
         outlet.send(item()).unwrap();
         let sender = outlet.clone();
+        let (begun_to, begun) = crossbeam_channel::bounded(0);
+        let (result_to, result) = crossbeam_channel::bounded(1);
         let waiting = std::thread::spawn(move || {
-            let result = sender.send(item());
+            begun_to.send(()).unwrap();
+            result_to.send(sender.send(item())).unwrap();
             sender.send_end(End::Finished);
-            result
         });
-        std::thread::sleep(Duration::from_millis(50));
+        begun.recv().unwrap();
         outlet.stop();
-        // Long enough for the waiting sender to wake. Before that, it may still find room.
-        std::thread::sleep(10 * POLL);
+        // Before there is room.
+        assert_eq!(result.recv().unwrap(), Err(Closed));
         assert!(matches!(from.recv(), Ok(MediaItem::Opened(_))));
         assert!(matches!(from.recv(), Ok(MediaItem::Ended(End::Finished))));
-        assert_eq!(waiting.join().unwrap(), Err(Closed));
+        waiting.join().unwrap();
     }
 
     #[test]

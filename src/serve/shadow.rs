@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::backlog::QueueId;
-use crate::metrics::{Metrics, ShadowDrop, ShadowMetrics};
+use crate::metrics::{Metrics, ShadowDrop, ShadowMetrics, StageThread};
 use crate::publish::hub::Hub;
 use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::Pack;
@@ -100,7 +100,7 @@ impl Shadow {
                         hub.metrics().set_shadow(engine.models().stamp());
                         hub.pack_status().set_shadow(engine.models().pack().clone(), path);
                         if ready_to.send(Ok(())).is_ok() {
-                            run(engine, &items, &hub);
+                            run(decider(engine), &items, &hub);
                         }
                     }
                 });
@@ -120,12 +120,26 @@ impl Drop for Shadow {
     }
 }
 
-fn run(mut engine: Engine, items: &Receiver<ShadowItem>, hub: &Hub) {
+/// What `engine` decides on a second that the running pack has decided.
+fn decider(mut engine: Engine) -> impl FnMut(&ClipSecond, &SecondPrediction) -> Result<Option<SecondPrediction>> {
     // The exported stage durations are those of the running pack.
     let unseen = Metrics::new();
+    move |second, said| {
+        let mut scored = engine.score(&[second], &unseen)?;
+        Ok(scored.pop().and_then(|scored| engine.decide(second, scored, said.wall)))
+    }
+}
+
+fn run(
+    mut decide: impl FnMut(&ClipSecond, &SecondPrediction) -> Result<Option<SecondPrediction>>,
+    items: &Receiver<ShadowItem>,
+    hub: &Hub,
+) {
     for ShadowItem { stream, second, said } in items {
-        let decided = match engine.score(&[&second], &unseen) {
-            Ok(mut scored) => scored.pop().and_then(|scored| engine.decide(&second, scored, said.wall)),
+        // A panic costs one second, as on the inference thread.
+        let decided = hub.metrics().contain(StageThread::Shadow, || decide(&second, &said));
+        let decided = match decided.unwrap_or_else(|| Err(Error::Internal("the shadow panicked".into()))) {
+            Ok(decided) => decided,
             Err(e) => {
                 tracing::debug!("the shadow failed on a second of {}: {e}", stream.id);
                 drop_one(hub, &stream, ShadowDrop::Compute);
@@ -142,6 +156,49 @@ fn run(mut engine: Engine, items: &Receiver<ShadowItem>, hub: &Hub) {
                     stream.metrics.compared(same, difference);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backlog::Backlog;
+    use crate::publish::hub::HubInfo;
+    use crate::publish::testing::{classes, predicted, stamp};
+    use touchline_core::clock::ManualClock;
+    use touchline_core::decision::SecondOutcome;
+    use touchline_core::item::Pace;
+    use touchline_core::labels::Modality;
+
+    #[test]
+    fn a_panic_costs_one_second_and_is_counted() {
+        let info = HubInfo { classes: classes(), modalities: vec![Modality::Rgb], pack: stamp(), vote_window_s: 10 };
+        let hub = Hub::new(info, Metrics::new(), Arc::new(ManualClock::default()));
+        let (to, items) = bounded(QUEUE);
+        let feed = ShadowFeed { to, streams: Arc::default(), hub: hub.clone() };
+        let queue = Backlog::new().add_queue(Pace::Live);
+        feed.add_stream(queue, "a");
+        for index in 0..3 {
+            let SecondOutcome::Predicted(said) = predicted(index, "tennis", 0.9).outcome else { unreachable!() };
+            feed.offer(queue, ClipSecond { index, ..ClipSecond::of_pictures(Vec::new()) }, said);
+        }
+        drop(feed);
+        let mut tried = Vec::new();
+        let decide = |second: &ClipSecond, _: &SecondPrediction| {
+            tried.push(second.index);
+            assert_ne!(second.index, 1, "the models panic on this one");
+            Ok(None)
+        };
+        run(decide, &items, &hub);
+        assert_eq!(tried, [0, 1, 2], "the thread continues");
+        let text = hub.metrics().encode();
+        for line in [
+            r#"touchline_stage_panics_total{stage="shadow"} 1"#,
+            r#"touchline_shadow_seconds_dropped_total{reason="compute",stream="a"} 1"#,
+            r#"touchline_shadow_seconds_dropped_total{reason="no-scores",stream="a"} 2"#,
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Checks of the source text: the order of modules, names and phrases, and the length of the wiring.
+//! Checks of the source text: the order of modules, the clocks, names and phrases, and the length of the wiring.
 
+mod clocks;
 mod imports;
 mod names;
 

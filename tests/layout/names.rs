@@ -146,7 +146,7 @@ const TEXTS: &[&str] = &[
 ];
 
 /// The code of a line, without the contents of strings and comments. Raw strings over several lines count as code.
-fn code(line: &str) -> String {
+pub fn code(line: &str) -> String {
     let mut code = String::new();
     let mut chars = line.chars().peekable();
     let mut is_string = false;

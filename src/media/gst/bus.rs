@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use gstreamer as gst;
@@ -17,6 +17,7 @@ use crate::guard::proxy::LoopbackProxy;
 use crate::outlet::Outlet;
 use crate::uri::{Kind, Location};
 use touchline_core::cause::Cause;
+use touchline_core::clock::Deadline;
 use touchline_core::incident::Incident;
 use touchline_core::item::{End, MediaItem, Tracks};
 use touchline_core::redact;
@@ -122,7 +123,8 @@ impl PipelineSession {
     fn play(&self) -> End {
         let bus = self.pipeline.bus().expect("a pipeline has a bus");
         let mut missing = MissingPlugins::default();
-        let started = Instant::now();
+        let clock = self.graph.progress.clock();
+        let connected_by = self.connect_timeout.map(|timeout| (Deadline::after(clock, timeout), timeout));
         // The error of a recording whose remaining data are still being decoded.
         let mut broken: Option<End> = None;
         let mut idle = 0;
@@ -181,7 +183,7 @@ impl PipelineSession {
             if self.is_recording() && still_ns > STILL_MAX_NS {
                 return self.cut_off().unwrap_or_else(|| causes::stands_still(STILL_MAX_NS / 1_000_000_000));
             }
-            if let Some(timeout) = self.connect_timeout.filter(|t| started.elapsed() > *t)
+            if let Some((_, timeout)) = connected_by.filter(|(deadline, _)| deadline.is_over(clock))
                 && !self.graph.has_data()
                 && !self.graph.progress.is_fed_within(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
             {

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::thread::{self, ThreadId};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::glib;
 use parking_lot::Mutex;
 
+use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::redact;
 
 /// Minimum time between two equal warnings.
@@ -48,13 +49,13 @@ impl WarningLimiter {
 
 /// Logs GLib's warnings, each at most once a minute.
 pub(super) fn limit_glib_warnings() {
-    let (began, limiter) = (Instant::now(), Mutex::new(WarningLimiter::default()));
+    let (clock, limiter) = (SystemClock::new(), Mutex::new(WarningLimiter::default()));
     glib::log_set_default_handler(move |domain, level, message| {
         if matches!(level, glib::LogLevel::Info | glib::LogLevel::Debug) {
             return;
         }
         let text = redact::text(&format!("{}: {message}", domain.unwrap_or("GLib")));
-        let due = limiter.lock().is_due(&text, began.elapsed());
+        let due = limiter.lock().is_due(&text, Duration::from_nanos(clock.mono_ns()));
         match due {
             None => {}
             Some(0) => tracing::warn!("{text}"),

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -20,7 +20,7 @@ use super::progress::Progress;
 use super::track_sync::TrackSync;
 use crate::outlet::{Closed, Counters, Outlet};
 use crate::tone::Hdr;
-use touchline_core::clock::Clock;
+use touchline_core::clock::{Clock, Deadline};
 use touchline_core::frame::Frame;
 use touchline_core::item::{Discontinuity, End, MediaItem, Track, Tracks};
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
@@ -49,8 +49,8 @@ struct GraphState {
     selected: Option<Tracks>,
     decided: Option<Tracks>,
     ended: Vec<Track>,
-    /// When a sample first waited for the decision.
-    waiting_since: Option<Instant>,
+    /// The limit of the wait for the decision, set when a sample first waits.
+    decides_by: Option<Deadline>,
     /// Why the bus thread must end the session. Set once.
     verdict: Option<End>,
 }
@@ -236,9 +236,10 @@ impl Graph {
             if let Some(tracks) = state.decided {
                 return tracks.has(track) || self.take_in(&mut state, track, tracks);
             }
-            let since = *state.waiting_since.get_or_insert_with(Instant::now);
             let grace = if self.is_synced { GRACE_OF_RECORDING } else { GRACE };
-            self.decide(&mut state, since.elapsed() > grace);
+            let clock = self.progress.clock();
+            let is_over = state.decides_by.get_or_insert_with(|| Deadline::after(clock, grace)).is_over(clock);
+            self.decide(&mut state, is_over);
             if state.decided.is_none() {
                 self.changed.wait_for(&mut state, Duration::from_millis(20));
             }
@@ -337,7 +338,8 @@ impl Graph {
         let is_lost = matches!(item, MediaItem::Lost { .. });
         self.progress.decoded(track, pts_ns);
         if let Some(sync) = self.sync.get() {
-            sync.wait(track, pts_ns, &|| self.outlet.stopped(), &|| self.has_queued(track.other()));
+            let is_queued = || self.has_queued(track.other());
+            sync.wait(track, pts_ns, self.progress.clock(), &|| self.outlet.stopped(), &is_queued);
         }
         let sent = self.progress.sending(|| self.outlet.send(item));
         if let Some(sync) = self.sync.get() {

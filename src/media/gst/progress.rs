@@ -35,6 +35,11 @@ impl Progress {
         Self { clock, moved_ns: now.into(), last, waiting: AtomicU32::new(0), fed_ns: AtomicU64::new(NONE) }
     }
 
+    /// The clock of the session.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     /// A picture or a piece of sound was decoded.
     pub fn decoded(&self, track: Track, pts_ns: u64) {
         let last = &self.last[usize::from(track == Track::Audio)];

@@ -6,10 +6,11 @@
 //! to continue before the other can. A track counts as without data only if the queues before it are empty. A decoder that
 //! waits for a busy machine does not count, because the resulting seconds must not depend on the machine.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use touchline_core::clock::{Clock, Deadline};
 use touchline_core::item::Track;
 use touchline_core::time::NANOS_PER_SECOND;
 
@@ -52,10 +53,18 @@ impl TrackSync {
 
     /// Waits until a buffer of `track` at `pts_ns` is not too far ahead, or `stopped` returns true. `is_queued` returns whether
     /// data of the other track wait to be decoded.
-    pub fn wait(&self, track: Track, pts_ns: u64, stopped: &dyn Fn() -> bool, is_queued: &dyn Fn() -> bool) {
+    pub fn wait(
+        &self,
+        track: Track,
+        pts_ns: u64,
+        clock: &dyn Clock,
+        stopped: &dyn Fn() -> bool,
+        is_queued: &dyn Fn() -> bool,
+    ) {
         let (own, other) = (track.index(), track.other().index());
         let mut tracks = self.tracks.lock();
-        let mut last = (tracks[other].at_ns, Instant::now());
+        let stuck_at = || Deadline::after(clock, STUCK_AFTER);
+        let mut last = (tracks[other].at_ns, stuck_at());
         tracks[own].waits_at = Some(pts_ns);
         self.moved.notify_all();
         while !stopped() {
@@ -66,8 +75,8 @@ impl TrackSync {
                 break;
             }
             if that.busy || that.at_ns != last.0 {
-                last = (that.at_ns, Instant::now());
-            } else if last.1.elapsed() > STUCK_AFTER {
+                last = (that.at_ns, stuck_at());
+            } else if last.1.is_over(clock) {
                 drop(tracks);
                 let goes_on = is_queued();
                 tracks = self.tracks.lock();
@@ -75,7 +84,7 @@ impl TrackSync {
                     tracks[other].stuck = true;
                     break;
                 }
-                last = (tracks[other].at_ns, Instant::now());
+                last = (tracks[other].at_ns, stuck_at());
                 continue;
             }
             self.moved.wait_for(&mut tracks, POLL);
@@ -102,45 +111,53 @@ impl TrackSync {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use touchline_core::clock::ManualClock;
 
     const SECOND: u64 = NANOS_PER_SECOND;
     const NEVER: &dyn Fn() -> bool = &|| false;
 
+    /// Advances `clock` and counts the checks of a waiting track, which call this.
+    fn check(clock: &ManualClock, by: Duration, checks: &AtomicU64) -> bool {
+        clock.advance(by.as_nanos() as u64);
+        checks.fetch_add(1, Ordering::Release);
+        false
+    }
+
     #[test]
     fn the_leading_track_waits_for_the_other() {
-        let sync = Arc::new(TrackSync::new(true, true));
-        sync.wait(Track::Audio, 2 * SECOND, NEVER, NEVER);
+        let (sync, clock, checks) = (TrackSync::new(true, true), ManualClock::default(), AtomicU64::new(0));
+        sync.wait(Track::Audio, 2 * SECOND, &clock, NEVER, NEVER);
         sync.done(Track::Audio, 2 * SECOND);
-        sync.wait(Track::Video, 0, NEVER, NEVER);
-        let (leader, passed) = (sync.clone(), Arc::new(AtomicBool::new(false)));
-        let flag = passed.clone();
-        let thread = std::thread::spawn(move || {
-            leader.wait(Track::Audio, 3 * SECOND, NEVER, NEVER);
-            flag.store(true, Ordering::Release);
+        sync.wait(Track::Video, 0, &clock, NEVER, NEVER);
+        let stopped = || check(&clock, 2 * STUCK_AFTER, &checks);
+        std::thread::scope(|scope| {
+            let leader = scope.spawn(|| sync.wait(Track::Audio, 3 * SECOND, &clock, &stopped, NEVER));
+            // The other track is busy, so it does not count as stuck.
+            while checks.load(Ordering::Acquire) < 5 {
+                assert!(!leader.is_finished());
+                std::thread::yield_now();
+            }
+            sync.done(Track::Video, SECOND);
         });
-        // The other track is busy, so it does not count as stuck.
-        std::thread::sleep(STUCK_AFTER * 2);
-        assert!(!passed.load(Ordering::Acquire));
-        sync.done(Track::Video, SECOND);
-        thread.join().unwrap();
     }
 
     #[test]
     fn a_track_without_data_delays_the_other_once() {
-        let sync = TrackSync::new(true, true);
-        let started = Instant::now();
+        let (sync, clock, checks) = (TrackSync::new(true, true), ManualClock::default(), AtomicU64::new(0));
+        let stopped = || check(&clock, STUCK_AFTER / 5, &checks);
         for second in 3..1000 {
-            sync.wait(Track::Audio, second * SECOND, NEVER, NEVER);
+            sync.wait(Track::Audio, second * SECOND, &clock, &stopped, NEVER);
             sync.done(Track::Audio, second * SECOND);
         }
-        assert!(started.elapsed() >= STUCK_AFTER && started.elapsed() < 4 * STUCK_AFTER, "{:?}", started.elapsed());
+        assert_eq!(checks.into_inner(), 997 + 5, "five more checks of the first buffer");
     }
 
     #[test]
     fn a_track_with_queued_data_is_waited_for() {
-        let (sync, calls) = (TrackSync::new(true, true), std::cell::Cell::new(0));
+        let (sync, clock, checks) = (TrackSync::new(true, true), ManualClock::default(), AtomicU64::new(0));
+        let calls = Cell::new(0);
         // The video decoder gets no processor time for three times the limit for a track without data.
         let is_queued = || {
             calls.set(calls.get() + 1);
@@ -150,17 +167,18 @@ mod tests {
             true
         };
         // The lock is free during the call.
-        sync.wait(Track::Audio, 10 * SECOND, NEVER, &is_queued);
+        sync.wait(Track::Audio, 10 * SECOND, &clock, &|| check(&clock, 2 * STUCK_AFTER, &checks), &is_queued);
         assert_eq!(calls.get(), 3);
     }
 
     #[test]
     fn ended_and_absent_tracks_and_stops_delay_nothing() {
+        let clock = ManualClock::default();
         let alone = TrackSync::new(false, true);
-        alone.wait(Track::Audio, 100 * SECOND, NEVER, NEVER);
+        alone.wait(Track::Audio, 100 * SECOND, &clock, NEVER, NEVER);
         let sync = TrackSync::new(true, true);
         sync.end(Track::Video);
-        sync.wait(Track::Audio, 100 * SECOND, NEVER, NEVER);
-        TrackSync::new(true, true).wait(Track::Audio, 100 * SECOND, &|| true, NEVER);
+        sync.wait(Track::Audio, 100 * SECOND, &clock, NEVER, NEVER);
+        TrackSync::new(true, true).wait(Track::Audio, 100 * SECOND, &clock, &|| true, NEVER);
     }
 }

@@ -129,7 +129,7 @@ impl Open for WorkerOpener {
             limits::log_out_of_files();
             return refuse(limits::OUT_OF_FILES, limits::ADVICE, to);
         }
-        let (mut process, socket) = match WorkerProcess::start(&self.program, &self.options.id) {
+        let (mut process, socket) = match WorkerProcess::start(&self.program, &self.options.id, self.clock.clone()) {
             Ok(started) => started,
             Err(e) if limits::is_out_of_files(&e) => {
                 limits::log_out_of_files();
@@ -155,7 +155,7 @@ impl Open for WorkerOpener {
         }
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
-        let timed = TimedReader::new(socket, OPENING);
+        let timed = TimedReader::new(socket, OPENING, self.clock.clone());
         let mut reader = MessageReader::new(timed, self.pictures.clone(), self.sound.clone());
         let mut broken = None;
         match reader.next_message(|| self.clock.mono_ns()) {

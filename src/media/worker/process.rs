@@ -6,11 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{SUBCOMMAND, log};
 use crate::outlet::Outlet;
+use touchline_core::clock::{Clock, Deadline};
 
 /// How often a blocked read checks for a stop request.
 const POLL: Duration = Duration::from_millis(250);
@@ -18,7 +20,7 @@ const POLL: Duration = Duration::from_millis(250);
 /// Time limit for a process to exit after its last message.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often the exit of a process is checked.
+/// How often the exit of a process is checked. The time limit counts checks: a suspended machine is not a process that hangs.
 const EXIT_POLL: Duration = Duration::from_millis(2);
 
 pub(super) const ADVICE: &str = "check the source with `touchline score` or another player";
@@ -43,7 +45,7 @@ pub(super) struct ExitReport {
 
 impl WorkerProcess {
     /// Starts a process. Returns it with the socket for its messages.
-    pub fn start(program: &Path, id: &str) -> io::Result<(Self, UnixStream)> {
+    pub fn start(program: &Path, id: &str, clock: Arc<dyn Clock>) -> io::Result<(Self, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new(program);
         command.arg0("touchline").arg(SUBCOMMAND).arg(id);
@@ -68,7 +70,7 @@ impl WorkerProcess {
             let name = id.to_owned();
             // The thread ends with the process. Without the thread, the log of the process is lost.
             let forwarding =
-                thread::Builder::new().name(format!("log/{id}")).spawn(move || log::forward(stderr, &name));
+                thread::Builder::new().name(format!("log/{id}")).spawn(move || log::forward(stderr, &name, &*clock));
             if let Err(e) = forwarding {
                 tracing::warn!(id, "the log of a source's process is lost: {e}");
             }
@@ -113,17 +115,17 @@ impl WorkerProcess {
     }
 
     fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
-        let began = Instant::now();
-        loop {
+        for _ in 0..limit.div_duration_f32(EXIT_POLL) as u32 {
             match self.child.try_wait() {
                 Ok(Some(status)) => {
                     self.is_over = true;
                     return Some(status);
                 }
-                Ok(None) if began.elapsed() < limit => thread::sleep(EXIT_POLL),
-                _ => return None,
+                Ok(None) => thread::sleep(EXIT_POLL),
+                Err(_) => break,
             }
         }
+        None
     }
 }
 
@@ -161,14 +163,16 @@ pub(super) struct TimedReader {
     silence: Duration,
     /// The outlet that shows a stop request, and the time limit after it.
     stopping: Option<(Outlet, Duration)>,
-    stopping_since: Option<Instant>,
+    /// Set by the first read after a stop request.
+    stops_by: Option<Deadline>,
+    clock: Arc<dyn Clock>,
 }
 
 impl TimedReader {
-    pub fn new(socket: UnixStream, silence: Duration) -> Self {
+    pub fn new(socket: UnixStream, silence: Duration, clock: Arc<dyn Clock>) -> Self {
         // Fails only for a duration of zero.
         let _ = socket.set_read_timeout(Some(POLL));
-        Self { socket, silence, stopping: None, stopping_since: None }
+        Self { socket, silence, stopping: None, stops_by: None, clock }
     }
 
     /// Sets the longest time without data to `silence`, and the time limit after a stop of `outlet` to `stopping`.
@@ -183,7 +187,8 @@ impl TimedReader {
     /// When it has passed.
     fn check_stop(&mut self) -> io::Result<()> {
         let Some((outlet, limit)) = &self.stopping else { return Ok(()) };
-        if outlet.stopped() && self.stopping_since.get_or_insert_with(Instant::now).elapsed() > *limit {
+        let clock = &*self.clock;
+        if outlet.stopped() && self.stops_by.get_or_insert_with(|| Deadline::after(clock, *limit)).is_over(clock) {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not stop"));
         }
         Ok(())

@@ -9,11 +9,24 @@ pub enum StageThread {
     Infer,
     /// Writes one output.
     Sink,
+    /// Delivers the media of one stream. It has ended without an end of the stream.
+    Source,
+    /// Compares a second pack with the running one.
+    Shadow,
+    /// Replaces the running pack.
+    Pack,
 }
 
 impl StageThread {
     /// In the order of the variants.
-    pub const ALL: [StageThread; 3] = [StageThread::Clip, StageThread::Infer, StageThread::Sink];
+    pub const ALL: [StageThread; 6] = [
+        StageThread::Clip,
+        StageThread::Infer,
+        StageThread::Sink,
+        StageThread::Source,
+        StageThread::Shadow,
+        StageThread::Pack,
+    ];
 
     /// Value of the label `stage`.
     pub const fn as_str(self) -> &'static str {
@@ -21,6 +34,9 @@ impl StageThread {
             StageThread::Clip => "clip",
             StageThread::Infer => "infer",
             StageThread::Sink => "sink",
+            StageThread::Source => "source",
+            StageThread::Shadow => "shadow",
+            StageThread::Pack => "pack",
         }
     }
 }

@@ -14,6 +14,7 @@ mod shadow;
 mod stream;
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use prometheus::{
@@ -153,7 +154,7 @@ impl Metrics {
         let panic_family = counters(
             r,
             "touchline_stage_panics_total",
-            "Contained panics of a clip thread, inference or an output. Each is a bug to report.",
+            "Contained panics of a clip thread, inference, an output, a source, the shadow or a pack update. Each is a bug to report.",
             &["stage"],
         );
         let families = Families {
@@ -449,6 +450,12 @@ impl Metrics {
         if sink == "jsonl" {
             self.families.records_lost.inc_by(count);
         }
+    }
+
+    /// Runs `body`. A panic of it is counted and gives [`None`]; the panic hook prints its message.
+    pub fn contain<T>(&self, stage: StageThread, body: impl FnOnce() -> T) -> Option<T> {
+        // The callers use the state of `body` again only where any of its steps may fail anyway.
+        catch_unwind(AssertUnwindSafe(body)).inspect_err(|_| self.panicked(stage)).ok()
     }
 
     /// Counts a contained panic.

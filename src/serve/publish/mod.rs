@@ -25,7 +25,7 @@ mod stream_routes;
 pub mod streams;
 pub mod terminal;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod tls;
 
 /// For the fuzz targets: reads a request as the routes do, headers first.

@@ -158,7 +158,12 @@ mod tests {
     #[test]
     fn suspects_are_opened_one_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _thread, _) = Store::open(&folder.path().join("s.db"), Metrics::new()).unwrap();
+        let (store, _thread, _) = Store::open(
+            &folder.path().join("s.db"),
+            Metrics::new(),
+            Arc::new(touchline_core::clock::SystemClock::new()),
+        )
+        .unwrap();
         let clock = Arc::new(ManualClock::default());
         clock.advance(NANOS_PER_SECOND);
         let mark = |id: &str| OpeningMark::new(store.clone(), clock.clone(), id);

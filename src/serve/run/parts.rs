@@ -63,7 +63,7 @@ impl Shared {
         let metrics = Metrics::new();
         let (store, store_thread, contents) = match &config.state {
             Some(path) => {
-                let (store, thread, contents) = Store::open(path, metrics.clone())?;
+                let (store, thread, contents) = Store::open(path, metrics.clone(), clock.clone())?;
                 (Some(store), Some(thread), contents)
             }
             None => (None, None, Contents::default()),

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rusqlite::Connection;
@@ -32,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::publish::access::{LogOuts, RevokedSession, Role, SessionArchive};
 use crate::publish::hub::{Archive, RecordKind, Restored};
 use runs::Runs;
+use touchline_core::clock::{Clock, Deadline};
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::spawn;
 use touchline_core::time::RunId;
@@ -139,7 +140,7 @@ impl Store {
     /// # Errors
     /// [`Error::Output`] if it cannot be opened or created, is damaged, belongs to another program or a newer version,
     /// or is open in another process.
-    pub fn open(path: &Path, metrics: Metrics) -> Result<(Self, StoreThread, Contents)> {
+    pub fn open(path: &Path, metrics: Metrics, clock: Arc<dyn Clock>) -> Result<(Self, StoreThread, Contents)> {
         let connection = schema::open(path)?;
         let contents = statements::count_ends(&connection)
             .and_then(|()| statements::read(&connection))
@@ -151,6 +152,7 @@ impl Store {
             connection,
             place: place.display().to_string(),
             metrics: metrics.clone(),
+            clock,
             failed: false,
             runs: Runs::new(&contents.restored),
             waiting: Vec::new(),
@@ -260,6 +262,7 @@ struct StoreWriter {
     connection: Connection,
     place: String,
     metrics: Metrics,
+    clock: Arc<dyn Clock>,
     /// The last write failed, and that was logged.
     failed: bool,
     runs: Runs,
@@ -272,13 +275,13 @@ struct StoreWriter {
 impl StoreWriter {
     fn run(mut self, messages: &Receiver<StoreMessage>) {
         let mut records = Vec::new();
-        // Arrival of the oldest record.
-        let mut since = Instant::now();
+        // The oldest record waits until then.
+        let mut due = Deadline::after(&*self.clock, GATHER);
         loop {
             let message = if records.is_empty() {
                 messages.recv().ok()
             } else {
-                match messages.recv_deadline(since + GATHER) {
+                match messages.recv_timeout(due.left(&*self.clock)) {
                     Ok(message) => Some(message),
                     Err(crossbeam_channel::RecvTimeoutError::Timeout) => {
                         self.write(&mut records);
@@ -329,7 +332,7 @@ impl StoreWriter {
                 }
                 record => {
                     if records.is_empty() {
-                        since = Instant::now();
+                        due = Deadline::after(&*self.clock, GATHER);
                     }
                     records.push(record);
                     if records.len() >= BATCH {

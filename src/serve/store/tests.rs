@@ -6,6 +6,7 @@ use super::*;
 use crate::config::{RtspTransport, VoteFile};
 use crate::publish::access::NONCE;
 use crate::publish::hub::HISTORY_EVENTS;
+use touchline_core::clock::ManualClock;
 use touchline_media::options::{HlsOptions, Isolation, SourceKind, TierChoice};
 
 fn settings(id: &str) -> StreamSettings {
@@ -26,6 +27,11 @@ fn settings(id: &str) -> StreamSettings {
     }
 }
 
+/// A clock that stands still: only a flush, a full batch or the end writes the records.
+fn clock() -> Arc<ManualClock> {
+    Arc::default()
+}
+
 struct TestStore {
     folder: tempfile::TempDir,
 }
@@ -40,7 +46,7 @@ impl TestStore {
     }
 
     fn open(&self) -> (Store, StoreThread, Contents) {
-        Store::open(&self.path(), Metrics::new()).unwrap()
+        Store::open(&self.path(), Metrics::new(), clock()).unwrap()
     }
 
     /// The contents after a kill of this process.
@@ -59,7 +65,7 @@ impl TestStore {
     }
 
     fn refused(&self) -> String {
-        Store::open(&self.path(), Metrics::new()).err().expect("the file is refused").to_string()
+        Store::open(&self.path(), Metrics::new(), clock()).err().expect("the file is refused").to_string()
     }
 }
 
@@ -165,6 +171,7 @@ fn a_failed_write_loses_no_run_number() {
         connection: schema::open(&test_store.path()).unwrap(),
         place: "here".into(),
         metrics: metrics.clone(),
+        clock: clock(),
         failed: false,
         runs: Runs::default(),
         waiting: Vec::new(),
@@ -266,9 +273,10 @@ fn a_foreign_or_damaged_file_is_refused() {
     let text = test_store.refused();
     assert!(text.contains("damaged") && text.contains("move it away"), "{text}");
 
-    let folder = Store::open(test_store.folder.path(), Metrics::new()).err().unwrap().to_string();
+    let folder = Store::open(test_store.folder.path(), Metrics::new(), clock()).err().unwrap().to_string();
     assert!(folder.contains("name a file in it"), "{folder}");
-    let nowhere = Store::open(&test_store.folder.path().join("no/such.db"), Metrics::new()).err().unwrap().to_string();
+    let nowhere =
+        Store::open(&test_store.folder.path().join("no/such.db"), Metrics::new(), clock()).err().unwrap().to_string();
     assert!(nowhere.contains("folder does not exist"), "{nowhere}");
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
+use crate::metrics::{Metrics, StageThread};
 use crate::publish::hub::Hub;
 use crate::publish::packs::{
     AppliedPack, PackControl, PackOutcome, PackRefusal, PackRefusalKind, PackRequest, PackTrigger, took_ms,
@@ -186,8 +187,9 @@ impl PackWorker {
                 .replace(char::is_control, "?"),
             None => self.config.shown(&self.running.pack().dir),
         };
-        let outcome = self.attempt(asked).map_err(|refused| self.without_root(refused));
-        self.hub.metrics().pack_update(outcome.is_ok());
+        let metrics = self.hub.metrics().clone();
+        let outcome = contained(&metrics, || self.attempt(asked)).map_err(|refused| self.without_root(refused));
+        metrics.pack_update(outcome.is_ok());
         match &outcome {
             Ok(applied) if applied.unchanged => tracing::info!("pack {shown}: unchanged"),
             Ok(applied) => {
@@ -254,6 +256,14 @@ impl PackWorker {
     }
 }
 
+/// Runs an update. If it panics, it is refused, and the thread remains for the next one.
+fn contained(metrics: &Metrics, attempt: impl FnOnce() -> PackOutcome) -> PackOutcome {
+    metrics.contain(StageThread::Pack, attempt).unwrap_or_else(|| {
+        let advice = "report this bug with the log";
+        Err(PackRefusal::new(PackRefusalKind::Internal, "the update panicked", advice))
+    })
+}
+
 fn bad_pack(error: Error) -> PackRefusal {
     match error {
         Error::Pack { path, cause, advice } => {
@@ -306,5 +316,15 @@ mod tests {
         let config = UpdateConfig::new(None, &pack, false).unwrap();
         assert_eq!(config.root, base.path().canonicalize().unwrap());
         assert!(UpdateConfig::new(Some(&base.path().join("absent")), &pack, false).is_err());
+    }
+
+    #[test]
+    fn a_panic_refuses_the_update_and_is_counted() {
+        let metrics = Metrics::new();
+        let refused = contained(&metrics, || panic!("a bug in a loader")).unwrap_err();
+        assert_eq!(refused.kind, PackRefusalKind::Internal);
+        let other = PackRefusal::new(PackRefusalKind::BadPack, "damaged", "copy it again");
+        assert_eq!(contained(&metrics, || Err(other)).unwrap_err().kind, PackRefusalKind::BadPack, "the next update");
+        assert!(metrics.encode().contains(r#"touchline_stage_panics_total{stage="pack"} 1"#));
     }
 }

@@ -1,6 +1,5 @@
 //! The inference thread: gathers batches of seconds, scores and decides them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -147,10 +146,9 @@ pub(super) fn contained(
     metrics: &Metrics,
     score: &mut dyn FnMut(&[&ClipSecond]) -> Vec<SecondOutcome>,
 ) -> Vec<SecondOutcome> {
-    if let Ok(outcomes) = catch_unwind(AssertUnwindSafe(|| score(seconds))) {
+    if let Some(outcomes) = metrics.contain(StageThread::Infer, || score(seconds)) {
         return outcomes;
     }
-    metrics.panicked(StageThread::Infer);
     match seconds {
         [second] => vec![gap(second, GapReason::Compute)],
         _ => seconds.iter().flat_map(|second| contained(&[second], metrics, score)).collect(),

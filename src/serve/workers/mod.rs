@@ -16,7 +16,6 @@ mod programme;
 mod tests;
 
 use parking_lot::{Mutex, MutexGuard};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -296,12 +295,13 @@ impl Intake {
         let filter = ProgrammeFilter::new(self.signals);
         let (backlog, metrics) = (Arc::clone(&self.backlog), self.metrics.clone());
         let clip = move || {
-            // The stream fails and the program continues. The panic hook prints the message.
-            let looped = catch_unwind(AssertUnwindSafe(|| clip_loop(builder, filter, &media, &backlog, queue, tap)));
+            // The stream fails and the program continues.
+            let looped = metrics.contain(StageThread::Clip, || {
+                clip_loop(builder, filter, &media, (&backlog, queue), tap, &metrics);
+            });
             // Dropped before anything blocks: the source sees at once that the channel is closed.
             drop(media);
-            if looped.is_err() {
-                metrics.panicked(StageThread::Clip);
+            if looped.is_none() {
                 backlog.push(queue, ClipOutput::Ended(broken("a thread of this stream panicked")));
             }
         };
@@ -339,12 +339,20 @@ fn clip_loop(
     mut builder: ClipBuilder,
     mut filter: ProgrammeFilter,
     media: &Receiver<MediaItem>,
-    backlog: &Backlog,
-    queue: QueueId,
+    (backlog, queue): (&Backlog, QueueId),
     mut tap: Tap,
+    metrics: &Metrics,
 ) {
     let mut out = Vec::new();
-    let mut pass = |output| filter.pass(output, |output| backlog.push(queue, output));
+    let mut pass = |output| {
+        let is_broken = matches!(&output, ClipOutput::Ended(End::Failed { kind: Cause::Internal, .. }));
+        let passed = filter.pass(output, |output| backlog.push(queue, output));
+        // Not for a removed stream, whose source may be dropped before it sends an end.
+        if is_broken && passed {
+            metrics.panicked(StageThread::Source);
+        }
+        passed
+    };
     for item in media {
         let ended = matches!(item, MediaItem::Ended(_));
         tap(&item);

@@ -60,10 +60,22 @@ fn a_panic_on_a_clip_thread_ends_its_stream_and_no_other() {
 
 #[test]
 fn a_source_that_stops_without_an_end_is_an_internal_failure() {
-    let intake = intake(&Metrics::new());
-    let (_, to) = intake.add_stream("a", Pace::Live, 0, RunId(0), SharedTier::default(), Box::new(|_| ())).unwrap();
+    let metrics = Metrics::new();
+    let intake = intake(&metrics);
+    let add = || intake.add_stream("a", Pace::Live, 0, RunId(0), SharedTier::default(), Box::new(|_| ())).unwrap();
+    let (removed, to) = add();
+    intake.remove_queue(removed);
     drop(to);
+    drop(add());
     assert!(matches!(end(&intake.backlog), End::Failed { kind: Cause::Internal, .. }));
+    // From the process of a source.
+    let (_, to) = add();
+    to.send(MediaItem::Ended(broken("the source's thread ended unexpectedly"))).unwrap();
+    assert!(matches!(end(&intake.backlog), End::Failed { kind: Cause::Internal, .. }));
+    intake.clips().drain(..).for_each(|clip| clip.join().unwrap());
+    let text = metrics.encode();
+    assert!(text.contains("touchline_stage_panics_total{stage=\"source\"} 2"), "not the removed stream: {text}");
+    assert!(text.contains("touchline_stage_panics_total{stage=\"clip\"} 0"), "{text}");
 }
 
 #[test]

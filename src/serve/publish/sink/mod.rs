@@ -7,7 +7,6 @@
 //! The hub and the metrics are not sinks: they are in memory, never wait, and the API answers from them. The store has
 //! its own thread and queue ([`crate::store`]), because it answers changes of streams.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -319,11 +318,8 @@ fn run(
             SinkMessage::Wake => continue,
             SinkMessage::Finish => break,
         };
-        // A panic costs one item. The panic hook prints its message.
-        let lost = catch_unwind(AssertUnwindSafe(|| sink.take(&item))).unwrap_or_else(|_| {
-            metrics.panicked(StageThread::Sink);
-            item.records.len() as u64
-        });
+        // A panic costs one item.
+        let lost = metrics.contain(StageThread::Sink, || sink.take(&item)).unwrap_or(item.records.len() as u64);
         counts.waiting.fetch_sub(item.records.len() as u64, Ordering::Relaxed);
         if lost > 0 {
             counts.lost.fetch_add(lost, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 
 use crate::backlog::QueueId;
 use crate::live::LiveStream;
+use crate::metrics::StageThread;
 use crate::publish::hub::{Hub, StreamHandle};
 use crate::publish::record::StreamState;
 use crate::publish::sink::{Content, Item, Sinks, WhenFull};
@@ -318,6 +319,10 @@ impl Publisher {
             SourceState::Connecting => StreamState::Connecting,
             SourceState::Playing => StreamState::Playing,
             SourceState::Waiting { attempt, retry_in, kind, cause } => {
+                // A failure that is not retried arrives in-band, and its clip thread counts it.
+                if kind == Cause::Internal {
+                    self.hub.metrics().panicked(StageThread::Source);
+                }
                 let retry_in_ns = u64::try_from(retry_in.as_nanos()).unwrap_or(u64::MAX);
                 StreamState::Waiting { kind, cause, attempt, retry_in_ns }
             }

@@ -5,6 +5,7 @@ use crate::backlog::Backlog;
 use crate::metrics::Metrics;
 use crate::publish::hub::{HubInfo, StreamInfo};
 use crate::publish::sink::{QUEUE, Sink};
+use crate::publish::testing::{classes, stamp};
 use touchline_core::clip::{Gap, GapReason};
 use touchline_core::clock::ManualClock;
 use touchline_core::decision::{PackStamp, SecondOutcome};
@@ -74,4 +75,22 @@ fn a_stalled_sink_delays_no_decision_of_a_live_stream() {
     drop(release);
     commands_to.send(Command::Finish).unwrap();
     publishing.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_source_that_is_reopened_after_a_fault_of_its_thread_is_counted() {
+    let clock = Arc::new(ManualClock::default());
+    let info = HubInfo { classes: classes(), modalities: vec![Modality::Rgb], pack: stamp(), vote_window_s: 10 };
+    let hub = Hub::new(info, Metrics::new(), clock.clone());
+    let handle = hub.add_stream(StreamInfo { id: "a".into(), uri: "rtsp://h/a".into(), pace: Pace::Live }).unwrap();
+    let queue = Backlog::new().add_queue(Pace::Live);
+    let mut publisher = Publisher::new(hub.clone(), clock, 3, unbounded().0);
+    let vote = VoteConfig::default();
+    let begin = StreamStart { queue, handle, vote, supervised: true, counters: Arc::default() };
+    publisher.command(Command::Begin(Box::new(begin)));
+    for kind in [Cause::Internal, Cause::Refused, Cause::Internal] {
+        let (retry_in, cause) = (Duration::from_secs(1), "the source's thread ended unexpectedly".into());
+        publisher.news(queue, SourceState::Waiting { attempt: 1, retry_in, kind, cause });
+    }
+    assert!(hub.metrics().encode().contains("touchline_stage_panics_total{stage=\"source\"} 2"));
 }
