@@ -94,7 +94,9 @@ fn time_stamps_that_wrap_lose_no_second() {
     let mut watched = Watched::start(sender.url());
     watched.until_classified(LIMIT);
     watched.until("wrap", LIMIT, |event| matches!(event, Event::Incident(Incident::ClockWrapped)));
-    std::thread::sleep(Duration::from_secs(4));
+    for _ in 0..5 {
+        watched.until("second after the wrap", LIMIT, Event::is_second);
+    }
     let events = watched.all();
     let seconds: Vec<(u32, u64)> = events
         .iter()
