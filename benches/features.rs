@@ -30,7 +30,14 @@ fn texture(width: usize, height: usize, shift: f64) -> Vec<f32> {
 
 fn resize(c: &mut Criterion) {
     let mut group = c.benchmark_group("resize");
-    let params = PictureParams { width: 224, height: 224, fit: Fit::Stretch, mean: [0.45; 3], std: [0.225; 3] };
+    let params = PictureParams {
+        width: 224,
+        height: 224,
+        fit: Fit::Stretch,
+        mean: [0.45; 3],
+        std: [0.225; 3],
+        ..PictureParams::default()
+    };
     for (width, height) in [(640, 360), (1280, 720)] {
         let data: Vec<u8> = texture(width, height, 0.0).iter().flat_map(|&v| [v as u8, v as u8 / 2, v as u8]).collect();
         let plan = ResizePlan::new((width, height), (224, 224), Fit::Stretch);

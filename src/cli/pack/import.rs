@@ -7,8 +7,9 @@ use clap::{Args, ValueEnum};
 
 use touchline_compute::infer::Engine;
 use touchline_compute::models::Architecture;
-use touchline_compute::models::import::Import;
-use touchline_compute::models::pack::Pack;
+use touchline_compute::models::foundation::{Foundation, Prompts};
+use touchline_compute::models::import::{Import, Imported};
+use touchline_compute::models::pack::{Pack, parse_toml};
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 
@@ -20,12 +21,12 @@ pub struct ImportArgs {
     /// Library whose naming the tensors follow.
     #[arg(long, value_enum)]
     from: Origin,
-    /// Network architecture.
-    #[arg(long, value_enum)]
-    arch: Arch,
-    /// Modality of the network's input.
-    #[arg(long, value_enum)]
-    modality: ModalityArg,
+    /// Network architecture. For torchvision.
+    #[arg(long, value_enum, required_if_eq("from", "torchvision"))]
+    arch: Option<Arch>,
+    /// Modality of the network's input. For torchvision; the encoders are for pictures.
+    #[arg(long, value_enum, required_if_eq("from", "torchvision"))]
+    modality: Option<ModalityArg>,
     /// Directory of the pack to write.
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
@@ -35,11 +36,23 @@ pub struct ImportArgs {
     /// Import the network into a copy of this pack [default: a new pack with this network only].
     #[arg(long, value_name = "DIR")]
     onto: Option<PathBuf>,
+    /// Prompts per class, for clip: TOML with `class = ["a picture of {class}", …]`, or CSV with the columns class and prompt
+    /// [default: built-in prompts].
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// The tokenizer.json of the model, for clip [default: the one beside FILE].
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Origin {
     Torchvision,
+    /// CLIP of transformers; the classifier is made of text prompts.
+    Clip,
+    /// DINOv2 of transformers, with the classifier in its file.
+    #[value(name = "dinov2")]
+    DinoV2,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -58,30 +71,19 @@ enum ModalityArg {
 }
 
 pub fn import(args: ImportArgs) -> Result<()> {
-    let Origin::Torchvision = args.from;
-    let import = Import {
-        file: args.file,
-        architecture: match args.arch {
-            Arch::MobileNetV2 => Architecture::MobileNetV2,
-            Arch::ResNet50 => Architecture::ResNet50,
-        },
-        modality: match args.modality {
-            ModalityArg::Rgb => Modality::Rgb,
-            ModalityArg::Flow => Modality::Flow,
-            ModalityArg::Audio => Modality::Audio,
-        },
-        out: args.out,
-        classes: args.classes.as_deref().map(classes).transpose()?,
-        onto: args.onto,
+    let (file, out) = (args.file.clone(), args.out.clone());
+    let imported = match args.from {
+        Origin::Torchvision => torchvision(args)?,
+        Origin::Clip => encoder(args, Architecture::ClipVit)?,
+        Origin::DinoV2 => encoder(args, Architecture::DinoV2)?,
     };
-    let imported = import.run()?;
     // The pack is loaded as by the detector and run once, to make sure that it works.
-    Engine::load(Pack::open(&import.out)?)?;
+    Engine::load(Pack::open(&out)?)?;
     // Errors are ignored, because the reader may close the pipe early.
     let print = |text: String| drop(writeln!(std::io::stdout(), "{text}"));
     print(format!(
         "{}: {} tensors imported, {} batch norm counters skipped, {} unknown",
-        import.file.display(),
+        file.display(),
         imported.taken,
         imported.counters,
         imported.unknown.len()
@@ -92,8 +94,80 @@ pub fn import(args: ImportArgs) -> Result<()> {
     if let Some(reason) = &imported.manifest.fusion.refit {
         print(format!("the class-to-modality table must be fitted again: {reason}"));
     }
-    print(format!("pack written to {}", import.out.display()));
+    print(format!("pack written to {}", out.display()));
     Ok(())
+}
+
+fn torchvision(args: ImportArgs) -> Result<Imported> {
+    if args.prompts.is_some() || args.tokenizer.is_some() {
+        return Err(Error::Usage("--prompts and --tokenizer are for --from clip; leave them out".into()));
+    }
+    let (Some(arch), Some(modality)) = (args.arch, args.modality) else {
+        return Err(Error::Usage("--from torchvision needs --arch and --modality".into()));
+    };
+    let import = Import {
+        file: args.file,
+        architecture: match arch {
+            Arch::MobileNetV2 => Architecture::MobileNetV2,
+            Arch::ResNet50 => Architecture::ResNet50,
+        },
+        modality: match modality {
+            ModalityArg::Rgb => Modality::Rgb,
+            ModalityArg::Flow => Modality::Flow,
+            ModalityArg::Audio => Modality::Audio,
+        },
+        out: args.out,
+        classes: args.classes.as_deref().map(classes).transpose()?,
+        onto: args.onto,
+    };
+    import.run()
+}
+
+fn encoder(args: ImportArgs, architecture: Architecture) -> Result<Imported> {
+    if args.arch.is_some() || args.modality.is_some() || args.onto.is_some() {
+        let cause = "--arch, --modality and --onto are for --from torchvision";
+        return Err(Error::Usage(format!("{cause}; an encoder becomes the picture model of a new pack")));
+    }
+    let given = args.classes.as_deref().ok_or_else(|| Error::Usage("name the classes with --classes".into()))?;
+    let import = Foundation {
+        architecture,
+        file: args.file,
+        tokenizer: args.tokenizer,
+        prompts: args.prompts.as_deref().map(prompts).transpose()?.unwrap_or_default(),
+        classes: classes(given)?,
+        out: args.out,
+    };
+    import.run()
+}
+
+/// Reads prompts from TOML or, by the file's ending, CSV.
+fn prompts(path: &Path) -> Result<Prompts> {
+    let advice = "give TOML with `class = [\"a prompt\"]`, or CSV with the columns class and prompt";
+    let failed = |cause: String| Error::data(path, cause, advice);
+    let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+    let mut prompts = Prompts::new();
+    if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv")) {
+        for row in csv::Reader::from_reader(text.as_bytes()).deserialize() {
+            let PromptRow { class, prompt } = row.map_err(|e| failed(e.to_string()))?;
+            prompts.entry(class.trim().to_owned()).or_default().push(prompt.trim().to_owned());
+        }
+    } else {
+        prompts = parse_toml(&text).map_err(failed)?;
+    }
+    match prompts
+        .iter()
+        .find(|(_, prompts)| prompts.is_empty() || prompts.iter().any(|prompt| prompt.trim().is_empty()))
+    {
+        Some((class, _)) => Err(failed(format!("class {class} has no prompt, or an empty one"))),
+        None => Ok(prompts),
+    }
+}
+
+/// A line of a CSV file of prompts.
+#[derive(Debug, serde::Deserialize)]
+struct PromptRow {
+    class: String,
+    prompt: String,
 }
 
 /// Reads names from a file with one per line, or from a list with commas.

@@ -197,6 +197,9 @@ fn build(pack: &Pack, model: &ModelSpec, modality: Modality, known: Option<Netwo
         let (f32, int8, precision) = (cost.f32, cost.int8, precision.name());
         tracing::info!(%modality, "macro F1 on validation is {int8:.3} in int8 and {f32:.3} in f32: computing in {precision}");
     }
+    if model.architecture.is_encoder() && pack.precision != Precision::F32 {
+        tracing::info!(%modality, "{} has no {}: computing in f32", model.architecture, pack.precision.name());
+    }
     let arithmetic = match (precision, &ranges) {
         (Precision::F32, _) => Arithmetic::F32,
         (Precision::Bf16, _) => Arithmetic::Bf16,

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::cpu::farneback::Farneback;
 use super::cpu::resize::{Area, ResizeScratch};
-use super::params::FlowParams;
+use super::params::{Filter, FlowParams};
 use super::reuse::{PlanCache, ScratchPool};
 use touchline_core::clip::ClipSecond;
 use touchline_core::frame::RgbView;
@@ -43,7 +43,7 @@ impl FlowExtractor {
     pub fn new(params: &FlowParams) -> Result<Self, String> {
         params.validate()?;
         Ok(Self {
-            plans: PlanCache::new((params.width, params.height), params.fit),
+            plans: PlanCache::new((params.width, params.height), params.fit, Filter::Bilinear),
             scratch: ScratchPool::new(SIZES_KEPT * rayon::current_num_threads()),
             params: params.clone(),
         })

@@ -15,6 +15,24 @@ pub enum Fit {
     Stretch,
 }
 
+/// The filter that scales pictures. Both are widened by the factor when they shrink, so nothing aliases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    /// Triangle, as Pillow's `BILINEAR`.
+    #[default]
+    Bilinear,
+    /// Cubic with a = −0.5, as Pillow's `BICUBIC`.
+    Bicubic,
+}
+
+impl Filter {
+    /// Whether it is the filter of packs that do not name one.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Picture → normalised planar f32 input of the RGB model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +43,9 @@ pub struct PictureParams {
     pub height: usize,
     /// How pictures are fitted to the input.
     pub fit: Fit,
+    /// The filter that scales pictures.
+    #[serde(default, skip_serializing_if = "Filter::is_default")]
+    pub filter: Filter,
     /// Mean per channel (R, G, B), of values scaled to 0..1.
     pub mean: [f32; 3],
     /// Standard deviation per channel, of values scaled to 0..1.
@@ -136,7 +157,8 @@ const SIDE: usize = 224;
 impl Default for PictureParams {
     /// The values that torchvision's ImageNet models were trained with. They score best with cropped pictures.
     fn default() -> Self {
-        Self { width: SIDE, height: SIDE, fit: Fit::Crop, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
+        let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+        Self { width: SIDE, height: SIDE, fit: Fit::Crop, filter: Filter::Bilinear, mean, std }
     }
 }
 
@@ -280,7 +302,14 @@ mod tests {
     use super::*;
 
     fn picture() -> PictureParams {
-        PictureParams { width: 224, height: 224, fit: Fit::Pad, mean: [0.5; 3], std: [0.2; 3] }
+        PictureParams {
+            width: 224,
+            height: 224,
+            fit: Fit::Pad,
+            filter: Filter::Bilinear,
+            mean: [0.5; 3],
+            std: [0.2; 3],
+        }
     }
 
     fn flow() -> FlowParams {

@@ -24,7 +24,7 @@ impl PictureExtractor {
     pub fn new(params: &PictureParams) -> Result<Self, String> {
         params.validate()?;
         Ok(Self {
-            plans: PlanCache::new((params.width, params.height), params.fit),
+            plans: PlanCache::new((params.width, params.height), params.fit, params.filter),
             scratch: ScratchPool::new(2 * rayon::current_num_threads()),
             params: params.clone(),
         })

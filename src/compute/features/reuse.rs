@@ -3,7 +3,7 @@
 use parking_lot::Mutex;
 
 use super::cpu::resize::ResizePlan;
-use super::params::Fit;
+use super::params::{Filter, Fit};
 
 /// Plans kept for sizes that are not in the current batch. An extractor serves several streams, each of one size; a plan for
 /// 1080p takes about 100 kB.
@@ -14,13 +14,14 @@ const PLANS_KEPT: usize = 16;
 pub(super) struct PlanCache {
     target: (usize, usize),
     fit: Fit,
+    filter: Filter,
     /// Most recently used last.
     plans: Vec<ResizePlan>,
 }
 
 impl PlanCache {
-    pub(super) fn new(target: (usize, usize), fit: Fit) -> Self {
-        Self { target, fit, plans: Vec::new() }
+    pub(super) fn new(target: (usize, usize), fit: Fit, filter: Filter) -> Self {
+        Self { target, fit, filter, plans: Vec::new() }
     }
 
     /// Makes sure that [`PlanCache::get`] knows every (width, height) of `sources`, and drops the plans that have
@@ -39,7 +40,7 @@ impl PlanCache {
                     in_use += 1;
                 }
                 None => {
-                    self.plans.push(ResizePlan::new(source, self.target, self.fit));
+                    self.plans.push(ResizePlan::filtered(source, self.target, self.fit, self.filter));
                     in_use += 1;
                 }
             }
@@ -96,7 +97,7 @@ mod tests {
 
     #[test]
     fn plans_in_use_are_kept_and_old_ones_are_dropped() {
-        let mut plans = PlanCache::new((8, 8), Fit::Pad);
+        let mut plans = PlanCache::new((8, 8), Fit::Pad, Filter::Bilinear);
         plans.prepare((1..=30).map(|w| (w, 3)).chain([(0, 5), (5, 0), (2, 3)]));
         assert!((1..=30).all(|w| plans.get((w, 3)).is_some()));
         assert!(plans.get((0, 5)).is_none() && plans.get((5, 0)).is_none());

@@ -45,7 +45,7 @@ fn pair(first: usize, second: usize, gap_ms: u64) -> FlowPair {
 }
 
 fn picture_params() -> PictureParams {
-    PictureParams { width: 24, height: 24, fit: Fit::Pad, mean: [0.5; 3], std: [0.25; 3] }
+    PictureParams { width: 24, height: 24, fit: Fit::Pad, mean: [0.5; 3], std: [0.25; 3], ..PictureParams::default() }
 }
 
 fn flow_params() -> FlowParams {

@@ -34,6 +34,9 @@ impl GpuNetwork {
                 let parts = inverted_residual::parts(architecture, &plan, tensors, Some(classes))?;
                 Self::build(parts, device, numbers)
             }
+            (None, Architecture::ClipVit | Architecture::DinoV2) => {
+                Err(candle_core::Error::Msg("encoders compute on the CPU only; choose --device cpu".into()))
+            }
             (None, Architecture::ResNet50) => Self::build(resnet50::parts(tensors, Some(classes))?, device, numbers),
             (None, _) => Self::build(resnet50::parts_v2(tensors, Some(classes))?, device, numbers),
         };

@@ -61,6 +61,19 @@ impl Import {
         let onto = self.onto.as_deref().map(Manifest::read).transpose()?;
         let classes = self.classes(&state.tensors, onto.as_ref())?;
         let (tensors, counters, unknown) = self.fitting(state.tensors, classes.len())?;
+        let manifest = self.write(&tensors, classes, &state.sha256, onto, |_| {})?;
+        Ok(Imported { manifest, taken: tensors.len(), counters, unknown })
+    }
+
+    /// Writes the pack, its manifest last. `adjust` completes the manifest.
+    pub(super) fn write(
+        &self,
+        tensors: &Tensors,
+        classes: ClassSet,
+        from_sha256: &str,
+        onto: Option<Manifest>,
+        adjust: impl FnOnce(&mut Manifest),
+    ) -> Result<Manifest> {
         let out = &self.out;
         let cannot = |cause: String| {
             Error::output(out.display().to_string(), cause, "check the folder, its permissions and the free space")
@@ -73,17 +86,18 @@ impl Import {
         if let (Some(from), Some(manifest)) = (&self.onto, &onto) {
             self.copy_rest(from, manifest).map_err(|e| cannot(format!("cannot copy {}: {e}", from.display())))?;
         }
-        let sha256 = save_f16(&tensors, &out.join(&weights)).map_err(|e| cannot(e.to_string()))?;
+        let sha256 = save_f16(tensors, &out.join(&weights)).map_err(|e| cannot(e.to_string()))?;
         let mut manifest = onto.unwrap_or_else(|| self.empty(&classes));
-        self.put(&mut manifest, &weights, &sha256, classes, &state.sha256);
+        self.put(&mut manifest, &weights, &sha256, classes, from_sha256);
+        adjust(&mut manifest);
         // A pack that could not be opened is not written.
         super::pack::Pack::from_manifest(out, manifest.clone())
             .map_err(|cause| Error::pack(out, cause, "correct --onto or --classes"))?;
         manifest.write(out)?;
-        Ok(Imported { manifest, taken: tensors.len(), counters, unknown })
+        Ok(manifest)
     }
 
-    fn read(&self) -> Result<WeightsFile> {
+    pub(super) fn read(&self) -> Result<WeightsFile> {
         let file = &self.file;
         let mut start = Vec::new();
         std::fs::File::open(file)

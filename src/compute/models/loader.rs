@@ -180,7 +180,11 @@ impl<'a> Loader<'a> {
         self.tensors.contains_key(&(self.rename)(name))
     }
 
-    fn tensor(&mut self, name: &str, want: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
+    /// A tensor of a known shape.
+    ///
+    /// # Errors
+    /// [`LoadError::Shape`], [`LoadError::DType`].
+    pub fn tensor(&mut self, name: &str, want: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
         let name = (self.rename)(name);
         let Some(tensor) = self.tensors.get(&name) else {
             self.missing.push((name, want.to_vec()));
@@ -197,7 +201,13 @@ impl<'a> Loader<'a> {
         self.built(tensor.detach().to_dtype(dtype).and_then(|tensor| tensor.contiguous()))
     }
 
-    fn built<T>(&self, result: candle_core::Result<T>) -> Result<T, LoadError> {
+    /// The shape of a tensor in the file; `None` without it.
+    pub fn dims(&self, name: &str) -> Option<&'a [usize]> {
+        self.tensors.get(&(self.rename)(name)).map(Tensor::dims)
+    }
+
+    /// Turns an error of candle into one of loading.
+    pub fn built<T>(&self, result: candle_core::Result<T>) -> Result<T, LoadError> {
         result.map_err(|cause| LoadError::Build { architecture: self.architecture, cause })
     }
 

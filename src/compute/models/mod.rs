@@ -4,6 +4,8 @@
 //! Networks for training are in the crate `touchline-learn`; they keep batch norm as a layer.
 
 mod efficientnet_lite;
+mod encoder;
+pub mod foundation;
 #[cfg(feature = "cuda")]
 pub mod gpu;
 mod head;
@@ -17,12 +19,14 @@ pub mod pack;
 mod ranges;
 mod resnet50;
 mod weights;
+mod zero_shot;
 
 use candle_core::{Device, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::nn::fused::{Arithmetic, Fused, Graph, LayerCost, Level, Observed};
 use crate::nn::{Build, Padding, ScaleShift};
+use encoder::Encoder;
 use head::Head;
 pub use inverted_residual::{BlockPlan, InvertedResidualPlan, LayerNames, STEM_WIDTH};
 pub use loader::LoadError;
@@ -34,6 +38,14 @@ pub use weights::{Tensors, WeightsFile, check_finite, read_weights, read_weights
 /// The network that a weights file is for, as named in model packs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Architecture {
+    /// The picture tower of CLIP, a vision transformer of any size, with the names of `transformers`. Its features are the projected
+    /// embedding, of length 1. Beside the weights the file has `config.heads` and `config.quick_gelu` (0 or 1), one value each.
+    #[serde(rename = "clip_vit")]
+    ClipVit,
+    /// DINOv2, a vision transformer of any size, with the names of `transformers`. Its features are the class token and the mean of
+    /// the patches, both after the last norm. Beside the weights the file has `config.heads`.
+    #[serde(rename = "dinov2")]
+    DinoV2,
     /// EfficientNet-Lite0.
     #[serde(rename = "efficientnet_lite0")]
     EfficientNetLite0,
@@ -56,7 +68,7 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// All architectures, by name.
+    /// The architectures that can be trained, by name: all but the frozen encoders.
     pub const ALL: [Architecture; 5] = [
         Architecture::EfficientNetLite0,
         Architecture::EfficientNetLite2,
@@ -65,9 +77,17 @@ impl Architecture {
         Architecture::ResNet50V2,
     ];
 
+    /// Whether it is a foundation encoder that `touchline pack import` brings. Encoders are frozen, and they compute in f32 on
+    /// the CPU.
+    pub const fn is_encoder(self) -> bool {
+        matches!(self, Architecture::ClipVit | Architecture::DinoV2)
+    }
+
     /// The name in packs and messages.
     pub const fn name(self) -> &'static str {
         match self {
+            Architecture::ClipVit => "clip_vit",
+            Architecture::DinoV2 => "dinov2",
             Architecture::EfficientNetLite0 => "efficientnet_lite0",
             Architecture::EfficientNetLite2 => "efficientnet_lite2",
             Architecture::MobileNetV2 => "mobilenet_v2",
@@ -90,14 +110,17 @@ impl Architecture {
     pub const fn classifier(self) -> &'static str {
         match self {
             Architecture::EfficientNetLite0 | Architecture::EfficientNetLite2 => "_fc",
+            Architecture::ClipVit | Architecture::DinoV2 => encoder::CLASSIFIER,
             Architecture::MobileNetV2 => "classifier.1",
             Architecture::ResNet50 | Architecture::ResNet50V2 => resnet50::CLASSIFIER,
         }
     }
 
-    /// Length of the pooled feature vector that the classifier reads.
+    /// Length of the pooled feature vector that the classifier reads. 0 for encoders: theirs depends on their size
+    /// ([`Network::feature_width`]).
     pub const fn feature_width(self) -> usize {
         match self {
+            Architecture::ClipVit | Architecture::DinoV2 => 0,
             Architecture::EfficientNetLite0 | Architecture::EfficientNetLite2 | Architecture::MobileNetV2 => {
                 inverted_residual::FEATURE_WIDTH
             }
@@ -111,7 +134,7 @@ impl Architecture {
             Architecture::EfficientNetLite0 => Some(efficientnet_lite::plan(efficientnet_lite::LITE0)),
             Architecture::EfficientNetLite2 => Some(efficientnet_lite::plan(efficientnet_lite::LITE2)),
             Architecture::MobileNetV2 => Some(mobilenet_v2::plan()),
-            Architecture::ResNet50 | Architecture::ResNet50V2 => None,
+            Architecture::ClipVit | Architecture::DinoV2 | Architecture::ResNet50 | Architecture::ResNet50V2 => None,
         }
     }
 
@@ -120,8 +143,12 @@ impl Architecture {
         match self {
             // TensorFlow's.
             Architecture::EfficientNetLite0 | Architecture::EfficientNetLite2 => 1e-3,
-            // PyTorch's and MXNet's.
-            Architecture::MobileNetV2 | Architecture::ResNet50 | Architecture::ResNet50V2 => 1e-5,
+            // PyTorch's and MXNet's. Encoders have no batch norm.
+            Architecture::ClipVit
+            | Architecture::DinoV2
+            | Architecture::MobileNetV2
+            | Architecture::ResNet50
+            | Architecture::ResNet50V2 => 1e-5,
         }
     }
 
@@ -132,7 +159,10 @@ impl Architecture {
             Architecture::EfficientNetLite0 | Architecture::EfficientNetLite2 => {
                 ([127.0 / 255.0; 3], [128.0 / 255.0; 3])
             }
-            Architecture::MobileNetV2 | Architecture::ResNet50 | Architecture::ResNet50V2 => {
+            Architecture::ClipVit => {
+                ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1])
+            }
+            Architecture::DinoV2 | Architecture::MobileNetV2 | Architecture::ResNet50 | Architecture::ResNet50V2 => {
                 ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
             }
         }
@@ -142,7 +172,12 @@ impl Architecture {
     pub const fn padding(self) -> Padding {
         match self {
             Architecture::EfficientNetLite0 | Architecture::EfficientNetLite2 => Padding::Same,
-            Architecture::MobileNetV2 | Architecture::ResNet50 | Architecture::ResNet50V2 => Padding::Symmetric,
+            // Patches of encoders do not reach beyond the picture.
+            Architecture::ClipVit
+            | Architecture::DinoV2
+            | Architecture::MobileNetV2
+            | Architecture::ResNet50
+            | Architecture::ResNet50V2 => Padding::Symmetric,
         }
     }
 }
@@ -189,6 +224,9 @@ impl Network {
                 let parts = inverted_residual::parts(architecture, &plan, tensors, classes)?;
                 Self::assemble(architecture, parts, Body::InvertedResidual, arithmetic)
             }
+            (None, Architecture::ClipVit | Architecture::DinoV2) => {
+                Self::of_encoder(encoder::parts(architecture, tensors, classes)?)
+            }
             (None, Architecture::ResNet50) => {
                 Self::assemble(architecture, resnet50::parts(tensors, classes)?, Body::ResNet50, arithmetic)
             }
@@ -220,9 +258,26 @@ impl Network {
         Ok(Self { feature_width: architecture.feature_width(), input_norm, backbone, head })
     }
 
+    fn of_encoder(parts: Parts<Encoder>) -> candle_core::Result<Self> {
+        let head = match &parts.classifier {
+            Some((weight, bias)) => Head::new(weight, bias, &parts.device)?,
+            None => Head::None,
+        };
+        let (feature_width, input_norm) = (parts.body.feature_width(), None);
+        Ok(Self { feature_width, input_norm, backbone: Backbone::Encoder(Box::new(parts.body)), head })
+    }
+
     /// Length of the pooled feature vector.
     pub const fn feature_width(&self) -> usize {
         self.feature_width
+    }
+
+    /// Side of the pictures that an encoder takes, pixels; `None` for networks that take any size.
+    pub fn side(&self) -> Option<usize> {
+        match &self.backbone {
+            Backbone::Encoder(encoder) => Some(encoder.side()),
+            Backbone::Fused(_) | Backbone::Layers(_) => None,
+        }
     }
 
     /// Outputs of the classifier; `None` without one.
@@ -264,14 +319,14 @@ impl Network {
     pub fn observe(&self, x: &Tensor, observed: &mut Observed) -> candle_core::Result<()> {
         match self.fused() {
             Some(fused) => fused.observe(x, observed),
-            None => bail!("activations are observed on the CPU only"),
+            None => bail!("activations are observed on the CPU only, and not those of encoders, which compute in f32"),
         }
     }
 
     fn fused(&self) -> Option<&Fused> {
         match &self.backbone {
             Backbone::Fused(fused) => Some(fused),
-            Backbone::Layers(_) => None,
+            Backbone::Layers(_) | Backbone::Encoder(_) => None,
         }
     }
 
@@ -300,12 +355,22 @@ impl Network {
         features: &mut Vec<f32>,
         logits: &mut Vec<f32>,
     ) -> candle_core::Result<()> {
-        let Some(fused) = self.fused() else { bail!("pictures in host memory need a network on the CPU") };
         let picture = 3 * height * width;
         assert_eq!(pictures.len() % picture, 0, "pictures of 3 x {height} x {width}");
         if height < MIN_SIDE || width < MIN_SIDE {
             bail!("expected pictures of at least {MIN_SIDE} x {MIN_SIDE} pixels, got {width} x {height}");
         }
+        let fused = match &self.backbone {
+            Backbone::Fused(fused) => fused,
+            Backbone::Encoder(encoder) if encoder.is_on_cpu() => {
+                let x = Tensor::from_slice(pictures, (pictures.len() / picture, 3, height, width), &Device::Cpu)?;
+                *features = encoder.features(&x)?.flatten_all()?.to_vec1()?;
+                return self.head.forward_into(features, logits);
+            }
+            Backbone::Encoder(_) | Backbone::Layers(_) => {
+                bail!("pictures in host memory need a network on the CPU")
+            }
+        };
         if let Some(norm) = &self.input_norm {
             norm.apply(pictures, height * width)?;
         }
@@ -346,6 +411,8 @@ enum Backbone {
     Fused(Fused),
     /// On another device: layer by layer.
     Layers(Box<Body>),
+    /// A vision transformer, with candle's ops.
+    Encoder(Box<Encoder>),
 }
 
 /// The layers of any network.
@@ -364,6 +431,7 @@ impl Backbone {
         }
         match self {
             Backbone::Fused(fused) => fused.forward(x),
+            Backbone::Encoder(encoder) => encoder.features(x),
             Backbone::Layers(layers) => match &**layers {
                 Body::InvertedResidual(layers) => layers.run(x),
                 Body::ResNet50(layers) => layers.run(x),

@@ -44,8 +44,11 @@ impl ModelSpec {
     }
 
     /// The precision of the model when `asked` is asked for: the same, except that int8 is not used where it cost too much
-    /// accuracy on validation.
+    /// accuracy on validation, and that encoders compute in f32.
     pub fn precision(&self, asked: Precision) -> Precision {
+        if self.architecture.is_encoder() {
+            return Precision::F32;
+        }
         let costly = || self.int8.as_ref().and_then(|ranges| ranges.validation).is_some_and(|cost| !cost.is_small());
         if asked == Precision::Int8 && costly() { Precision::fastest(Level::best()) } else { asked }
     }

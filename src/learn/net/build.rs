@@ -42,6 +42,10 @@ pub fn build(
     seed: u64,
     device: &Device,
 ) -> Result<Built, LoadError> {
+    if architecture.is_encoder() {
+        let cause = candle_core::Error::Msg("encoders are frozen and cannot be trained".into());
+        return Err(LoadError::Build { architecture, cause });
+    }
     let prefix = weights.keys().find_map(|name| name.strip_suffix("stage1_conv0_weight")).map(str::to_owned);
     let mut builder = Builder { architecture, weights, prefix, seed, device, taken: 0, fresh: Vec::new() };
     let blocks = match (architecture.inverted_residuals(), architecture) {

@@ -23,19 +23,39 @@ impl Axis {
     /// # Panics
     /// If `source` or `target` is 0 or `length` is not positive.
     pub fn triangle(source: usize, target: usize, from: f64, length: f64) -> Self {
+        Self::filter(source, target, (from, length), 1.0, |distance| (1.0 - distance).max(0.0))
+    }
+
+    /// As [`Axis::triangle`] with the cubic kernel of a = −0.5, as Pillow's `BICUBIC`.
+    ///
+    /// # Panics
+    /// As [`Axis::triangle`].
+    pub fn cubic(source: usize, target: usize, from: f64, length: f64) -> Self {
+        Self::filter(source, target, (from, length), 2.0, |distance| cubic(distance, -0.5))
+    }
+
+    /// A symmetric kernel that is 0 from `radius` on, in samples of the coarser side.
+    fn filter(
+        source: usize,
+        target: usize,
+        (from, length): (f64, f64),
+        radius: f64,
+        kernel: impl Fn(f64) -> f64,
+    ) -> Self {
         assert!(source > 0 && target > 0 && length > 0.0, "a resampling table needs samples on both sides");
         let scale = length / target as f64;
-        let support = scale.max(1.0);
+        let widened = scale.max(1.0);
+        let support = radius * widened;
         Self::build(source, target, |i, taps| {
             let centre = from + (i as f64 + 0.5) * scale;
             // Sample j is centred at j + 0.5.
             let first = (centre - support).floor().max(0.0) as usize;
             for j in first..source {
-                let distance = (j as f64 + 0.5 - centre) / support;
-                if distance >= 1.0 {
+                let distance = (j as f64 + 0.5 - centre) / widened;
+                if distance >= radius {
                     break;
                 }
-                taps.push((j, (1.0 - distance.abs()).max(0.0)));
+                taps.push((j, kernel(distance.abs())));
             }
             if taps.iter().all(|t| t.1 <= 0.0) {
                 taps.push(((centre as usize).min(source - 1), 1.0));
@@ -194,6 +214,18 @@ impl Axis {
     }
 }
 
+/// The cubic convolution kernel with parameter `a` at a distance of 0 or more, in samples.
+pub(crate) fn cubic(distance: f64, a: f64) -> f64 {
+    let d = distance;
+    if d < 1.0 {
+        ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0
+    } else if d < 2.0 {
+        (((d - 5.0) * d + 8.0) * d - 4.0) * a
+    } else {
+        0.0
+    }
+}
+
 /// `index` brought into `0..length` by mirroring about the end samples: −1 → 1, `length` → `length - 2`.
 fn mirrored(index: isize, length: usize) -> usize {
     if length == 1 {
@@ -277,6 +309,22 @@ mod tests {
             }
         }
     }
+
+    /// `numpy.asarray(Image.fromarray(row, "F").resize((target, 1), Image.BICUBIC))` of Pillow.
+    #[test]
+    fn the_cubic_is_pillows() {
+        let line: Vec<f32> = (0..11).map(|i| ((i * 37) % 23) as f32).collect();
+        for (target, want) in [(4, &SHRUNK[..]), (13, &ENLARGED)] {
+            let got = apply(&Axis::cubic(11, target, 0.0, 11.0), &line);
+            assert!(got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-4), "{got:?} {want:?}");
+        }
+    }
+
+    const SHRUNK: [f32; 4] = [8.010_744, 10.676_489, 10.282_919, 10.386_758];
+    const ENLARGED: [f32; 13] = [
+        -0.481_375, 11.810_884, 7.833_409, 11.241_693, 17.926_718, 8.385_071, 1.0, 13.882_567, 7.827_037, 13.758_307,
+        18.213_472, 8.603_479, 1.690_544,
+    ];
 
     #[test]
     fn rows_and_lines_agree() {

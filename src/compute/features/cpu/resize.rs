@@ -4,7 +4,7 @@
 //! [`ResizeScratch`] is the scratch memory of a call. The only colour conversion is RGB → gray.
 
 use super::axis::Axis;
-use crate::features::params::{Fit, PictureParams};
+use crate::features::params::{Filter, Fit, PictureParams};
 use touchline_core::frame::RgbView;
 
 /// BT.601 luma weights, as OpenCV's `COLOR_RGB2GRAY`.
@@ -47,6 +47,7 @@ pub struct ResizePlan {
     source: (usize, usize),
     target: (usize, usize),
     fit: Fit,
+    filter: Filter,
     area: Area,
     horizontal: Axis,
     vertical: Axis,
@@ -60,11 +61,19 @@ pub struct ResizeScratch {
 }
 
 impl ResizePlan {
-    /// Tables for `source` (width, height) pictures into a `target` (width, height) rectangle.
+    /// Bilinear tables for `source` (width, height) pictures into a `target` (width, height) rectangle.
     ///
     /// # Panics
     /// If a side of either is 0.
     pub fn new(source: (usize, usize), target: (usize, usize), fit: Fit) -> Self {
+        Self::filtered(source, target, fit, Filter::Bilinear)
+    }
+
+    /// As [`ResizePlan::new`], with any filter.
+    ///
+    /// # Panics
+    /// If a side of either is 0.
+    pub fn filtered(source: (usize, usize), target: (usize, usize), fit: Fit, filter: Filter) -> Self {
         assert!(source.0 > 0 && source.1 > 0 && target.0 > 0 && target.1 > 0, "a picture has at least one pixel");
         let area = Area::of(source, target, fit);
         // The part of the source that is shown: for Crop the centre with the target's aspect.
@@ -76,12 +85,17 @@ impl ResizePlan {
             }
         };
         let axis = |source: usize, target: usize, shown: f64| {
-            Axis::triangle(source, target, (source as f64 - shown) / 2.0, shown)
+            let from = (source as f64 - shown) / 2.0;
+            match filter {
+                Filter::Bilinear => Axis::triangle(source, target, from, shown),
+                Filter::Bicubic => Axis::cubic(source, target, from, shown),
+            }
         };
         Self {
             source,
             target,
             fit,
+            filter,
             area,
             horizontal: axis(source.0, area.width, shown_width),
             vertical: axis(source.1, area.height, shown_height),
@@ -122,12 +136,15 @@ impl ResizePlan {
             out.fill(0.0);
         }
         let (gain, bias) = normal(params);
+        let cubic = self.filter == Filter::Bicubic;
         let (red, rest) = out.split_at_mut(width * height);
         let (green, blue) = rest.split_at_mut(width * height);
         self.rows(view, line, |i, row| {
             let at = (y + i) * width + x..(y + i) * width + x + covered;
             let planes = red[at.clone()].iter_mut().zip(&mut green[at.clone()]).zip(&mut blue[at]);
             for (((r, g), b), pixel) in planes.zip(row) {
+                // A cubic overshoots beside edges. The levels end where those of a picture do.
+                let pixel = if cubic { pixel.map(|level| level.clamp(0.0, 255.0)) } else { *pixel };
                 *r = pixel[0] * gain[0] + bias[0];
                 *g = pixel[1] * gain[1] + bias[1];
                 *b = pixel[2] * gain[2] + bias[2];
@@ -175,7 +192,7 @@ mod tests {
     use super::*;
 
     fn params(width: usize, height: usize, fit: Fit) -> PictureParams {
-        PictureParams { width, height, fit, mean: [0.5, 0.25, 0.0], std: [0.5, 0.25, 1.0] }
+        PictureParams { width, height, fit, filter: Filter::Bilinear, mean: [0.5, 0.25, 0.0], std: [0.5, 0.25, 1.0] }
     }
 
     fn picture(data: &[u8], size: (usize, usize), params: &PictureParams) -> Vec<f32> {

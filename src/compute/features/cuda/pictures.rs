@@ -6,7 +6,7 @@ use super::upload::Upload;
 use super::work::BatchInputs;
 use crate::features::cpu::nv12::ColorMatrix;
 use crate::features::cpu::resize::normal;
-use crate::features::params::PictureParams;
+use crate::features::params::{Filter, PictureParams};
 use crate::gpu::GpuError;
 use crate::gpu::launch::{Argument, ElementType, Launcher, Pointer, Shape, table};
 
@@ -121,6 +121,9 @@ impl<L: Launcher> DevicePictures<L> {
     /// [`GpuError::Refused`] saying which key is wrong and what is allowed; or the device's error.
     pub fn new(launcher: &mut L, params: &PictureParams) -> Result<Self, GpuError> {
         params.validate().map_err(GpuError::Refused)?;
+        if params.filter != Filter::Bilinear {
+            return Err(GpuError::Refused("filter: only bilinear is computed on a GPU".into()));
+        }
         let (gain, bias) = normal(params);
         Ok(Self {
             plans: DevicePlans::new((params.width, params.height), params.fit),

@@ -261,7 +261,14 @@ fn resizing_equals_pillow() {
         let data: Vec<u8> = (0..case.source.0 * case.source.1 * 3).map(|_| (generator.next() >> 24) as u8).collect();
         let view = RgbView { data: &data, width: case.source.0, height: case.source.1 };
         // Normalised so that the values are levels again.
-        let params = PictureParams { width, height, fit: case.fit, mean: [0.0; 3], std: [1.0 / 255.0; 3] };
+        let params = PictureParams {
+            width,
+            height,
+            fit: case.fit,
+            mean: [0.0; 3],
+            std: [1.0 / 255.0; 3],
+            ..PictureParams::default()
+        };
         let mut out = vec![f32::NAN; 3 * width * height];
         ResizePlan::new(case.source, case.target, case.fit).picture(view, &params, &mut line, &mut out);
         for (i, want) in reference[case.offset..][..3 * width * height].iter().enumerate() {

@@ -1,6 +1,7 @@
 //! Numerical parity of features, networks and kernels with the libraries that they follow, and the engine with the shipped pack.
 
 mod cuda_kernels;
+mod encoders;
 mod engine;
 mod features;
 mod models;

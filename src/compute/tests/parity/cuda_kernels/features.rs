@@ -36,7 +36,7 @@ fn rgb(width: usize, height: usize, shift: f64, noise: &mut Noise) -> Vec<u8> {
 }
 
 fn picture_params(width: usize, height: usize, fit: Fit) -> PictureParams {
-    PictureParams { width, height, fit, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
+    PictureParams { width, height, fit, ..PictureParams::default() }
 }
 
 /// One picture through the device.

@@ -1,0 +1,286 @@
+//! Imports a foundation encoder as the picture model of a pack: CLIP with a classifier made of text, or DINOv2 with the classifier that its
+//! file has.
+//!
+//! The file is that of `transformers`: `model.safetensors`, with `config.json` beside it for what no shape tells.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+
+use super::encoder::{self, Gelu};
+use super::import::{Import, Imported};
+use super::zero_shot::TextTower;
+use super::{Architecture, LoadError, Network, Tensors};
+use crate::features::cpu::axis::cubic;
+use crate::features::params::{Filter, Fit, PictureParams};
+use touchline_core::error::{Error, Result};
+use touchline_core::labels::{ClassSet, Modality};
+
+/// Side of the pictures that DINOv2 is used with, pixels. Its position embeddings are resampled to it.
+const DINO_SIDE: usize = 224;
+
+/// What is written about a class when the user brings no prompts. `{class}` is the name of the class as people write it.
+const TEMPLATES: [&str; 4] = [
+    "a broadcast picture of {class}",
+    "a television picture of a {class} match",
+    "a photo of people doing {class}",
+    "live coverage of {class}",
+];
+
+/// Prompts of `other`, which is no subject of its own.
+const OTHER: [&str; 5] = [
+    "a television studio with a presenter",
+    "a television advertisement",
+    "a news broadcast",
+    "a crowd of spectators",
+    "a picture without any sport",
+];
+
+/// Names of classes as people write them, where they differ from the class.
+const SPELLED: [(&str, &str); 6] = [
+    ("americanfootball", "american football"),
+    ("fieldhockey", "field hockey"),
+    ("football", "gaelic football"),
+    ("formula1", "formula 1 racing"),
+    ("icehockey", "ice hockey"),
+    ("tabletennis", "table tennis"),
+];
+
+/// Prompts by class.
+pub type Prompts = BTreeMap<String, Vec<String>>;
+
+/// An import of an encoder to run.
+#[derive(Clone, Debug)]
+pub struct Foundation {
+    /// [`Architecture::ClipVit`] or [`Architecture::DinoV2`].
+    pub architecture: Architecture,
+    /// The state dict of the whole model.
+    pub file: PathBuf,
+    /// CLIP: its `tokenizer.json`. `None`: the one beside `file`.
+    pub tokenizer: Option<PathBuf>,
+    /// CLIP: prompts by class, `{class}` standing for its name. Classes without an entry have the prompts that are built in.
+    pub prompts: Prompts,
+    /// Classes, in order.
+    pub classes: Vec<String>,
+    /// Directory of the pack to write; it must not hold a pack yet.
+    pub out: PathBuf,
+}
+
+/// The part of `config.json` that is needed. A model of one tower has it at the top.
+#[derive(Debug, Default, Deserialize)]
+struct Config {
+    text_config: Option<Tower>,
+    vision_config: Option<Tower>,
+    #[serde(flatten)]
+    own: Tower,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct Tower {
+    num_attention_heads: Option<usize>,
+    hidden_act: Option<String>,
+}
+
+impl Tower {
+    fn gelu(&self, default: Gelu) -> std::result::Result<Gelu, String> {
+        match self.hidden_act.as_deref() {
+            None => Ok(default),
+            Some("quick_gelu") => Ok(Gelu::Quick),
+            Some("gelu") => Ok(Gelu::Exact),
+            Some(other) => Err(format!("hidden_act {other:?} is not quick_gelu or gelu")),
+        }
+    }
+}
+
+impl Foundation {
+    /// Checks the weights and writes the pack, its manifest last.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when a file is not of such a model, [`Error::Usage`] when classes or prompts do not fit,
+    /// [`Error::Output`] when the pack cannot be written.
+    pub fn run(&self) -> Result<Imported> {
+        let classes = ClassSet::new(self.classes.clone()).map_err(|e| Error::Usage(format!("--classes: {e}")))?;
+        if let Some(name) = self.prompts.keys().find(|name| classes.id(name).is_none()) {
+            return Err(Error::Usage(format!("--prompts names {name:?}, which is not in --classes")));
+        }
+        let import = Import {
+            file: self.file.clone(),
+            architecture: self.architecture,
+            modality: Modality::Rgb,
+            out: self.out.clone(),
+            classes: Some(self.classes.clone()),
+            onto: None,
+        };
+        let state = import.read()?;
+        let config = self.config()?;
+        let (tensors, said) = if self.architecture == Architecture::ClipVit {
+            self.clip(&state.tensors, &classes, &config)?
+        } else {
+            self.dino(&state.tensors, &classes, &config)?
+        };
+        let input = self.input(&tensors, classes.len())?;
+        let manifest = import.write(&tensors, classes, &state.sha256, None, |manifest| {
+            if let Some(section) = &mut manifest.rgb {
+                section.input = input;
+            }
+            manifest.card.method = format!("{}; {said}", manifest.card.method);
+        })?;
+        let used = |name: &str| tensors.contains_key(name.strip_prefix("dinov2.").unwrap_or(name));
+        let mut unknown: Vec<String> =
+            state.tensors.into_keys().filter(|name| !used(name) && !is_known(name)).collect();
+        unknown.sort();
+        Ok(Imported { manifest, taken: tensors.len(), counters: 0, unknown })
+    }
+
+    /// `config.json` beside the weights. Without it the settings of the published models apply.
+    fn config(&self) -> Result<Config> {
+        let path = self.file.with_file_name("config.json");
+        if !path.is_file() {
+            tracing::info!("{}: not there; heads of 64 values and the usual activation are assumed", path.display());
+            return Ok(Config::default());
+        }
+        let advice = "give the config.json of the model that the weights are of";
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::data(&path, e.to_string(), advice))?;
+        serde_json::from_str(&text).map_err(|e| Error::data(&path, e.to_string(), advice))
+    }
+
+    fn clip(&self, state: &Tensors, classes: &ClassSet, config: &Config) -> Result<(Tensors, String)> {
+        if !TextTower::is_in(state) {
+            let cause = "it has no text tower, so no classifier can be made of prompts";
+            return Err(Error::data(&self.file, cause, NO_HEAD));
+        }
+        let of = |tower: &Option<Tower>| tower.clone().unwrap_or_default();
+        let (text, vision) = (of(&config.text_config), of(&config.vision_config));
+        let failed = |cause: String| Error::data(&self.file, cause, "give a CLIP model with the names of transformers");
+        let gelu = text.gelu(Gelu::Quick).map_err(failed)?;
+        let tower = TextTower::load(state, text.num_attention_heads, gelu).map_err(|e| failed(e.to_string()))?;
+        let tokenizer = self.tokenizer.clone().unwrap_or_else(|| self.file.with_file_name("tokenizer.json"));
+        if !tokenizer.is_file() {
+            let cause = format!("there is no {}, which the text tower needs", tokenizer.display());
+            return Err(Error::Usage(format!("{cause}; give the model's tokenizer.json with --tokenizer")));
+        }
+        let prompts: Vec<(&str, Vec<String>)> =
+            classes.names().iter().map(|class| (class.as_str(), self.prompts_of(class))).collect();
+        let weight = tower.classifier(&tokenizer, &prompts)?;
+        let mut tensors = picked(state, "", &["vision_model.", "visual_projection."]);
+        settings(&mut tensors, &vision, vision.gelu(Gelu::Quick).map_err(failed)?)?;
+        put_head(&mut tensors, weight, Tensor::zeros(classes.len(), DType::F32, &Device::Cpu)?);
+        let count: usize = prompts.iter().map(|(_, prompts)| prompts.len()).sum();
+        Ok((tensors, format!("classifier from {count} text prompts")))
+    }
+
+    /// The prompts of a class.
+    fn prompts_of(&self, class: &str) -> Vec<String> {
+        let spelled = SPELLED.iter().find(|(name, _)| *name == class).map_or(class, |(_, spelled)| spelled);
+        let written: Vec<&str> = match self.prompts.get(class) {
+            Some(prompts) => prompts.iter().map(String::as_str).collect(),
+            None if class == "other" => OTHER.to_vec(),
+            None => TEMPLATES.to_vec(),
+        };
+        written.into_iter().map(|prompt| prompt.replace("{class}", spelled)).collect()
+    }
+
+    fn dino(&self, state: &Tensors, classes: &ClassSet, config: &Config) -> Result<(Tensors, String)> {
+        if !self.prompts.is_empty() || self.tokenizer.is_some() {
+            let cause = "DINOv2 has no text tower; --prompts and --tokenizer are for --from clip";
+            return Err(Error::Usage(cause.into()));
+        }
+        let prefix = if state.contains_key("dinov2.embeddings.cls_token") { "dinov2." } else { "" };
+        let mut tensors = picked(state, prefix, &["embeddings.", "encoder.", "layernorm."]);
+        tensors.remove("embeddings.mask_token");
+        let name = |part: &str| format!("{}.{part}", encoder::CLASSIFIER);
+        let head = (state.get(&name("weight")), state.get(&name("bias")));
+        let (Some(weight), Some(bias)) = head else {
+            return Err(Error::data(&self.file, "it has no classifier, and DINOv2 has no text tower", NO_HEAD));
+        };
+        let rows = weight.dims().first().copied().unwrap_or(0);
+        if rows != classes.len() {
+            let named = classes.len();
+            let said = format!("the classifier has {rows} outputs and --classes names {named}");
+            return Err(Error::Usage(format!("{said}; give one name per output, in order")));
+        }
+        put_head(&mut tensors, weight.clone(), bias.clone());
+        settings(&mut tensors, &config.own, Gelu::Exact)?;
+        let positions = "embeddings.position_embeddings";
+        if let (Some(&[1, _, _]), Some(&[_, _, _, patch])) = (
+            tensors.get(positions).map(Tensor::dims),
+            tensors.get("embeddings.patch_embeddings.projection.weight").map(Tensor::dims),
+        ) {
+            let resampled = resample(&tensors[positions].to_dtype(DType::F32)?, DINO_SIDE / patch)?;
+            tensors.insert(positions.into(), resampled);
+        }
+        Ok((tensors, "with the classifier of its file".into()))
+    }
+
+    /// The input of the encoder, as its preprocessing makes it.
+    fn input(&self, tensors: &Tensors, classes: usize) -> Result<PictureParams> {
+        let failed = |e: LoadError| {
+            let advice = "give the model.safetensors of the whole model, with the names of transformers";
+            Error::data(&self.file, e.to_string(), advice)
+        };
+        let network = Network::load(self.architecture, tensors, Some(classes)).map_err(failed)?;
+        let (mean, std) = self.architecture.normalisation();
+        let side = network.side().unwrap_or(DINO_SIDE);
+        Ok(PictureParams { width: side, height: side, fit: Fit::Crop, filter: Filter::Bicubic, mean, std })
+    }
+}
+
+/// What to do with an encoder that has nothing to classify with.
+const NO_HEAD: &str = "the import needs a classifier: a linear head cannot be fitted here, because `touchline adapt` and `touchline train` do not \
+     take encoders yet; bring a CLIP model with its text tower, or a Dinov2ForImageClassification with a trained head";
+
+/// Whether a tensor has no use in a pack but belongs to such a model.
+fn is_known(name: &str) -> bool {
+    let parts = ["text_model.", "text_projection.", "logit_scale"];
+    parts.iter().any(|part| name.starts_with(part)) || name.ends_with("mask_token") || name.ends_with("position_ids")
+}
+
+/// The tensors below one of `parts`, without `prefix`.
+fn picked(state: &Tensors, prefix: &str, parts: &[&str]) -> Tensors {
+    let named = state.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)));
+    named
+        .filter(|(name, _)| parts.iter().any(|part| name.starts_with(part)) && !is_known(name))
+        .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+        .collect()
+}
+
+fn put_head(tensors: &mut Tensors, weight: Tensor, bias: Tensor) {
+    tensors.insert(format!("{}.weight", encoder::CLASSIFIER), weight);
+    tensors.insert(format!("{}.bias", encoder::CLASSIFIER), bias);
+}
+
+/// Adds what no shape tells.
+fn settings(tensors: &mut Tensors, tower: &Tower, gelu: Gelu) -> Result<()> {
+    if let Some(heads) = tower.num_attention_heads {
+        tensors.insert(encoder::HEADS.into(), Tensor::new(&[heads as f32], &Device::Cpu)?);
+    }
+    let quick = if gelu == Gelu::Quick { 1f32 } else { 0.0 };
+    tensors.insert(encoder::QUICK_GELU.into(), Tensor::new(&[quick], &Device::Cpu)?);
+    Ok(())
+}
+
+/// Position embeddings (1, 1 + n², width) for a grid of `side` × `side` patches, by PyTorch's bicubic interpolation (a = −0.75, ends
+/// repeated, nothing widened).
+fn resample(positions: &Tensor, side: usize) -> Result<Tensor> {
+    let (_, tokens, width) = positions.dims3()?;
+    let had = (tokens - 1).isqrt();
+    if had == side || side == 0 || had * had + 1 != tokens {
+        return Ok(positions.clone());
+    }
+    let mut weights = vec![0f32; side * had];
+    for (i, row) in weights.chunks_exact_mut(had).enumerate() {
+        let at = (i as f64 + 0.5) * had as f64 / side as f64 - 0.5;
+        for tap in -1..=2 {
+            let sample = at.floor() + f64::from(tap);
+            row[sample.clamp(0.0, (had - 1) as f64) as usize] += cubic((at - sample).abs(), -0.75) as f32;
+        }
+    }
+    let weights = Tensor::from_vec(weights, (side, had), &Device::Cpu)?;
+    let grid = positions.narrow(1, 1, had * had)?.reshape((had, had * width))?;
+    let rows = weights.matmul(&grid)?.reshape((side, had, width))?;
+    let columns = weights.unsqueeze(0)?.broadcast_matmul(&rows.contiguous()?)?;
+    let patches = columns.reshape((1, side * side, width))?;
+    Ok(Tensor::cat(&[&positions.narrow(1, 0, 1)?.contiguous()?, &patches], 1)?)
+}

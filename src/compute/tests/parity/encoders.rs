@@ -1,0 +1,228 @@
+//! Foundation encoders against the package `transformers` (`tests/reference/models/encoders.py`): features, classifiers made of prompts,
+//! and imported packs from the file to the engine.
+
+use std::path::Path;
+
+use candle_core::Tensor;
+use serde::Deserialize;
+use touchline_compute::infer::Engine;
+use touchline_compute::models::foundation::Foundation;
+use touchline_compute::models::pack::Pack;
+use touchline_compute::models::{Architecture, Network, Tensors, read_weights};
+use touchline_compute::nn::fused::Precision;
+use touchline_core::clip::ClipSecond;
+use touchline_core::frame::Frame;
+use touchline_core::observer::{DeviceFault, Observer, Stage};
+use touchline_core::pool::Pooled;
+use touchline_core::time::Pts;
+
+use crate::reference::{generated, json, parameter, parameters};
+
+const HEADS: usize = 6;
+const CLASSES: [&str; 3] = ["tennis", "golf", "other"];
+
+/// The largest permitted difference of a feature from the reference.
+const TOLERANCE: f64 = 1e-4;
+
+/// The same for logits of a pack, whose weights are rounded to f16.
+const ROUNDED: f64 = 1e-3;
+
+#[derive(Deserialize)]
+struct Reference {
+    #[serde(default)]
+    prompts: Vec<Vec<Vec<usize>>>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    #[serde(default)]
+    hidden_act: String,
+    #[serde(default = "clip_side")]
+    side: usize,
+    features: Vec<f64>,
+    logits: Vec<f64>,
+}
+
+fn clip_side() -> usize {
+    64
+}
+
+struct Unobserved;
+
+impl Observer for Unobserved {
+    fn observe_stage(&self, _: Stage, _: u64) {}
+
+    fn device_fault(&self, _: DeviceFault) {}
+}
+
+fn state(architecture: Architecture) -> Tensors {
+    parameters(architecture, CLASSES.len(), parameter)
+}
+
+fn pictures(side: usize) -> Tensor {
+    generated("input", &[2, 3, side, side], -2.0, 2.0)
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().and_then(|tensor| tensor.to_vec1()).expect("f32 values")
+}
+
+fn assert_near(have: &[f32], want: &[f64], tolerance: f64) {
+    assert_eq!(have.len(), want.len());
+    let error = have.iter().zip(want).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+    println!("max difference {error:.1e}");
+    assert!(error < tolerance, "off by {error}");
+}
+
+/// Writes a model as its publisher does: weights, `config.json`, and for CLIP a `tokenizer.json` whose words are `w1` to `w13`.
+fn publish(dir: &Path, tensors: &Tensors, hidden_act: &str) {
+    candle_core::safetensors::save(tensors, dir.join("model.safetensors")).expect("weights are written");
+    let vision = serde_json::json!({ "num_attention_heads": HEADS, "hidden_act": hidden_act });
+    let text = serde_json::json!({ "num_attention_heads": 4, "hidden_act": hidden_act });
+    let config = if hidden_act.is_empty() {
+        serde_json::json!({ "num_attention_heads": HEADS })
+    } else {
+        serde_json::json!({ "vision_config": vision, "text_config": text })
+    };
+    std::fs::write(dir.join("config.json"), config.to_string()).expect("a file");
+    let mut vocabulary = serde_json::Map::new();
+    let words = std::iter::once("unknown".to_owned()).chain((1..14).map(|i| format!("w{i}")));
+    for (id, word) in words.chain(["<start>".into(), "<end>".into()]).enumerate() {
+        vocabulary.insert(word, id.into());
+    }
+    let special = |id: &str, n: u32| (id.to_owned(), serde_json::json!({ "id": id, "ids": [n], "tokens": [id] }));
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "decoder": null,
+        "pre_tokenizer": { "type": "Whitespace" },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [
+                { "SpecialToken": { "id": "<start>", "type_id": 0 } },
+                { "Sequence": { "id": "A", "type_id": 0 } },
+                { "SpecialToken": { "id": "<end>", "type_id": 0 } },
+            ],
+            "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 0 } }],
+            "special_tokens": serde_json::Map::from_iter([special("<start>", 14), special("<end>", 15)]),
+        },
+        "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "unknown" },
+    });
+    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).expect("a file");
+}
+
+fn foundation(architecture: Architecture, dir: &Path) -> Foundation {
+    Foundation {
+        architecture,
+        file: dir.join("model.safetensors"),
+        tokenizer: None,
+        prompts: Default::default(),
+        classes: CLASSES.map(str::to_owned).to_vec(),
+        out: dir.join("pack"),
+    }
+}
+
+/// Logits of the imported pack, and the scores of the engine for two streams at once and one after the other.
+fn assert_pack(pack: &Path, case: &Case) {
+    let pack = Pack::open(pack).expect("a pack");
+    let part = pack.rgb.as_ref().expect("a picture model");
+    assert_eq!((part.input.width, part.input.height), (case.side, case.side));
+    let tensors = read_weights(&part.model.weights, &candle_core::Device::Cpu).expect("weights").tensors;
+    let network = Network::load(part.model.architecture, &tensors, Some(CLASSES.len())).expect("all tensors");
+    assert_near(&values(&network.forward(&pictures(case.side)).expect("a forward pass")), &case.logits, ROUNDED);
+
+    // Precisions that encoders do not have fall back to f32.
+    let mut engine = Engine::load(Pack { precision: Precision::Bf16, ..pack }).expect("the pack loads");
+    let second = |seed: usize| {
+        let data: Vec<u8> = (0..3 * 90 * 70).map(|i| ((i / 3 * seed + i) % 251) as u8).collect();
+        let mut clip = ClipSecond::of_pictures(vec![Frame::new(Pooled::detached(data), 90, 70, Pts(0), 0)]);
+        clip.rgb = vec![0];
+        clip
+    };
+    let seconds = [second(3), second(7)];
+    let together = engine.score(&seconds.iter().collect::<Vec<_>>(), &Unobserved).expect("scores");
+    let alone: Vec<_> = seconds.iter().map(|s| engine.score(&[s], &Unobserved).expect("a score").remove(0)).collect();
+    assert_eq!(alone, together, "bit for bit");
+    let scores = together[0].scores.rgb.as_ref().expect("pictures were scored");
+    assert!((scores.scores.iter().sum::<f32>() - 1.0).abs() < 1e-4);
+}
+
+#[test]
+fn clip_matches_transformers_from_file_to_pack() {
+    let reference: Reference = json("models/clip_vit.json");
+    for case in &reference.cases {
+        let mut tensors = state(Architecture::ClipVit);
+        let dir = tempfile::tempdir().expect("a folder");
+        publish(dir.path(), &tensors, &case.hidden_act);
+        let quick = f32::from(u8::from(case.hidden_act == "quick_gelu"));
+        for (name, value) in [("config.heads", HEADS as f32), ("config.quick_gelu", quick)] {
+            tensors.insert(name.into(), Tensor::new(&[value], &candle_core::Device::Cpu).expect("a tensor"));
+        }
+        let network = Network::load(Architecture::ClipVit, &tensors, None).expect("all tensors are present");
+        let features = network.features(&pictures(case.side)).expect("a forward pass");
+        assert_near(&values(&features), &case.features, TOLERANCE);
+
+        let written = |ids: &Vec<usize>| ids.iter().map(|id| format!("w{id}")).collect::<Vec<_>>().join(" ");
+        let mut import = foundation(Architecture::ClipVit, dir.path());
+        for (class, prompts) in CLASSES.iter().zip(&reference.prompts) {
+            import.prompts.insert((*class).to_owned(), prompts.iter().map(written).collect());
+        }
+        let imported = import.run().expect("an import");
+        assert!(imported.unknown.is_empty(), "{:?}", imported.unknown);
+        assert_pack(&import.out, case);
+    }
+}
+
+#[test]
+fn dinov2_matches_transformers_from_file_to_pack() {
+    let reference: Reference = json("models/dinov2.json");
+    let [own, resampled] = &reference.cases[..] else { panic!("two cases") };
+    let published = state(Architecture::DinoV2);
+    let dir = tempfile::tempdir().expect("a folder");
+    publish(dir.path(), &published, "");
+    let mut tensors: Tensors = published
+        .iter()
+        .map(|(name, tensor)| (name.trim_start_matches("dinov2.").to_owned(), tensor.clone()))
+        .collect();
+    tensors.insert("config.heads".into(), Tensor::new(&[HEADS as f32], &candle_core::Device::Cpu).expect("a tensor"));
+    let network = Network::load(Architecture::DinoV2, &tensors, Some(3)).expect("all tensors are present");
+    assert_near(&values(&network.features(&pictures(own.side)).expect("a pass")), &own.features, TOLERANCE);
+    assert_near(&values(&network.forward(&pictures(own.side)).expect("a pass")), &own.logits, TOLERANCE);
+
+    let import = foundation(Architecture::DinoV2, dir.path());
+    assert!(import.run().expect("an import").unknown.is_empty());
+    assert_pack(&import.out, resampled);
+}
+
+#[test]
+fn what_cannot_be_imported_is_refused_with_advice() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let refused = |architecture: Architecture, drop: &str, change: &dyn Fn(&mut Foundation)| {
+        let mut tensors = state(architecture);
+        tensors.retain(|name, _| !name.starts_with(drop));
+        publish(dir.path(), &tensors, if architecture == Architecture::ClipVit { "quick_gelu" } else { "" });
+        let mut import = foundation(architecture, dir.path());
+        if architecture == Architecture::ClipVit {
+            // The built-in prompts are too long for a tower of eight tokens.
+            import.prompts = CLASSES.map(|class| (class.to_owned(), vec!["w1".to_owned()])).into();
+        }
+        change(&mut import);
+        let message = import.run().expect_err("it is refused").to_string();
+        assert!(!import.out.exists(), "nothing is written: {message}");
+        message
+    };
+    for (architecture, part) in [(Architecture::DinoV2, "classifier."), (Architecture::ClipVit, "text_model.")] {
+        let message = refused(architecture, part, &|_| {});
+        assert!(message.contains("`touchline adapt`"), "{message}");
+    }
+    let message = refused(Architecture::ClipVit, "vision_model.post_layernorm", &|_| {});
+    assert!(message.contains("vision_model.post_layernorm.weight"), "{message}");
+    let clip = |change: &dyn Fn(&mut Foundation)| refused(Architecture::ClipVit, "nothing", change);
+    let message = clip(&|import| drop(import.prompts.insert("tenis".into(), vec!["w1".into()])));
+    assert!(message.contains("tenis"), "{message}");
+    let message = clip(&|import| drop(import.prompts.insert("golf".into(), vec!["w1 ".repeat(9)])));
+    assert!(message.contains("11 tokens") && message.contains("golf"), "{message}");
+    let message = clip(&|import| import.tokenizer = Some("/nowhere/tokenizer.json".into()));
+    assert!(message.contains("--tokenizer"), "{message}");
+    let message = refused(Architecture::DinoV2, "nothing", &|import| drop(import.classes.pop()));
+    assert!(message.contains("3 outputs"), "{message}");
+}
