@@ -111,6 +111,8 @@ pub(super) struct DecodeFilter {
     key_ns: Option<u64>,
     /// A reference was left out: pictures up to the next key picture cannot be decoded.
     is_broken: bool,
+    /// Time of the key picture that ended such a stretch: pictures shown before it refer to pictures of that stretch.
+    resumed_ns: Option<u64>,
     /// The decoder holds a key picture that later pictures would release.
     is_holding: bool,
 }
@@ -136,6 +138,7 @@ impl DecodeFilter {
             keys: 0,
             key_ns: None,
             is_broken: false,
+            resumed_ns: None,
             is_holding: false,
         }
     }
@@ -165,6 +168,7 @@ impl DecodeFilter {
         self.times.push(running_ns);
         let tier = self.selection.tier();
         if is_key {
+            self.resumed_ns = self.is_broken.then_some(running_ns);
             (self.keys, self.key_ns, self.is_broken) = (self.keys.saturating_add(1), Some(running_ns), false);
             self.is_holding = tier == DecodeTier::Key;
             return FilterAction::Decode;
@@ -172,7 +176,8 @@ impl DecodeFilter {
         let since_key_ns = self.key_ns.map_or(u64::MAX, |key_ns| running_ns.saturating_sub(key_ns));
         let is_left_out = if since_key_ns > KEY_WAIT_MAX_NS {
             false
-        } else if self.is_broken || tier == DecodeTier::Key {
+        } else if self.is_broken || tier == DecodeTier::Key || self.resumed_ns.is_some_and(|key_ns| running_ns < key_ns)
+        {
             true
         } else {
             // The first group of pictures shows the interval and the sub-layers.
@@ -186,7 +191,7 @@ impl DecodeFilter {
             self.is_holding = false;
             return FilterAction::Decode;
         }
-        self.is_broken |= kind == CodedKind::Reference;
+        self.is_broken |= kind == CodedKind::Reference && self.resumed_ns.is_none_or(|key_ns| running_ns > key_ns);
         if std::mem::take(&mut self.is_holding) { FilterAction::Drain } else { FilterAction::LeaveOut }
     }
 
@@ -288,6 +293,11 @@ mod tests {
         let mut offer = |n: u64, is_key| filter.decide(is_key, CodedKind::Reference, n * FRAME_NS, Pts(n * FRAME_NS));
         assert_eq!(offer(301, false), FilterAction::LeaveOut);
         assert_eq!(offer(302, true), FilterAction::Decode);
+        assert_eq!(
+            offer(300, false),
+            FilterAction::LeaveOut,
+            "shown before the key picture, so it refers to earlier ones"
+        );
         assert_eq!(offer(303, false), FilterAction::Decode);
         tier.set(DecodeTier::Key);
         assert_eq!(offer(304, false), FilterAction::LeaveOut);
