@@ -15,6 +15,7 @@ pub mod incident;
 pub mod item;
 pub mod labels;
 pub mod limits;
+pub mod markup;
 pub mod observer;
 pub mod pcm;
 pub mod pool;

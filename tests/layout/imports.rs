@@ -11,7 +11,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
     (
         "core",
         &[
-            &["userinfo"],
+            &["markup", "userinfo"],
             &["redact"],
             &["cause"],
             &["error"],

@@ -1,5 +1,7 @@
 //! Names from outside, made safe for files that other programs read.
 
+use touchline_core::markup;
+
 /// Replaces characters that would break a line, or that show other text than there is: control characters, line separators,
 /// and controls of the direction of writing.
 pub(super) fn plain(text: &str) -> String {
@@ -24,20 +26,9 @@ pub(super) fn shortened(text: &str, limit: usize) -> String {
     text.chars().take(limit - 1).chain(['…']).collect()
 }
 
-/// Escapes plain text for HTML and WebVTT, including attributes.
+/// A name made safe with [`plain`] and escaped for HTML and WebVTT.
 pub(super) fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in plain(text).chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
+    markup::escaped(plain(text).chars())
 }
 
 /// The last part of a path or URL.

@@ -4,27 +4,16 @@
 
 use super::ink::{Role, role_styles};
 use crate::measure::fixed;
+use touchline_core::markup;
 
 const STYLE: &str = include_str!("style.css");
 
 /// The logo of the live page.
 const MARK: &str = r##"<svg class="mark" viewBox="0 0 32 32" width="28" height="28" aria-hidden="true"><rect width="32" height="32" rx="8" fill="#10734d"/><path d="M7 23.5h18M16 23.5V8.5" stroke="#fff" stroke-width="3" stroke-linecap="round"/><path d="M9.5 23.5a6.5 6.5 0 0 1 13 0" fill="none" stroke="#fff" stroke-width="2" opacity=".55"/></svg>"##;
 
-/// Escapes `text` for HTML, including attributes.
+/// Escapes `text` for HTML, including attributes, and replaces control characters.
 pub(super) fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c if c.is_control() && c != '\n' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
+    markup::escaped(text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }))
 }
 
 /// A page that is assembled section by section.
