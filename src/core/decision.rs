@@ -260,3 +260,37 @@ pub enum EventReason {
     /// The vote window has no programme.
     NoProgramme,
 }
+
+/// Predictions for the tests of modules that read decisions.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::time::WallSource;
+
+    /// A second that the pictures decided, with no more than its label and probabilities.
+    pub(crate) fn predicted(run: u32, index: u64, label: u16, probabilities: Vec<f32>) -> SecondOutcome {
+        SecondOutcome::Predicted(SecondPrediction {
+            run: RunId(run),
+            index,
+            scores: PerModality::default(),
+            absent: PerModality::default(),
+            decision: Decision {
+                label: ClassId(label),
+                probability: probabilities[usize::from(label)],
+                modality: Modality::Rgb,
+                why: DecisionReason::Default,
+                probabilities,
+            },
+            known_from: 0.0,
+            frame_share: FrameShare::ALL,
+            tier: DecodeTier::Full,
+            pack: Arc::new(PackStamp {
+                name: "p".into(),
+                weights_sha256: String::new(),
+                manifest_sha256: String::new(),
+            }),
+            wall: WallTime { unix_ns: 0, source: WallSource::Arrival, uncertainty_ns: 0 },
+            arrived_ns: 0,
+        })
+    }
+}

@@ -1,13 +1,10 @@
-use std::sync::Arc;
-
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::clip::{FrameShare, Gap};
-use crate::decision::{Decision, DecisionReason, PackStamp, SecondOutcome, SecondPrediction};
-use crate::tier::DecodeTier;
-use crate::time::{WallSource, WallTime};
+use crate::clip::Gap;
+use crate::decision::SecondOutcome;
+use crate::decision::testing::predicted;
 use crate::vote::{VoteConfig, Voter};
 
 const CLASSES: usize = 4;
@@ -33,25 +30,7 @@ fn outcome(run: u32, index: u64, plan: Plan) -> SecondOutcome {
     };
     let probabilities: Vec<f32> =
         probabilities(class, probability).iter().map(|p| *p as f32 / MILLION as f32).collect();
-    SecondOutcome::Predicted(SecondPrediction {
-        run: RunId(run),
-        index,
-        scores: PerModality::default(),
-        absent: PerModality::default(),
-        decision: Decision {
-            label: ClassId(class),
-            probability: probabilities[usize::from(class)],
-            modality: Modality::Rgb,
-            why: DecisionReason::Default,
-            probabilities,
-        },
-        known_from: 0.0,
-        frame_share: FrameShare::ALL,
-        tier: DecodeTier::Full,
-        pack: Arc::new(PackStamp { name: "p".into(), weights_sha256: String::new(), manifest_sha256: String::new() }),
-        wall: WallTime { unix_ns: 0, source: WallSource::Arrival, uncertainty_ns: 0 },
-        arrived_ns: 0,
-    })
+    predicted(run, index, class, probabilities)
 }
 
 fn recorded(run: u32, index: u64, plan: Plan) -> RecordedSecond {

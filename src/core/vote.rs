@@ -296,41 +296,14 @@ impl VideoVote {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::clip::{FrameShare, Gap, GapReason};
-    use crate::decision::{Decision, DecisionReason, PackStamp, PerModality, SecondPrediction};
-    use crate::labels::Modality;
-    use crate::tier::DecodeTier;
-    use crate::time::{WallSource, WallTime};
+    use crate::clip::{Gap, GapReason};
+    use crate::decision::testing::predicted;
 
     fn second(run: u32, index: u64, label: u16, probability: f32) -> SecondOutcome {
         let mut probabilities = vec![(1.0 - probability) / 2.0; 3];
         probabilities[label as usize] = probability;
-        SecondOutcome::Predicted(SecondPrediction {
-            run: RunId(run),
-            index,
-            scores: PerModality::default(),
-            absent: PerModality::default(),
-            decision: Decision {
-                label: ClassId(label),
-                probability,
-                modality: Modality::Rgb,
-                why: DecisionReason::Default,
-                probabilities,
-            },
-            known_from: 0.0,
-            frame_share: FrameShare::ALL,
-            tier: DecodeTier::Full,
-            pack: Arc::new(PackStamp {
-                name: "p".into(),
-                weights_sha256: String::new(),
-                manifest_sha256: String::new(),
-            }),
-            wall: WallTime { unix_ns: 0, source: WallSource::Arrival, uncertainty_ns: 0 },
-            arrived_ns: 0,
-        })
+        predicted(run, index, label, probabilities)
     }
 
     fn gap(run: u32, index: u64) -> SecondOutcome {
