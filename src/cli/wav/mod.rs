@@ -3,7 +3,7 @@
 mod writer;
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,10 +58,8 @@ pub struct WavArgs {
 }
 
 pub fn wav(args: &WavArgs) -> Result<()> {
-    let pack = match args.model_input {
-        true => Some(Pack::open(&config::find_pack(args.pack.as_deref())?)?),
-        false => None,
-    };
+    let open_pack = || Pack::open(&config::find_pack(args.pack.as_deref())?);
+    let pack = args.model_input.then(open_pack).transpose()?;
     let clock = Arc::new(SystemClock::new());
     let options = GstOptions { id: "wav".into(), want_video: false, ..GstOptions::default() };
     let opener = GstOpener::new(options, clock)?;
@@ -82,7 +80,7 @@ pub fn wav(args: &WavArgs) -> Result<()> {
             Some((ClipBuilder::new(config), rate))
         }
     };
-    let mut sound = SoundFile { out: &args.out, format: args.format, open: None, seconds: args.seconds };
+    let mut sound = SoundFile { out: &args.out, format: args.format, seconds: args.seconds, open: None };
     let mut outputs = Vec::new();
     let end = loop {
         // The channel ends only after the end of the source.
@@ -127,26 +125,28 @@ pub fn wav(args: &WavArgs) -> Result<()> {
 struct SoundFile<'a> {
     out: &'a Path,
     format: SampleFormat,
-    open: Option<OpenFile>,
     /// The longest sound, seconds.
     seconds: Option<u32>,
+    open: Option<OpenFile>,
 }
 
 struct OpenFile {
     writer: WavWriter<BufWriter<File>>,
     rate: u32,
     channels: u16,
+    /// The longest sound, samples per channel.
+    limit: u64,
     /// Samples per channel at the last flush.
     flushed: u64,
     /// Time at which the next chunk continues without a hole, ns; [`None`] after a discontinuity.
     next_ns: Option<u64>,
 }
 
-impl SoundFile<'_> {
-    fn cannot(&self, e: &std::io::Error) -> Error {
-        Error::output(self.out.display().to_string(), format!("cannot write: {e}"), "free space, or choose another -o")
-    }
+fn cannot_write(out: &Path, e: &io::Error) -> Error {
+    Error::output(out.display().to_string(), format!("cannot write: {e}"), "free space, or choose another -o")
+}
 
+impl SoundFile<'_> {
     /// The open file for sound of this form.
     fn file(&mut self, rate: u32, channels: u16) -> Result<&mut OpenFile> {
         if let Some(open) = &self.open
@@ -157,24 +157,22 @@ impl SoundFile<'_> {
                 "the sound changes from {} channels at {} Hz to {channels} at {rate} Hz after {at:.1} s, where the file ends",
                 open.channels, open.rate
             );
-            return Err(Error::output(
-                self.out.display().to_string(),
-                cause,
-                "use --model-input, which mixes and resamples",
-            ));
+            let advice = "use --model-input, which mixes and resamples";
+            return Err(Error::output(self.out.display().to_string(), cause, advice));
         }
         if self.open.is_none() {
             let created = File::create(self.out)
                 .and_then(|file| WavWriter::new(BufWriter::new(file), rate, channels, self.format));
-            let writer = created.map_err(|e| self.cannot(&e))?;
-            self.open = Some(OpenFile { writer, rate, channels, flushed: 0, next_ns: None });
+            let writer = created.map_err(|e| cannot_write(self.out, &e))?;
+            let limit = self.seconds.map_or(u64::MAX, |seconds| u64::from(seconds) * u64::from(rate));
+            self.open = Some(OpenFile { writer, rate, channels, limit, flushed: 0, next_ns: None });
         }
         Ok(self.open.as_mut().expect("it was created above"))
     }
 
     /// Writes a chunk, at its place. Returns whether the file is full.
     fn chunk(&mut self, chunk: &PcmChunk) -> Result<bool> {
-        let (out, seconds) = (self.out.display().to_string(), self.seconds);
+        let out = self.out;
         let open = match self.file(chunk.rate, chunk.channels) {
             Ok(open) => open,
             Err(e) => {
@@ -182,40 +180,8 @@ impl SoundFile<'_> {
                 return Err(e);
             }
         };
-        let channels = usize::from(chunk.channels);
-        let mut data = &chunk.data[..];
-        let start_ns = chunk.pts.0;
-        let written = (|| {
-            if let Some(next_ns) = open.next_ns {
-                // Times are rounded, by up to a millisecond in some containers.
-                let hole = start_ns.saturating_sub(next_ns);
-                if hole > TOLERANCE_NS {
-                    open.writer.write_silence(nanos_to_samples(hole, open.rate))?;
-                }
-                let repeated = next_ns.saturating_sub(start_ns);
-                if repeated > TOLERANCE_NS {
-                    let skip = usize::try_from(nanos_to_samples(repeated, open.rate)).unwrap_or(usize::MAX);
-                    data = &data[skip.saturating_mul(channels).min(data.len())..];
-                }
-            }
-            if let Some(seconds) = seconds {
-                let left = (u64::from(seconds) * u64::from(open.rate)).saturating_sub(open.writer.frames());
-                data = &data[..usize::try_from(left).unwrap_or(usize::MAX).saturating_mul(channels).min(data.len())];
-            }
-            open.writer.write(data)
-        })();
-        let end_ns = start_ns + samples_to_nanos(chunk.frames() as u64, open.rate);
-        // Counted on from the samples while the times agree, so that roundings do not add up.
-        open.next_ns = Some(match open.next_ns {
-            Some(next_ns) if next_ns.abs_diff(start_ns) <= TOLERANCE_NS => {
-                next_ns + samples_to_nanos(chunk.frames() as u64, open.rate)
-            }
-            next_ns => next_ns.map_or(end_ns, |next_ns| next_ns.max(end_ns)),
-        });
-        let is_full = seconds.is_some_and(|n| open.writer.frames() >= u64::from(n) * u64::from(open.rate));
-        let done = written.and_then(|()| open.flush_each_second());
-        done.map_err(|e| Error::output(out, format!("cannot write: {e}"), "free space, or choose another -o"))?;
-        Ok(is_full)
+        open.write_at(chunk).map_err(|e| cannot_write(out, &e))?;
+        Ok(open.is_full())
     }
 
     /// Writes a second as the model hears it. Returns whether the file is full.
@@ -225,21 +191,13 @@ impl SoundFile<'_> {
             ClipOutput::Gap(_) => None,
             _ => return Ok(false),
         };
-        let seconds = self.seconds;
+        let out = self.out;
         // Seconds without sound at the beginning are silence as well.
         let open = self.file(rate, 1)?;
-        let is_over = |open: &OpenFile| seconds.is_some_and(|n| open.writer.frames() >= u64::from(n) * u64::from(rate));
-        if is_over(open) {
-            return Ok(true);
+        if !open.is_full() {
+            open.write_second(samples.as_deref()).map_err(|e| cannot_write(out, &e))?;
         }
-        let written = match samples {
-            Some(samples) => open.writer.write(&samples),
-            None => open.writer.write_silence(rate.into()),
-        };
-        let done = written.and_then(|()| open.flush_each_second());
-        let is_full = is_over(open);
-        done.map_err(|e| self.cannot(&e))?;
-        Ok(is_full)
+        Ok(open.is_full())
     }
 
     /// The timeline starts over: no hole can be measured.
@@ -253,17 +211,50 @@ impl SoundFile<'_> {
     /// Completes the file. Returns its description; [`None`] without sound.
     fn finish(&mut self) -> Result<Option<String>> {
         let Some(open) = &mut self.open else { return Ok(None) };
-        let flushed = open.writer.flush();
+        open.writer.flush().map_err(|e| cannot_write(self.out, &e))?;
         let seconds = samples_to_nanos(open.writer.frames(), open.rate) as f64 / NANOS_PER_SECOND as f64;
         let channels = if open.channels == 1 { "1 channel".to_owned() } else { format!("{} channels", open.channels) };
-        let summary = format!("{seconds:.3} s, {} Hz, {channels}", open.rate);
-        flushed.map_err(|e| self.cannot(&e))?;
-        Ok(Some(summary))
+        Ok(Some(format!("{seconds:.3} s, {} Hz, {channels}", open.rate)))
     }
 }
 
 impl OpenFile {
-    fn flush_each_second(&mut self) -> std::io::Result<()> {
+    fn is_full(&self) -> bool {
+        self.writer.frames() >= self.limit
+    }
+
+    /// Writes a chunk after silence for a hole before it, and without samples that were written already.
+    fn write_at(&mut self, chunk: &PcmChunk) -> io::Result<()> {
+        let (start_ns, length_ns) = (chunk.pts.0, samples_to_nanos(chunk.frames() as u64, self.rate));
+        let expected_ns = self.next_ns.unwrap_or(start_ns);
+        // Counted on from the samples while the times agree, so that roundings do not add up.
+        let agrees = expected_ns.abs_diff(start_ns) <= TOLERANCE_NS;
+        let (mut skipped, from_ns) = (0, if agrees { expected_ns } else { start_ns });
+        if !agrees && start_ns > expected_ns {
+            self.writer.write_silence(nanos_to_samples(start_ns - expected_ns, self.rate))?;
+        } else if !agrees {
+            skipped = nanos_to_samples(expected_ns - start_ns, self.rate);
+        }
+        self.next_ns = Some(expected_ns.max(from_ns + length_ns));
+        let left = self.limit.saturating_sub(self.writer.frames());
+        let place = |frames: u64| {
+            let values = usize::try_from(frames).unwrap_or(usize::MAX).saturating_mul(usize::from(self.channels));
+            values.min(chunk.data.len())
+        };
+        self.writer.write(&chunk.data[place(skipped)..place(skipped.saturating_add(left))])?;
+        self.flush_each_second()
+    }
+
+    /// Writes a second of samples, or of silence.
+    fn write_second(&mut self, samples: Option<&[f32]>) -> io::Result<()> {
+        match samples {
+            Some(samples) => self.writer.write(samples)?,
+            None => self.writer.write_silence(self.rate.into())?,
+        }
+        self.flush_each_second()
+    }
+
+    fn flush_each_second(&mut self) -> io::Result<()> {
         if self.writer.frames() - self.flushed < u64::from(self.rate) {
             return Ok(());
         }
