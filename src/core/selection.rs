@@ -72,11 +72,6 @@ impl FrameSelection {
         self.tier.get()
     }
 
-    /// The tier, which may change.
-    pub fn shared_tier(&self) -> &SharedTier {
-        &self.tier
-    }
-
     /// Also converts a picture when `wanted` returns true, as a preview needs. `wanted` is called on GStreamer's threads for each
     /// picture and must not block.
     #[must_use]

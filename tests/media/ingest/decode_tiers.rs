@@ -12,10 +12,11 @@ use crate::common::Fixtures;
 
 /// The output of the clip builder as text, the number of converted pictures, and of those that were not decoded.
 fn cut(uri: &str, plan: &SamplingPlan, tier: DecodeTier) -> (Vec<String>, usize, usize) {
-    let selection = PlanSelector::selection(plan).at(SharedTier::new(tier));
+    let tier = SharedTier::new(tier);
+    let selection = PlanSelector::selection(plan).at(tier.clone());
     let options = GstOptions { selection: Some(selection), ..GstOptions::default() };
     let counters = options.counters.clone();
-    let (seconds, [converted, _]) = cut_with(uri, plan, options);
+    let (seconds, [converted, _]) = cut_with(uri, plan, &tier, options);
     (seconds, converted, counters.left_out.load(Ordering::Relaxed) as usize)
 }
 

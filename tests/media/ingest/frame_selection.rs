@@ -24,19 +24,23 @@ pub(super) const PLAN: SamplingPlan = SamplingPlan { rgb_frames: 5, flow_pairs: 
 
 /// The output of the clip builder for a recording as text, and the numbers of converted and unconverted pictures.
 fn cut(uri: &str, selection: Option<FrameSelection>) -> (Vec<String>, [usize; 2]) {
-    cut_with(uri, &PLAN, GstOptions { selection, ..GstOptions::default() })
+    cut_with(uri, &PLAN, &SharedTier::default(), GstOptions { selection, ..GstOptions::default() })
 }
 
-/// As [`cut`], with another plan and these options.
-pub(super) fn cut_with(uri: &str, plan: &SamplingPlan, options: GstOptions) -> (Vec<String>, [usize; 2]) {
+/// As [`cut`], with another plan, a tier, and these options.
+pub(super) fn cut_with(
+    uri: &str,
+    plan: &SamplingPlan,
+    tier: &SharedTier,
+    options: GstOptions,
+) -> (Vec<String>, [usize; 2]) {
     let config = ClipConfig {
         sample_rate: Some(32_000),
         plan: plan.clone(),
         lag: LagLimits::for_pace(Pace::File),
         behind_ns: 0,
     };
-    let tier = options.selection.as_ref().map(|selection| selection.shared_tier().clone()).unwrap_or_default();
-    let (mut builder, mut out, mut counts) = (ClipBuilder::new(config).at(tier), Vec::new(), [0, 0]);
+    let (mut builder, mut out, mut counts) = (ClipBuilder::new(config).at(tier.clone()), Vec::new(), [0, 0]);
     let (_source, from) = open(uri, options).unwrap();
     loop {
         let item = from.recv_timeout(LIMIT).expect("the recording has not ended");
