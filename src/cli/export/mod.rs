@@ -250,7 +250,7 @@ fn choose<'a>(file: &'a RecordFile, wish: Option<&str>, place: &str) -> Result<(
     let names = names.join(", ");
     match wish {
         _ if file.streams.is_empty() => {
-            let cause = "there is no second in it, so there is nothing to export";
+            let cause = "nothing to export: there is no second in it";
             let advice = "give the file that --jsonl of touchline run or touchline score wrote";
             Err(Error::source_error(place, cause, advice))
         }
@@ -268,7 +268,7 @@ fn choose<'a>(file: &'a RecordFile, wish: Option<&str>, place: &str) -> Result<(
 /// Refuses an export of nothing.
 fn refuse_nothing(export: &Export<'_>, place: &str) -> Result<()> {
     if export.segments.is_empty() {
-        let cause = "no class was on air in this time, so there is nothing to export";
+        let cause = "nothing to export: no class was on air in the selected time";
         return Err(Error::source_error(place, cause, "choose another time, or --all for the time without a class"));
     }
     Ok(())

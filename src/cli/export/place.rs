@@ -128,7 +128,7 @@ impl<'a> Export<'a> {
             segment.ended_ns = segment.ended_ns.or_else(|| wall(segment.last + 1));
         }
         let Some(first) = segments.first() else {
-            let cause = "no second of the stream lies in this time, so there is nothing to export";
+            let cause = "nothing to export: the stream has no second in the selected time";
             return Err(Error::source_error(place, cause, "choose another --from-time and --to-time"));
         };
         let has_wall = segments.iter().all(|s| s.began_ns.is_some());

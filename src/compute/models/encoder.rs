@@ -216,7 +216,7 @@ pub(super) fn parts(
     let tokens = loader.dims(positions).and_then(|dims| dims.iter().rev().nth(1).copied()).unwrap_or(257);
     let weight = loader.tensor(&format!("{patch_layer}.weight"), &[width, 3, patch, patch], DType::F32)?;
     let epsilon = if clip { CLIP_EPSILON } else { DINO_EPSILON };
-    let (encoder, feature_width) = if clip {
+    let encoder = if clip {
         let class = loader.tensor(class, &[width], DType::F32)?;
         let positions = loader.tensor(positions, &[tokens, width], DType::F32)?;
         let quick = scalar(&mut loader, QUICK_GELU)?.is_none_or(|quick| quick != 0.0);
@@ -230,10 +230,7 @@ pub(super) fn parts(
             loader.built(class.reshape((1, 1, width)).and_then(|class| Ok((class, positions.unsqueeze(0)?))))?;
         let (before, projection) = (Some(before), Some(projection));
         let patches = (weight, None);
-        (
-            Encoder { patches, patch, class, positions, before, blocks, after, projection, feature_width: embedding },
-            embedding,
-        )
+        Encoder { patches, patch, class, positions, before, blocks, after, projection, feature_width: embedding }
     } else {
         let bias = loader.tensor(&format!("{patch_layer}.bias"), &[width], DType::F32)?;
         let class = loader.tensor(class, &[1, 1, width], DType::F32)?;
@@ -242,13 +239,9 @@ pub(super) fn parts(
         let after = norm(&mut loader, "layernorm", width, epsilon)?;
         let bias = loader.built(bias.reshape((1, width, 1, 1)))?;
         let (patches, before, projection) = ((weight, Some(bias)), None, None);
-        let features = 2 * width;
-        (
-            Encoder { patches, patch, class, positions, before, blocks, after, projection, feature_width: features },
-            features,
-        )
+        Encoder { patches, patch, class, positions, before, blocks, after, projection, feature_width: 2 * width }
     };
-    let classifier = loader.classifier(CLASSIFIER, feature_width, classes)?;
+    let classifier = loader.classifier(CLASSIFIER, encoder.feature_width, classes)?;
     loader.finish(None, encoder, classifier)
 }
 
@@ -326,7 +319,7 @@ fn linear(loader: &mut Loader<'_>, name: &str, (from, to): (usize, usize)) -> Re
     Ok(Linear::new(weight, Some(bias)))
 }
 
-/// A setting of the network that no shape tells; `None` when the file does not have it.
+/// A setting of the network that the tensors do not show; `None` if the file does not have it.
 fn scalar(loader: &mut Loader<'_>, name: &str) -> Result<Option<f32>, LoadError> {
     if !loader.has(name) {
         return Ok(None);

@@ -1,7 +1,7 @@
-//! Imports a foundation encoder as the picture model of a pack: CLIP with a classifier made of text, or DINOv2 with the classifier that its
-//! file has.
+//! Imports a foundation encoder as the picture model of a pack: CLIP with a classifier made of text prompts, or DINOv2 with the classifier
+//! in its file.
 //!
-//! The file is that of `transformers`: `model.safetensors`, with `config.json` beside it for what no shape tells.
+//! The file is that of `transformers`: `model.safetensors`, with `config.json` beside it for the settings that the tensors do not show.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use touchline_core::labels::{ClassSet, Modality};
 /// Side of the pictures that DINOv2 is used with, pixels. Its position embeddings are resampled to it.
 const DINO_SIDE: usize = 224;
 
-/// What is written about a class when the user brings no prompts. `{class}` is the name of the class as people write it.
+/// Prompts of a class for which the user gives none. `{class}` is the name of the class as people write it.
 const TEMPLATES: [&str; 4] = [
     "a broadcast picture of {class}",
     "a television picture of a {class} match",
@@ -29,7 +29,7 @@ const TEMPLATES: [&str; 4] = [
     "live coverage of {class}",
 ];
 
-/// Prompts of `other`, which is no subject of its own.
+/// Prompts of the class `other`.
 const OTHER: [&str; 5] = [
     "a television studio with a presenter",
     "a television advertisement",
@@ -227,7 +227,7 @@ impl Foundation {
     }
 }
 
-/// What to do with an encoder that has nothing to classify with.
+/// Advice for an encoder without a classifier.
 const NO_HEAD: &str = "the import needs a classifier: a linear head cannot be fitted here, because `touchline adapt` and `touchline train` do not \
      take encoders yet; bring a CLIP model with its text tower, or a Dinov2ForImageClassification with a trained head";
 
@@ -251,7 +251,7 @@ fn put_head(tensors: &mut Tensors, weight: Tensor, bias: Tensor) {
     tensors.insert(format!("{}.bias", encoder::CLASSIFIER), bias);
 }
 
-/// Adds what no shape tells.
+/// Adds the settings that the tensors do not show.
 fn settings(tensors: &mut Tensors, tower: &Tower, gelu: Gelu) -> Result<()> {
     if let Some(heads) = tower.num_attention_heads {
         tensors.insert(encoder::HEADS.into(), Tensor::new(&[heads as f32], &Device::Cpu)?);

@@ -1,4 +1,4 @@
-//! Drops damaged pictures at video decoders.
+//! The probes at video decoders: they drop damaged pictures, and ask the decode filter about the others.
 //!
 //! Pictures before the first key frame, and after a loss until the next one, depend on missing pictures and would be gray with moving
 //! smears. They are dropped before the decoder and counted. Pictures that the decoder marks as corrupt are dropped after it, and in
