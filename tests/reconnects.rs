@@ -14,22 +14,23 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::Fixtures;
 use common::http::HttpServer;
 use common::rtsp::{Media, RtspServer};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
 use touchline_core::clip::{PlanSelector, SamplingPlan};
-use touchline_core::clock::SystemClock;
+use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::error::Result;
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem};
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::outlet::Counters;
-use touchline_media::supervise::{Policy, Sleeper, SourceObserver, SourceState, Supervisor};
+use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor};
 use touchline_media::{Open, Source};
 
 /// The reconnects of an ordinary test run.
@@ -108,19 +109,28 @@ impl Open for InTurn {
     }
 }
 
-/// A sleeper that does not sleep. At its marks it records the resources of the process.
+/// The system clock, except that a sleep returns immediately. At its marks a sleep records the resources of the process.
 struct Inspect {
+    system: SystemClock,
     trace: PathBuf,
     marks: Vec<u32>,
     pauses: AtomicU32,
     resources: Mutex<Vec<Resources>>,
 }
 
-impl Sleeper for Inspect {
-    fn sleep(&self, _: Duration, _: &Receiver<Infallible>) {
+impl Clock for Inspect {
+    fn mono_ns(&self) -> u64 {
+        self.system.mono_ns()
+    }
+
+    fn unix_ns(&self) -> i64 {
+        self.system.unix_ns()
+    }
+
+    fn sleep_until_stopped(&self, _: Duration, _: &Receiver<Infallible>) {
         let pauses = self.pauses.fetch_add(1, Ordering::Relaxed) + 1;
         if self.marks.contains(&pauses) {
-            self.resources.lock().unwrap().push(Resources::now(pauses, &self.trace));
+            self.resources.lock().push(Resources::now(pauses, &self.trace));
         }
     }
 }
@@ -139,7 +149,6 @@ fn child() {
     let (Ok(uris), Ok(count)) = (std::env::var(URIS), std::env::var(COUNT)) else { return };
     let (uris, count): (Vec<String>, u32) = (uris.split(' ').map(Into::into).collect(), count.parse().unwrap());
     let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
-    let clock = Arc::new(SystemClock::new());
     let options = GstOptions {
         rtsp_transport: "tcp".into(),
         selection: Some(PlanSelector::selection(&plan)),
@@ -148,6 +157,7 @@ fn child() {
     // The supervisor has counters of its own, so that it does not see that one source is a recording, which it would not reopen.
     let counters = Arc::<Counters>::default();
     let inspect = Arc::new(Inspect {
+        system: SystemClock::new(),
         trace: std::env::var(TRACE).unwrap().into(),
         // The first quarter fills pools, caches and the registry of types.
         marks: (1..=4).map(|quarter| count * quarter / 4).collect(),
@@ -156,13 +166,12 @@ fn child() {
     });
     let supervisor = Supervisor {
         inner: Arc::new(InTurn {
-            opener: GstOpener::new(options, clock.clone()).unwrap(),
+            opener: GstOpener::new(options, inspect.clone()).unwrap(),
             uris,
             next: AtomicU32::new(0),
         }),
         policy: Policy { reopen_on_end: true, ..Policy::default() },
-        clock,
-        sleeper: inspect.clone(),
+        clock: inspect.clone(),
         observer: Arc::new(NoObserver),
         counters: counters.clone(),
         id: "again".into(),
@@ -188,7 +197,7 @@ fn child() {
     let made = counters.reconnects.load(Ordering::Relaxed);
     assert!((u64::from(count)..=u64::from(count) + 1).contains(&made), "{made}");
     assert!(runs_with_pictures >= count, "{runs_with_pictures} of {count} connections brought pictures");
-    let resources = inspect.resources.lock().unwrap();
+    let resources = inspect.resources.lock();
     println!(
         "| reconnects | resident memory, kB | file descriptors | threads | GStreamer objects |\n|---|---|---|---|---|"
     );

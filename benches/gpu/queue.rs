@@ -3,9 +3,9 @@
 //! backlog itself is not used because its crate needs GStreamer, which a GPU machine may lack.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use touchline_core::clip::ClipSecond;
 
 /// Largest number of waiting seconds per stream.
@@ -29,7 +29,7 @@ pub struct Queue {
 impl Queue {
     /// Appends a second of `stream`.
     pub fn push(&self, stream: usize, second: ClipSecond) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let own = waiting.seconds.iter().filter(|(of, _)| *of == stream).count();
         if own >= WAITING_MAX
             && let Some(oldest) = waiting.seconds.iter().position(|(of, _)| *of == stream)
@@ -45,7 +45,7 @@ impl Queue {
     /// Takes up to `max` seconds, at most one per stream. When fewer wait, waits up to `linger` for more. `None` when
     /// closed.
     pub fn gather(&self, max: usize, linger: Duration) -> Option<Vec<ClipSecond>> {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let mut deadline = None;
         loop {
             if waiting.closed {
@@ -59,26 +59,22 @@ impl Queue {
             if left.is_zero() {
                 return Some(waiting.take(max));
             }
-            waiting = match left {
-                Duration::MAX => self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner),
-                left => self.filled.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0,
-            };
+            match left {
+                Duration::MAX => self.filled.wait(&mut waiting),
+                left => _ = self.filled.wait_for(&mut waiting, left),
+            }
         }
     }
 
     /// Wakes [`Queue::gather`], which then returns `None`.
     pub fn close(&self) {
-        self.lock().closed = true;
+        self.waiting.lock().closed = true;
         self.filled.notify_all();
     }
 
     /// Seconds dropped so far.
     pub fn shed(&self) -> usize {
-        self.lock().shed
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().shed
     }
 }
 

@@ -1,18 +1,27 @@
 //! Monotonic and wall time behind one trait, so that tests can simulate both.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crossbeam_channel::{Receiver, never};
+use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::time::NANOS_PER_SECOND;
 
-/// Source of monotonic and wall time.
+/// Source of monotonic and wall time, and the only way to wait for time to pass.
 pub trait Clock: Send + Sync {
     /// Nanoseconds since an arbitrary origin; never goes back.
     fn mono_ns(&self) -> u64;
     /// Nanoseconds since 1970-01-01 UTC; may jump when the machine's clock is set.
     fn unix_ns(&self) -> i64;
+    /// Waits `how_long`, or until all senders of `stop` are dropped.
+    fn sleep_until_stopped(&self, how_long: Duration, stop: &Receiver<Infallible>);
+    /// Waits `how_long`.
+    fn sleep(&self, how_long: Duration) {
+        self.sleep_until_stopped(how_long, &never());
+    }
 }
 
 /// A point in the monotonic time of a [`Clock`].
@@ -87,19 +96,30 @@ impl Clock for SystemClock {
         // A time before 1970 means that the machine's clock is not set. 0 is visibly wrong.
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
     }
+
+    fn sleep_until_stopped(&self, how_long: Duration, stop: &Receiver<Infallible>) {
+        // Both errors end the wait: the timeout and the disconnection.
+        let _ = stop.recv_timeout(how_long);
+    }
 }
 
-/// A clock that stands still until [`ManualClock::advance`] is called. For tests, and for offline scoring, whose output must not
-/// depend on the time of day.
+/// A clock that stands still until [`ManualClock::advance`] is called. A sleep advances it and returns immediately. For tests, and for
+/// offline scoring, whose output must not depend on the time of day.
 #[derive(Debug, Default)]
 pub struct ManualClock {
     now_ns: AtomicU64,
+    sleeps: Mutex<Vec<Duration>>,
 }
 
 impl ManualClock {
     /// Advances both times by `ns` nanoseconds.
     pub fn advance(&self, ns: u64) {
         self.now_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// The sleeps so far, in order.
+    pub fn sleeps(&self) -> Vec<Duration> {
+        self.sleeps.lock().clone()
     }
 }
 
@@ -110,6 +130,11 @@ impl Clock for ManualClock {
 
     fn unix_ns(&self) -> i64 {
         i64::try_from(self.mono_ns()).unwrap_or(i64::MAX)
+    }
+
+    fn sleep_until_stopped(&self, how_long: Duration, _: &Receiver<Infallible>) {
+        self.advance(u64::try_from(how_long.as_nanos()).unwrap_or(u64::MAX));
+        self.sleeps.lock().push(how_long);
     }
 }
 
@@ -126,5 +151,24 @@ mod tests {
         // The origin is computed from two clocks that are read one after the other.
         let apart = NANOS_PER_SECOND / 2;
         assert!(before.saturating_sub(apart) <= between && between <= after + apart, "{before} {between} {after}");
+    }
+
+    #[test]
+    fn a_sleep_of_the_manual_clock_passes_its_time_at_once() {
+        let clock = ManualClock::default();
+        let deadline = Deadline::after(&clock, Duration::from_secs(5));
+        clock.sleep(Duration::from_secs(4));
+        assert_eq!(deadline.left(&clock), Duration::from_secs(1));
+        clock.sleep(Duration::from_secs(2));
+        assert!(deadline.is_over(&clock));
+        assert_eq!(clock.sleeps(), [Duration::from_secs(4), Duration::from_secs(2)]);
+    }
+
+    #[test]
+    fn a_stop_ends_a_sleep_of_the_system_clock() {
+        let (running, stop) = crossbeam_channel::bounded(0);
+        drop(running);
+        // Without the stop, the test would not end.
+        SystemClock::new().sleep_until_stopped(Duration::MAX, &stop);
     }
 }

@@ -77,7 +77,7 @@ pub fn has_room_for_source(takes_long: bool) -> bool {
         }
     };
     let polls = (WAIT_MAX.as_millis() / POLL.as_millis()) as u32;
-    wait_for_room(&OPENINGS, &room, polls, &|| std::thread::sleep(POLL), &STOPPING)
+    wait_for_room(&OPENINGS, &room, polls, &|| CLOCK.sleep(POLL), &STOPPING)
 }
 
 /// Whether the program is stopping.

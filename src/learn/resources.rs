@@ -4,7 +4,9 @@
 //! be read is 0 or `None`. It never ends a training.
 
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use touchline_core::clock::{Clock, SystemClock};
 
 use super::record::ResourceSample;
 
@@ -20,7 +22,8 @@ const GPU_POLL: Duration = Duration::from_millis(5);
 /// Samples the resources of this process. Each run has one.
 #[derive(Debug)]
 pub struct Resources {
-    began: Instant,
+    /// Starts at 0 with the run.
+    clock: SystemClock,
     last: Counters,
     gpu: bool,
 }
@@ -28,7 +31,7 @@ pub struct Resources {
 /// Counters since the start of the process (`images`: since the start of the run), and the time of reading.
 #[derive(Clone, Copy, Debug)]
 struct Counters {
-    at: Instant,
+    at_ns: u64,
     cpu_s: f64,
     read: u64,
     written: u64,
@@ -38,8 +41,9 @@ struct Counters {
 impl Resources {
     /// Starts counting. Checks once whether `nvidia-smi` reports a GPU.
     pub fn start() -> Self {
-        let began = Instant::now();
-        Self { began, last: Counters::now(0), gpu: query_gpu().is_some() }
+        let clock = SystemClock::new();
+        let (last, gpu) = (Counters::now(&clock, 0), query_gpu(&clock).is_some());
+        Self { clock, last, gpu }
     }
 
     /// Returns the resources used since the previous sample, or since the start. `images` is the number of samples trained on
@@ -47,37 +51,41 @@ impl Resources {
     ///
     /// With a GPU a call takes some tens of milliseconds, so call it every few seconds, not every step.
     pub fn sample(&mut self, images: u64) -> ResourceSample {
-        let now = Counters::now(images);
+        let now = Counters::now(&self.clock, images);
         let last = std::mem::replace(&mut self.last, now);
-        let seconds = now.at.duration_since(last.at).as_secs_f64().max(1e-3);
-        let gpu = if self.gpu { query_gpu() } else { None };
+        let elapsed = seconds(now.at_ns - last.at_ns).max(1e-3);
+        let gpu = if self.gpu { query_gpu(&self.clock) } else { None };
         // A GPU that stops answering is not queried again, because each attempt may take seconds.
         self.gpu = gpu.is_some();
         ResourceSample {
-            at_s: now.at.duration_since(self.began).as_secs_f64(),
-            cpu_cores: (now.cpu_s - last.cpu_s).max(0.0) / seconds,
+            at_s: seconds(now.at_ns),
+            cpu_cores: (now.cpu_s - last.cpu_s).max(0.0) / elapsed,
             memory_bytes: memory_bytes(),
             gpu_utilisation: gpu.map(|g| g.utilisation),
             gpu_memory_bytes: gpu.map(|g| g.memory_bytes),
-            read_bytes_per_second: now.read.saturating_sub(last.read) as f64 / seconds,
-            written_bytes_per_second: now.written.saturating_sub(last.written) as f64 / seconds,
-            images_per_second: now.images.saturating_sub(last.images) as f64 / seconds,
+            read_bytes_per_second: now.read.saturating_sub(last.read) as f64 / elapsed,
+            written_bytes_per_second: now.written.saturating_sub(last.written) as f64 / elapsed,
+            images_per_second: now.images.saturating_sub(last.images) as f64 / elapsed,
         }
     }
 }
 
 impl Counters {
-    fn now(images: u64) -> Self {
+    fn now(clock: &dyn Clock, images: u64) -> Self {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
         Self {
-            at: Instant::now(),
+            at_ns: clock.mono_ns(),
             cpu_s: cpu_seconds(&stat).unwrap_or(0.0),
             read: keyed(&io, "read_bytes:").unwrap_or(0),
             written: keyed(&io, "write_bytes:").unwrap_or(0),
             images,
         }
     }
+}
+
+fn seconds(ns: u64) -> f64 {
+    Duration::from_nanos(ns).as_secs_f64()
 }
 
 /// Returns user plus system time of all threads, seconds, from the text of `/proc/self/stat`.
@@ -108,7 +116,7 @@ struct Gpu {
 }
 
 /// Returns the figures of `nvidia-smi` for the first GPU. It includes all processes on the GPU.
-fn query_gpu() -> Option<Gpu> {
+fn query_gpu(clock: &dyn Clock) -> Option<Gpu> {
     let child = Command::new("nvidia-smi")
         .args(["--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"])
         .stdin(Stdio::null())
@@ -116,15 +124,15 @@ fn query_gpu() -> Option<Gpu> {
         .stderr(Stdio::null())
         .spawn()
         .ok()?;
-    parse_gpu(&output_of(child)?)
+    parse_gpu(&output_of(child, clock)?)
 }
 
 /// Returns the output of a program that prints a few lines; `None` when it fails or exceeds [`GPU_TIMEOUT`].
-fn output_of(mut child: Child) -> Option<String> {
+fn output_of(mut child: Child, clock: &dyn Clock) -> Option<String> {
     let polls = GPU_TIMEOUT.div_duration_f32(GPU_POLL) as u32;
     let ended = (0..polls).find_map(|_| match child.try_wait() {
         Ok(None) => {
-            std::thread::sleep(GPU_POLL);
+            clock.sleep(GPU_POLL);
             None
         }
         // An error ends the wait as well.
@@ -170,7 +178,7 @@ mod tests {
     fn a_program_that_fails_has_no_output() {
         let run = |script: &str| {
             let child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
-            output_of(child)
+            output_of(child, &SystemClock::new())
         };
         assert_eq!(run("echo 1, 2").as_deref(), Some("1, 2\n"));
         assert_eq!(run("echo 1, 2; exit 9"), None);
@@ -182,7 +190,7 @@ mod tests {
         let mut resources = Resources::start();
         let held = std::hint::black_box(vec![1_u8; 32 << 20]);
         let mut sum = 0_u64;
-        while resources.began.elapsed() < Duration::from_millis(300) {
+        while resources.clock.mono_ns() < 300_000_000 {
             sum = std::hint::black_box(held.iter().map(|b| u64::from(*b)).sum::<u64>().wrapping_add(sum));
         }
         let sample = resources.sample(600);

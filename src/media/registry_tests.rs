@@ -1,14 +1,13 @@
 //! The table of built-in sources, and registered sources. The registry is global, so each test has its own schemes.
 
-use std::convert::Infallible;
 use std::sync::Mutex;
 
-use crossbeam_channel::{Receiver, bounded, unbounded};
+use crossbeam_channel::{bounded, unbounded};
 
 use super::*;
 use crate::guard::{SourcePolicy, SourcesFile};
 use crate::replay::{Replay, Script};
-use crate::supervise::{Policy, Sleeper, SourceObserver, SourceState, Supervisor};
+use crate::supervise::{Policy, SourceObserver, SourceState, Supervisor};
 use crate::uri::Pacing;
 use touchline_core::clock::ManualClock;
 use touchline_core::incident::Incident;
@@ -133,12 +132,6 @@ impl SourceObserver for States {
     fn incident(&self, _: Incident) {}
 }
 
-struct NoSleep;
-
-impl Sleeper for NoSleep {
-    fn sleep(&self, _: Duration, _: &Receiver<Infallible>) {}
-}
-
 /// The items and states of two connections of `inner` under supervision.
 fn supervised(inner: Arc<dyn Open>, uri: &str) -> (Vec<MediaItem>, Vec<SourceState>) {
     let kind = Location::parse(uri).unwrap().kind;
@@ -147,7 +140,6 @@ fn supervised(inner: Arc<dyn Open>, uri: &str) -> (Vec<MediaItem>, Vec<SourceSta
         inner,
         policy: Policy { reopen_on_end: kind.reopens_on_end(), stall_cause: kind.stall_cause(), ..Policy::default() },
         clock: Arc::new(ManualClock::default()),
-        sleeper: Arc::new(NoSleep),
         observer: states.clone(),
         counters: Arc::default(),
         id: "own".into(),

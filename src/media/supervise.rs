@@ -1,9 +1,8 @@
 //! Supervises live sources: opens them again after a failure, an unexpected end or a stall, and reports their state.
 //!
 //! A [`Supervisor`] is an [`Open`] that wraps another one. It runs one thread per source that forwards items and decides whether
-//! to reconnect. It does not depend on GStreamer; tests use `replay.rs` and a sleeper that does not sleep.
+//! to reconnect. It does not depend on GStreamer; tests use `replay.rs` and a clock whose sleeps return immediately.
 
-use std::convert::Infallible;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -133,33 +132,14 @@ pub trait SourceObserver: Send + Sync {
     fn incident(&self, incident: Incident);
 }
 
-/// Waits between attempts. Injected, so that tests do not sleep.
-pub trait Sleeper: Send + Sync {
-    /// Waits `how_long`, or until `stopping` is disconnected ([`Outlet::stopping`]).
-    fn sleep(&self, how_long: Duration, stopping: &Receiver<Infallible>);
-}
-
-/// Sleeps for real.
-#[derive(Debug, Default)]
-pub struct ThreadSleeper;
-
-impl Sleeper for ThreadSleeper {
-    fn sleep(&self, how_long: Duration, stopping: &Receiver<Infallible>) {
-        // Both results end the wait: the timeout and the disconnection on stop.
-        let _ = stopping.recv_timeout(how_long);
-    }
-}
-
 /// Opens supervised sources.
 pub struct Supervisor {
     /// Opens the source itself.
     pub inner: Arc<dyn Open>,
     /// When to reconnect.
     pub policy: Policy,
-    /// Measures stalls.
+    /// Measures stalls, and waits between attempts.
     pub clock: Arc<dyn Clock>,
-    /// Waits between attempts.
-    pub sleeper: Arc<dyn Sleeper>,
     /// Receives state changes and incidents.
     pub observer: Arc<dyn SourceObserver>,
     /// The supervisor counts [`Counters::reconnects`].
@@ -188,7 +168,6 @@ impl Open for Supervisor {
             inner: self.inner.clone(),
             policy: self.policy.clone(),
             clock: self.clock.clone(),
-            sleeper: self.sleeper.clone(),
             observer: self.observer.clone(),
             counters: self.counters.clone(),
             uri: uri.to_owned(),
@@ -241,7 +220,6 @@ struct SupervisorThread {
     inner: Arc<dyn Open>,
     policy: Policy,
     clock: Arc<dyn Clock>,
-    sleeper: Arc<dyn Sleeper>,
     observer: Arc<dyn SourceObserver>,
     counters: Arc<Counters>,
     uri: String,
@@ -320,7 +298,7 @@ impl SupervisorThread {
                 "reconnecting"
             );
             self.observer.state(SourceState::Waiting { attempt: self.attempt, retry_in, kind, cause });
-            self.sleeper.sleep(retry_in, self.outlet.stopping());
+            self.clock.sleep_until_stopped(retry_in, self.outlet.stopping());
             if self.outlet.stopped() {
                 return self.finish(End::Finished);
             }

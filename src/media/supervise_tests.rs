@@ -1,5 +1,6 @@
 //! The supervisor with scripted sources. No pause is real, and the stall test advances a simulated clock.
 
+use std::convert::Infallible;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
@@ -24,35 +25,23 @@ impl SourceObserver for Recorder {
     }
 }
 
-#[derive(Default)]
-struct NoSleep(Mutex<Vec<Duration>>);
-
-impl Sleeper for NoSleep {
-    fn sleep(&self, how_long: Duration, _: &Receiver<Infallible>) {
-        self.0.lock().unwrap().push(how_long);
-    }
-}
-
 struct Bench {
     supervisor: Supervisor,
     recorder: Arc<Recorder>,
-    sleeper: Arc<NoSleep>,
     clock: Arc<ManualClock>,
 }
 
 fn bench(policy: Policy, scripts: Vec<Script>) -> Bench {
-    let (recorder, sleeper, clock) =
-        (Arc::new(Recorder::default()), Arc::new(NoSleep::default()), Arc::new(ManualClock::default()));
+    let (recorder, clock) = (Arc::new(Recorder::default()), Arc::new(ManualClock::default()));
     let supervisor = Supervisor {
         inner: Arc::new(Replay::new(Pace::Live, scripts)),
         policy,
         clock: clock.clone(),
-        sleeper: sleeper.clone(),
         observer: recorder.clone(),
         counters: Arc::default(),
         id: "t".into(),
     };
-    Bench { supervisor, recorder, sleeper, clock }
+    Bench { supervisor, recorder, clock }
 }
 
 fn opened() -> MediaItem {
@@ -103,7 +92,7 @@ fn a_lost_connection_is_reopened_with_growing_pauses_and_a_new_timeline() {
     assert_eq!(describe(&items), expected);
     assert_eq!(b.supervisor.counters.reconnects.load(Ordering::Relaxed), 2);
 
-    let slept = b.sleeper.0.lock().unwrap().clone();
+    let slept = b.clock.sleeps();
     assert_eq!(slept.len(), 4);
     for (pause, nominal) in slept.iter().zip([1, 2, 4, 8]) {
         let nominal = Duration::from_secs(nominal);
@@ -119,12 +108,21 @@ fn a_lost_connection_is_reopened_with_growing_pauses_and_a_new_timeline() {
     assert_eq!(states.iter().filter(|s| **s == SourceState::Playing).count(), 3);
 }
 
-/// Sleeps until the source is stopped.
-struct UntilStopped;
+/// A clock whose sleeps end with the source.
+#[derive(Default)]
+struct UntilStopped(ManualClock);
 
-impl Sleeper for UntilStopped {
-    fn sleep(&self, _: Duration, stopping: &Receiver<Infallible>) {
-        let _ = stopping.recv();
+impl Clock for UntilStopped {
+    fn mono_ns(&self) -> u64 {
+        self.0.mono_ns()
+    }
+
+    fn unix_ns(&self) -> i64 {
+        self.0.unix_ns()
+    }
+
+    fn sleep_until_stopped(&self, _: Duration, stop: &Receiver<Infallible>) {
+        let _ = stop.recv();
     }
 }
 
@@ -132,7 +130,7 @@ impl Sleeper for UntilStopped {
 fn a_run_ends_with_its_connection_and_not_with_the_next() {
     let script = |items| Script { items, end: failed("cable") };
     let mut b = bench(Policy::default(), vec![script(vec![opened(), sound(1)])]);
-    b.supervisor.sleeper = Arc::new(UntilStopped);
+    b.supervisor.clock = Arc::new(UntilStopped::default());
     let (to, from) = bounded(64);
     let mut source = b.supervisor.open("rtsp://h/a", to).unwrap();
     let next = || from.recv_timeout(Duration::from_secs(10)).expect("the item arrives while there is no connection");
@@ -251,7 +249,7 @@ fn a_refused_login_is_retried_rarely() {
     let items: Vec<MediaItem> = from.iter().take(8).collect();
     assert_eq!(items.len(), 8, "it plays in the end");
     source.stop();
-    let slept = b.sleeper.0.lock().unwrap().clone();
+    let slept = b.clock.sleeps();
     for (pause, nominal) in slept.iter().zip([1, 60, 120, 240, 480, 900, 900, 30, 60]) {
         let nominal = Duration::from_secs(nominal);
         assert!(*pause <= nominal && *pause >= nominal.mul_f64(0.75), "{pause:?} of {nominal:?}: {slept:?}");

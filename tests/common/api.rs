@@ -1,8 +1,10 @@
 //! A client for the API of a running program.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
+
+use super::wait::until;
 
 /// An answer. The body is null unless it is JSON.
 #[derive(Clone, Debug)]
@@ -51,12 +53,8 @@ pub fn send(address: &str, method: &str, path: &str, body: &str, headers: &[(&st
 }
 
 /// Waits until the program at `address` is ready.
-pub fn wait_until_ready(address: &str, limit: Duration) {
-    let until = Instant::now() + limit;
-    while send(address, "GET", "/readyz", "", &[]).is_none_or(|answer| answer.status != 200) {
-        assert!(Instant::now() < until, "not ready within {limit:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+pub fn wait_until_ready(address: &str) {
+    until("readiness", || send(address, "GET", "/readyz", "", &[]).is_some_and(|answer| answer.status == 200));
 }
 
 /// The ids of all streams.

@@ -3,9 +3,10 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 /// The login and the clock of a camera.
@@ -55,7 +56,7 @@ impl Camera {
 
     /// The first lines and `Authorization` headers of all requests.
     pub fn requests(&self) -> Vec<String> {
-        self.requests.lock().unwrap().clone()
+        self.requests.lock().clone()
     }
 }
 
@@ -143,7 +144,7 @@ fn serve(client: TcpStream, options: &CameraOptions, pictures: &Arc<Vec<Vec<Vec<
             found.and_then(|line| line.split_once(':')).map_or("", |(_, value)| value.trim()).to_owned()
         };
         let (sequence, login) = (header("cseq:"), header("authorization:"));
-        log.lock().unwrap().push(format!("{} {login}", lines[0].trim()));
+        log.lock().push(format!("{} {login}", lines[0].trim()));
         let mut words = lines[0].split_whitespace();
         let (method, uri) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().to_owned());
         let answer = if is_authorized(&options.login, method, &login) {

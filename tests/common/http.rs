@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Child;
+use super::wait::until;
 
 /// Serves the files below a folder.
 pub struct HttpServer {
@@ -192,11 +193,9 @@ impl HlsOrigin {
              -hls_delete_threshold 3 {}",
             playlist.display()
         ));
-        let until = Instant::now() + Duration::from_secs(20);
-        while std::fs::read_to_string(&playlist).map_or(0, |text| text.matches("#EXTINF").count()) < 3 {
-            assert!(Instant::now() < until, "the encoder writes no segments");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        until("the third segment of the encoder", || {
+            std::fs::read_to_string(&playlist).is_ok_and(|text| text.matches("#EXTINF").count() >= 3)
+        });
         Self { _encoder: encoder, server: HttpServer::start(dir.path()), dir }
     }
 

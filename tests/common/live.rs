@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::program::touchline;
+use super::wait::until_some;
 
 /// A running `touchline run` with its records.
 pub struct Live {
@@ -49,17 +49,12 @@ impl Live {
     }
 
     /// Waits until the records satisfy `enough`.
-    pub fn wait(&mut self, limit: Duration, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        let until = Instant::now() + limit;
-        loop {
+    pub fn wait(&mut self, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        until_some("enough records", || {
             let records = self.records();
-            if enough(&records) {
-                return records;
-            }
             assert!(self.child.try_wait().unwrap().is_none(), "the program ended early: {records:?}");
-            assert!(Instant::now() < until, "not enough within {limit:?}: {records:?}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
+            enough(&records).then_some(records)
+        })
     }
 
     pub fn pid(&self) -> u32 {
@@ -79,14 +74,8 @@ impl Live {
     /// Sends SIGTERM, as a service manager does. Returns the exit code.
     pub fn stop(mut self) -> i32 {
         self.signal("TERM");
-        let until = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().expect("it exits instead of being killed");
-            }
-            assert!(Instant::now() < until, "it does not stop within 20 s of SIGTERM");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let status = until_some("the exit of the program", || self.child.try_wait().unwrap());
+        status.code().expect("it exits instead of being killed")
     }
 
     pub fn get(&self, path: &str) -> String {

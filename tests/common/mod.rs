@@ -15,19 +15,20 @@ pub mod senders;
 pub mod skip;
 pub mod training;
 pub mod ts;
+pub mod wait;
 pub mod watched;
 pub mod webdriver;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 /// A lock for tests that must not run at the same time. Tests that run the whole program with inference take it, because several
 /// would starve each other on a small machine. A test must not take it twice.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     // The lock protects no data, so a failed test cannot leave it inconsistent.
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    ONE.lock()
 }
 
 /// Initialises GStreamer. Panics with its message on failure.

@@ -4,11 +4,12 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 
 use super::Fixtures;
@@ -117,9 +118,9 @@ impl Origin {
     pub fn set_behaviour(&self, behaviour: Behaviour) {
         let end = if behaviour == Behaviour::Ended { "#EXT-X-ENDLIST\n" } else { "" };
         if matches!(behaviour, Behaviour::Frozen | Behaviour::Ended) {
-            *lock(&self.shared.frozen) = Some(playlist(&self.shared) + end);
+            *self.shared.frozen.lock() = Some(playlist(&self.shared) + end);
         }
-        *lock(&self.shared.behaviour) = behaviour;
+        *self.shared.behaviour.lock() = behaviour;
     }
 
     /// Switches to advertisements from the next segment on, or back to the programme.
@@ -139,13 +140,9 @@ impl Drop for Origin {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
-
 /// The current playlist.
 fn playlist(shared: &Shared) -> String {
-    let mut ads = lock(&shared.ads);
+    let mut ads = shared.ads.lock();
     let due = WINDOW + shared.began.elapsed().as_secs() as usize;
     while ads.len() < due {
         ads.push(shared.is_ad_due.load(Ordering::Acquire));
@@ -193,14 +190,14 @@ fn serve(connection: TcpStream, shared: &Shared) -> std::io::Result<()> {
             }
         }
         let path = request.split_whitespace().nth(1).unwrap_or("/").to_owned();
-        let behaviour = *lock(&shared.behaviour);
+        let behaviour = *shared.behaviour.lock();
         let body = if path.ends_with(".m3u8") {
             let frozen =
-                lock(&shared.frozen).clone().filter(|_| matches!(behaviour, Behaviour::Frozen | Behaviour::Ended));
+                shared.frozen.lock().clone().filter(|_| matches!(behaviour, Behaviour::Frozen | Behaviour::Ended));
             frozen.unwrap_or_else(|| playlist(shared)).into_bytes()
         } else {
             let n = path.trim_matches('/').trim_end_matches(".ts").parse::<usize>().unwrap_or(usize::MAX);
-            let ads = lock(&shared.ads).clone();
+            let ads = shared.ads.lock().clone();
             if n >= ads.len() {
                 out.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
                 continue;
@@ -222,7 +219,7 @@ fn serve(connection: TcpStream, shared: &Shared) -> std::io::Result<()> {
         write!(out, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())?;
         if behaviour == Behaviour::SlowLoris {
             for byte in &body {
-                if *lock(&shared.behaviour) != Behaviour::SlowLoris || shared.stop.load(Ordering::Acquire) {
+                if *shared.behaviour.lock() != Behaviour::SlowLoris || shared.stop.load(Ordering::Acquire) {
                     return Ok(());
                 }
                 out.write_all(std::slice::from_ref(byte))?;

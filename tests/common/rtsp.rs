@@ -1,7 +1,7 @@
 //! An RTSP server with gst-rtsp-server. It serves a live pattern or a recording, with or without a password.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use gstreamer as gst;
@@ -9,6 +9,7 @@ use gstreamer::glib;
 use gstreamer::prelude::*;
 use gstreamer_rtsp_server as server;
 use gstreamer_rtsp_server::prelude::*;
+use parking_lot::Mutex;
 
 /// The media at `/live`.
 pub enum Media {
@@ -87,7 +88,7 @@ impl RtspServer {
         let playing = Arc::<Mutex<Option<gst::Bin>>>::default();
         let configured = playing.clone();
         factory.connect_media_configure(move |_, media| {
-            *configured.lock().expect("not poisoned") = media.element().downcast().ok();
+            *configured.lock() = media.element().downcast().ok();
         });
         if let Some(auth) = auth {
             rtsp.set_auth(Some(&auth));
@@ -111,7 +112,7 @@ impl RtspServer {
 
     /// Whether a client has started to play.
     pub fn is_playing(&self) -> bool {
-        self.playing.lock().expect("not poisoned").is_some()
+        self.playing.lock().is_some()
     }
 
     /// Sends a track of [`Media::Test`] or drops it. A client must be playing.
@@ -129,7 +130,7 @@ impl RtspServer {
     }
 
     fn element(&self, name: &str) -> gst::Element {
-        let playing = self.playing.lock().expect("not poisoned");
+        let playing = self.playing.lock();
         playing.as_ref().and_then(|bin| bin.by_name(name)).expect("a client plays, and the element exists")
     }
 

@@ -1,9 +1,10 @@
 //! A sender of MPEG-TS over SRT or UDP with faults on demand: it drops a track, changes its size, jumps in time, stops, restarts.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use parking_lot::Mutex;
 
 const VIDEO_PID: u16 = 65;
 const AUDIO_PID: u16 = 66;
@@ -156,7 +157,7 @@ impl TsSender {
         let pad = pipeline.by_name("out").and_then(|out| out.static_pad("src")).expect("the identity exists");
         let edits = self.edits.clone();
         pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-            let edits = edits.lock().expect("not poisoned");
+            let edits = edits.lock();
             if let Some(buffer) = info.buffer_mut() {
                 let map = buffer.map_readable().expect("packets can be read");
                 let mut packets: Vec<u8> = map.chunks(188).flat_map(|packet| without(packet, &edits.muted)).collect();
@@ -189,7 +190,7 @@ impl TsSender {
     /// Sends the track or removes its packets from the stream.
     pub fn send(&self, track: &str, on: bool) {
         let pid = if track == "video" { VIDEO_PID } else { AUDIO_PID };
-        let mut edits = self.edits.lock().expect("not poisoned");
+        let mut edits = self.edits.lock();
         edits.muted.retain(|p| *p != pid);
         if !on {
             edits.muted.push(pid);
@@ -207,7 +208,7 @@ impl TsSender {
 
     /// Moves all time stamps `by_ns` later than their original values, or earlier if negative.
     pub fn shift(&self, by_ns: i64) {
-        self.edits.lock().expect("not poisoned").shift = (self.from + ticks(by_ns)) % WRAP;
+        self.edits.lock().shift = (self.from + ticks(by_ns)) % WRAP;
     }
 }
 

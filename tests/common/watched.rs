@@ -1,28 +1,32 @@
 //! A supervised source as in `touchline run`, up to the seconds to be classified, with a log of its events and their times.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
+use parking_lot::Mutex;
 use touchline_core::cause::Cause;
 use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, LagLimits, PlanSelector, SamplingPlan};
 use touchline_core::clock::{Clock, SystemClock};
+use touchline_core::frame::Frame;
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
-use touchline_core::time::WallTime;
+use touchline_core::time::{NANOS_PER_SECOND, Pts, WallTime};
 use touchline_media::gst::{GstOpener, GstOptions};
-use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor, ThreadSleeper};
+use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor};
 use touchline_media::uri::Location;
 use touchline_media::{Open, Source};
+
+use super::wait::until_some;
 
 /// An event of the source or of the clip builder.
 #[derive(Clone, Debug)]
 pub enum Event {
     State(SourceState),
     Incident(Incident),
-    /// The first picture of a connection, or the first one after a discontinuity.
-    Picture,
+    /// The PTS of the first picture of a connection, or of the first one after a discontinuity.
+    Picture(Pts),
     Run(Option<Discontinuity>),
     Second {
         run: u32,
@@ -54,15 +58,11 @@ impl Event {
 }
 
 #[derive(Default)]
-struct Log(Mutex<Vec<(Instant, Event)>>);
+struct Log(Mutex<Vec<Event>>);
 
 impl Log {
     fn push(&self, event: Event) {
-        self.lock().push((Instant::now(), event));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<(Instant, Event)>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.0.lock().push(event);
     }
 }
 
@@ -113,7 +113,6 @@ impl Watched {
             inner: Arc::new(GstOpener::new(options.clone(), clock.clone()).expect("GStreamer starts")),
             policy: Policy { reopen_on_end: kind.reopens_on_end(), stall_cause: kind.stall_cause(), ..policy },
             clock,
-            sleeper: Arc::new(ThreadSleeper),
             observer: log.clone(),
             counters: options.counters.clone(),
             id: "watched".into(),
@@ -128,8 +127,10 @@ impl Watched {
             for item in from {
                 match &item {
                     MediaItem::Discontinuity(_) => is_new = true,
-                    MediaItem::Frame(_) | MediaItem::Unconverted { .. } if std::mem::take(&mut is_new) => {
-                        events.push(Event::Picture);
+                    MediaItem::Frame(Frame { pts, .. }) | MediaItem::Unconverted { pts, .. }
+                        if std::mem::take(&mut is_new) =>
+                    {
+                        events.push(Event::Picture(*pts));
                     }
                     _ => {}
                 }
@@ -140,44 +141,42 @@ impl Watched {
         Self { log, source: Some(source), clip: Some(clip), examined: 0 }
     }
 
-    /// Waits for the next event that matches, after the last one returned. Returns it with its time.
-    pub fn until(&mut self, name: &str, limit: Duration, matches: impl Fn(&Event) -> bool) -> (Instant, Event) {
+    /// Waits for the next event that matches, after the last one returned.
+    pub fn until(&mut self, name: &str, limit: Duration, matches: impl Fn(&Event) -> bool) -> Event {
         let end = Instant::now() + limit;
-        loop {
-            {
-                let log = self.log.lock();
-                if let Some(found) = log[self.examined..].iter().position(|(_, event)| matches(event)) {
-                    self.examined += found + 1;
-                    return log[self.examined - 1].clone();
-                }
-                assert!(Instant::now() < end, "no {name} within {limit:?} after {:#?}", tail(&log[..]));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until_some(name, || {
+            let log = self.log.0.lock();
+            let found = log[self.examined..].iter().position(&matches);
+            assert!(found.is_some() || Instant::now() < end, "no {name} within {limit:?} after {:#?}", tail(&log[..]));
+            self.examined += found? + 1;
+            Some(log[self.examined - 1].clone())
+        })
     }
 
-    /// Waits for the first picture and the first second, and checks that they are about two seconds apart at most.
-    pub fn until_classified(&mut self, limit: Duration) -> Instant {
-        let (picture, _) = self.until("picture", limit, |event| matches!(event, Event::Picture));
-        let (second, _) = self.until("second", limit, Event::is_second);
-        let took = second - picture;
-        // Half a second of tolerance for a machine that does other work at the same time.
-        assert!(took < Duration::from_millis(2_500), "{took:?} from the first picture to a second");
-        second
+    /// Waits for the first picture and the first second, and checks that the second begins within two seconds of media after it.
+    pub fn until_classified(&mut self, limit: Duration) {
+        let Event::Picture(picture) = self.until("picture", limit, |event| matches!(event, Event::Picture(_))) else {
+            unreachable!()
+        };
+        let Event::Second { index, .. } = self.until("second", limit, Event::is_second) else { unreachable!() };
+        assert!(
+            index < picture.0 / NANOS_PER_SECOND + 3,
+            "second {index} is the first after the picture at {picture:?}"
+        );
     }
 
     /// Ignores all events so far.
     pub fn skip(&mut self) {
-        self.examined = self.log.lock().len();
+        self.examined = self.log.0.lock().len();
     }
 
-    pub fn all(&self) -> Vec<(Instant, Event)> {
-        self.log.lock().clone()
+    pub fn all(&self) -> Vec<Event> {
+        self.log.0.lock().clone()
     }
 }
 
-fn tail(log: &[(Instant, Event)]) -> Vec<&Event> {
-    log[log.len().saturating_sub(12)..].iter().map(|(_, event)| event).collect()
+fn tail(log: &[Event]) -> &[Event] {
+    &log[log.len().saturating_sub(12)..]
 }
 
 fn record(log: &Log, output: ClipOutput) {

@@ -9,6 +9,7 @@ use base64::Engine;
 use serde_json::{Value, json};
 
 use super::skip::{Lacks, skip};
+use super::wait::{LIMIT, until_some};
 
 /// A browser with one page. Dropping it closes the browser.
 pub struct Browser {
@@ -78,17 +79,14 @@ impl Browser {
     /// Waits at most 15 seconds until `script` returns a value other than false and null. `name` is for the failure message.
     pub fn wait(&self, name: &str, script: &str) -> Value {
         let began = Instant::now();
-        loop {
+        until_some(name, || {
             let value = self.run(script);
-            if value.as_bool() != Some(false) && !value.is_null() {
-                return value;
-            }
-            if began.elapsed() > Duration::from_secs(15) {
+            if began.elapsed() + Duration::from_secs(5) > LIMIT {
                 let page = self.run("return document.body.innerText");
                 panic!("{name} did not happen; page text: {page}, console: {:?}", self.console());
             }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            (value.as_bool() != Some(false) && !value.is_null()).then_some(value)
+        })
     }
 
     /// Sends a command of the Chrome DevTools Protocol.

@@ -9,19 +9,18 @@ use super::sources;
 /// What reads the machine's clocks, or waits for them.
 const DENIED: [&str; 3] = ["Instant::now", "SystemTime::now", "thread::sleep"];
 
-/// The beginning of a path below `src`, what it may use, and why.
-const ALLOWED: &[(&str, &[&str], &str)] = &[
+/// The beginning of a path, what it may use, and why.
+type Exception = (&'static str, &'static [&'static str], &'static str);
+
+/// Exceptions below `src`.
+const ALLOWED: &[Exception] = &[
     ("core/clock.rs", &["Instant::now", "SystemTime::now"], "it is the clock"),
-    ("core/limits.rs", &["thread::sleep"], "waits for other threads to open files; its tests replace the pause"),
     ("compute/nn/fused/run.rs", &["Instant::now"], "measures layers for the profile"),
     ("compute/backend/cpu.rs", &["Instant::now"], "measures stages for the metrics"),
-    ("media/worker/process.rs", &["thread::sleep"], "polls the exit of a process, a bounded number of times"),
     ("media/hls/player", &["Instant::now"], "the clock of tokio, which the tests pause"),
     ("media/hls/session.rs", &["Instant::now"], "the clock of tokio, which tests can pause"),
     ("learn/fit/training_loop.rs", &["Instant::now"], "measures the speed of training"),
     ("learn/fit/head.rs", &["Instant::now"], "measures the speed of training"),
-    ("learn/resources.rs", &["Instant::now"], "measures the load of the machine over time"),
-    ("learn/resources.rs", &["thread::sleep"], "polls the exit of nvidia-smi, a bounded number of times"),
     ("cli/progress.rs", &["Instant::now"], "shows progress"),
     ("cli/train.rs", &["Instant::now"], "shows progress"),
 ];
@@ -32,30 +31,71 @@ fn denied(line: &str) -> Vec<&'static str> {
     DENIED.into_iter().filter(|call| code.contains(call)).collect()
 }
 
-#[test]
-fn the_machine_s_clocks_are_read_in_few_places() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let (mut wrong, mut used) = (Vec::new(), vec![false; ALLOWED.len()]);
-    for file in sources(&src) {
-        let place = file.strip_prefix(&src).unwrap().to_str().unwrap();
-        // The integration tests of a member run against real servers and a real browser.
-        if place.split('/').nth(1) == Some("tests") {
+/// Sleeps of tests. A test waits for a condition with `common::wait`, except where the time itself is part of the test.
+const SLEEPS: &[Exception] = &[
+    ("tests/common/wait.rs", &["thread::sleep"], "polls conditions"),
+    ("tests/common/program.rs", &["thread::sleep"], "kills a program that exceeds its time"),
+    ("tests/common/camera.rs", &["thread::sleep"], "sends pictures at their time"),
+    ("tests/common/origin.rs", &["thread::sleep"], "a server that answers slowly"),
+    ("tests/learn/train_resume.rs", &["thread::sleep"], "kills a training at a moment"),
+    ("tests/media/faults/listener.rs", &["thread::sleep"], "nothing may happen for some seconds"),
+    ("tests/media/faults/ts.rs", &["thread::sleep"], "paces a sender"),
+    ("tests/media/hls/endless.rs", &["thread::sleep"], "a server that sends at the rate of the media"),
+    ("tests/media/hls/server.rs", &["thread::sleep"], "a server that answers slowly"),
+    ("tests/media/ingest/recordings.rs", &["thread::sleep"], "a slow consumer"),
+    ("tests/media/isolation.rs", &["thread::sleep"], "a process that waits to be killed"),
+    ("tests/program/streams/churn.rs", &["thread::sleep"], "paces changes"),
+    ("tests/program/streams/ending.rs", &["thread::sleep"], "lets queues fill"),
+    ("tests/program/streams/kill.rs", &["thread::sleep"], "kills the program at a random moment"),
+    ("tests/reconnects.rs", &["thread::sleep"], "waits for a log to end"),
+    ("tests/soak", &["thread::sleep"], "lasts for minutes"),
+    ("src/serve/tests/http/access.rs", &["thread::sleep"], "waits for the end of a throttle"),
+    ("src/serve/tests/http/page.rs", &["thread::sleep"], "paces pictures"),
+];
+
+/// Checks that the files below `folder` for which `is_checked` is true contain none of `calls`, except as `allowed`.
+fn check(folder: &str, calls: &[&str], is_checked: impl Fn(&str) -> bool, allowed: &[Exception]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let (mut wrong, mut used) = (Vec::new(), vec![false; allowed.len()]);
+    for file in sources(&root) {
+        let place = file.strip_prefix(&root).unwrap().to_str().unwrap();
+        if !is_checked(place) {
             continue;
         }
         for (number, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
-            for call in denied(line) {
+            for call in denied(line).into_iter().filter(|call| calls.contains(call)) {
                 let entry =
-                    ALLOWED.iter().position(|(path, calls, _)| place.starts_with(path) && calls.contains(&call));
+                    allowed.iter().position(|(path, calls, _)| place.starts_with(path) && calls.contains(&call));
                 match entry {
                     Some(entry) => used[entry] = true,
-                    None => wrong.push(format!("src/{place}:{}: {call}; take a Clock", number + 1)),
+                    None => wrong.push(format!("{folder}{place}:{}: {call}", number + 1)),
                 }
             }
         }
     }
-    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-    let unused: Vec<_> = ALLOWED.iter().zip(used).filter(|(_, used)| !used).map(|(entry, _)| entry).collect();
+    assert!(wrong.is_empty(), "take a Clock, or in a test wait for a condition:\n{}", wrong.join("\n"));
+    let unused: Vec<_> = allowed.iter().zip(used).filter(|(_, used)| !used).map(|(entry, _)| entry).collect();
     assert!(unused.is_empty(), "remove these exceptions: {unused:?}");
+}
+
+/// Whether a path below `src` is an integration test of a member.
+fn is_integration_test(place: &str) -> bool {
+    place.split('/').nth(1) == Some("tests")
+}
+
+#[test]
+fn the_machine_s_clocks_are_read_in_few_places() {
+    check("src/", &DENIED, |place| !is_integration_test(place), ALLOWED);
+}
+
+#[test]
+fn tests_wait_for_conditions_and_do_not_sleep() {
+    let is_test = |place: &str| match place.split_once('/') {
+        Some(("tests", file)) => !file.starts_with("layout"),
+        Some(("src", file)) => is_integration_test(file),
+        _ => false,
+    };
+    check("", &["thread::sleep"], is_test, SLEEPS);
 }
 
 #[test]
@@ -64,5 +104,5 @@ fn denied_calls_are_found_in_code_only() {
     assert_eq!(denied(".get_or_insert_with(Instant::now)"), ["Instant::now"]);
     assert_eq!(denied("    std::thread::sleep(POLL);"), ["thread::sleep"]);
     assert!(denied("/// Unlike `SystemTime::now`.").is_empty());
-    assert!(denied("self.sleeper.sleep(retry_in)").is_empty());
+    assert!(denied("self.clock.sleep(POLL)").is_empty());
 }

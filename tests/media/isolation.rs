@@ -4,12 +4,14 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::common::wait::{LIMIT, until_some};
 use crate::common::{Fixtures, program};
 use crossbeam_channel::{Receiver, bounded};
+use parking_lot::Mutex;
 use touchline_core::cause::Cause;
 use touchline_core::clip::SamplingPlan;
 use touchline_core::clock::{Clock, SystemClock};
@@ -19,12 +21,9 @@ use touchline_core::item::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem
 use touchline_core::tier::{DecodeTier, SharedTier};
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::outlet::Counters;
-use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor, ThreadSleeper};
+use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor};
 use touchline_media::worker::WorkerOpener;
 use touchline_media::{Open, Source};
-
-/// The limit of each wait, for a machine that does other work at the same time.
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// A small live stream that needs no server.
 const LIVE: &str = "testsrc://?width=64&height=48&fps=10";
@@ -49,18 +48,6 @@ fn open(opener: &dyn Open, uri: &str) -> Result<(Box<dyn Source>, Receiver<Media
 
 fn next(from: &Receiver<MediaItem>) -> MediaItem {
     from.recv_timeout(LIMIT).expect("an item")
-}
-
-/// Waits until `poll` returns a value.
-fn until<T>(name: &str, mut poll: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + LIMIT;
-    loop {
-        if let Some(found) = poll() {
-            return found;
-        }
-        assert!(Instant::now() < end, "no {name} within {LIMIT:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// The folder in /proc of the worker of source `name`, if it runs.
@@ -184,7 +171,7 @@ struct States(Mutex<Vec<SourceState>>);
 
 impl SourceObserver for States {
     fn state(&self, state: SourceState) {
-        self.0.lock().unwrap().push(state);
+        self.0.lock().push(state);
     }
 
     fn incident(&self, _: Incident) {}
@@ -195,7 +182,6 @@ fn supervised(id: &str, states: Arc<States>) -> (Box<dyn Source>, Receiver<Media
         inner: Arc::new(worker(options(id), None)),
         policy: Policy { backoff_min: Duration::from_millis(1), ..Policy::default() },
         clock: Arc::new(SystemClock::new()),
-        sleeper: Arc::new(ThreadSleeper),
         observer: states,
         counters: Arc::default(),
         id: id.into(),
@@ -225,7 +211,7 @@ fn a_killed_worker_affects_only_its_source() {
     while !matches!(next(&killed), MediaItem::Frame(_)) {}
     // Not SEGV: Rust's handler ignores the first one without a memory fault.
     for name in ["KILL", "ABRT"] {
-        let process = until("process", || process_of("killed"));
+        let process = until_some("process", || process_of("killed"));
         signal(&process, name);
         while !matches!(next(&killed), MediaItem::Discontinuity(Discontinuity::Reconnect)) {}
         while !matches!(next(&killed), MediaItem::Frame(_)) {}
@@ -239,7 +225,6 @@ fn a_killed_worker_affects_only_its_source() {
     let crashes: Vec<String> = states[0]
         .0
         .lock()
-        .unwrap()
         .iter()
         .filter_map(|state| match state {
             SourceState::Waiting { kind: Cause::Crashed, cause, .. } => Some(cause.clone()),
@@ -247,7 +232,7 @@ fn a_killed_worker_affects_only_its_source() {
         })
         .collect();
     assert_eq!(crashes, ["the source's process died (SIGKILL)", "the source's process died (SIGABRT)"]);
-    assert!(!states[1].0.lock().unwrap().iter().any(|s| matches!(s, SourceState::Waiting { .. })));
+    assert!(!states[1].0.lock().iter().any(|s| matches!(s, SourceState::Waiting { .. })));
 }
 
 #[test]
@@ -267,7 +252,7 @@ fn stopping_or_dropping_a_source_ends_its_worker() {
                 assert_eq!(end, Some(End::Finished));
             }
             // Without a consumer, the source waits for room in the channel when it is dropped.
-            "full" => until("full channel", || from.is_full().then_some(())),
+            "full" => until_some("full channel", || from.is_full().then_some(())),
             // A stopped process ignores all commands.
             "hangs" => signal(&process, "STOP"),
             _ => {}
@@ -298,7 +283,7 @@ fn an_invalid_worker_ends_the_source_with_an_error() {
     ] {
         let opener = impostor(&fixtures, name, &format!("{read} {script}"));
         // Another test may be starting a process, which holds the script open for writing until it executes its own program.
-        let (_source, first) = until("script that can be run", || {
+        let (_source, first) = until_some("script that can be run", || {
             let (source, from) = open(&opener, LIVE).ok()?;
             let first = next(&from);
             let is_busy =
@@ -356,5 +341,5 @@ fn workers_end_when_the_program_is_killed() {
     assert!(process_with(&id).is_some());
     program.kill().unwrap();
     program.wait().unwrap();
-    until("end of the process", || process_with(&id).is_none().then_some(()));
+    until_some("end of the process", || process_with(&id).is_none().then_some(()));
 }

@@ -90,7 +90,7 @@ fn a_live_stream_is_classified_shown_and_scraped() {
     let server = RtspServer::start_with_password(Media::Test { video: true, audio: true }, "ann", "geheim-rtsp-7");
     let uri = server.url().replace("rtsp://", "rtsp://ann:geheim-rtsp-7@");
     let mut live = Live::start(fixtures.path(), &[format!("court={uri}")]);
-    let records = live.wait(Duration::from_secs(60), |r| seconds(r, "court").count() >= 6);
+    let records = live.wait(|r| seconds(r, "court").count() >= 6);
     let whole = seconds(&records, "court").nth(3).unwrap();
     for modality in ["rgb", "flow", "audio"] {
         assert!(whole["modalities"][modality]["label"].is_string(), "{modality} is missing: {whole}");
@@ -214,7 +214,7 @@ fn run_over_rtsp_and_hls_agrees_with_score() {
         let mut live = Live::start(dir.path(), &[format!("rtsp={}", rtsp.url()), format!("hls={}", hls.url())]);
         // HLS starts a few segments behind the live edge, so it may miss the first seconds.
         let enough = |r: &[Value]| ["rtsp", "hls"].iter().all(|s| seconds(r, s).count() + 3 >= count);
-        let records = live.wait(Duration::from_secs(60), enough);
+        let records = live.wait(enough);
         for stream in ["rtsp", "hls"] {
             let got = majority(seconds(&records, stream)).unwrap();
             println!("{class}: score {want}, {stream} {got}, {} seconds", seconds(&records, stream).count());

@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use serde_json::json;
 
@@ -11,9 +10,8 @@ use crate::common::api::{ask, wait_until_ready};
 use crate::common::live::Live;
 use crate::common::program::{self, finish};
 use crate::common::skip::{Lacks, skip};
+use crate::common::wait::LIMIT;
 use crate::common::{Child, alone};
-
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// An example that cargo has built, which it does for `cargo test` without `--test`.
 fn example(name: &str) -> Option<PathBuf> {
@@ -73,7 +71,7 @@ fn live_py_follows_a_stream_until_it_is_removed() {
     let _one = alone();
     let dir = tempfile::tempdir().unwrap();
     let live = Live::start(dir.path(), &[]);
-    wait_until_ready(&live.address, LIMIT);
+    wait_until_ready(&live.address);
     let stream = json!({ "id": "guest", "uri": "testsrc://?width=64&height=48&fps=10&audio=0" });
     assert_eq!(ask(&live.address, "POST", "/api/v1/streams", Some(&stream), &[]).status, 201);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/serve/examples/live.py");

@@ -10,9 +10,8 @@ use crate::common::Fixtures;
 use crate::common::http::HttpServer;
 use crate::common::program::{self, touchline};
 use crate::common::skip::{Lacks, skip};
+use crate::common::wait::LIMIT;
 use crate::common::webdriver::Browser;
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// Kinds of time with their first second and the one after the last: what [`records`] contains.
 const SEGMENTS: [(&str, u64, u64); 3] = [("Soccer", 0, 1000), ("Tennis", 1000, 1607), ("Soccer", 1607, 2000)];

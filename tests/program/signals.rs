@@ -98,7 +98,7 @@ fn a_live_stream_reports_its_bars() {
     let of = |records: &[Value], kind: &str, what: &str, value: &str| {
         records.iter().filter(|record| record["type"] == kind && record[what] == value).count()
     };
-    live.wait(Duration::from_secs(60), |records| of(records, "gap", "reason", "no-programme") >= 3);
+    live.wait(|records| of(records, "gap", "reason", "no-programme") >= 3);
     let metrics = ask(&live.address, "GET", "/metrics", None, &[]).text;
     assert!(metrics.contains("touchline_signal{signal=\"bars\",stream=\"night\"} 1"), "{metrics}");
     let stream = ask(&live.address, "GET", "/api/v1/streams/night", None, &[]).body;

@@ -3,16 +3,15 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::sync::MutexGuard;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::Fixtures;
 use crate::common::live::{Live, seconds};
 use crate::common::program;
+use crate::common::wait::{LIMIT, until};
+use parking_lot::MutexGuard;
 use serde_json::{Value, json};
 use touchline_compute::models::sha256_hex;
-
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// A folder with packs and a recording of two minutes.
 struct Stage {
@@ -59,7 +58,7 @@ impl Stage {
         // Remove the records of an earlier program.
         let _ = std::fs::remove_file(self.fixtures.path().join("live.jsonl"));
         let mut live = Live::start_with(self.fixtures.path(), host, &arguments);
-        live.wait(LIMIT, |records| seconds(records, "court").count() >= 2);
+        live.wait(|records| seconds(records, "court").count() >= 2);
         live
     }
 }
@@ -96,11 +95,9 @@ fn pack_state(live: &Live) -> Value {
 
 /// Waits until the outcome of the last update is `outcome`.
 fn wait_for_update(live: &Live, outcome: &str) {
-    let until = Instant::now() + LIMIT;
-    while pack_state(live)["updates"]["last"]["outcome"] != outcome {
-        assert!(Instant::now() < until, "the last update is not {outcome}: {}", pack_state(live));
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    until(&format!("an update with the outcome {outcome}"), || {
+        pack_state(live)["updates"]["last"]["outcome"] == outcome
+    });
 }
 
 fn count(live: &Live) -> usize {
@@ -140,7 +137,7 @@ fn a_new_table_takes_effect_without_losing_a_second() {
     assert_eq!((&applied["pack"], &applied["table_only"]), (&json!("second"), &json!(true)));
     assert_eq!(applied["weights_sha256"], before["pack"]["weights_sha256"]);
     let earlier = count(&live);
-    let records = live.wait(LIMIT, |records| seconds(records, "court").count() >= earlier + 3);
+    let records = live.wait(|records| seconds(records, "court").count() >= earlier + 3);
     assert_eq!(packs_in_order(&records), ["first", "second"]);
     let change: Vec<&Value> = records.iter().filter(|r| r["type"] == "pack").collect();
     assert_eq!(change.len(), 1);
@@ -196,7 +193,7 @@ fn new_weights_are_loaded_and_decide() {
         "the path must not show the place on this machine"
     );
     let earlier = count(&live);
-    let records = live.wait(LIMIT, |records| seconds(records, "court").count() >= earlier + 2);
+    let records = live.wait(|records| seconds(records, "court").count() >= earlier + 2);
     assert_eq!(packs_in_order(&records), ["first", "second"]);
     let stamps: Vec<&Value> = seconds(&records, "court").map(|s| &s["pack"]["weights_sha256"]).collect();
     assert_ne!(stamps[0], stamps[stamps.len() - 1]);
@@ -281,7 +278,7 @@ fn an_invalid_pack_is_refused_and_the_old_pack_stays() {
     assert_eq!(post_with(&live, "{}", &[kind, ("origin", &own)]).0, 200, "the server's own origin is allowed");
 
     let earlier = count(&live);
-    let records = live.wait(LIMIT, |records| seconds(records, "court").count() >= earlier + 2);
+    let records = live.wait(|records| seconds(records, "court").count() >= earlier + 2);
     assert_eq!(packs_in_order(&records), ["first"]);
     assert!(records.iter().all(|r| r["type"] != "pack"));
     assert_eq!(live.stop(), 0);
@@ -311,7 +308,7 @@ fn sighup_reads_the_directory_again() {
     wait_for_update(&live, "refused");
     stage.pack("first", |text| sound_decides(text).replacen("\"first\"", "\"renewed\"", 1));
     live.signal("HUP");
-    let records = live.wait(LIMIT, |records| records.iter().any(|r| r["type"] == "pack"));
+    let records = live.wait(|records| records.iter().any(|r| r["type"] == "pack"));
     assert_eq!(records.iter().filter(|r| r["type"] == "pack").count(), 1);
     let state = pack_state(&live);
     assert_eq!((&state["pack"]["name"], &state["updates"]["last"]["trigger"]), (&json!("renewed"), &json!("signal")));
@@ -327,7 +324,7 @@ fn a_watched_directory_is_applied_when_it_stops_changing() {
     std::fs::write(stage.root().join("first/pack.toml"), "half a pack").unwrap();
     wait_for_update(&live, "refused");
     stage.pack("first", |text| sound_decides(text).replacen("\"first\"", "\"renewed\"", 1));
-    let records = live.wait(LIMIT, |records| records.iter().any(|r| r["type"] == "pack"));
+    let records = live.wait(|records| records.iter().any(|r| r["type"] == "pack"));
     assert_eq!(packs_in_order(&records)[0], "first");
     let state = pack_state(&live);
     assert_eq!((&state["pack"]["name"], &state["updates"]["last"]["trigger"]), (&json!("renewed"), &json!("watch")));
@@ -341,7 +338,7 @@ fn a_shadow_with_the_same_pack_agrees_and_one_with_another_table_does_not() {
     let second = stage.pack("second", sound_decides);
     let first = stage.root().join("first");
     let mut live = stage.run("127.0.0.1", &["--shadow", first.to_str().unwrap()]);
-    live.wait(LIMIT, |records| seconds(records, "court").count() >= 6);
+    live.wait(|records| seconds(records, "court").count() >= 6);
     let shadow = pack_state(&live)["shadow"].clone();
     assert!(shadow["seconds"].as_u64().unwrap() >= 1, "{shadow}");
     assert_eq!((&shadow["agreement"], &shadow["different"]), (&json!(1.0), &json!(0)), "{shadow}");
@@ -357,13 +354,13 @@ fn a_shadow_with_the_same_pack_agrees_and_one_with_another_table_does_not() {
     assert_eq!(live.stop(), 0);
 
     let mut live = stage.run("127.0.0.1", &["--shadow", second.to_str().unwrap()]);
-    live.wait(LIMIT, |records| seconds(records, "court").count() >= 6);
+    live.wait(|records| seconds(records, "court").count() >= 6);
     let shadow = pack_state(&live)["shadow"].clone();
     assert!(shadow["mean_absolute_difference"].as_f64().unwrap() > 0.0, "{shadow}");
     // After the update, the shadow is compared with itself.
     assert_eq!(post(&live, "second").0, 200);
     let earlier = count(&live);
-    live.wait(LIMIT, |records| seconds(records, "court").count() >= earlier + 4);
+    live.wait(|records| seconds(records, "court").count() >= earlier + 4);
     let shadow = pack_state(&live)["shadow"].clone();
     assert_eq!((&shadow["agreement"], &shadow["mean_absolute_difference"]), (&json!(1.0), &json!(0.0)), "{shadow}");
     assert_eq!(live.stop(), 0);

@@ -3,11 +3,12 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::common::{Fixtures, ffmpeg};
-use crate::server::{Answer, Body, Request, Serve, Server, lock};
+use crate::server::{Answer, Body, Request, Serve, Server};
+use parking_lot::Mutex;
 
 /// A fault of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +202,7 @@ impl Channel {
     }
 
     pub fn break_down(&mut self, fault: Fault) {
-        let mut packager = lock(&self.packager);
+        let mut packager = self.packager.lock();
         packager.fault = Some(fault);
         match fault {
             Fault::Killed => {
@@ -220,7 +221,7 @@ impl Channel {
     }
 
     pub fn mend(&mut self) {
-        let mut packager = lock(&self.packager);
+        let mut packager = self.packager.lock();
         match packager.fault.take() {
             Some(Fault::Killed) => *packager = Packager::start(packager.offset + 37),
             Some(Fault::Advertisement) => {
@@ -238,7 +239,7 @@ impl Channel {
 }
 
 fn answer(packager: &Mutex<Packager>, material: &Material, request: &Request) -> Answer {
-    let mut packager = lock(packager);
+    let mut packager = packager.lock();
     packager.answers += 1;
     let path = request.path();
     if path == "master.m3u8" {

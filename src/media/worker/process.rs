@@ -34,6 +34,7 @@ const OURS: [&str; 6] =
 pub(super) struct WorkerProcess {
     child: Child,
     id: String,
+    clock: Arc<dyn Clock>,
     is_over: bool,
 }
 
@@ -67,7 +68,7 @@ impl WorkerProcess {
         let mut child = command.spawn()?;
         tracing::debug!(id, pid = child.id(), "the process of a source starts");
         if let Some(stderr) = child.stderr.take() {
-            let name = id.to_owned();
+            let (name, clock) = (id.to_owned(), clock.clone());
             // The thread ends with the process. Without the thread, the log of the process is lost.
             let forwarding =
                 thread::Builder::new().name(format!("log/{id}")).spawn(move || log::forward(stderr, &name, &*clock));
@@ -75,7 +76,7 @@ impl WorkerProcess {
                 tracing::warn!(id, "the log of a source's process is lost: {e}");
             }
         }
-        Ok((Self { child, id: id.to_owned(), is_over: false }, ours))
+        Ok((Self { child, id: id.to_owned(), clock, is_over: false }, ours))
     }
 
     pub fn id(&self) -> &str {
@@ -121,7 +122,7 @@ impl WorkerProcess {
                     self.is_over = true;
                     return Some(status);
                 }
-                Ok(None) => thread::sleep(EXIT_POLL),
+                Ok(None) => self.clock.sleep(EXIT_POLL),
                 Err(_) => break,
             }
         }

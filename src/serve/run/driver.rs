@@ -23,7 +23,7 @@ use touchline_media::gst::{GstOpener, GstOptions, classify};
 use touchline_media::guard::SourcePolicy;
 use touchline_media::options::{Isolation, SourceKind};
 use touchline_media::outlet::Counters;
-use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor, ThreadSleeper};
+use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor};
 use touchline_media::uri::{Kind, Location, Pacing};
 use touchline_media::worker::WorkerOpener;
 use touchline_media::{Open, Source};
@@ -197,7 +197,6 @@ impl GstDriver {
                 ..if location.listens() { Policy::listening() } else { Policy::default() }
             },
             clock: self.clock.clone(),
-            sleeper: Arc::new(ThreadSleeper),
             observer: Arc::new(Forward { queue, news: self.news.clone(), mark: request.mark.clone() }),
             counters,
             id: settings.id.clone(),

@@ -21,7 +21,7 @@ fn watch(clock: fn(u64) -> f64) -> (Camera, Watched) {
 }
 
 fn incidents(watched: &Watched, incident: Incident) -> usize {
-    watched.all().iter().filter(|(_, event)| matches!(event, Event::Incident(found) if *found == incident)).count()
+    watched.all().iter().filter(|event| matches!(event, Event::Incident(found) if *found == incident)).count()
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn a_clock_that_jumps_by_years_is_ignored_and_reported_once() {
         (1, 0)
     );
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64;
-    for (_, event) in watched.all() {
+    for event in watched.all() {
         if let Event::Second { wall: Some(wall), index, .. } = event {
             let off_s = (now - wall.unix_ns) / 1_000_000_000;
             assert!((-1..120).contains(&off_s), "second {index} is {off_s} s off: {wall:?}");

@@ -21,7 +21,7 @@ fn cause_of(behaviour: Behaviour) -> Cause {
     watched.until_classified(LIMIT);
     watched.skip();
     origin.set_behaviour(behaviour);
-    let (_, event) = watched.until("failure", LIMIT, |event| {
+    let event = watched.until("failure", LIMIT, |event| {
         matches!(event, Event::State(touchline_media::supervise::SourceState::Waiting { .. }))
     });
     let Event::State(touchline_media::supervise::SourceState::Waiting { kind, cause, .. }) = event else {
@@ -54,7 +54,7 @@ fn a_channel_with_an_end_mark_is_retried() {
     watched.until("end", LIMIT, |event| event.waits_for(Cause::Ended));
     // Without new segments in the playlist, the old ones are not played a second time.
     watched.until("another attempt", LIMIT, |event| event.waits_for(Cause::Ended));
-    assert_eq!(watched.all().iter().filter(|(_, event)| event.plays()).count(), 1);
+    assert_eq!(watched.all().iter().filter(|event| event.plays()).count(), 1);
     origin.set_behaviour(Behaviour::Normal);
     watched.until("return", LIMIT, Event::plays);
     watched.until_classified(LIMIT);
@@ -67,7 +67,7 @@ fn a_playlist_with_an_end_mark_from_the_start_ends() {
     let mut watched = Watched::start(&origin.url());
     watched.until_classified(LIMIT);
     watched.until("end", LIMIT, |event| matches!(event, Event::State(touchline_media::supervise::SourceState::Ended)));
-    assert!(!watched.all().iter().any(|(_, event)| event.waits_for(Cause::Ended)));
+    assert!(!watched.all().iter().any(|event| event.waits_for(Cause::Ended)));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn dates_of_segments_set_wall_time_and_advertisements_start_runs() {
     // Stream time 0 is the first segment of the loaded playlist, so the index of a second and its date advance together.
     let mut offset = None;
     for _ in 0..3 {
-        let (_, event) = watched.until("date", LIMIT, |s| matches!(s, Event::Second { wall: Some(_), .. }));
+        let event = watched.until("date", LIMIT, |s| matches!(s, Event::Second { wall: Some(_), .. }));
         let Event::Second { index, wall: Some(wall), .. } = event else { unreachable!("`until` matched it") };
         assert_eq!(wall.source, WallSource::HlsProgramDateTime);
         assert!(wall.uncertainty_ns >= 100_000_000 && wall.uncertainty_ns < 200_000_000, "{wall:?}");
@@ -110,5 +110,5 @@ fn dates_of_segments_set_wall_time_and_advertisements_start_runs() {
     watched.until("end of the break", LIMIT, |event| matches!(event, Event::Run(Some(Discontinuity::Playlist))));
     watched.until("second", LIMIT, Event::is_second);
     let events = watched.all();
-    assert_eq!(events.iter().filter(|(_, event)| event.plays()).count(), 1, "advertisements cause no reconnect");
+    assert_eq!(events.iter().filter(|event| event.plays()).count(), 1, "advertisements cause no reconnect");
 }

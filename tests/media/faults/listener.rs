@@ -10,6 +10,7 @@ use touchline_media::gst::GstOptions;
 use touchline_media::supervise::{Policy, SourceState};
 
 use super::LIMIT;
+use crate::common::wait::until;
 use crate::common::watched::{Event, Watched};
 use crate::common::{free_udp_port, init};
 
@@ -42,9 +43,7 @@ fn a_listener_waits_for_callers_and_for_the_next_one() {
     let mut watched = listen(port);
     watched.until("wait", LIMIT, waits_for_a_caller);
     let is_open = || UdpSocket::bind(("127.0.0.1", port)).is_err();
-    while !is_open() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("the open port", is_open);
     // For longer than the connect timeout, the listener is not closed and opened again.
     let quiet = std::time::Instant::now() + Duration::from_secs(3);
     while std::time::Instant::now() < quiet {
@@ -61,7 +60,7 @@ fn a_listener_waits_for_callers_and_for_the_next_one() {
         watched.until("wait", LIMIT, waits_for_a_caller);
     }
     // Every pause between two callers is short.
-    for (_, event) in watched.all() {
+    for event in watched.all() {
         if let Event::State(SourceState::Waiting { retry_in, .. }) = event {
             assert!(retry_in <= Duration::from_millis(50), "{event:?}");
         }

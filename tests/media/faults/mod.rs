@@ -8,7 +8,4 @@ mod network;
 mod rtsp;
 mod ts;
 
-use std::time::Duration;
-
-/// The limit of each single wait.
-const LIMIT: Duration = Duration::from_secs(25);
+use crate::common::wait::LIMIT;

@@ -60,8 +60,8 @@ fn a_new_size_is_reported_and_starts_no_run() {
     let changed = Incident::FormatChanged { track: Track::Video };
     watched.until("change", LIMIT, |event| matches!(event, Event::Incident(i) if *i == changed));
     watched.until("second", LIMIT, |s| matches!(s, Event::Second { width: 640, .. }));
-    assert!(!watched.all().iter().skip(3).any(|(_, event)| matches!(event, Event::State(_))), "no reconnect");
-    assert!(!watched.all().iter().any(|(_, event)| matches!(event, Event::Run(Some(_)))), "one run");
+    assert!(!watched.all().iter().skip(3).any(|event| matches!(event, Event::State(_))), "no reconnect");
+    assert!(!watched.all().iter().any(|event| matches!(event, Event::Run(Some(_)))), "one run");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_jump_of_time_stamps_starts_a_run() {
         let before = watched.all().len();
         watched.until("seconds after it", LIMIT, |s| matches!(s, Event::Second { has_sound: true, frames: 20.., .. }));
         watched.until("seconds after it", LIMIT, |s| matches!(s, Event::Second { has_sound: true, frames: 20.., .. }));
-        let gaps = watched.all().iter().skip(before).filter(|(_, s)| matches!(s, Event::Gap { .. })).count();
+        let gaps = watched.all().iter().skip(before).filter(|s| matches!(s, Event::Gap { .. })).count();
         assert!(gaps <= 3, "{hours} h: {gaps} gaps");
     }
 }
@@ -100,9 +100,9 @@ fn time_stamps_that_wrap_lose_no_second() {
     let events = watched.all();
     let seconds: Vec<(u32, u64)> = events
         .iter()
-        .filter_map(|(_, s)| if let Event::Second { run, index, .. } = s { Some((*run, *index)) } else { None })
+        .filter_map(|s| if let Event::Second { run, index, .. } = s { Some((*run, *index)) } else { None })
         .collect();
-    let gaps = events.iter().filter(|(_, s)| matches!(s, Event::Gap { .. })).count();
+    let gaps = events.iter().filter(|s| matches!(s, Event::Gap { .. })).count();
     assert_eq!(gaps, 0, "{seconds:?}");
     assert!(seconds.len() >= 9, "{seconds:?}");
     assert!(seconds.windows(2).all(|w| w[0].0 == w[1].0 && w[0].1 + 1 == w[1].1), "one run: {seconds:?}");

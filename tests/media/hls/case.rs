@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 
+use parking_lot::{Condvar, Mutex};
 use touchline_core::cause::Cause;
 use touchline_media::supervise::SourceState;
 
 use super::list::List;
 use super::material::{self, Mark};
 use super::play::{Outcome, PlayOptions, play};
-use super::server::{Answer, Request, Serve, Server, lock};
+use super::server::{Answer, Request, Serve, Server};
 
 type Any = Arc<dyn Fn(&Request) -> Option<Answer> + Send + Sync>;
 
@@ -378,21 +379,21 @@ pub fn run(cases: Vec<Case>) {
     let (queue, wrong) = (Mutex::new(cases), Mutex::new(Vec::new()));
     // The material is made before the time limits of the cases start.
     material::files();
-    lock(&queue).reverse();
+    queue.lock().reverse();
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 loop {
-                    let Some(case) = lock(&queue).pop() else { return };
+                    let Some(case) = queue.lock().pop() else { return };
                     let (playing, freed) = &PLAYING;
-                    let mut count =
-                        freed.wait_while(lock(playing), |playing| *playing >= AT_ONCE).expect("not poisoned");
+                    let mut count = playing.lock();
+                    freed.wait_while(&mut count, |playing| *playing >= AT_ONCE);
                     *count += 1;
                     drop(count);
                     let (name, began) = (case.name.clone(), std::time::Instant::now());
                     eprintln!("{name} starts");
                     let result = case.run();
-                    *lock(playing) -= 1;
+                    *playing.lock() -= 1;
                     freed.notify_one();
                     eprintln!(
                         "{name}: {} ({:.1} s)",
@@ -400,12 +401,12 @@ pub fn run(cases: Vec<Case>) {
                         began.elapsed().as_secs_f64()
                     );
                     if let Err(e) = result {
-                        lock(&wrong).push(format!("{name}: {e}"));
+                        wrong.lock().push(format!("{name}: {e}"));
                     }
                 }
             });
         }
     });
-    let wrong = lock(&wrong);
+    let wrong = wrong.lock();
     assert!(wrong.is_empty(), "{} cases are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }

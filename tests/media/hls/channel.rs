@@ -2,10 +2,11 @@
 //! the speed of the machine, and a client that reloads at the right rate gets each segment in time.
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::list::{BREAK, segment_of};
-use super::server::{Answer, Request, lock};
+use super::server::{Answer, Request};
+use parking_lot::Mutex;
 
 /// One segment of a channel.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +84,7 @@ impl Channel {
 
     /// Answers the next request.
     pub fn answer(&self, _: &Request) -> Answer {
-        let mut now = lock(&self.now);
+        let mut now = self.now.lock();
         now.requests += 1;
         let request = now.requests - 1;
         if let Some((_, answer)) = self.instead.iter().find(|(n, _)| *n == request) {
@@ -95,7 +96,7 @@ impl Channel {
 
     /// The playlist of another rendition at the same time as the last one. `of` maps the URIs of its segments.
     pub fn twin(&self, of: impl Fn(&str) -> String) -> Answer {
-        let published = lock(&self.now).published.max(self.first);
+        let published = self.now.lock().published.max(self.first);
         let mut twin = self.clone();
         twin.entries.iter_mut().for_each(|entry| entry.uri = of(&entry.uri));
         Answer::list(twin.text(published))

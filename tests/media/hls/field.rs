@@ -3,7 +3,6 @@
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use touchline_core::cause::Cause;
 
@@ -11,6 +10,7 @@ use super::case::{Case, Expect, Site, all, counts, fails, fails_with_cause, in_r
 use super::lost::without;
 use super::material::{self, BASE, BIG, WIDE};
 use super::play::PlayOptions;
+use crate::common::wait::until;
 use crate::common::{Child, Fixtures, free_tcp_port};
 
 fn folder() -> Option<PathBuf> {
@@ -32,11 +32,7 @@ fn serve(script: &Path, media: &Path) -> (Child, String) {
         .stderr(Stdio::null())
         .spawn()
         .expect("python3 is installed");
-    let until = Instant::now() + Duration::from_secs(30);
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(Instant::now() < until, "the field's server does not answer");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until("an answer of the field's server", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     (Child(child), format!("http://127.0.0.1:{port}"))
 }
 

@@ -235,10 +235,10 @@ fn low_latency() -> Site {
     let fragments = Arc::new(fragments);
     let part = fragments.clone();
     let (first, total) = (6usize, 11usize);
-    let published = Arc::new(std::sync::Mutex::new(first * 5));
+    let published = Arc::new(parking_lot::Mutex::new(first * 5));
     Site::new()
         .on("x.m3u8", move |request| {
-            let mut published = super::server::lock(&published);
+            let mut published = published.lock();
             let number = |key: &str| request.query(key).and_then(|n| n.parse::<usize>().ok());
             let wanted = number("_HLS_msn").map(|msn| msn * 5 + number("_HLS_part").unwrap_or(4) + 1);
             // A blocking request publishes the parts up to the requested one, any other request two parts.

@@ -2,10 +2,11 @@
 //! the test decides when to stop.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use parking_lot::Mutex;
 use touchline_core::cause::Cause;
 use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, LagLimits, PlanSelector, SamplingPlan};
 use touchline_core::clock::{Clock, SystemClock};
@@ -13,11 +14,10 @@ use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, MEDIA_CHANNEL_CAPACITY};
 use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
-use touchline_media::supervise::{Policy, Sleeper, SourceObserver, SourceState, Supervisor};
+use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor};
 use touchline_media::uri::{Location, Pacing};
 
 use super::material::{self, Mark};
-use super::server::lock;
 
 /// A second of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +137,7 @@ impl PlayOptions {
 }
 
 struct Observer {
+    system: SystemClock,
     outcome: Arc<Mutex<Outcome>>,
     on_state: Mutex<OnState>,
     stop: Sender<()>,
@@ -145,7 +146,7 @@ struct Observer {
 
 impl Observer {
     fn stop(&self) {
-        *lock(&self.is_stopped) = true;
+        *self.is_stopped.lock() = true;
         // Fails when the receiver no longer exists.
         let _ = self.stop.send(());
     }
@@ -153,24 +154,32 @@ impl Observer {
 
 impl SourceObserver for Observer {
     fn state(&self, state: SourceState) {
-        if *lock(&self.is_stopped) {
+        if *self.is_stopped.lock() {
             return;
         }
-        lock(&self.outcome).states.push(state.clone());
-        if lock(&self.on_state)(&state) == Next::Stop {
+        self.outcome.lock().states.push(state.clone());
+        if self.on_state.lock()(&state) == Next::Stop {
             self.stop();
         }
     }
 
     fn incident(&self, incident: Incident) {
-        lock(&self.outcome).incidents.push(incident);
+        self.outcome.lock().incidents.push(incident);
     }
 }
 
-impl Sleeper for Observer {
+impl Clock for Observer {
+    fn mono_ns(&self) -> u64 {
+        self.system.mono_ns()
+    }
+
+    fn unix_ns(&self) -> i64 {
+        self.system.unix_ns()
+    }
+
     /// Sleeps 50 ms, or after the end of the test until the source is stopped.
-    fn sleep(&self, _: Duration, stopping: &Receiver<Infallible>) {
-        if *lock(&self.is_stopped) {
+    fn sleep_until_stopped(&self, _: Duration, stopping: &Receiver<Infallible>) {
+        if *self.is_stopped.lock() {
             let _ = stopping.recv();
         } else {
             // Without this pause, the supervisor would retry in a busy loop when a server refuses immediately.
@@ -188,7 +197,6 @@ pub fn play(uri: &str, play_options: PlayOptions) -> Outcome {
         selection: Some(PlanSelector::selection(&plan)),
         ..GstOptions::default()
     };
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let kind = match Location::parse(uri) {
         Ok(location) => location.kind,
         Err(e) => {
@@ -200,21 +208,21 @@ pub fn play(uri: &str, play_options: PlayOptions) -> Outcome {
     let (stop, stopped) = unbounded();
     let outcome = Arc::<Mutex<Outcome>>::default();
     let observer = Arc::new(Observer {
+        system: SystemClock::new(),
         outcome: outcome.clone(),
         on_state: Mutex::new(play_options.on_state),
         stop,
         is_stopped: Mutex::new(false),
     });
     let supervisor = Supervisor {
-        inner: Arc::new(GstOpener::new(options.clone(), clock.clone()).expect("GStreamer starts")),
+        inner: Arc::new(GstOpener::new(options.clone(), observer.clone()).expect("GStreamer starts")),
         policy: Policy {
             retry_first: true,
             reopen_on_end: kind.reopens_on_end(),
             stall_cause: kind.stall_cause(),
             ..Policy::default()
         },
-        clock,
-        sleeper: observer.clone(),
+        clock: observer.clone(),
         observer: observer.clone(),
         counters: options.counters.clone(),
         id: "hls".into(),
@@ -224,8 +232,8 @@ pub fn play(uri: &str, play_options: PlayOptions) -> Outcome {
         Ok(source) => source,
         Err(e) => {
             let failed = SourceState::Failed { kind: Cause::Other, cause: e.to_string(), advice: String::new() };
-            lock(&outcome).states.push(failed);
-            return std::mem::take(&mut lock(&outcome));
+            outcome.lock().states.push(failed);
+            return std::mem::take(&mut outcome.lock());
         }
     };
     let lag = LagLimits::for_pace(source.pace());
@@ -235,7 +243,7 @@ pub fn play(uri: &str, play_options: PlayOptions) -> Outcome {
         let mut out = Vec::new();
         for item in from {
             builder.push(item, &mut out);
-            let mut outcome = lock(&recorder.outcome);
+            let mut outcome = recorder.outcome.lock();
             for output in out.drain(..) {
                 record(&mut outcome, output);
             }
@@ -251,7 +259,7 @@ pub fn play(uri: &str, play_options: PlayOptions) -> Outcome {
     // The source's threads end, and then the builder has received all items.
     drop(source);
     let _ = clip.join();
-    let mut outcome = std::mem::take(&mut *lock(&outcome));
+    let mut outcome = std::mem::take(&mut *outcome.lock());
     outcome.timed_out = timed_out;
     outcome
 }

@@ -3,17 +3,14 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 /// The interval in which a waiting connection checks whether the server stops.
 const POLL: Duration = Duration::from_millis(50);
-
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -191,7 +188,7 @@ impl Server {
     }
 
     pub fn requests(&self) -> Vec<Request> {
-        lock(&self.shared.requests).clone()
+        self.shared.requests.lock().clone()
     }
 }
 
@@ -237,7 +234,7 @@ fn serve_connection(connection: &TcpStream, shared: &Shared) -> io::Result<()> {
     connection.set_read_timeout(Some(POLL))?;
     while let Some((request, len)) = next_request(connection, shared)? {
         let answer = (shared.serve)(&request);
-        lock(&shared.requests).push(request.clone());
+        shared.requests.lock().push(request.clone());
         if matches!(answer.body, Body::Reset) {
             // The unread request makes the system reset the connection.
             return Ok(());

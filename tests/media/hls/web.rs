@@ -1,18 +1,19 @@
 //! Features of web servers (encodings, redirects, cookies, logins), and answers that are not playlists.
 
 use std::io::Write as _;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
+use parking_lot::Mutex;
 use touchline_core::cause::Cause;
 
 use super::case::{Case, Expect, Site, fails, fails_with_cause, from_material, run, whole};
 use super::list::{List, plain, segment};
 use super::lost::noise;
-use super::server::{Answer, Body, Request, Server, lock};
+use super::server::{Answer, Body, Request, Server};
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
@@ -167,7 +168,7 @@ fn redirects_and_cookies_are_followed() {
             if !r.path().starts_with("ts/") {
                 return None;
             }
-            let mut last = lock(&last);
+            let mut last = last.lock();
             if !has(r, "n=") {
                 return Some(Answer::status(403));
             }

@@ -1,25 +1,26 @@
 //! Bad input, bad servers, bad pipeline templates, and consumers that disconnect.
 
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use touchline_core::item::MEDIA_CHANNEL_CAPACITY;
 use touchline_media::gst::GstOptions;
 
 use super::{LIMIT, all, failure, open, text};
 use crate::common::http::HttpServer;
+use crate::common::wait::until;
 use crate::common::{Fixtures, free_tcp_port};
 
 #[test]
 fn dropping_a_source_with_a_full_channel_returns() {
     let dir = Fixtures::new();
     let path = dir.clip("x.mp4", 4);
-    let (source, from) = open(text(&path), GstOptions::default()).unwrap();
-    while from.len() < MEDIA_CHANNEL_CAPACITY {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let started = Instant::now();
+    let options = GstOptions::default();
+    let counters = options.counters.clone();
+    let (source, from) = open(text(&path), options).unwrap();
+    until("a full channel", || from.len() == MEDIA_CHANNEL_CAPACITY);
     drop(source);
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(counters.abandoned.load(Ordering::Relaxed), 0, "the pipeline stops in time");
     drop(from);
     // Here the consumer is dropped first.
     let (source, from) = open(text(&path), GstOptions::default()).unwrap();

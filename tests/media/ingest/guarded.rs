@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use touchline_core::cause::Cause;
 use touchline_core::item::{End, MediaItem};
 use touchline_media::gst::GstOptions;
@@ -21,6 +22,7 @@ use crate::common::http::HttpServer;
 use crate::common::rtmp::RtmpServer;
 use crate::common::rtsp::{Media, RtspServer};
 use crate::common::senders::Sender;
+use crate::common::wait::until;
 use crate::common::{Fixtures, free_tcp_port};
 
 fn policy(allow: &[&str], folders: &[&Path]) -> SourcePolicy {
@@ -89,11 +91,7 @@ impl Prepared {
     /// Waits until there are more than `before` connections, because the accepting thread may count late.
     #[track_caller]
     fn wait_for_connection(&self, before: usize) {
-        let until = Instant::now() + LIMIT;
-        while self.connections() <= before {
-            assert!(Instant::now() < until, "without a guard, the source connects to the trap");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until("the connection that a source without a guard makes", || self.connections() > before);
     }
 }
 
@@ -137,7 +135,7 @@ fn answer(
         }
     }
     let request = request.trim().to_owned();
-    requests.lock().unwrap().push(request.clone());
+    requests.lock().push(request.clone());
     let path = request.split_whitespace().nth(1).unwrap_or_default();
     // An RTSP request has a whole URI as its path.
     let path = path.rsplit('/').next().unwrap_or_default();
@@ -314,7 +312,7 @@ fn no_content_leads_to_an_address_that_is_not_allowed() {
     let from_folder = guarded(policy(&["127.0.0.1"], &[media.path()]));
     let cause = refusal(text(&disguised), from_folder);
     assert!(cause.contains("list of addresses"), "{cause}");
-    assert_eq!(trap.connections(), 0, "{:?}", trap.requests.lock().unwrap());
+    assert_eq!(trap.connections(), 0, "{:?}", trap.requests.lock());
 
     // Without a guard the trap is reached, so the checks above mean something.
     let free = GstOptions { guard: None, ..only_localhost() };

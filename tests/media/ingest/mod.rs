@@ -12,7 +12,7 @@ mod web;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use touchline_core::clock::SystemClock;
@@ -23,8 +23,7 @@ use touchline_core::time::samples_to_nanos;
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::{Open, Source};
 
-/// The limit of each single wait. A test that needs more hangs.
-const LIMIT: Duration = Duration::from_secs(15);
+use crate::common::wait::LIMIT;
 
 const BOTH: Tracks = Tracks { video: true, audio: true };
 

@@ -1,17 +1,18 @@
 //! RTSP, HLS, HTTP, SRT, UDP and RTMP servers on this machine.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
+use parking_lot::Mutex;
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem, Tracks};
 use touchline_core::time::WallSource;
 use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
-use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor, ThreadSleeper};
+use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor};
 use touchline_media::uri::Pacing;
 
 use super::{BOTH, LIMIT, all, failure, open, some, text};
@@ -154,7 +155,7 @@ fn the_source_reconnects_to_a_server_that_returns() {
     struct States(Mutex<Vec<SourceState>>);
     impl SourceObserver for States {
         fn state(&self, state: SourceState) {
-            self.0.lock().unwrap().push(state);
+            self.0.lock().push(state);
         }
 
         fn incident(&self, _: Incident) {}
@@ -168,7 +169,6 @@ fn the_source_reconnects_to_a_server_that_returns() {
         inner: Arc::new(GstOpener::new(options.clone(), clock.clone()).unwrap()),
         policy: Policy { stall: Duration::from_secs(3), backoff_max: Duration::from_secs(1), ..Policy::default() },
         clock,
-        sleeper: Arc::new(ThreadSleeper),
         observer: states.clone(),
         counters: options.counters.clone(),
         id: "s".into(),
@@ -177,13 +177,13 @@ fn the_source_reconnects_to_a_server_that_returns() {
     let mut source = supervisor.open(&url, to).unwrap();
     let until = Instant::now() + 4 * LIMIT;
     let is_reconnect = |from: &Receiver<MediaItem>| loop {
-        assert!(Instant::now() < until, "{:?}", states.0.lock().unwrap());
+        assert!(Instant::now() < until, "{:?}", states.0.lock());
         match from.recv_timeout(LIMIT) {
             Ok(MediaItem::Frame(_)) => return false,
             Ok(MediaItem::Discontinuity(Discontinuity::Reconnect)) => return true,
             Ok(MediaItem::Ended(end)) => panic!("{end:?}"),
             Ok(_) => {}
-            Err(e) => panic!("{e}: {:?}", states.0.lock().unwrap()),
+            Err(e) => panic!("{e}: {:?}", states.0.lock()),
         }
     };
     assert!(!is_reconnect(&from));
@@ -195,7 +195,7 @@ fn the_source_reconnects_to_a_server_that_returns() {
     assert!(from.iter().any(|i| matches!(i, MediaItem::Ended(End::Finished))));
     assert!(options.counters.reconnects.load(Ordering::Relaxed) >= 1);
     drop(server);
-    let states = states.0.lock().unwrap();
+    let states = states.0.lock();
     assert!(states.iter().any(|s| matches!(s, SourceState::Waiting { .. })), "{states:?}");
     assert_eq!(states.last(), Some(&SourceState::Ended));
 }

@@ -1,11 +1,10 @@
 //! Streams that crash the program while they are being opened.
 
 use std::net::TcpListener;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Fixtures, LIMIT, OWN_SOURCES, Program, TEST, records, until};
+use super::{Fixtures, OWN_SOURCES, Program, TEST, records, until};
 use crate::common::api::{ask, wait_until_ready};
 
 fn get(program: &Program, id: &str) -> Value {
@@ -36,12 +35,12 @@ fn a_stream_that_crashed_the_program_twice_starts_paused() {
     let mut crash = |program: &mut Program| {
         until("the connection", || server.accept().map(|(client, _)| kept.push(client)).is_ok());
         program.signal("KILL");
-        program.wait(LIMIT);
+        program.wait();
     };
     crash(&mut program);
     drop(program);
     let mut program = Program::launch(&arguments, |_| ());
-    wait_until_ready(&program.address, LIMIT);
+    wait_until_ready(&program.address);
     until("probation", || get(&program, "good")["last"]["index"].as_u64() >= Some(7));
     crash(&mut program);
     drop(program);
@@ -61,11 +60,10 @@ fn a_stream_that_crashed_the_program_twice_starts_paused() {
     let answer = ask(&program.address, "PATCH", "/api/v1/streams/bad", Some(&json!({ "enabled": true })), &[]);
     assert_eq!(answer.status, 200, "{answer:?}");
     until("another attempt", || server.accept().map(|(client, _)| kept.push(client)).is_ok());
-    assert!(program.stop().0.success());
+    assert!(program.stop().success());
     // An orderly stop does not count as a crash.
     let program = Program::start(&arguments);
     until("another attempt", || get(&program, "bad")["state"] != "paused");
     assert_eq!(ask(&program.address, "DELETE", "/api/v1/streams/bad", None, &[]).status, 204);
-    let took = program.stop().1;
-    assert!(took < Duration::from_secs(30));
+    program.stop();
 }

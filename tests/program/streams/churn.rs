@@ -11,8 +11,8 @@ use crate::common::api::{ask, ids};
 use crate::common::http::{HlsMedia, HlsOrigin};
 use crate::common::rtsp::{Media, RtspServer};
 
-/// How long streams are added and removed.
-const LENGTH: Duration = Duration::from_secs(30);
+/// How many streams are added, changed or removed, at most one each second.
+const CHANGES: u64 = 30;
 
 #[test]
 fn four_streams_miss_no_second_while_others_come_and_go() {
@@ -34,9 +34,7 @@ fn four_streams_miss_no_second_while_others_come_and_go() {
     let names = ["court", "stage", "pattern", "tone"];
     until("a second of each", || names.iter().all(|name| seconds_of(&records(&jsonl), name).len() > 1));
 
-    let began = Instant::now();
-    let mut changes = 0;
-    while began.elapsed() < LENGTH {
+    for changes in 0..CHANGES {
         let (kind, guest) = (changes % 3, format!("guest-{}", changes % 2));
         let uri = if changes % 2 == 0 { TEST.to_owned() } else { rtsp.url() };
         let path = format!("/api/v1/streams/{guest}");
@@ -47,17 +45,15 @@ fn four_streams_miss_no_second_while_others_come_and_go() {
             _ => ask(&address, "DELETE", &path, None, &[]),
         };
         assert!([200, 201, 204, 404, 409].contains(&answer.status), "{answer:?}");
-        changes += 1;
         std::thread::sleep(Duration::from_secs(1).saturating_sub(sent.elapsed()));
     }
-    assert!(changes >= 8, "only {changes} changes were made in {LENGTH:?}");
     for id in ids(&address).iter().filter(|id| id.starts_with("guest")) {
         assert_eq!(ask(&address, "DELETE", &format!("/api/v1/streams/{id}"), None, &[]).status, 204);
     }
     let metrics = crate::common::api::send(&address, "GET", "/metrics", "", &[]).unwrap().text;
     assert!(!metrics.contains("guest"), "{metrics}");
     assert_eq!(ids(&address), names);
-    let (status, _) = program.stop();
+    let status = program.stop();
     assert!(status.success(), "{status}");
 
     let records = records(&jsonl);
@@ -66,13 +62,13 @@ fn four_streams_miss_no_second_while_others_come_and_go() {
         let all = seconds_of(&records, name);
         let whole: Vec<(u64, u64)> = all.iter().map(|(run, index, _)| (*run, *index)).collect();
         assert!(whole.windows(2).all(|w| w[1] == (w[0].0, w[0].1 + 1)), "{name} misses seconds: {whole:?}");
-        assert!(all.len() as u64 + 2 >= LENGTH.as_secs(), "{name} has {} seconds", all.len());
+        assert!(all.len() as u64 + 5 >= CHANGES, "{name} has {} seconds", all.len());
         // A busy machine may be too slow. The program then sheds seconds and counts them, but none is missing.
         let shed = all.iter().filter(|(_, _, gap)| gap.as_deref() == Some("overload")).count();
         assert!(all.iter().all(|(_, _, gap)| gap.as_deref().is_none_or(|gap| gap == "overload")), "{name}: {all:?}");
         report.insert(name, (all.len(), shed));
     }
-    println!("{changes} changes; total and shed seconds: {report:?}");
+    println!("total and shed seconds: {report:?}");
     // The last record of every guest is its removal.
     for guest in ["guest-0", "guest-1"] {
         let last = records.iter().rfind(|r| r["stream"] == guest).expect("the guest has records");
@@ -126,7 +122,7 @@ fn two_hundred_removed_streams_leak_nothing() {
     });
     let metrics = crate::common::api::send(&address, "GET", "/metrics", "", &[]).unwrap().text;
     assert!(!metrics.contains("guest"), "{metrics}");
-    assert!(program.stop().0.success());
+    assert!(program.stop().success());
 }
 
 #[test]
@@ -141,17 +137,21 @@ fn subscribers_of_a_removed_stream_get_its_last_record_and_end_of_file() {
         write!(stream, "GET /api/v1/streams/guest/{path} HTTP/1.0\r\nHost: {}\r\n\r\n", program.address).unwrap();
         BufReader::new(stream)
     };
-    let (live, mut pictures) = (open("live"), open("preview"));
+    let (mut live, mut pictures) = (open("live"), open("preview"));
     let mut first = String::new();
     pictures.read_line(&mut first).unwrap();
     assert!(first.contains("200"), "{first}");
+    let mut line = String::new();
+    while !line.contains("\"type\":\"second\"") {
+        line.clear();
+        assert!(live.read_line(&mut line).unwrap() > 0, "the stream of events ended");
+    }
     let reader = std::thread::spawn(move || live.lines().map_while(Result::ok).collect::<Vec<_>>());
-    std::thread::sleep(Duration::from_secs(2));
     assert_eq!(ask(&program.address, "DELETE", "/api/v1/streams/guest", None, &[]).status, 204);
     let lines = reader.join().unwrap();
     let last = lines.iter().rfind(|line| line.starts_with("data: ")).unwrap();
     assert!(last.contains("\"state\":\"removed\""), "{last}");
     let mut rest = Vec::new();
     pictures.read_to_end(&mut rest).expect("the pictures end cleanly");
-    assert!(program.stop().0.success());
+    assert!(program.stop().success());
 }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use super::{Fixtures, LIMIT, Program, TEST, until};
+use super::{Fixtures, Program, TEST, until};
 use crate::common::api::{ask, wait_until_ready};
 
 /// More streams than the limit of open files allows.
@@ -23,7 +23,7 @@ fn the_limit_of_open_files_is_logged_once() {
         limited.stderr(std::fs::File::create(&log).unwrap()).process_group(0);
         *command = limited;
     });
-    wait_until_ready(&program.address, LIMIT);
+    wait_until_ready(&program.address);
     let get = |id: &str| ask(&program.address, "GET", &format!("/api/v1/streams/{id}"), None, &[]).body;
     let mut playing = 0;
     let is_out = (0..STREAMS_MAX).any(|n| {

@@ -65,5 +65,5 @@ fn a_killed_worker_affects_only_its_own_stream() {
         let waited = all.iter().any(|r| r["stream"] == id && r["type"] == "state" && r["state"] == "waiting");
         assert!(!waited && get(&program, id)["state"] == "playing", "{id} was interrupted");
     }
-    assert!(program.stop().0.success());
+    assert!(program.stop().success());
 }

@@ -4,8 +4,9 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use super::{Fixtures, LIMIT, Program, TEST};
+use super::{Fixtures, Program, TEST};
 use crate::common::api::wait_until_ready;
+use crate::common::wait::until_some;
 
 /// A service manager's end of the socket.
 struct Manager {
@@ -29,13 +30,7 @@ impl Manager {
 
     /// Waits for a message with the line `wanted` and returns it.
     fn wait_for(&self, wanted: &str) -> String {
-        let until = Instant::now() + LIMIT;
-        loop {
-            match self.next() {
-                Some(message) if message.lines().any(|line| line == wanted) => return message,
-                _ => assert!(Instant::now() < until, "no {wanted}"),
-            }
-        }
+        until_some(wanted, || self.next().filter(|message| message.lines().any(|line| line == wanted)))
     }
 
     /// The number of watchdog messages that arrive during `time`.
@@ -71,7 +66,7 @@ fn a_service_manager_receives_every_state_and_the_watchdog_messages() {
     manager.wait_for("READY=1");
     program.signal("TERM");
     manager.wait_for("STOPPING=1");
-    assert!(program.wait(LIMIT).success());
+    assert!(program.wait().success());
 }
 
 #[test]
@@ -80,7 +75,7 @@ fn waiting_for_a_reader_keeps_the_watchdog_alive() {
     let manager = Manager::new(&fixtures);
     // No process reads the records: the pipe fills at once, and the recording waits.
     let program = manager.launch(&["--jsonl", "-", "testsrc://?width=64&height=48&fps=5&audio=0&seconds=86400"]);
-    wait_until_ready(&program.address, LIMIT);
+    wait_until_ready(&program.address);
     for _ in 0..5 {
         manager.wait_for("WATCHDOG=1");
     }

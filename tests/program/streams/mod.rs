@@ -15,14 +15,11 @@ mod restart;
 
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::MutexGuard;
-use std::time::{Duration, Instant};
 
 use crate::common::Fixtures;
 use crate::common::program::touchline;
-
-/// The longest that one step may take on a busy machine.
-const LIMIT: Duration = Duration::from_secs(120);
+use crate::common::wait::{until, until_some};
+use parking_lot::MutexGuard;
 
 /// A small live stream that needs no server.
 const TEST: &str = "testsrc://?width=64&height=48&fps=10&audio=0";
@@ -41,7 +38,7 @@ impl Program {
     /// Starts the program with `arguments` and waits until it is ready.
     fn start(arguments: &[&str]) -> Self {
         let program = Self::launch(arguments, |_| ());
-        crate::common::api::wait_until_ready(&program.address, LIMIT);
+        crate::common::api::wait_until_ready(&program.address);
         program
     }
 
@@ -62,23 +59,15 @@ impl Program {
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
-    /// Sends SIGTERM. Returns the exit status and the time until the exit.
-    fn stop(mut self) -> (ExitStatus, Duration) {
+    /// Sends SIGTERM. Returns the exit status.
+    fn stop(mut self) -> ExitStatus {
         self.signal("TERM");
-        let began = Instant::now();
-        (self.wait(Duration::from_secs(30)), began.elapsed())
+        self.wait()
     }
 
     /// Waits until the program exits.
-    fn wait(&mut self, limit: Duration) -> ExitStatus {
-        let until = Instant::now() + limit;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < until, "the program did not exit within {limit:?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    fn wait(&mut self) -> ExitStatus {
+        until_some("the exit of the program", || self.child.try_wait().unwrap())
     }
 }
 
@@ -87,15 +76,6 @@ impl Drop for Program {
         // Fails after `stop`, when the process has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Waits until `condition` is true; `event` names it in the failure.
-fn until(event: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !condition() {
-        assert!(Instant::now() < end, "{event} did not happen within {LIMIT:?}");
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -5,7 +5,7 @@ use std::thread;
 
 use serde_json::json;
 
-use super::{LIMIT, Program, TEST, until};
+use super::{Program, TEST, until};
 use crate::common::api::{ask, wait_until_ready};
 
 /// The sum of the metrics that begin with `name`.
@@ -39,7 +39,7 @@ fn decisions_continue_while_nobody_reads_an_output() {
         command.stdout(Stdio::piped()).env("RUST_LOG", "warn");
     });
     let address = program.address.as_str();
-    wait_until_ready(address, LIMIT);
+    wait_until_ready(address);
     let decided = || metric(address, "touchline_seconds_classified_total{stream=\"court\"}");
     until("the first decision", || decided() > 0.0);
     // The pipe and the sink's queue fill up.
@@ -49,5 +49,5 @@ fn decisions_continue_while_nobody_reads_an_output() {
     until("ten decisions", || decided() >= decided_before + 10.0);
     until("dropped records of these", || metric(address, DROPPED) >= dropped_before + 10.0);
     // Lost records are the program's error.
-    assert_eq!(program.stop().0.code(), Some(5));
+    assert_eq!(program.stop().code(), Some(5));
 }

@@ -40,7 +40,7 @@ fn streams_settings_and_last_events_survive_a_restart() {
     until("events", || ["one", "own"].iter().all(|id| !get(&program, id)["events"].as_array().unwrap().is_empty()));
     let before: Vec<Value> = ["one", "two"].iter().map(|id| get(&program, id)["settings"].clone()).collect();
     let first_events = get(&program, "one")["events"].clone();
-    assert!(program.stop().0.success());
+    assert!(program.stop().success());
 
     let program = Program::start(&arguments);
     assert_eq!(ids(&program.address), ["own", "one", "two"]);
@@ -56,7 +56,7 @@ fn streams_settings_and_last_events_survive_a_restart() {
     let events = get(&program, "one")["events"].clone();
     assert_eq!(events[0], first_events[0]);
     until("a second of the new run", || get(&program, "one")["last"]["run"] == 1);
-    assert!(program.stop().0.success());
+    assert!(program.stop().success());
     // No two seconds have the same stream, run and index.
     let mut places: Vec<(String, u64, u64)> = records(&jsonl)
         .iter()
@@ -78,5 +78,5 @@ fn streams_settings_and_last_events_survive_a_restart() {
     let error = String::from_utf8_lossy(&other.stderr);
     assert!(other.status.code() == Some(5) && error.contains("another process uses the store"), "{error}");
     assert!(!error.contains("geheim-store"), "{error}");
-    assert!(program.stop().0.success());
+    assert!(program.stop().success());
 }

@@ -4,9 +4,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::{Server, add, new_hub};
+use crate::wait::until;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use touchline_core::clock::SystemClock;
@@ -302,14 +303,6 @@ fn wrong_tokens_are_throttled() {
     assert_eq!(get(ADMIN).status, 200);
 }
 
-fn wait_for(event: &str, mut condition: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < Duration::from_secs(15), "{event} did not happen");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn clients_that_exceed_a_limit_are_disconnected() {
     let limits = Limits {
@@ -325,12 +318,8 @@ fn clients_that_exceed_a_limit_are_disconnected() {
     // A client that sends its headers slowly.
     let mut loris = connect(&server);
     loris.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n").unwrap();
-    let began = Instant::now();
-    while loris.write_all(b"X-A: b\r\n").is_ok() && began.elapsed() < Duration::from_secs(10) {
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    wait_for("the refusal", || refused(&hub, "slow_request") >= 1);
+    until("the end of the connection", || loris.write_all(b"X-A: b\r\n").is_err());
+    until("the refusal", || refused(&hub, "slow_request") >= 1);
 
     // Too many headers, a header that is too long, and a body that is too long.
     let mut many = request(&server, "GET", "/", &[], "");
@@ -347,27 +336,25 @@ fn clients_that_exceed_a_limit_are_disconnected() {
     let mut idle = connect(&server);
     write!(idle, "GET /api/v1/streams/court-1/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
     let mut script = crate::support::Script::default();
-    wait_for("the viewer", || hub.metrics().encode().contains("touchline_viewers{kind=\"live\"} 1"));
-    wait_for("the refusal of the slow reader", || {
+    until("the viewer", || hub.metrics().encode().contains("touchline_viewers{kind=\"live\"} 1"));
+    until("the refusal of the slow reader", || {
         for _ in 0..500 {
             crate::support::step(&cam, &clock, &mut script, crate::support::Shot::On("tennis", 0.9));
         }
         refused(&hub, "slow_reader") == 1
     });
-    wait_for("the disconnection of the viewer", || {
-        hub.metrics().encode().contains("touchline_viewers{kind=\"live\"} 0")
-    });
+    until("the disconnection of the viewer", || hub.metrics().encode().contains("touchline_viewers{kind=\"live\"} 0"));
 
-    wait_for("the end of all connections", || hub.metrics().encode().contains("touchline_http_connections 0"));
+    until("the end of all connections", || hub.metrics().encode().contains("touchline_http_connections 0"));
     let held: Vec<TcpStream> = (0..4).map(|_| connect(&server)).collect();
-    wait_for("four connections", || hub.metrics().encode().contains("touchline_http_connections 4"));
+    until("four connections", || hub.metrics().encode().contains("touchline_http_connections 4"));
     let full = ask(&server, "GET", "/api/v1/info", &[], "");
     assert_eq!((full.status, refused(&hub, "connections")), (503, 1), "{full:?}");
     for probe in ["/healthz", "/metrics"] {
         assert_eq!(ask(&server, "GET", probe, &[], "").status, 200, "{probe}");
     }
     drop(held);
-    wait_for("the end of all connections", || hub.metrics().encode().contains("touchline_http_connections 0"));
+    until("the end of all connections", || hub.metrics().encode().contains("touchline_http_connections 0"));
     assert_eq!(ask(&server, "GET", "/healthz", &[], "").status, 200);
 }
 
@@ -424,7 +411,7 @@ fn tls_files_can_be_reloaded() {
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
     assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1 200"));
-    wait_for("the refusal", || refused(&hub, "tls") >= 1);
+    until("the refusal", || refused(&hub, "tls") >= 1);
     let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
     std::fs::write(&files.key, other.signing_key.serialize_pem()).unwrap();
     let error = Tls::open(files).unwrap_err().to_string();
@@ -444,7 +431,7 @@ fn an_address_at_its_limit_does_not_block_other_addresses() {
     let hold = |n: usize| {
         let before = open();
         let held: Vec<TcpStream> = (0..n).map(|_| connect(&server)).collect();
-        wait_for("connections", || open() == before + n);
+        until("connections", || open() == before + n);
         held
     };
     let held = hold(4);
@@ -452,7 +439,7 @@ fn an_address_at_its_limit_does_not_block_other_addresses() {
     for probe in ["/healthz", "/readyz", "/metrics"] {
         assert_ne!(ask(&server, "GET", probe, &[], "").status, 0, "{probe} has no answer");
     }
-    wait_for("the end of the probes", || open() == 4);
+    until("the end of the probes", || open() == 4);
     // The address may also use half of the reserve. The server closes further connections.
     let probes = hold(2);
     let mut nothing = Vec::new();
@@ -472,7 +459,7 @@ fn an_address_at_its_limit_does_not_block_other_addresses() {
     let text = request(&server, "GET", "/api/v1/info", &[], "");
     assert_eq!(exchange(from("127.0.0.2"), &text).status, 200);
     drop((held, probes));
-    wait_for("the end of all connections", || open() == 0);
+    until("the end of all connections", || open() == 0);
     assert_eq!(ask(&server, "GET", "/api/v1/info", &[], "").status, 200);
 }
 

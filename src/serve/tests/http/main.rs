@@ -6,5 +6,7 @@ mod page;
 #[path = "../../../../tests/common/skip.rs"]
 mod skip;
 mod support;
+#[path = "../../../../tests/common/wait.rs"]
+mod wait;
 #[path = "../../../../tests/common/webdriver.rs"]
 mod webdriver;

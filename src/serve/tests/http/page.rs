@@ -3,12 +3,13 @@
 //! The tests leave screenshots in the folder that `TOUCHLINE_SCREENSHOTS` names, or in the target folder.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::support::{PastClock, Script, Server, Shot, add, afternoon, classes, court, feed, new_hub, stamp, step};
 use crate::webdriver::Browser;
+use parking_lot::{Mutex, MutexGuard};
 use touchline_core::clip::{Gap, GapReason};
 use touchline_core::decision::{SecondOutcome, WindowEstimate};
 
@@ -93,7 +94,7 @@ impl Drop for Studio {
 
 /// `None` if no browser is installed.
 fn browser() -> Option<(MutexGuard<'static, ()>, Browser)> {
-    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let one = ONE.lock();
     let browser = Browser::start()?;
     browser.resize(1280, 800, false);
     browser.prefer("light");
@@ -105,9 +106,14 @@ fn open(browser: &Browser, studio: &Studio) {
     browser.wait("the first decision on the page", "return document.getElementById('third-title').textContent !== ''");
 }
 
-/// Waits until the page is still: bars and colours have transitions of up to 0.7 s.
+/// Waits until there is a picture and the page is still.
 fn settle(browser: &Browser) {
     browser.wait("the picture", "return document.getElementById('stage').dataset.picture === 'there'");
+    rest(browser);
+}
+
+/// Waits for the end of the transitions, which last up to 0.7 s.
+fn rest(browser: &Browser) {
     browser.wait(
         "the end of the transitions",
         "return document.getAnimations().every((a) => a.effect.getTiming().iterations === Infinity)",
@@ -156,7 +162,7 @@ fn the_page_follows_the_stream() {
     let light = browser.screenshot(&folder.join("desktop-light.png"));
     browser.prefer("dark");
     browser.wait("the dark theme", "return matchMedia('(prefers-color-scheme: dark)').matches");
-    std::thread::sleep(Duration::from_millis(900));
+    rest(&browser);
     let dark = browser.screenshot(&folder.join("desktop-dark.png"));
     let mean = |png: &[u8]| {
         let pixels = image::load_from_memory(png).unwrap().to_luma8();
@@ -233,10 +239,10 @@ fn a_phone_shows_the_page_without_horizontal_scrolling() {
     let folder = screenshots();
     browser.screenshot(&folder.join("phone-light.png"));
     browser.prefer("dark");
-    std::thread::sleep(Duration::from_millis(900));
+    rest(&browser);
     browser.screenshot(&folder.join("phone-dark.png"));
     browser.run("window.scrollTo(0, 760)");
-    std::thread::sleep(Duration::from_millis(300));
+    rest(&browser);
     browser.screenshot(&folder.join("phone-dark-below.png"));
     // A long name, a gap and the list of all classes must not widen the page.
     for _ in 0..10 {
@@ -327,7 +333,7 @@ fn problems_are_shown_with_advice() {
     browser.wait("the failure", "return document.getElementById('pill').textContent === 'Failed'");
     assert!(browser.text("#notice-title").contains("401 Unauthorized"));
     assert_eq!(browser.text("#notice-text"), "Check the user and the password in the URL");
-    std::thread::sleep(Duration::from_millis(500));
+    rest(&browser);
     browser.screenshot(&screenshots().join("failed.png"));
     assert_eq!(browser.console(), Vec::<String>::new());
 
@@ -336,7 +342,7 @@ fn problems_are_shown_with_advice() {
     browser.wait("the loss of the connection", "return document.body.dataset.server === 'lost'");
     assert_eq!(browser.text("#pill"), "Offline");
     assert!(browser.text("#notice-title").contains("No connection"));
-    std::thread::sleep(Duration::from_millis(500));
+    rest(&browser);
     browser.screenshot(&screenshots().join("offline.png"));
     let _server = Server::start_at(hub, &address);
     browser.wait("the reconnection", "return document.getElementById('pill').textContent === 'Failed'");

@@ -1,10 +1,12 @@
 //! A server on a free port with synthetic seconds, for the tests of the API and of the page.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use touchline_core::clip::{Absent, FrameShare, Gap, GapReason};
@@ -48,6 +50,10 @@ impl Clock for PastClock {
 
     fn unix_ns(&self) -> i64 {
         self.system.unix_ns() - self.back_ns.load(Ordering::Relaxed)
+    }
+
+    fn sleep_until_stopped(&self, how_long: Duration, stop: &Receiver<Infallible>) {
+        self.system.sleep_until_stopped(how_long, stop);
     }
 }
 

@@ -1,0 +1,29 @@
+//! Waits for conditions. The limit only finds a program that hangs: no test measures speed with it.
+#![allow(dead_code)] // Each test binary uses a part of it.
+
+use std::time::{Duration, Instant};
+
+/// The longest wait for anything.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// How often a condition is checked.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Waits until `condition` is true. `event` names it in the failure.
+#[track_caller]
+pub fn until(event: &str, mut condition: impl FnMut() -> bool) {
+    until_some(event, || condition().then_some(()));
+}
+
+/// Waits until `poll` returns a value. `event` names it in the failure.
+#[track_caller]
+pub fn until_some<T>(event: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + LIMIT;
+    loop {
+        if let Some(value) = poll() {
+            return value;
+        }
+        assert!(Instant::now() < end, "{event} did not happen within {LIMIT:?}");
+        std::thread::sleep(POLL);
+    }
+}
