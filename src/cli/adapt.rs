@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::progress::Progress as Bar;
+use super::progress::Bar;
 use touchline_compute::features::params::MelParams;
 use touchline_compute::models::pack::Pack;
 use touchline_core::clip::SamplingPlan;
 use touchline_core::clock::SystemClock;
 use touchline_core::error::{Error, Result};
-use touchline_learn::adapt::{self, AdaptConfig, Report};
+use touchline_learn::adapt::{self, AdaptConfig, AdaptReport};
 use touchline_learn::dataset::Dataset;
-use touchline_learn::dataset::build::{self, BuildConfig, Progress};
+use touchline_learn::dataset::build::{self, BuildConfig, BuildProgress};
 use touchline_media::gst::{GstOpener, GstOptions};
 
 #[derive(Debug, Args)]
@@ -109,8 +109,8 @@ fn cut(from: &[PathBuf], out: &Path, pack: &Pack) -> Result<Dataset> {
     };
     let mut bar: Option<Bar> = None;
     let summary = build::build(&config, &opener, &mut |progress| match progress {
-        Progress::Note(text) => eprintln!("{text}"),
-        Progress::Done { done, total } => {
+        BuildProgress::Note(text) => eprintln!("{text}"),
+        BuildProgress::Done { done, total } => {
             bar.get_or_insert_with(|| Bar::new("recordings and stills cut", total as u64)).set(done as u64);
         }
     });
@@ -123,7 +123,7 @@ fn cut(from: &[PathBuf], out: &Path, pack: &Pack) -> Result<Dataset> {
     Dataset::open(out)
 }
 
-fn print(report: &Report, out: &Path) {
+fn print(report: &AdaptReport, out: &Path) {
     // A reader that closes the pipe needs no more lines.
     let line = |text: String| drop(writeln!(std::io::stdout(), "{text}"));
     let width = report.classes.iter().map(|c| c.class.len()).max().unwrap_or(0).max("pack's own material".len());

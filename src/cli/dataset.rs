@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::progress::Progress as Bar;
+use super::progress::Bar;
 use touchline_compute::features::params::{FlowParams, MelParams};
 use touchline_compute::models::pack::Sampling;
 use touchline_core::clip::SamplingPlan;
@@ -14,7 +14,7 @@ use touchline_core::clip::resample::SAMPLE_RATES;
 use touchline_core::clock::SystemClock;
 use touchline_core::error::{Error, Result};
 use touchline_learn::dataset::build;
-use touchline_learn::dataset::build::{BuildConfig, Progress, Summary};
+use touchline_learn::dataset::build::{BuildConfig, BuildProgress, Summary};
 use touchline_learn::dataset::{Dataset, Kind, split, stats};
 use touchline_media::gst::{GstOpener, GstOptions};
 
@@ -115,10 +115,10 @@ fn build(args: BuildArgs) -> Result<()> {
     };
     let mut bar: Option<Bar> = None;
     let built = build::build(&config, &opener, &mut |progress| match (progress, &mut bar) {
-        (Progress::Note(text), Some(bar)) => bar.line(&text),
-        (Progress::Note(text), None) => eprintln!("{text}"),
-        (Progress::Done { done, .. }, Some(bar)) => bar.set(done as u64),
-        (Progress::Done { done, total }, none) => {
+        (BuildProgress::Note(text), Some(bar)) => bar.line(&text),
+        (BuildProgress::Note(text), None) => eprintln!("{text}"),
+        (BuildProgress::Done { done, .. }, Some(bar)) => bar.set(done as u64),
+        (BuildProgress::Done { done, total }, none) => {
             none.insert(Bar::new("recordings and pictures", total as u64)).set(done as u64);
         }
     });

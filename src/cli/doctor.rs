@@ -25,7 +25,7 @@ const OPEN_FILES: u64 = 4096;
 
 /// How a check came out.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum CheckOutcome {
     Ok,
     /// Something works less well, or some sources do not.
     Lacks,
@@ -33,19 +33,19 @@ enum Verdict {
     Missing,
 }
 
-struct Report {
+struct Checklist {
     color: bool,
     missing: usize,
 }
 
-impl Report {
-    fn line(&mut self, verdict: Verdict, what: &str, detail: &str) {
+impl Checklist {
+    fn line(&mut self, verdict: CheckOutcome, what: &str, detail: &str) {
         let (word, color) = match verdict {
-            Verdict::Ok => ("ok", 32),
-            Verdict::Lacks => ("warning", 33),
-            Verdict::Missing => ("MISSING", 31),
+            CheckOutcome::Ok => ("ok", 32),
+            CheckOutcome::Lacks => ("warning", 33),
+            CheckOutcome::Missing => ("MISSING", 31),
         };
-        self.missing += usize::from(verdict == Verdict::Missing);
+        self.missing += usize::from(verdict == CheckOutcome::Missing);
         if self.color {
             let _ = writeln!(std::io::stdout(), "\x1b[{color}m{word:>8}\x1b[0m  {what:<26} {detail}");
         } else {
@@ -56,7 +56,7 @@ impl Report {
 
 pub fn doctor(args: &DoctorArgs) -> Result<()> {
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let mut report = Report { color, missing: 0 };
+    let mut report = Checklist { color, missing: 0 };
     let _ = writeln!(std::io::stdout(), "touchline {}", env!("CARGO_PKG_VERSION"));
     let packages = gstreamer(&mut report);
     pack(&mut report, args.pack.as_deref());
@@ -72,18 +72,18 @@ pub fn doctor(args: &DoctorArgs) -> Result<()> {
 }
 
 /// Returns the Debian packages of the missing parts.
-fn gstreamer(report: &mut Report) -> Vec<String> {
+fn gstreamer(report: &mut Checklist) -> Vec<String> {
     match plugins::version() {
-        Ok(version) => report.line(Verdict::Ok, "GStreamer", &version),
+        Ok(version) => report.line(CheckOutcome::Ok, "GStreamer", &version),
         Err(e) => {
-            report.line(Verdict::Missing, "GStreamer", &e.to_string());
+            report.line(CheckOutcome::Missing, "GStreamer", &e.to_string());
             return vec!["gstreamer1.0-tools".into()];
         }
     }
     let found = match plugins::survey() {
         Ok(found) => found,
         Err(e) => {
-            report.line(Verdict::Missing, "GStreamer plugins", &e.to_string());
+            report.line(CheckOutcome::Missing, "GStreamer plugins", &e.to_string());
             return Vec::new();
         }
     };
@@ -91,10 +91,10 @@ fn gstreamer(report: &mut Report) -> Vec<String> {
     for found in found {
         let plugin = found.plugin;
         if found.installed {
-            report.line(Verdict::Ok, plugin.element, plugin.purpose);
+            report.line(CheckOutcome::Ok, plugin.element, plugin.purpose);
             continue;
         }
-        let verdict = if plugin.required { Verdict::Missing } else { Verdict::Lacks };
+        let verdict = if plugin.required { CheckOutcome::Missing } else { CheckOutcome::Lacks };
         report.line(verdict, plugin.element, &format!("{} (package {})", plugin.purpose, plugin.package));
         if !packages.iter().any(|p| p == plugin.package) {
             packages.push(plugin.package.to_owned());
@@ -103,33 +103,33 @@ fn gstreamer(report: &mut Report) -> Vec<String> {
     packages
 }
 
-fn pack(report: &mut Report, given: Option<&Path>) {
+fn pack(report: &mut Checklist, given: Option<&Path>) {
     let loaded = config::find_pack(given).and_then(|dir| Pack::open(&dir)).and_then(|pack| {
         let summary = format!("{} in {}: {} classes", pack.name, pack.dir.display(), pack.classes.len());
         Engine::load(pack).map(|_| summary)
     });
     match loaded {
         Ok(summary) => {
-            report.line(Verdict::Ok, "model pack", &format!("{summary}; weights verified, models loaded and run"))
+            report.line(CheckOutcome::Ok, "model pack", &format!("{summary}; weights verified, models loaded and run"))
         }
-        Err(e) => report.line(Verdict::Missing, "model pack", &e.to_string()),
+        Err(e) => report.line(CheckOutcome::Missing, "model pack", &e.to_string()),
     }
 }
 
-fn machine(report: &mut Report) {
+fn machine(report: &mut Checklist) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let cores_verdict = if cores >= 2 { Verdict::Ok } else { Verdict::Lacks };
+    let cores_verdict = if cores >= 2 { CheckOutcome::Ok } else { CheckOutcome::Lacks };
     report.line(cores_verdict, "processor", &format!("{cores} cores, {}", vector_units()));
     let (soft, hard) = limits::open_files();
     let shown = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
     let is_enough = hard.is_none_or(|n| n >= OPEN_FILES);
     let advice =
         if is_enough { "" } else { "; about 30 per stream are needed: raise the limit (LimitNOFILE=, ulimit -Hn)" };
-    let verdict = if is_enough { Verdict::Ok } else { Verdict::Lacks };
+    let verdict = if is_enough { CheckOutcome::Ok } else { CheckOutcome::Lacks };
     let text = format!("soft limit {}, hard limit {}{advice}", shown(soft), shown(hard));
     report.line(verdict, "open files", &text);
     for finding in probe::findings() {
-        let verdict = if finding.well { Verdict::Ok } else { Verdict::Lacks };
+        let verdict = if finding.well { CheckOutcome::Ok } else { CheckOutcome::Lacks };
         report.line(verdict, finding.what, &finding.detail);
     }
 }

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// A running piece of work of known length.
-pub struct Progress {
+pub struct Bar {
     bar: Option<ProgressBar>,
     what: &'static str,
     total: u64,
@@ -17,7 +17,7 @@ pub struct Progress {
     last_line: Instant,
 }
 
-impl Progress {
+impl Bar {
     /// `what` names the units, as in "files".
     pub fn new(what: &'static str, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
@@ -77,9 +77,9 @@ impl Progress {
 /// Runs `work` with a progress bar. `work` reports the number done and the total; the bar appears with the first report. `what`
 /// names the units.
 pub fn with_bar<T>(what: &'static str, work: impl FnOnce(&mut dyn FnMut(usize, usize)) -> T) -> T {
-    let mut bar: Option<Progress> = None;
+    let mut bar: Option<Bar> = None;
     let done = work(&mut |done, of| {
-        bar.get_or_insert_with(|| Progress::new(what, of as u64)).set(done as u64);
+        bar.get_or_insert_with(|| Bar::new(what, of as u64)).set(done as u64);
     });
     if let Some(bar) = bar {
         bar.finish();

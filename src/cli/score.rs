@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
-use super::progress::Progress;
+use super::progress::Bar;
 use super::run::named;
 use super::signal::SignalArgs;
 use super::vote::VoteArgs;
@@ -154,7 +154,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     let mut scorer = Scorer { workers, opener, counters, classes, jsonl, vote, tier };
 
     let to_stdout = args.jsonl.as_deref() != Some(Path::new("-"));
-    let mut progress = Progress::new("files", files.len() as u64);
+    let mut progress = Bar::new("files", files.len() as u64);
     let mut failed = 0;
     let mut first_failure = None;
     for (i, path) in files.iter().enumerate() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
-use super::progress::Progress as Bar;
+use super::progress::Bar;
 use touchline_compute::models::Architecture;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;

@@ -15,7 +15,7 @@ const FILE: &str = "held-out.safetensors";
 
 /// The output of a model for one frame, pair or second of sound of the fold that it was not trained on.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
+pub struct HeldOutRow {
     /// Index into the dataset's items.
     pub item: u32,
     /// Index of the second within the item.
@@ -32,7 +32,7 @@ pub struct HeldOut {
     /// Names of the outputs' classes.
     pub outputs: Vec<String>,
     /// All rows that were held out. Several may belong to one second.
-    pub rows: Vec<Row>,
+    pub rows: Vec<HeldOutRow>,
 }
 
 impl HeldOut {
@@ -83,7 +83,7 @@ impl HeldOut {
             return Err(Error::data(&path, cause, "train the folds again with a lower learning rate"));
         }
         let row = |(key, logits): (Vec<u32>, Vec<f32>)| match key[..] {
-            [item, second, fold] => Ok(Row { item, second, fold, logits }),
+            [item, second, fold] => Ok(HeldOutRow { item, second, fold, logits }),
             _ => Err(Error::data(&path, "the index of its rows is malformed", again)),
         };
         let rows = keys.into_iter().zip(logits).map(row).collect::<Result<_>>()?;
@@ -99,7 +99,7 @@ mod tests {
     fn scores_survive_the_round_trip_and_damage_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let outputs = ["golf".to_owned(), "tennis".to_owned()];
-        let row = |item, logit| Row { item, second: 2, fold: 1, logits: vec![logit, 0.5] };
+        let row = |item, logit| HeldOutRow { item, second: 2, fold: 1, logits: vec![logit, 0.5] };
         let held_out = HeldOut { outputs: outputs.to_vec(), rows: vec![row(3, 1.5), row(4, -2.0)] };
         held_out.save(dir.path()).unwrap();
         assert_eq!(HeldOut::load(dir.path(), &outputs).unwrap(), held_out);

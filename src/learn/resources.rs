@@ -24,13 +24,13 @@ const GPU_POLL: Duration = Duration::from_millis(5);
 pub struct Resources {
     /// Starts at 0 with the run.
     clock: SystemClock,
-    last: Counters,
+    last: ProcessCounters,
     gpu: bool,
 }
 
 /// Counters since the start of the process (`images`: since the start of the run), and the time of reading.
 #[derive(Clone, Copy, Debug)]
-struct Counters {
+struct ProcessCounters {
     at_ns: u64,
     cpu_s: f64,
     read: u64,
@@ -42,7 +42,7 @@ impl Resources {
     /// Starts counting. Checks once whether `nvidia-smi` reports a GPU.
     pub fn start() -> Self {
         let clock = SystemClock::new();
-        let (last, gpu) = (Counters::now(&clock, 0), query_gpu(&clock).is_some());
+        let (last, gpu) = (ProcessCounters::now(&clock, 0), query_gpu(&clock).is_some());
         Self { clock, last, gpu }
     }
 
@@ -51,7 +51,7 @@ impl Resources {
     ///
     /// With a GPU a call takes some tens of milliseconds, so call it every few seconds, not every step.
     pub fn sample(&mut self, images: u64) -> ResourceSample {
-        let now = Counters::now(&self.clock, images);
+        let now = ProcessCounters::now(&self.clock, images);
         let last = std::mem::replace(&mut self.last, now);
         let elapsed = seconds(now.at_ns - last.at_ns).max(1e-3);
         let gpu = if self.gpu { query_gpu(&self.clock) } else { None };
@@ -70,7 +70,7 @@ impl Resources {
     }
 }
 
-impl Counters {
+impl ProcessCounters {
     fn now(clock: &dyn Clock, images: u64) -> Self {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();

@@ -20,7 +20,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Deserialize;
 
-use self::place::{Export, Moment, Placement, TimeBase};
+use self::place::{Export, ExportPlacement, Moment, TimeBase};
 use super::run::named;
 use touchline_core::error::{Error, Result};
 use touchline_core::segment::SegmentedStream;
@@ -165,9 +165,9 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 }
 
 impl ExportArgs {
-    fn placement(&self) -> Result<Placement> {
+    fn placement(&self) -> Result<ExportPlacement> {
         let offset = self.offset.as_deref().map(|text| self.rate.parse_timecode(text)).transpose();
-        Ok(Placement {
+        Ok(ExportPlacement {
             rate: self.rate,
             offset: offset.map_err(|e| Error::Usage(format!("--offset: {e}")))?,
             base: self.time,

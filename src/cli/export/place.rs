@@ -71,7 +71,7 @@ impl Moment {
 
 /// How seconds get positions.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Placement {
+pub(super) struct ExportPlacement {
     pub rate: FrameRate,
     /// Frame of the first second (wall time) or of PTS 0.
     pub offset: Option<i64>,
@@ -118,7 +118,7 @@ impl<'a> Export<'a> {
         stream: &'a str,
         classes: &'a [String],
         seconds: &SegmentedStream,
-        placement: &Placement,
+        placement: &ExportPlacement,
         place: &str,
     ) -> Result<Self> {
         let mut segments = seconds.segments(|second| is_selected(second, placement));
@@ -256,7 +256,7 @@ fn overlap(segment: &Segment, base: TimeBase, place: &str) -> Error {
     Error::source_error(place, cause, advice)
 }
 
-fn is_selected(second: &RecordedSecond, placement: &Placement) -> bool {
+fn is_selected(second: &RecordedSecond, placement: &ExportPlacement) -> bool {
     let position = pts(second.index);
     let wall = second.wall_ns.or(placement.pts_zero_ns.map(|zero| zero.saturating_add(position)));
     let is_before = |moment: Moment| match moment {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::progress::Progress;
+use crate::cli::progress::Bar;
 use touchline_core::error::Result;
 use touchline_learn::dataset::Dataset;
 use touchline_learn::pack::{PackConfig, build as build_pack};
@@ -62,10 +62,10 @@ pub fn build(args: BuildArgs) -> Result<()> {
         material: args.material,
         cache,
     };
-    let mut bar: Option<(&'static str, Progress)> = None;
+    let mut bar: Option<(&'static str, Bar)> = None;
     let manifest = build_pack(&dataset, &config, &mut |side, done, of| {
         if bar.as_ref().is_none_or(|(s, _)| *s != side)
-            && let Some((_, old)) = bar.replace((side, Progress::new("recordings and pictures scored", of as u64)))
+            && let Some((_, old)) = bar.replace((side, Bar::new("recordings and pictures scored", of as u64)))
         {
             old.finish();
         }

@@ -20,7 +20,7 @@ pub struct ImportArgs {
     file: PathBuf,
     /// Library whose naming the tensors follow.
     #[arg(long, value_enum)]
-    from: Origin,
+    from: ImportFormat,
     /// Network architecture. For torchvision.
     #[arg(long, value_enum, required_if_eq("from", "torchvision"))]
     arch: Option<Arch>,
@@ -46,7 +46,7 @@ pub struct ImportArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Origin {
+enum ImportFormat {
     Torchvision,
     /// CLIP of transformers; the classifier is made of text prompts.
     Clip,
@@ -73,9 +73,9 @@ enum ModalityArg {
 pub fn import(args: ImportArgs) -> Result<()> {
     let (file, out) = (args.file.clone(), args.out.clone());
     let imported = match args.from {
-        Origin::Torchvision => torchvision(args)?,
-        Origin::Clip => encoder(args, Architecture::ClipVit)?,
-        Origin::DinoV2 => encoder(args, Architecture::DinoV2)?,
+        ImportFormat::Torchvision => torchvision(args)?,
+        ImportFormat::Clip => encoder(args, Architecture::ClipVit)?,
+        ImportFormat::DinoV2 => encoder(args, Architecture::DinoV2)?,
     };
     // The pack is loaded as by the detector and run once, to make sure that it works.
     Engine::load(Pack::open(&out)?)?;

@@ -110,14 +110,14 @@ functions!(
 
 /// One entry of the table.
 #[repr(C)]
-struct Entry {
+struct TableEntry {
     name: *const c_char,
     address: *const c_void,
 }
 
 unsafe extern "C" {
-    static mut touchline_cuda_table: Entry;
-    static touchline_cuda_table_end: Entry;
+    static mut touchline_cuda_table: TableEntry;
+    static touchline_cuda_table_end: TableEntry;
 
     fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
     fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;

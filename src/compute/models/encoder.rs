@@ -69,7 +69,7 @@ const DINO_BLOCK: BlockNames = BlockNames {
 
 /// A transformer block: attention and two linear layers, each after a norm and beside a shortcut.
 #[derive(Clone, Debug)]
-struct Block {
+struct TransformerBlock {
     norms: [LayerNorm; 2],
     attention: [Linear; 4],
     mlp: [Linear; 2],
@@ -79,7 +79,7 @@ struct Block {
 /// Transformer blocks, one after the other.
 #[derive(Clone, Debug)]
 pub(super) struct Blocks {
-    blocks: Vec<Block>,
+    blocks: Vec<TransformerBlock>,
     heads: usize,
     gelu: Gelu,
 }
@@ -129,7 +129,7 @@ impl Blocks {
                 linear(loader, &format!("{at}.mlp.fc1"), (width, inner))?,
                 linear(loader, &format!("{at}.mlp.fc2"), (inner, width))?,
             ];
-            blocks.push(Block { norms: [first?, second?], attention: [q?, k?, v?, out?], mlp, scales });
+            blocks.push(TransformerBlock { norms: [first?, second?], attention: [q?, k?, v?, out?], mlp, scales });
         }
         Ok(Self { blocks, heads, gelu })
     }
@@ -151,7 +151,7 @@ impl Blocks {
     }
 }
 
-impl Block {
+impl TransformerBlock {
     fn scaled(&self, branch: usize, x: Tensor) -> candle_core::Result<Tensor> {
         match &self.scales {
             Some(scales) => x.broadcast_mul(&scales[branch]),

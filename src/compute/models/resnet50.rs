@@ -24,7 +24,7 @@ const STEM_WIDTH: usize = 64;
 const EXPANSION: usize = 4;
 
 /// One group of blocks: column "50-layer" of the first paper's table 1.
-struct Stage {
+struct BottleneckStage {
     /// Channels of the 3×3 convolutions.
     width: usize,
     blocks: usize,
@@ -33,11 +33,11 @@ struct Stage {
 }
 
 #[rustfmt::skip]
-const STAGES: [Stage; 4] = [
-    Stage { width:  64, blocks: 3, stride: 1 },
-    Stage { width: 128, blocks: 4, stride: 2 },
-    Stage { width: 256, blocks: 6, stride: 2 },
-    Stage { width: 512, blocks: 3, stride: 2 },
+const STAGES: [BottleneckStage; 4] = [
+    BottleneckStage { width:  64, blocks: 3, stride: 1 },
+    BottleneckStage { width: 128, blocks: 4, stride: 2 },
+    BottleneckStage { width: 256, blocks: 6, stride: 2 },
+    BottleneckStage { width: 512, blocks: 3, stride: 2 },
 ];
 
 /// Every block as (name, inputs, width, stride), for networks in training.
@@ -50,14 +50,14 @@ pub fn stages() -> Vec<(String, usize, usize, usize)> {
 #[derive(Clone, Debug)]
 pub(super) struct NetworkBody {
     stem: Conv,
-    blocks: Vec<Block>,
+    blocks: Vec<Bottleneck>,
     /// After the last block: v2 only.
     last_norm: Option<ScaleShift>,
 }
 
 /// Narrow (1×1), filter (3×3), widen (1×1), beside a shortcut.
 #[derive(Clone, Debug)]
-struct Block {
+struct Bottleneck {
     /// Before everything: v2 only.
     pre: Option<ScaleShift>,
     reduce: Pointwise,
@@ -72,7 +72,7 @@ struct Block {
 pub(super) fn parts(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<NetworkBody>, LoadError> {
     let mut loader = Loader::new(Architecture::ResNet50, tensors, str::to_owned);
     let stem = loader.conv(("conv1", "bn1"), (3, STEM_WIDTH), (7, 2), Activation::Relu)?;
-    let blocks = for_each_block(|name, channels, stride| Block::load(&mut loader, name, channels, stride))?;
+    let blocks = for_each_block(|name, channels, stride| Bottleneck::load(&mut loader, name, channels, stride))?;
     let classifier = loader.classifier(CLASSIFIER, FEATURE_WIDTH, classes)?;
     loader.finish(None, NetworkBody { stem, blocks, last_norm: None }, classifier)
 }
@@ -91,7 +91,7 @@ pub(super) fn parts_v2(tensors: &Tensors, classes: Option<usize>) -> Result<Part
         None
     };
     let stem = loader.conv(("conv1", "bn1"), (3, STEM_WIDTH), (7, 2), Activation::Relu)?;
-    let blocks = for_each_block(|name, channels, stride| Block::load_v2(&mut loader, name, channels, stride))?;
+    let blocks = for_each_block(|name, channels, stride| Bottleneck::load_v2(&mut loader, name, channels, stride))?;
     let last_norm = Some(loader.scale_shift("norm", FEATURE_WIDTH, Activation::Relu)?);
     let classifier = loader.classifier(CLASSIFIER, FEATURE_WIDTH, classes)?;
     loader.finish(input_norm, NetworkBody { stem, blocks, last_norm }, classifier)
@@ -128,7 +128,7 @@ fn for_each_block<T>(
 ) -> Result<Vec<T>, LoadError> {
     let mut loaded = Vec::new();
     let mut inputs = STEM_WIDTH;
-    for (stage, Stage { width, blocks, stride }) in STAGES.iter().enumerate() {
+    for (stage, BottleneckStage { width, blocks, stride }) in STAGES.iter().enumerate() {
         for block in 0..*blocks {
             let name = format!("layer{}.{block}", stage + 1);
             loaded.push(load(&name, (inputs, *width), if block == 0 { *stride } else { 1 })?);
@@ -138,7 +138,7 @@ fn for_each_block<T>(
     Ok(loaded)
 }
 
-impl Block {
+impl Bottleneck {
     fn load(
         loader: &mut Loader<'_>,
         name: &str,

@@ -35,7 +35,7 @@ pub(super) struct ChunkOutcome {
 
 /// Sound between two holes.
 #[derive(Debug)]
-struct Segment {
+struct SoundSegment {
     anchor_ns: u64,
     /// Samples per channel taken since the anchor, at the input rate.
     taken: u64,
@@ -46,7 +46,7 @@ struct Segment {
 pub(super) struct AudioGrid {
     rate: u32,
     resampler: Option<StreamResampler>,
-    segment: Option<Segment>,
+    segment: Option<SoundSegment>,
     /// Grid slot that the next output sample takes.
     next_slot: u64,
     /// Set while repeated samples are dropped, until PTS reaches the count again.
@@ -103,7 +103,7 @@ impl AudioGrid {
         if self.segment.is_none() {
             let slot = (u128::from(pts) * u128::from(self.rate)).div_ceil(u128::from(NANOS_PER_SECOND)) as u64;
             self.next_slot = self.next_slot.max(slot);
-            self.segment = Some(Segment { anchor_ns: pts, taken: 0 });
+            self.segment = Some(SoundSegment { anchor_ns: pts, taken: 0 });
             self.catching_up = false;
         }
 
@@ -142,7 +142,7 @@ impl AudioGrid {
         }
         let expected = self.expected_ns();
         self.flush(sink);
-        self.segment = expected.map(|anchor_ns| Segment { anchor_ns, taken: 0 });
+        self.segment = expected.map(|anchor_ns| SoundSegment { anchor_ns, taken: 0 });
         self.resampler = StreamResampler::new(rate_in, self.rate);
     }
 

@@ -35,7 +35,7 @@ impl HeldOutBy {
 
 /// Where a sample comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Origin<'a> {
+pub(super) struct SampleOrigin<'a> {
     pub label: u32,
     pub source: &'a str,
     /// Index of the recording or still.
@@ -47,7 +47,7 @@ pub(super) struct Origin<'a> {
 }
 
 /// The fold of every sample, from 0, and the unit by which each class is held out.
-pub(super) fn folds(samples: &[Origin<'_>]) -> (Vec<usize>, BTreeMap<u32, HeldOutBy>) {
+pub(super) fn folds(samples: &[SampleOrigin<'_>]) -> (Vec<usize>, BTreeMap<u32, HeldOutBy>) {
     let mut sources: BTreeMap<u32, (BTreeSet<&str>, BTreeSet<u32>)> = BTreeMap::new();
     for sample in samples {
         let (sources, items) = sources.entry(sample.label).or_default();
@@ -63,7 +63,7 @@ pub(super) fn folds(samples: &[Origin<'_>]) -> (Vec<usize>, BTreeMap<u32, HeldOu
         })
         .collect();
     // A source that shows several classes is one unit in all of them.
-    let unit = |sample: &Origin<'_>| match by[&sample.label] {
+    let unit = |sample: &SampleOrigin<'_>| match by[&sample.label] {
         HeldOutBy::Source => (sample.source.to_owned(), 0, 0),
         HeldOutBy::Recording => (sample.source.to_owned(), sample.item, 0),
         HeldOutBy::Part => {
@@ -94,8 +94,8 @@ pub(super) fn folds(samples: &[Origin<'_>]) -> (Vec<usize>, BTreeMap<u32, HeldOu
 mod tests {
     use super::*;
 
-    fn origin(label: u32, source: &str, item: u32, second: u32) -> Origin<'_> {
-        Origin { label, source, item, second, seconds: 9 }
+    fn origin(label: u32, source: &str, item: u32, second: u32) -> SampleOrigin<'_> {
+        SampleOrigin { label, source, item, second, seconds: 9 }
     }
 
     #[test]
@@ -108,7 +108,7 @@ mod tests {
         }
         let (folds, by) = folds(&samples);
         assert_eq!(by.into_values().collect::<Vec<_>>(), [HeldOutBy::Source, HeldOutBy::Recording, HeldOutBy::Part]);
-        let folds_of = |matching: &dyn Fn(&Origin<'_>) -> bool| -> BTreeSet<usize> {
+        let folds_of = |matching: &dyn Fn(&SampleOrigin<'_>) -> bool| -> BTreeSet<usize> {
             samples.iter().zip(&folds).filter(|(s, _)| matching(s)).map(|(_, fold)| *fold).collect()
         };
         assert_eq!(folds_of(&|s| s.source == "b").len(), 1, "both recordings of a source");

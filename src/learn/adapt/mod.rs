@@ -17,7 +17,7 @@ use serde::Serialize;
 
 pub use folds::HeldOutBy;
 use replay::Replay;
-use samples::{Classifier, Samples};
+use samples::{AdaptSamples, Classifier};
 use write::write;
 
 use crate::dataset::{Dataset, Item};
@@ -78,7 +78,7 @@ pub struct ClassChange {
 
 /// The effect of adapting.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
+pub struct AdaptReport {
     /// Per class, in the order of the adapted pack.
     pub classes: Vec<ClassChange>,
     /// Mean over the classes of the material.
@@ -91,7 +91,7 @@ pub struct Report {
     pub written: bool,
 }
 
-impl Report {
+impl AdaptReport {
     /// Whether the adapted pack is worse on the channel, or has forgotten more of what the pack knew than is accepted.
     pub fn is_worse(&self) -> bool {
         self.channel.after < self.channel.before || self.replay.after < self.replay.before - MAX_FORGOTTEN
@@ -104,7 +104,7 @@ impl Report {
 /// # Errors
 /// [`Error::Pack`] when the pack has no RGB model or no replay features; [`Error::Data`] when the material has an unknown class or
 /// nothing usable, or when cross-validation finds the adapted pack worse; [`Error::Output`] when it cannot be written.
-pub fn adapt(dataset: &Dataset, config: &AdaptConfig, progress: &mut dyn FnMut(usize, usize)) -> Result<Report> {
+pub fn adapt(dataset: &Dataset, config: &AdaptConfig, progress: &mut dyn FnMut(usize, usize)) -> Result<AdaptReport> {
     let pack = Pack::open(&config.pack)?;
     let manifest = Manifest::read(&config.pack)?;
     let Some(section) = &manifest.rgb else {
@@ -120,11 +120,11 @@ pub fn adapt(dataset: &Dataset, config: &AdaptConfig, progress: &mut dyn FnMut(u
     inputs.rgb = section.input.clone();
     let rows = channel_rows(dataset, &outputs, (&built, &section.sha256), &inputs, config, progress)?;
     let own = Classifier::read(&tensors, section.architecture.classifier(), outputs.len())?;
-    let samples = Samples::new(dataset, &outputs, &rows, &replay, &own)?;
+    let samples = AdaptSamples::new(dataset, &outputs, &rows, &replay, &own)?;
     let (share, scores) = samples.choose_share()?;
     let report = samples.report(dataset, &outputs, section.classes.len(), share, &scores);
     if report.is_worse() && !config.force {
-        let Report { channel, replay, .. } = &report;
+        let AdaptReport { channel, replay, .. } = &report;
         let cause = format!(
             "adapting does not help: {:.2} → {:.2} of the channel's held-out samples are right, and {:.2} → {:.2} of the pack's own",
             channel.before, channel.after, replay.before, replay.after
@@ -138,7 +138,7 @@ pub fn adapt(dataset: &Dataset, config: &AdaptConfig, progress: &mut dyn FnMut(u
     let mut kept = replay;
     kept.extend(&samples.new_as_replay());
     kept.save(&config.out, &sha256)?;
-    Ok(Report { written: true, ..report })
+    Ok(AdaptReport { written: true, ..report })
 }
 
 /// The outputs of the adapted model: the pack's, then the new classes.

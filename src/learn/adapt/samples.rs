@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::folds::{self, FOLDS, HeldOutBy, Origin};
+use super::folds::{self, FOLDS, HeldOutBy, SampleOrigin};
 use super::replay::Replay;
-use super::{Change, ClassChange, Report};
+use super::{AdaptReport, Change, ClassChange};
 use crate::dataset::Dataset;
-use crate::fit::classifier::{Material, fit};
+use crate::fit::classifier::{FitInput, fit};
 use crate::rows::Rows;
 use touchline_compute::models::Tensors;
 use touchline_core::error::{Error, Result};
@@ -67,7 +67,7 @@ impl Classifier {
 }
 
 /// Replay features and the channel's, in this order.
-pub(super) struct Samples {
+pub(super) struct AdaptSamples {
     width: usize,
     outputs: usize,
     features: Vec<f32>,
@@ -83,7 +83,7 @@ pub(super) struct Samples {
     held_out_by: BTreeMap<u32, HeldOutBy>,
 }
 
-impl Samples {
+impl AdaptSamples {
     pub(super) fn new(
         dataset: &Dataset,
         outputs: &[String],
@@ -104,7 +104,7 @@ impl Samples {
             let label = outputs.iter().position(|name| *name == item.class).unwrap_or_default() as u32;
             labels.push(label);
             let (source, second, seconds) = (item.group.as_str(), key.second, item.seconds);
-            origins.push(Origin { label, source, item: key.item, second, seconds });
+            origins.push(SampleOrigin { label, source, item: key.item, second, seconds });
         }
         let (of_channel, held_out_by) = folds::folds(&origins);
         let mut folds: Vec<usize> = replay.sources.iter().map(|source| *source as usize % FOLDS).collect();
@@ -144,7 +144,7 @@ impl Samples {
         let offsets: Vec<f32> =
             used.iter().flat_map(|i| &self.before[i * self.outputs..][..self.outputs]).copied().collect();
         let fitted = fit(
-            &Material {
+            &FitInput {
                 features: &|chosen| {
                     let rows = chosen.iter().map(|n| used[*n as usize]);
                     let values: Vec<f32> =
@@ -217,7 +217,7 @@ impl Samples {
         known: usize,
         share: f64,
         after: &[Vec<f32>],
-    ) -> Report {
+    ) -> AdaptReport {
         let is_right = |scores: &[f32], label: u32| f64::from(u8::from(argmax(scores) == label as usize));
         let before: Vec<f64> =
             self.before.chunks(self.outputs).zip(&self.labels).map(|(s, l)| is_right(s, *l)).collect();
@@ -241,7 +241,7 @@ impl Samples {
                 right: Change { before: mean(&before), after: mean(&after) },
             }
         };
-        Report {
+        AdaptReport {
             classes: self.held_out_by.iter().map(class).collect(),
             channel: change(true),
             replay: change(false),

@@ -19,7 +19,7 @@ fn replay(rng: &mut SmallRng) -> Replay {
 }
 
 /// The replay samples and the samples of a channel. `channel` holds their labels, sources and features.
-fn samples(replay: &Replay, channel: &[(u32, &str, Vec<f32>)], outputs: usize) -> Samples {
+fn samples(replay: &Replay, channel: &[(u32, &str, Vec<f32>)], outputs: usize) -> AdaptSamples {
     let own = Classifier {
         outputs,
         weight: (0..outputs * WIDTH).map(|i| if i / WIDTH == i % WIDTH && i / WIDTH < 2 { 2.0 } else { 0.0 }).collect(),
@@ -32,7 +32,7 @@ fn samples(replay: &Replay, channel: &[(u32, &str, Vec<f32>)], outputs: usize) -
         let seconds = (values.len() / WIDTH) as u32;
         for second in 0..seconds {
             labels.push(*label);
-            origins.push(Origin { label: *label, source, item: item as u32, second, seconds });
+            origins.push(SampleOrigin { label: *label, source, item: item as u32, second, seconds });
         }
     }
     let (of_channel, held_out_by) = folds::folds(&origins);
@@ -40,16 +40,16 @@ fn samples(replay: &Replay, channel: &[(u32, &str, Vec<f32>)], outputs: usize) -
     folds.extend(of_channel);
     let before = own.logits(&features).unwrap();
     let places = origins.iter().map(|o| (o.item, o.second)).collect();
-    Samples { width: WIDTH, outputs, features, labels, folds, replayed: replay.len(), before, places, held_out_by }
+    AdaptSamples { width: WIDTH, outputs, features, labels, folds, replayed: replay.len(), before, places, held_out_by }
 }
 
-fn accuracy(samples: &Samples, scores: &[Vec<f32>], of_channel: bool) -> f64 {
+fn accuracy(samples: &AdaptSamples, scores: &[Vec<f32>], of_channel: bool) -> f64 {
     let is_correct: Vec<f64> =
         scores.iter().zip(&samples.labels).map(|(s, l)| f64::from(u8::from(argmax(s) == *l as usize))).collect();
     samples.mean_over_classes(&is_correct, of_channel)
 }
 
-fn before(samples: &Samples) -> Vec<Vec<f32>> {
+fn before(samples: &AdaptSamples) -> Vec<Vec<f32>> {
     samples.before.chunks(samples.outputs).map(<[f32]>::to_vec).collect()
 }
 
@@ -115,7 +115,13 @@ fn weights_follow_the_share() {
 fn a_loss_on_the_channel_or_on_replay_is_worse() {
     let report = |channel: (f64, f64), replay: (f64, f64)| {
         let change = |(before, after)| Change { before, after };
-        Report { classes: Vec::new(), channel: change(channel), replay: change(replay), share: 1.0, written: false }
+        AdaptReport {
+            classes: Vec::new(),
+            channel: change(channel),
+            replay: change(replay),
+            share: 1.0,
+            written: false,
+        }
     };
     assert!(!report((0.5, 0.5), (0.9, 0.89)).is_worse());
     assert!(report((0.5, 0.49), (0.9, 0.9)).is_worse());

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 
 use super::samples::Classifier;
-use super::{AdaptConfig, Report, replay};
+use super::{AdaptConfig, AdaptReport, replay};
 use touchline_compute::models::pack::{FusionEntry, MANIFEST, Manifest, Pack};
 use touchline_compute::models::{Tensors, save_f16};
 use touchline_core::error::{Error, Result};
@@ -19,7 +19,7 @@ pub(super) fn write(
     outputs: &[String],
     (tensors, classifier): (&Tensors, &Classifier),
     temperature: f32,
-    report: &Report,
+    report: &AdaptReport,
 ) -> Result<String> {
     let cannot = |path: &Path, e: std::io::Error| {
         Error::output(path.display().to_string(), format!("cannot write the pack: {e}"), "choose another -o")

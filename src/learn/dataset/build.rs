@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::manifest::{Entry, Material, gather};
 use super::prints::Print;
 use super::shard::{Draft, Header, SecondHeader, header, write_atomically};
-use super::{Item, Kind, Meta, Origin, duplicates, index, seconds_until, shard, still};
+use super::{Item, ItemOrigin, Kind, Meta, duplicates, index, seconds_until, shard, still};
 use touchline_compute::models::sha256_hex;
 use touchline_core::clip::{ClipConfig, ClipSecond, LagLimits, SamplingPlan};
 use touchline_core::error::{Error, Result};
@@ -50,7 +50,7 @@ pub struct BuildConfig {
 
 /// Progress of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum BuildProgress {
     /// A line for the user.
     Note(String),
     /// An input was processed.
@@ -127,10 +127,10 @@ struct SkippedLine<'a> {
 /// # Errors
 /// [`Error::Data`] when the inputs are invalid or none of their files can be read; [`Error::Output`] when the directory cannot be
 /// written or another build is writing it.
-pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(Progress)) -> Result<Summary> {
+pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(BuildProgress)) -> Result<Summary> {
     let material = gather(&config.inputs)?;
     for note in &material.notes {
-        progress(Progress::Note(note.clone()));
+        progress(BuildProgress::Note(note.clone()));
     }
     let shards = config.out.join(index::SHARDS);
     let cannot = |e: std::io::Error| {
@@ -166,7 +166,7 @@ pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(P
             };
             *summary.items.entry(item.kind).or_default() += 1;
             summary.seconds += if item.kind.is_still() { 0 } else { u64::from(item.seconds) };
-            items.push((item, Origin { root: entry.root, key: outcome.key.clone() }));
+            items.push((item, ItemOrigin { root: entry.root, key: outcome.key.clone() }));
             prints.push(part.prints);
         }
     }
@@ -187,7 +187,7 @@ pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(P
     if summary.skipped.is_empty()
         && let Some(note) = remove_unused(&shards, &items)
     {
-        progress(Progress::Note(note));
+        progress(BuildProgress::Note(note));
     }
     Ok(summary)
 }
@@ -211,7 +211,7 @@ fn lock(dir: &Path) -> Result<File> {
 }
 
 /// Removes shards that no item uses any more, and partial files of killed builds. Returns a note when it removed any.
-fn remove_unused(shards: &Path, items: &[(Item, Origin)]) -> Option<String> {
+fn remove_unused(shards: &Path, items: &[(Item, ItemOrigin)]) -> Option<String> {
     let used: BTreeSet<&str> = items.iter().filter_map(|(i, _)| i.shard.as_deref()).collect();
     let (mut count, mut bytes) = (0, 0);
     for file in std::fs::read_dir(shards).ok()?.flatten() {
@@ -258,7 +258,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// Processes all entries. The result has one outcome per entry; [`None`] for an entry that was skipped.
-    fn run(&self, summary: &mut Summary, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Option<Outcome>>> {
+    fn run(&self, summary: &mut Summary, progress: &mut dyn FnMut(BuildProgress)) -> Result<Vec<Option<Outcome>>> {
         let entries = &self.material.entries;
         let mut outcomes: Vec<Option<Outcome>> = entries.iter().map(|_| None).collect();
         let jobs = self.config.jobs.clamp(1, entries.len().max(1));
@@ -305,11 +305,11 @@ impl Job<'_> {
                     }
                     Err(e) => {
                         let cause = touchline_core::redact::text(&e.to_string());
-                        progress(Progress::Note(format!("skipped: {cause}")));
+                        progress(BuildProgress::Note(format!("skipped: {cause}")));
                         summary.skipped.push((entries[i].item.path.clone(), cause));
                     }
                 }
-                progress(Progress::Done { done: done + 1, total: entries.len() });
+                progress(BuildProgress::Done { done: done + 1, total: entries.len() });
             }
             // Sorted, so that the order does not depend on the threads.
             summary.skipped.sort();

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::prints::Print;
-use super::{Item, Kind, Origin};
+use super::{Item, ItemOrigin, Kind};
 
 /// Most bits (of 64) by which two seconds of recordings differ that look alike.
 const RECORDING_BITS: u32 = 8;
@@ -88,7 +88,7 @@ struct Pair {
 }
 
 /// Finds the items that show the same, and merges their groups. `prints` has the fingerprints of each item.
-pub(super) fn find(items: &mut [(Item, Origin)], prints: &[Vec<Print>]) -> Duplicates {
+pub(super) fn find(items: &mut [(Item, ItemOrigin)], prints: &[Vec<Print>]) -> Duplicates {
     let usable: Vec<Vec<Print>> =
         prints.iter().map(|p| p.iter().copied().filter(|p| p.spread >= SPREAD_MIN).collect()).collect();
     let of = |is_still: bool| -> Vec<usize> {
@@ -214,7 +214,7 @@ mod tests {
         Print { hash, spread: 50 }
     }
 
-    fn item(kind: Kind, class: &str, name: &str) -> (Item, Origin) {
+    fn item(kind: Kind, class: &str, name: &str) -> (Item, ItemOrigin) {
         let item = Item {
             kind,
             path: name.into(),
@@ -229,10 +229,10 @@ mod tests {
             seconds: 3,
             shard: None,
         };
-        (item, Origin { root: 0, key: String::new() })
+        (item, ItemOrigin { root: 0, key: String::new() })
     }
 
-    fn groups(items: &[(Item, Origin)]) -> Vec<&str> {
+    fn groups(items: &[(Item, ItemOrigin)]) -> Vec<&str> {
         items.iter().map(|(i, _)| i.group.as_str()).collect()
     }
 

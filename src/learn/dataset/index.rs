@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::shard::write_atomically;
 use super::split::Side;
-use super::{Dataset, Item, Kind, Meta, Origin, Sides};
+use super::{Dataset, Item, ItemOrigin, Kind, Meta, Sides};
 use touchline_compute::models::sha256_hex;
 use touchline_core::clip::SamplingPlan;
 use touchline_core::error::{Error, Result};
@@ -85,7 +85,7 @@ fn from_csv<T: for<'de> Deserialize<'de>>(path: &Path, bytes: &[u8], advice: &st
 ///
 /// # Errors
 /// [`Error::Output`] when a file cannot be written.
-pub(super) fn save(dir: &Path, meta: &Meta, roots: &[PathBuf], items: &[(Item, Origin)]) -> Result<()> {
+pub(super) fn save(dir: &Path, meta: &Meta, roots: &[PathBuf], items: &[(Item, ItemOrigin)]) -> Result<()> {
     let lines = items.iter().map(|(item, origin)| ItemLine {
         kind: item.kind,
         path: item.path.to_string_lossy().into_owned(),
@@ -160,7 +160,7 @@ pub(super) fn open(dir: &Path) -> Result<Dataset> {
             seconds: line.seconds,
             shard: line.shard,
         });
-        origins.push(Origin { root: line.root, key: line.key });
+        origins.push(ItemOrigin { root: line.root, key: line.key });
     }
     let plan = SamplingPlan { rgb_frames: file.rgb_frames, flow_pairs: file.flow_pairs, flow_gap_ns: file.flow_gap_ns };
     let meta = Meta { format: file.format, frame_height: file.frame_height, sample_rate: file.sample_rate, plan };

@@ -136,7 +136,7 @@ impl Meta {
 
 /// Data that the index stores with an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Origin {
+struct ItemOrigin {
     /// Index into the roots.
     pub root: u32,
     /// Hash of the file's path, length and time of change, and of the parameters of the cut.
@@ -152,7 +152,7 @@ pub struct Dataset {
     pub meta: Meta,
     /// Items, in the order of the material.
     pub items: Vec<Item>,
-    origins: Vec<Origin>,
+    origins: Vec<ItemOrigin>,
     roots: Vec<PathBuf>,
     sides: Sides,
 }

@@ -5,7 +5,7 @@ use crossbeam_channel::Sender;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
-use super::build::{BuildConfig, Progress, Summary, build};
+use super::build::{BuildConfig, BuildProgress, Summary, build};
 use super::*;
 use touchline_core::clip::{ClipConfig, LagLimits};
 use touchline_core::frame::Frame;
@@ -303,7 +303,7 @@ fn unreadable_files_are_skipped_with_the_cause() {
     std::fs::write(&csv, &text).unwrap();
     let mut notes = Vec::new();
     let summary = build(&config(&csv, &material.out()), &Fake::default(), &mut |p| {
-        if let Progress::Note(note) = p {
+        if let BuildProgress::Note(note) = p {
             notes.push(note);
         }
     })

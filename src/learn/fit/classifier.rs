@@ -26,7 +26,7 @@ const TOLERANCE: f64 = 1e-5;
 const LEAST_DEVIATION: f64 = 0.1;
 
 /// Samples, their features, and the parameters of the loss.
-pub(crate) struct Material<'a> {
+pub(crate) struct FitInput<'a> {
     /// Returns the features of the samples with the given indices, (N, width).
     pub features: &'a (dyn Fn(&[u32]) -> Result<Tensor> + Sync),
     /// Class of each sample.
@@ -48,7 +48,7 @@ pub(crate) struct Material<'a> {
 
 /// Figures at a point of the minimisation.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Progress {
+pub(crate) struct FitStep {
     /// Mean loss, without the penalty.
     pub loss: f64,
     /// Samples whose highest score is that of their label.
@@ -60,7 +60,7 @@ pub(crate) struct Progress {
 /// The optimum.
 pub(crate) struct Fitted {
     /// Figures at the optimum.
-    pub at: Progress,
+    pub at: FitStep,
     /// Weights, classes × width, row by row.
     pub weight: Vec<f32>,
     /// Biases, one per class.
@@ -72,14 +72,14 @@ pub(crate) struct Fitted {
 /// # Errors
 /// Those of `features` and of `on_step`.
 pub(crate) fn fit(
-    material: &Material<'_>,
+    material: &FitInput<'_>,
     steps: usize,
-    on_step: &mut dyn FnMut(Progress) -> Result<()>,
+    on_step: &mut dyn FnMut(FitStep) -> Result<()>,
 ) -> Result<Fitted> {
     let numbers: Vec<u32> = (0..material.labels.len() as u32).collect();
     let (mean, deviation) = moments(material, &numbers)?;
     let total = material.weights.iter().map(|w| f64::from(*w)).sum::<f64>();
-    let at = Progress { loss: f64::NAN, right: 0, passes: 0 };
+    let at = FitStep { loss: f64::NAN, right: 0, passes: 0 };
     let scaled = Scaled { material, numbers, mean, deviation, total };
     let mut walk = Monitor { scaled: &scaled, at, reached: None, on_step };
     let x = minimise(&mut walk, vec![0.0; material.classes * (material.width + 1)], steps, TOLERANCE)?;
@@ -88,7 +88,7 @@ pub(crate) fn fit(
 }
 
 /// Returns the mean of each feature, and its deviation for scaling, which is 1 for a feature that is always 0.
-fn moments(material: &Material<'_>, numbers: &[u32]) -> Result<(Vec<f64>, Vec<f64>)> {
+fn moments(material: &FitInput<'_>, numbers: &[u32]) -> Result<(Vec<f64>, Vec<f64>)> {
     let width = material.width;
     let chunks: Vec<(Vec<f64>, Vec<f64>)> = numbers
         .par_chunks(CHUNK)
@@ -120,7 +120,7 @@ fn moments(material: &Material<'_>, numbers: &[u32]) -> Result<(Vec<f64>, Vec<f6
 
 /// Samples with the centring and scaling of their features.
 struct Scaled<'a> {
-    material: &'a Material<'a>,
+    material: &'a FitInput<'a>,
     /// Indices of all samples.
     numbers: Vec<u32>,
     mean: Vec<f64>,
@@ -133,10 +133,10 @@ struct Scaled<'a> {
 struct Monitor<'a> {
     scaled: &'a Scaled<'a>,
     /// Figures at the point evaluated last.
-    at: Progress,
+    at: FitStep,
     /// Figures at the point that the last step reached.
-    reached: Option<Progress>,
-    on_step: &'a mut dyn FnMut(Progress) -> Result<()>,
+    reached: Option<FitStep>,
+    on_step: &'a mut dyn FnMut(FitStep) -> Result<()>,
 }
 
 /// Value and gradient summed over one chunk.
@@ -166,7 +166,7 @@ impl Scaled<'_> {
 
     /// Sums value and gradient over the samples of `chunk`, at `weight` (classes × width) and `bias`.
     fn sums(&self, chunk: &[u32], weight: &Tensor, bias: &[f64]) -> Result<PartialSums> {
-        let Material { features, labels, weights, classes, smoothing, offsets, .. } = *self.material;
+        let FitInput { features, labels, weights, classes, smoothing, offsets, .. } = *self.material;
         let features = features(chunk)?;
         let logits = features.matmul(&weight.t()?)?.flatten_all()?.to_vec1::<f32>()?;
         let own: Vec<u32> = chunk.iter().map(|i| labels[*i as usize]).collect();
@@ -205,7 +205,7 @@ impl Objective for Monitor<'_> {
 
     fn value(&mut self, x: &[f64], gradient: &mut [f64]) -> Result<f64> {
         let scaled = self.scaled;
-        let Material { classes, width, penalty, .. } = *scaled.material;
+        let FitInput { classes, width, penalty, .. } = *scaled.material;
         let (weight, bias) = scaled.unscaled(x);
         let squares: f64 = weight.iter().map(|w| f64::from(*w) * f64::from(*w)).sum();
         let tensor = Tensor::from_slice(&weight, (classes, width), &Device::Cpu)?;
@@ -214,7 +214,7 @@ impl Objective for Monitor<'_> {
         gradient.fill(0.0);
         let (of_weights, of_biases) = gradient.split_at_mut(classes * width);
         let passes = self.at.passes + 1;
-        self.at = Progress { loss: 0.0, right: 0, passes };
+        self.at = FitStep { loss: 0.0, right: 0, passes };
         for sums in chunks {
             self.at.loss += sums.loss;
             self.at.right += sums.right;

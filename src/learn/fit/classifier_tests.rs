@@ -37,7 +37,7 @@ fn the_optimum_equals_scikit_learn() {
     let r: Reference =
         serde_json::from_str(include_str!("../../../tests/reference/training/classifier.json")).expect("a fixture");
     let features = |rows: &[u32]| rows_of(&r.features, r.width, rows);
-    let material = Material {
+    let material = FitInput {
         features: &features,
         labels: &r.labels,
         weights: &r.weights,
@@ -48,7 +48,7 @@ fn the_optimum_equals_scikit_learn() {
         offsets: &[],
     };
     let mut losses = Vec::new();
-    let mut on_step = |at: Progress| {
+    let mut on_step = |at: FitStep| {
         losses.push(at.loss);
         Ok(())
     };
@@ -74,7 +74,7 @@ fn the_fit_is_reproducible_on_any_number_of_threads() {
         .collect();
     let weights: Vec<f32> = (0..n).map(|_| rng.random_range(0.5..2.0)).collect();
     let features = |rows: &[u32]| rows_of(&features, width, rows);
-    let material = Material {
+    let material = FitInput {
         features: &features,
         labels: &labels,
         weights: &weights,
@@ -107,7 +107,7 @@ fn a_fit_without_steps_reports_its_figures() {
     for (value, finite) in [(0.0, true), (f32::NAN, false)] {
         let features = vec![value; 4 * 3];
         let features = |rows: &[u32]| rows_of(&features, 3, rows);
-        let material = Material {
+        let material = FitInput {
             features: &features,
             labels: &[0, 1, 0, 1],
             weights: &[1.0; 4],

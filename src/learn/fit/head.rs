@@ -8,7 +8,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 
 use super::Observer;
-use super::classifier::{Material, Progress, fit};
+use super::classifier::{FitInput, FitStep, fit};
 use super::training_loop::Work;
 use crate::record::{LogLine, StepRecord};
 use touchline_core::error::{Error, Result};
@@ -22,7 +22,7 @@ impl Work<'_> {
         }
         let (of, config) = (self.fit, self.fit.config);
         let samples = of.train;
-        let material = Material {
+        let material = FitInput {
             features: &|chosen| {
                 let rows: Vec<u32> = chosen.iter().map(|i| samples.rows[*i as usize]).collect();
                 of.rows.pooled(&rows, &Device::Cpu)
@@ -55,7 +55,7 @@ impl Work<'_> {
     }
 
     /// Logs and reports a step of L-BFGS.
-    fn head_step(&mut self, at: Progress, n: u64, before: &mut Instant, observer: &mut dyn Observer) -> Result<()> {
+    fn head_step(&mut self, at: FitStep, n: u64, before: &mut Instant, observer: &mut dyn Observer) -> Result<()> {
         self.state.step += 1;
         self.images += n * at.passes;
         let took = before.elapsed().as_secs_f64();

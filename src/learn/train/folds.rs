@@ -17,7 +17,7 @@ use crate::dataset::Dataset;
 use crate::dataset::folds::{by_source, limit_sources};
 use crate::dataset::split::Side;
 use crate::fit;
-use crate::held_out::{HeldOut, Row};
+use crate::held_out::{HeldOut, HeldOutRow};
 use crate::net::{Net, build};
 use crate::rows::{Rows, teaches};
 use touchline_compute::models::sha256_hex;
@@ -207,7 +207,7 @@ fn scores(
         };
         for (row, logits) in chosen.iter().zip(net.classify_fixed(&features)?.to_vec2::<f32>()?) {
             let key = rows.keys[*row as usize];
-            into.rows.push(Row { item: key.item, second: key.second, fold, logits });
+            into.rows.push(HeldOutRow { item: key.item, second: key.second, fold, logits });
         }
     }
     Ok(())

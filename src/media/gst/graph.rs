@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use super::bus::wake_message;
 use super::feed::TimelineMap;
 use super::left_out::LeftOutPictures;
-use super::progress::Progress;
+use super::progress::MediaProgress;
 use super::track_sync::TrackSync;
 use crate::outlet::{Closed, Counters, Outlet};
 use crate::tone::Hdr;
@@ -66,7 +66,7 @@ pub(super) struct Graph {
     pub counters: Arc<Counters>,
     /// Frames and chunks sent in this session.
     pub items: AtomicU64,
-    pub progress: Progress,
+    pub progress: MediaProgress,
     /// A demuxer, parser or decoder was plugged in: the data are media.
     pub is_media: AtomicBool,
     /// A decoder was plugged in.
@@ -116,7 +116,7 @@ impl Graph {
             outlet,
             counters,
             items: AtomicU64::new(0),
-            progress: Progress::new(clock),
+            progress: MediaProgress::new(clock),
             is_media: AtomicBool::new(false),
             is_decoded: AtomicBool::new(false),
             is_synced,

@@ -16,7 +16,7 @@ use touchline_core::item::Track;
 const NONE: u64 = u64::MAX;
 
 /// The progress of one session. The streaming threads report to it; the bus thread reads it.
-pub(super) struct Progress {
+pub(super) struct MediaProgress {
     clock: Arc<dyn Clock>,
     /// Monotonic clock when media time last moved, ns. The time that threads waited for downstream is added to it.
     moved_ns: AtomicU64,
@@ -28,7 +28,7 @@ pub(super) struct Progress {
     fed_ns: AtomicU64,
 }
 
-impl Progress {
+impl MediaProgress {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let now = clock.mono_ns();
         let last = [const { AtomicU64::new(NONE) }; 2];
@@ -107,9 +107,9 @@ pub(super) fn is_streaming(bin: &gst::Bin) -> bool {
     all.filter(|element| !is_queue(element.upcast_ref())).any(|element| element.pads().iter().any(works))
 }
 
-impl std::fmt::Debug for Progress {
+impl std::fmt::Debug for MediaProgress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Progress").field("still_ns", &self.still_ns()).finish_non_exhaustive()
+        f.debug_struct("MediaProgress").field("still_ns", &self.still_ns()).finish_non_exhaustive()
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn data_without_advancing_time_is_not_progress() {
         let clock = Arc::new(ManualClock::default());
-        let progress = Progress::new(clock.clone());
+        let progress = MediaProgress::new(clock.clone());
         for second in 1..=40 {
             clock.advance(S);
             progress.decoded(Track::Video, 7);
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn waiting_for_downstream_is_not_a_stall() {
         let clock = Arc::new(ManualClock::default());
-        let progress = Progress::new(clock.clone());
+        let progress = MediaProgress::new(clock.clone());
         clock.advance(5 * S);
         progress.sending(|| {
             clock.advance(100 * S);

@@ -80,7 +80,7 @@ pub(super) struct PieceInfo {
 
 /// The position of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Placement {
+pub(super) struct PiecePlacement {
     pub line_ns: u64,
     /// Positions of its first picture and its first sound, ns. A track that begins before the timeline has a negative position.
     pub tracks: [Option<i64>; 2],
@@ -128,7 +128,7 @@ impl TimelinePlacer {
         self.container = None;
     }
 
-    pub fn place(&mut self, found: &PieceInfo) -> Placement {
+    pub fn place(&mut self, found: &PieceInfo) -> PiecePlacement {
         let before_ns = self.next_ns;
         let expected_ns = before_ns.saturating_add(found.missed_ns);
         let start = begins(&found.starts);
@@ -184,7 +184,7 @@ impl TimelinePlacer {
             let apart = distance_ns(found.container, start?, found.starts[index]?);
             Some(line + if apart.unsigned_abs() < APART_MAX_NS { apart } else { 0 })
         };
-        Placement { line_ns, tracks: [of_track(0), of_track(1)], is_new, discontinuity, missing }
+        PiecePlacement { line_ns, tracks: [of_track(0), of_track(1)], is_new, discontinuity, missing }
     }
 }
 

@@ -9,7 +9,9 @@ use crossbeam_channel::{Receiver, bounded, never, select, unbounded};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::ALIVE;
-use super::protocol::{Command, CounterSnapshot, MessageReader, MessageWriter, OpenRequest, VERSION, WorkerMessage};
+use super::protocol::{
+    CounterSnapshot, MessageReader, MessageWriter, OpenRequest, VERSION, WorkerCommand, WorkerMessage,
+};
 use crate::gst::{GstOpener, GstOptions};
 use crate::guard::SourcePolicy;
 use crate::outlet::Counters;
@@ -35,7 +37,7 @@ pub fn serve(socket: UnixStream) -> Result<()> {
     let broken = |what: &dyn std::fmt::Display| Error::Internal(format!("the process of a source: {what}"));
     let read = socket.try_clone().map_err(|e| broken(&e))?;
     let mut reader = MessageReader::new(read, Pool::new(1), Pool::new(1));
-    let Command::Open(request) = reader.head().map_err(|e| broken(&format!("{e:?}")))? else {
+    let WorkerCommand::Open(request) = reader.head().map_err(|e| broken(&format!("{e:?}")))? else {
         return Err(broken(&"the first message is not a request to open a source"));
     };
     if request.version != VERSION {
@@ -49,11 +51,11 @@ pub fn serve(socket: UnixStream) -> Result<()> {
     spawn("commands", move || {
         loop {
             match reader.head() {
-                Ok(Command::Wanted(wanted)) => is_wanted.store(wanted, Ordering::Relaxed),
-                Ok(Command::Tier(tier)) => current.set(tier),
+                Ok(WorkerCommand::Wanted(wanted)) => is_wanted.store(wanted, Ordering::Relaxed),
+                Ok(WorkerCommand::Tier(tier)) => current.set(tier),
                 // The receiver ends with the process.
-                Ok(Command::Stop) => drop(stop_to.send(())),
-                Ok(Command::Open(_)) | Err(_) => end_now(),
+                Ok(WorkerCommand::Stop) => drop(stop_to.send(())),
+                Ok(WorkerCommand::Open(_)) | Err(_) => end_now(),
             }
         }
     })?;

@@ -35,7 +35,7 @@ use super::uri::Location;
 use super::{Open, Source};
 use process::{TimedReader, WorkerProcess};
 use protocol::{
-    Command, CounterSnapshot, MessageReader, MessageWriter, OpenRequest, ReadError, ReceivedMessage, VERSION,
+    CounterSnapshot, MessageReader, MessageWriter, OpenRequest, ReadError, ReceivedMessage, VERSION, WorkerCommand,
 };
 use touchline_core::cause::Cause;
 use touchline_core::clip::SamplingPlan;
@@ -142,7 +142,7 @@ impl Open for WorkerOpener {
         };
         let commands =
             CommandSender::new(&socket).map_err(|e| Error::Internal(format!("a socket of a process: {e}")))?;
-        if let Err(e) = commands.send(&Command::Open(Box::new(self.request(uri)))) {
+        if let Err(e) = commands.send(&WorkerCommand::Open(Box::new(self.request(uri)))) {
             let is_ours = matches!(e.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData);
             return match is_ours {
                 true => Err(Error::Usage(format!("{}: {e}", redact::uri(uri)))),
@@ -200,7 +200,7 @@ impl CommandSender {
         Ok(Self(Arc::new(Mutex::new(MessageWriter::new(socket)))))
     }
 
-    fn send(&self, ask: &Command) -> std::io::Result<()> {
+    fn send(&self, ask: &WorkerCommand) -> std::io::Result<()> {
         self.0.lock().head(ask)
     }
 }
@@ -220,14 +220,14 @@ impl Source for WorkerSource {
     fn stop(&mut self) {
         self.stopper.stop();
         // Fails when the process is gone, which the receiver reports.
-        let _ = self.commands.send(&Command::Stop);
+        let _ = self.commands.send(&WorkerCommand::Stop);
     }
 }
 
 impl Drop for WorkerSource {
     fn drop(&mut self) {
         self.stopper.abandon();
-        let _ = self.commands.send(&Command::Stop);
+        let _ = self.commands.send(&WorkerCommand::Stop);
         if let Some(thread) = self.thread.take() {
             // The panic hook has already printed a panic of the thread.
             let _ = thread.join();
@@ -293,7 +293,7 @@ impl MessageReceiver {
                 is_closed = true;
                 // Further items are dropped until the end.
                 self.outlet.stop();
-                let _ = self.commands.send(&Command::Stop);
+                let _ = self.commands.send(&WorkerCommand::Stop);
             }
             if is_picture {
                 self.send_selection();
@@ -307,10 +307,10 @@ impl MessageReceiver {
         let Some(selection) = &self.selection else { return };
         let (is_wanted, tier) = (selection.is_wanted(), selection.tier());
         if std::mem::replace(&mut self.is_wanted, is_wanted) != is_wanted {
-            let _ = self.commands.send(&Command::Wanted(is_wanted));
+            let _ = self.commands.send(&WorkerCommand::Wanted(is_wanted));
         }
         if std::mem::replace(&mut self.tier, tier) != tier {
-            let _ = self.commands.send(&Command::Tier(tier));
+            let _ = self.commands.send(&WorkerCommand::Tier(tier));
         }
     }
 

@@ -49,7 +49,7 @@ const TEXT_MAX: usize = 500;
 
 /// A message of the program.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Command {
+pub(super) enum WorkerCommand {
     /// The first message: open this source.
     Open(Box<OpenRequest>),
     /// Whether a preview wants pictures that the plan does not sample.

@@ -67,7 +67,7 @@ struct Span {
 
 /// Adjacent cells of one code.
 #[derive(Clone, Copy, Debug, Default)]
-struct Run {
+struct CellRun {
     code: u8,
     start: usize,
     end: usize,
@@ -75,7 +75,7 @@ struct Run {
 
 /// The cells without black margins.
 #[derive(Clone, Copy, Debug)]
-struct Content {
+struct ContentArea {
     left: usize,
     right: usize,
     top: usize,
@@ -135,14 +135,14 @@ impl BarsDetector {
     }
 
     /// The part of the picture inside black margins; `None` when it is too small.
-    fn content(&self) -> Option<Content> {
+    fn content(&self) -> Option<ContentArea> {
         let is_row =
             |row: &usize| self.dark[row * COLUMNS..(row + 1) * COLUMNS].iter().filter(|d| !**d).count() > COLUMNS / 10;
         let (top, last) = ((0..ROWS).find(is_row)?, (0..ROWS).rev().find(is_row)?);
         let is_column =
             |column: &usize| (top..=last).filter(|row| !self.dark[row * COLUMNS + column]).count() > (last - top) / 5;
         let (left, right) = ((0..COLUMNS).find(is_column)?, (0..COLUMNS).rev().find(is_column)? + 1);
-        let content = Content { left, right, top, bottom: last + 1 };
+        let content = ContentArea { left, right, top, bottom: last + 1 };
         let is_large = |cells: usize, of: usize| cells as f32 >= CONTENT_MIN * of as f32;
         (is_large(right - left, COLUMNS) && is_large(content.bottom - top, ROWS)).then_some(content)
     }
@@ -157,7 +157,7 @@ impl BarsDetector {
     }
 
     /// Rows in which most of the inner cells of `bar` have its colour.
-    fn rows_with(&self, bar: usize, span: Span, content: Content) -> usize {
+    fn rows_with(&self, bar: usize, span: Span, content: ContentArea) -> usize {
         let width = content.right - content.left;
         let edge = |share: f32| (span.start + span.bar * (bar as f32 + share)).round() as usize;
         let (from, to) = (edge(0.2), edge(0.8).max(edge(0.2) + 1));
@@ -190,7 +190,7 @@ fn code(rgb: [f32; 3]) -> u8 {
 
 /// The six bars of a row, which may continue from its right edge to its left.
 fn six_bars(cells: &[u8]) -> Option<Span> {
-    let mut runs = [Run::default(); RUNS_MAX];
+    let mut runs = [CellRun::default(); RUNS_MAX];
     let count = runs_of(cells, &mut runs)?;
     let width = cells.len();
     for first in 0..count {
@@ -198,13 +198,13 @@ fn six_bars(cells: &[u8]) -> Option<Span> {
         if runs[first].code != ORDER[0] {
             continue;
         }
-        let mut bars = [Run::default(); 6];
+        let mut bars = [CellRun::default(); 6];
         let mut taken = 0;
         let mut shift = 0;
         let mut at = first;
         // Once around the row at most.
         while taken < 6 && shift <= width {
-            let mut run = Run { start: runs[at].start + shift, end: runs[at].end + shift, ..runs[at] };
+            let mut run = CellRun { start: runs[at].start + shift, end: runs[at].end + shift, ..runs[at] };
             if run.code != ORDER[taken] {
                 // Something narrow over the bars, or two colours that mix at a blurred edge. It hides the rest of this bar, the
                 // beginning of the next, or a part in the middle of this one.
@@ -253,7 +253,7 @@ fn six_bars(cells: &[u8]) -> Option<Span> {
 }
 
 /// The runs of a row. A disturbance of up to two cells inside a run belongs to it. `None` for a row with too many runs.
-fn runs_of(cells: &[u8], runs: &mut [Run; RUNS_MAX]) -> Option<usize> {
+fn runs_of(cells: &[u8], runs: &mut [CellRun; RUNS_MAX]) -> Option<usize> {
     let mut count = 0;
     for (at, code) in cells.iter().copied().enumerate().filter(|(_, code)| *code != 0) {
         if count > 0 && runs[count - 1].code == code && at - runs[count - 1].end <= 2 {
@@ -271,17 +271,17 @@ fn runs_of(cells: &[u8], runs: &mut [Run; RUNS_MAX]) -> Option<usize> {
         if count == RUNS_MAX {
             return None;
         }
-        runs[count] = Run { code, start: at, end: at + 1 };
+        runs[count] = CellRun { code, start: at, end: at + 1 };
         count += 1;
     }
     Some(count)
 }
 
 /// Six runs of equal width at equal distances, wide enough together.
-fn regular(bars: &[Run; 6], width: usize) -> Option<Span> {
-    let centre = |bar: &Run| (bar.start + bar.end) as f32 / 2.0;
+fn regular(bars: &[CellRun; 6], width: usize) -> Option<Span> {
+    let centre = |bar: &CellRun| (bar.start + bar.end) as f32 / 2.0;
     let step = (centre(&bars[5]) - centre(&bars[0])) / 5.0;
-    let is_regular = |(n, bar): (usize, &Run)| {
+    let is_regular = |(n, bar): (usize, &CellRun)| {
         let wide = (bar.end - bar.start) as f32;
         let off = centre(bar) - (centre(&bars[0]) + step * n as f32);
         off.abs() <= 0.25 * step && wide >= 0.55 * step && wide <= 1.3 * step

@@ -7,7 +7,7 @@ use super::plan::Split;
 
 /// Progress of a step.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct TaskProgress {
     /// Tasks taken from each thread's share.
     taken: Vec<PaddedCounter>,
     /// Tasks done.
@@ -21,7 +21,7 @@ pub(super) struct Progress {
 #[repr(align(64))]
 pub(super) struct PaddedCounter(pub AtomicUsize);
 
-impl Progress {
+impl TaskProgress {
     pub fn new(threads: usize) -> Self {
         let taken = (0..threads).map(|_| PaddedCounter::default()).collect();
         Self { taken, done: PaddedCounter::default(), ended_ns: AtomicU64::new(0) }

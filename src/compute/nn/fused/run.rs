@@ -9,7 +9,7 @@ use super::graph::{CacheLine, INPUT};
 use super::kernel::{self, ConvRows, DepthwiseRow, LANES, Prefetch};
 use super::level::{Level, Precision};
 use super::plan::{ConvPlan, Plan, Split, Step, StepKind, ValueLayout};
-use super::progress::Progress;
+use super::progress::TaskProgress;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Portable, SimdVector};
@@ -23,7 +23,7 @@ pub(super) struct Workspace {
     pictures: usize,
     scratch: Vec<CacheLine>,
     scratch_each: usize,
-    progress: Vec<Progress>,
+    progress: Vec<TaskProgress>,
     threads: usize,
 }
 
@@ -35,7 +35,7 @@ impl Workspace {
             pictures,
             scratch: vec![CacheLine::ZERO; scratch_each * threads],
             scratch_each,
-            progress: (0..plan.steps.len() + plan.front * (pictures - 1)).map(|_| Progress::new(threads)).collect(),
+            progress: (0..plan.steps.len() + plan.front * (pictures - 1)).map(|_| TaskProgress::new(threads)).collect(),
             threads,
         }
     }
@@ -156,7 +156,7 @@ impl Workspace {
 pub(super) struct SharedPointer(pub *mut f32);
 
 // SAFETY: tasks of one step write places of their own and read the output of earlier steps; steps are ordered by the counters
-// of [`Progress`].
+// of [`TaskProgress`].
 unsafe impl Send for SharedPointer {}
 // SAFETY: as above.
 unsafe impl Sync for SharedPointer {}
@@ -193,7 +193,7 @@ pub(super) struct Call<'a> {
     pub(super) output: SharedPointer,
     scratch: SharedPointer,
     scratch_each: usize,
-    progress: &'a [Progress],
+    progress: &'a [TaskProgress],
     began: Instant,
 }
 
