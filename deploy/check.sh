@@ -79,5 +79,8 @@ sed -i 's/count: 2/count: 5/' "$work/other/overlays/cpu/kustomization.yaml"
 "$bin/kubectl" kustomize "$work/other/overlays/cpu" >"$work/five.yaml"
 grep -q 'replicas: 5' "$work/five.yaml"
 
+echo "== Python client"
+MYPYPATH=deploy/clients/python "$bin/mypy" --strict --cache-dir="$work/mypy" deploy/clients/python/touchline_client src/serve/examples/live.py
+
 echo "== names"
 "$bin/python" deploy/check/check.py "$work/cpu.yaml" "$work/gpu.yaml" "$work/five.yaml"

@@ -1,0 +1,149 @@
+"""Tests of the client against a running `touchline run` (TOUCHLINE_URL, TOUCHLINE_TOKEN), and against a server that fails.
+
+The program's own tests start it: `cargo test --test program client`.
+"""
+
+import os
+import socketserver
+import threading
+import typing
+import unittest
+from unittest import mock
+
+import touchline_client.client
+from touchline_client import ApiError, Client
+from touchline_client.records import KINDS
+
+URL, TOKEN = os.environ["TOUCHLINE_URL"], os.environ["TOUCHLINE_TOKEN"]
+PATTERN = "testsrc://?width=64&height=48&fps=10&audio=0"
+
+
+class Running(unittest.TestCase):
+    """A server that runs."""
+
+    def setUp(self):
+        self.client = Client(URL, TOKEN)
+
+    def test_a_stream_is_added_changed_watched_and_removed(self):
+        client, name = self.client, "court-1"
+        self.assertTrue(client.is_ready())
+        self.assertEqual(client.add_stream(PATTERN, id=name, label="Court")["id"], name)
+        self.assertIn(name, [stream["id"] for stream in client.streams()])
+        version = client.version(name)
+        self.assertEqual(client.change_stream(name, version, label="Court 1")["settings"]["label"], "Court 1")
+        with self.assertRaises(ApiError) as refusal:
+            client.change_stream(name, version, label="Court 2")
+        self.assertEqual(refusal.exception.status, 412)
+        self.assertTrue(refusal.exception.error and refusal.exception.advice)
+
+        live = client.live(name)
+        snapshot = next(live)
+        self.assertEqual((snapshot["type"], snapshot["detail"]["id"]), ("snapshot", name))
+        second = next(record for record in live if record["type"] == "second")
+        self.assertAlmostEqual(sum(second["probabilities"].values()), 1, places=3)
+        self.assertEqual(second["pack"]["name"], client.pack()["pack"]["name"])
+        self.assertEqual(client.preview(name)[:2], b"\xff\xd8", "a JPEG")
+        self.assertEqual(client.stream(name)["state"], "playing")
+        client.remove_stream(name)
+        self.assertEqual(list(live)[-1]["state"], "removed")
+        with self.assertRaises(ApiError) as refusal:
+            client.stream(name)
+        self.assertEqual(refusal.exception.status, 404)
+
+    def test_wrong_tokens_and_addresses_raise(self):
+        with self.assertRaises(ApiError) as refusal:
+            Client(URL, "wrong" * 8).info()
+        self.assertEqual(refusal.exception.status, 401)
+        with self.assertRaises(OSError):
+            Client("http://127.0.0.1:1").info()
+        with self.assertRaises(ApiError) as refusal:
+            next(self.client.live("none"))
+        self.assertEqual(refusal.exception.status, 404)
+
+    def test_the_types_have_the_keys_of_the_schema(self):
+        schema = self.client.schema()
+        kinds = {}
+        for kind in schema["oneOf"]:
+            kinds[kind["properties"]["type"]["const"]] = kind
+        self.assertEqual(set(kinds), set(KINDS))
+        for name, record in KINDS.items():
+            with self.subTest(name):
+                self.compare(kinds[name], record, schema)
+
+    def compare(self, schema, record, root):
+        hints = typing.get_type_hints(record, include_extras=True)
+        self.assertEqual(set(hints), set(schema["properties"]))
+        optional = {key for key, hint in hints.items() if typing.get_origin(hint) is typing.NotRequired}
+        self.assertEqual(set(hints) - optional, set(schema["required"]))
+        for key, hint in hints.items():
+            nested = next((t for t in (hint, *typing.get_args(hint)) if typing.is_typeddict(t)), None)
+            reference = schema["properties"][key]
+            reference = next((s for s in (reference, *reference.get("anyOf", ())) if "$ref" in s), None)
+            # Each result of a modality has keys of its own.
+            if nested and reference and nested.__total__:
+                self.compare(root["$defs"][reference["$ref"].split("/")[-1]], nested, root)
+
+
+class Failing(unittest.TestCase):
+    """A server that closes connections and refuses some."""
+
+    def serve(self, answers):
+        class Answer(socketserver.StreamRequestHandler):
+            def handle(self):
+                while self.rfile.readline().strip():
+                    pass
+                self.wfile.write(answers.pop(0))
+
+        server = socketserver.TCPServer(("127.0.0.1", 0), Answer)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        return Client(f"http://127.0.0.1:{server.server_address[1]}")
+
+    def test_a_lost_connection_is_opened_again(self):
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+        answers = [
+            head + b': comment\n\nevent: snapshot\ndata: {"state":\ndata: "playing"}\n\nevent: lagged\ndata: {"skipped":7}\n\n',
+            b"",
+            b"HTTP/1.1 503 No\r\nContent-Length: 5\r\n\r\n<b>no",
+            head + b'event: state\r\ndata: {"type":"state","state":"removed","new":1}\r\n\r\n',
+        ]
+        with mock.patch.object(touchline_client.client.time, "sleep") as sleep:
+            items = list(self.serve(answers).live("court"))
+        self.assertEqual([item["type"] for item in items], ["snapshot", "lagged", "state"])
+        self.assertEqual((items[0]["detail"], items[1]["skipped"]), ({"state": "playing"}, 7))
+        self.assertEqual([call.args[0] for call in sleep.call_args_list], [1, 2, 4])
+
+    def test_without_reconnect_the_failure_is_raised(self):
+        with self.assertRaises(OSError):
+            list(self.serve([b""]).live("court", reconnect=False))
+
+    def test_a_page_of_a_proxy_is_an_error_with_its_text(self):
+        with self.assertRaises(ApiError) as refusal:
+            self.serve([b"HTTP/1.1 502 Bad\r\n\r\n<h1>Bad\nGateway</h1>"]).info()
+        self.assertEqual(str(refusal.exception), "502: <h1>Bad Gateway</h1>")
+
+    def test_the_token_does_not_follow_a_redirect(self):
+        seen = []
+
+        class Redirect(socketserver.StreamRequestHandler):
+            def handle(self):
+                lines = []
+                while line := self.rfile.readline().strip():
+                    lines.append(line)
+                seen.append(any(line.lower().startswith(b"authorization") for line in lines))
+                if len(seen) == 1:
+                    self.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: /other\r\n\r\n")
+                else:
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n{}")
+
+        server = socketserver.TCPServer(("127.0.0.1", 0), Redirect)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        Client(f"http://127.0.0.1:{server.server_address[1]}", "secret").info()
+        self.assertEqual(seen, [True, False])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,211 @@
+"""The client."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, cast
+
+from .records import LiveItem
+
+# The server sends a comment every 10 s. After this much silence, seconds, a live connection is dead.
+SILENCE = 30.0
+# Pauses before another attempt to connect, seconds: the first, and the longest.
+RETRY = (1.0, 30.0)
+
+
+class ApiError(Exception):
+    """The server refuses a request."""
+
+    def __init__(self, status: int, error: str, advice: str) -> None:
+        super().__init__(f"{status}: {error}; {advice}" if advice else f"{status}: {error}")
+        #: Status of HTTP.
+        self.status = status
+        #: What is wrong.
+        self.error = error
+        #: What to do about it.
+        self.advice = advice
+
+
+class Client:
+    """A client of one server.
+
+    `url` is the address of the server with the path prefix of a reverse proxy, if there is one. `token` is a read or admin token.
+    `context` verifies the server's certificate; give one for an authority of your own
+    (`ssl.create_default_context(cafile=...)`). Requests fail with `ApiError` when the server refuses them, and with `OSError` when
+    it does not answer within `timeout` seconds.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        token: Optional[str] = None,
+        timeout: float = 30.0,
+        context: Optional[ssl.SSLContext] = None,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+        self._timeout = timeout
+        self._context = context
+
+    def info(self) -> Dict[str, Any]:
+        """The program, its pack and its classes."""
+        return self._json("GET", "/api/v1/info")
+
+    def schema(self) -> Dict[str, Any]:
+        """The JSON Schema of the records."""
+        return self._json("GET", "/api/v1/schema")
+
+    def is_ready(self) -> bool:
+        """Whether the server is ready to decide."""
+        try:
+            self._request("GET", "/readyz").close()
+        except ApiError as error:
+            if error.status != 503:
+                raise
+            return False
+        return True
+
+    def streams(self) -> List[Dict[str, Any]]:
+        """The streams without their histories."""
+        return cast(List[Dict[str, Any]], self._json("GET", "/api/v1/streams")["streams"])
+
+    def stream(self, stream: str) -> Dict[str, Any]:
+        """A stream with its last ten minutes."""
+        return self._json("GET", _path(stream))
+
+    def version(self, stream: str) -> str:
+        """The version of the settings of a stream, for `if_match`."""
+        with self._request("GET", _path(stream)) as response:
+            return response.headers["ETag"]
+
+    def add_stream(self, uri: str, **settings: Any) -> Dict[str, Any]:
+        """Adds a stream. `settings` are the keys of `[[stream]]` in the configuration file, such as `id` and `label`."""
+        return self._json("POST", "/api/v1/streams", {"uri": uri, **settings})
+
+    def change_stream(self, stream: str, if_match: Optional[str] = None, **settings: Any) -> Dict[str, Any]:
+        """Changes settings of a stream that the API added. `None` selects the default.
+
+        With `if_match` (see `version`) the server refuses the change (412) if the settings have changed since.
+        """
+        return self._json("PATCH", _path(stream), settings, if_match)
+
+    def remove_stream(self, stream: str, if_match: Optional[str] = None) -> None:
+        """Removes a stream that the API added."""
+        self._request("DELETE", _path(stream), None, if_match).close()
+
+    def preview(self, stream: str) -> bytes:
+        """The newest picture of a stream, a JPEG."""
+        with self._request("GET", _path(stream) + "/preview?single=1") as response:
+            return response.read()
+
+    def pack(self) -> Dict[str, Any]:
+        """The running model pack, its table and the last update."""
+        return self._json("GET", "/api/v1/pack")
+
+    def update_pack(self, path: Optional[str] = None) -> Dict[str, Any]:
+        """Loads the pack in a directory below the root of packs. Without `path`, reads the running pack's directory again."""
+        return self._json("POST", "/api/v1/pack", {} if path is None else {"path": path})
+
+    def live(self, stream: str, reconnect: bool = True) -> Iterator[LiveItem]:
+        """The records of a stream as they are published, after a snapshot.
+
+        Ends after the state `removed`. When the connection fails, it is opened again, and another snapshot comes first, which has
+        the records that were missed. Without `reconnect` the failure is raised as `OSError`. A refusal is always raised, unless it
+        may pass: 429 and 5xx.
+        """
+        pause = RETRY[0]
+        while True:
+            try:
+                with self._request("GET", _path(stream) + "/live", timeout=SILENCE) as response:
+                    for name, data in _events(response):
+                        pause = RETRY[0]
+                        item = _live_item(stream, name, json.loads(data))
+                        yield item
+                        if item["type"] == "state" and item["state"] == "removed":
+                            return
+                raise ConnectionError("the server closed the connection")
+            except ApiError as error:
+                if not reconnect or (error.status != 429 and error.status < 500):
+                    raise
+            except (OSError, http.client.HTTPException):
+                if not reconnect:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, RETRY[1])
+
+    def _json(
+        self, method: str, path: str, body: Optional[Mapping[str, Any]] = None, if_match: Optional[str] = None
+    ) -> Dict[str, Any]:
+        with self._request(method, path, body, if_match) as response:
+            return cast(Dict[str, Any], json.load(response))
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: Optional[Mapping[str, Any]] = None,
+        if_match: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> http.client.HTTPResponse:
+        request = urllib.request.Request(self._url + path, method=method)
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        if self._token is not None:
+            # Unredirected: a redirect to another host must not receive the token.
+            request.add_unredirected_header("Authorization", f"Bearer {self._token}")
+        if if_match is not None:
+            request.add_header("If-Match", if_match)
+        try:
+            response = urllib.request.urlopen(request, timeout=timeout or self._timeout, context=self._context)
+            return cast(http.client.HTTPResponse, response)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _refusal(error.code, error.read()) from None
+
+
+def _path(stream: str) -> str:
+    return f"/api/v1/streams/{urllib.parse.quote(stream, safe='')}"
+
+
+def _refusal(status: int, body: bytes) -> ApiError:
+    try:
+        problem = json.loads(body)
+        return ApiError(status, problem["error"], problem["advice"])
+    except (ValueError, KeyError, TypeError):
+        # A proxy answers with its own page.
+        text = " ".join(body.decode(errors="replace").split())
+        return ApiError(status, text[:200] or "no text", "")
+
+
+def _events(lines: Iterable[bytes]) -> Iterator[Tuple[str, str]]:
+    """The name and the data of each server-sent event (WHATWG HTML, section 9.2)."""
+    name, data = "message", []  # type: Tuple[str, List[str]]
+    for raw in lines:
+        line = raw.decode().rstrip("\r\n")
+        if not line:
+            if data:
+                yield name, "\n".join(data)
+            name, data = "message", []
+        elif not line.startswith(":"):
+            field, _, value = line.partition(":")
+            value = value[1:] if value.startswith(" ") else value
+            if field == "event":
+                name = value
+            elif field == "data":
+                data.append(value)
+
+
+def _live_item(stream: str, name: str, data: Dict[str, Any]) -> LiveItem:
+    if name == "snapshot":
+        return {"type": "snapshot", "stream": stream, "detail": data}
+    if name == "lagged":
+        return {"type": "lagged", "stream": stream, "skipped": data["skipped"]}
+    # A record; its key `type` is the name of the event.
+    return cast(LiveItem, data)

@@ -1,0 +1,34 @@
+//! The Python client in `deploy/clients/python`, whose own tests run against the program.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::alone;
+use crate::common::api::wait_until_ready;
+use crate::common::live::Live;
+use crate::common::program::{finish, touchline};
+use crate::common::skip::{Lacks, skip};
+use crate::common::wait::LIMIT;
+
+const TOKEN: &str = "a-token-of-the-tests-of-the-client";
+
+#[test]
+fn the_tests_of_the_python_client_pass() {
+    if !Command::new("python3").arg("--version").output().is_ok_and(|done| done.status.success()) {
+        return skip(Lacks::Tool, "no python3");
+    }
+    let _one = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let mut program = touchline();
+    program.env("TOUCHLINE_ADMIN_TOKEN", TOKEN);
+    let live = Live::start_by(program, dir.path(), "127.0.0.1", &[]);
+    wait_until_ready(&live.address);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/clients/python");
+    let mut tests = Command::new("python3");
+    tests.args(["-B", "tests/test_client.py"]).current_dir(&folder).env("PYTHONPATH", &folder);
+    tests.env("TOUCHLINE_URL", format!("http://{}", live.address)).env("TOUCHLINE_TOKEN", TOKEN);
+    let output = finish(&mut tests, LIMIT);
+    let report = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && report.contains("Ran 7 tests"), "{report}");
+    assert_eq!(live.stop(), 0);
+}
