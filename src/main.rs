@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
-use cli::AllocatorProfile;
+use cli::{AllocatorProfile, LogFormat};
 
 use tracing_subscriber::EnvFilter;
 
@@ -84,10 +84,11 @@ fn main() -> ExitCode {
         .with_writer(|| touchline_core::redact::Stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(false);
-    if cli.logs_to_program() {
-        log.without_time().init()
-    } else {
-        log.init()
+    match cli.log_format {
+        _ if cli.logs_to_program() => log.without_time().init(),
+        LogFormat::Text => log.init(),
+        // The target tells the audit log from the rest.
+        LogFormat::Json => log.json().flatten_event(true).with_target(true).with_ansi(false).init(),
     }
     match cli.execute() {
         Ok(()) => ExitCode::SUCCESS,

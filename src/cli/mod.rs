@@ -26,7 +26,7 @@ mod wav;
 
 use std::ffi::OsString;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use touchline_compute::gpu::ElementType;
@@ -66,6 +66,9 @@ Exit codes:
 The log goes to standard error; RUST_LOG=touchline=debug shows more. Passwords and tokens are masked."
 )]
 pub struct Cli {
+    /// Form of the log on standard error: lines for people, or a JSON object per line for log collectors.
+    #[arg(long, global = true, value_enum, value_name = "FORM", default_value_t, env = "TOUCHLINE_LOG_FORMAT")]
+    pub log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -92,6 +95,14 @@ enum Command {
     /// Receives and decodes one source, in a process of its own.
     #[command(name = touchline_media::worker::SUBCOMMAND, hide = true)]
     SourceWorker(source_worker::SourceWorkerArgs),
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
 }
 
 /// Device and number format, for the commands that run models.

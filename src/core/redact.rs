@@ -137,6 +137,11 @@ struct GuardedSecrets(Vec<String>);
 impl MaskGuard {
     fn new(mut secrets: Vec<String>) -> Self {
         secrets.retain(|secret| is_maskable(secret));
+        // As quoted texts and JSON contain them.
+        let quoted: Vec<_> = secrets.iter().map(|secret| secret.replace('\\', r"\\").replace('"', r#"\""#)).collect();
+        secrets.extend(quoted);
+        secrets.sort();
+        secrets.dedup();
         if secrets.is_empty() {
             return Self::default();
         }
@@ -481,5 +486,12 @@ mod tests {
         assert_eq!(text("é://x"), "é://x");
         assert_eq!(text("[see http://[::1]:80/a, or not]"), "[see http://[::1]:80/a, or not]");
         assert_eq!(text("write rtsp://HOST…"), "write rtsp://HOST…");
+    }
+
+    #[test]
+    fn secrets_are_masked_in_quoted_texts() {
+        let secret = r#"a"b\c-quoted"#;
+        let _guard = remember_secret(secret);
+        assert_eq!(text(&format!("{secret} {secret:?}")), r#"*** "***""#);
     }
 }

@@ -8,6 +8,7 @@ mod common;
 mod end_to_end;
 mod examples;
 mod export;
+mod log;
 mod secrets;
 mod signals;
 mod streams;

@@ -86,6 +86,17 @@ pub enum AuthMethod {
     Session,
 }
 
+impl AuthMethod {
+    /// The name in the audit log.
+    const fn as_str(self) -> &'static str {
+        match self {
+            AuthMethod::Nothing => "nothing",
+            AuthMethod::Token => "token",
+            AuthMethod::Session => "session",
+        }
+    }
+}
+
 /// The caller of a request.
 // In the extensions of every request except those to public paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -383,16 +394,30 @@ fn address(extensions: &Extensions) -> IpAddr {
     extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.address.ip())
 }
 
-/// Middleware: checks the caller, reads the body, and passes the request to its route or refuses it.
+/// Middleware: checks the caller, reads the body, and passes the request to its route or refuses it. Writes the audit log.
 pub(super) async fn guard(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    if !is_open(&method, &path) {
-        match access.decide(address(request.extensions()), &method, &path, request.headers()) {
-            Ok(caller) => request.extensions_mut().insert(caller),
-            Err(denied) => return access.refuse(denied, &path),
-        };
+    let peer = address(request.extensions());
+    let decided =
+        if is_open(&method, &path) { None } else { Some(access.decide(peer, &method, &path, request.headers())) };
+    let response = match decided {
+        Some(Err(denied)) => access.refuse(denied, &path),
+        Some(Ok(caller)) => {
+            request.extensions_mut().insert(caller);
+            pass(&access, request, next).await
+        }
+        None => pass(&access, request, next).await,
+    };
+    if is_change(&method) {
+        let by = decided.and_then(Result::ok).map(|caller| caller.by.as_str());
+        tracing::info!(target: "touchline::audit", %peer, by, %method, path, status = response.status().as_u16(), "change over HTTP");
     }
-    if !is_change(&method) {
+    response
+}
+
+/// Reads the body of a change, and passes the request to its route.
+async fn pass(access: &Access, request: Request, next: Next) -> Response {
+    if !is_change(request.method()) {
         return next.run(request).await;
     }
     let (parts, body) = request.into_parts();
