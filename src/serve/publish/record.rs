@@ -19,9 +19,9 @@ use serde::Serialize;
 
 use super::format::{millis, rfc3339};
 use super::record_types::{
-    ClassMap, Head, IncidentCause, ModalitiesRecord, ModalityRecord, Record, WallRecord, WindowRecord,
+    ClassMap, Head, IncidentCause, ModalitiesRecord, ModalityRecord, Record, Stamped, WallRecord, WindowRecord,
 };
-pub use super::record_types::{Missing, SCHEMA};
+pub use super::record_types::{Missing, SCHEMA, SCHEMA_VERSION};
 use super::state::StateFields;
 pub use super::state::StreamState;
 use touchline_core::clip::{Absent, FrameShare, Gap};
@@ -62,13 +62,19 @@ pub struct Recorder {
     stream: Arc<str>,
     classes: Arc<ClassSet>,
     pace: Pace,
+    instance: Option<Arc<str>>,
 }
 
 impl Recorder {
     /// `stream` is the stream's id. With [`Pace::File`] arrival times are omitted, so that a file gives the same
     /// records every time.
     pub fn new(stream: &str, classes: Arc<ClassSet>, pace: Pace) -> Self {
-        Self { stream: stream.into(), classes, pace }
+        Self { stream: stream.into(), classes, pace, instance: None }
+    }
+
+    /// Names the program in the records, or not.
+    pub fn with_instance(self, instance: Option<Arc<str>>) -> Self {
+        Self { instance, ..self }
     }
 
     /// The stream's id.
@@ -105,7 +111,7 @@ impl Recorder {
 
     /// The record of a change of state at `unix_ns`, nanoseconds since 1970-01-01 UTC.
     pub fn state(&self, state: &StreamState, tracks: Option<Tracks>, unix_ns: i64) -> String {
-        to_json(&Record::State {
+        self.stamp(Record::State {
             stream: &self.stream,
             state: StateFields::new(state, unix_ns),
             tracks,
@@ -118,7 +124,7 @@ impl Recorder {
         let condition = incident.signal();
         let since_ns = incident.silent_ns().or(condition.map(|(_, _, lasted_ns)| lasted_ns));
         let since = since_ns.map(|ns| unix_ns.saturating_sub_unsigned(ns));
-        to_json(&Record::Incident {
+        self.stamp(Record::Incident {
             stream: &self.stream,
             incident: incident.as_str(),
             track: incident.track(),
@@ -139,12 +145,16 @@ impl Recorder {
     /// The record of a change of the pack at `unix_ns`, nanoseconds since 1970-01-01 UTC; `second` is the first of the
     /// new pack.
     pub fn pack(&self, second: &SecondPrediction, previous: &PackStamp, unix_ns: i64) -> String {
-        to_json(&Record::Pack {
+        self.stamp(Record::Pack {
             head: self.head(second.run, second.index),
             pack: &second.pack,
             previous,
             at: self.at(unix_ns),
         })
+    }
+
+    fn stamp(&self, record: Record<'_>) -> String {
+        to_json(&Stamped { record, schema: SCHEMA_VERSION, instance: self.instance.as_deref() })
     }
 
     fn head(&self, run: RunId, index: u64) -> Head<'_> {
@@ -159,7 +169,7 @@ impl Recorder {
     fn second(&self, second: &SecondPrediction, published: &Published) -> String {
         let decision = &second.decision;
         let modality = |m: Modality| ModalityRecord::new(self, second.scores.get(m), *second.absent.get(m));
-        to_json(&Record::Second {
+        self.stamp(Record::Second {
             head: self.head(second.run, second.index),
             wall: self.wall(Some(second.wall)),
             tier: (!second.tier.has_flow()).then_some(second.tier),
@@ -184,7 +194,7 @@ impl Recorder {
     }
 
     fn gap(&self, gap: &Gap, published: &Published) -> String {
-        to_json(&Record::Gap {
+        self.stamp(Record::Gap {
             head: self.head(gap.run, gap.index),
             reason: gap.reason,
             signal: gap.signals,
@@ -195,7 +205,7 @@ impl Recorder {
 
     fn event(&self, event: &Event, published: Option<&Published>) -> String {
         let own = published.filter(|p| p.outcome.run() == event.run && p.outcome.index() == event.index);
-        to_json(&Record::Event {
+        self.stamp(Record::Event {
             stream: &self.stream,
             kind: event.kind,
             class: self.name(event.class),

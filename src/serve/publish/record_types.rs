@@ -25,19 +25,32 @@ use touchline_core::signal::{Signal, Signals};
 use touchline_core::tier::DecodeTier;
 use touchline_core::time::{Pts, RunId, WallSource};
 
-/// JSON Schema (draft 2020-12) of every record, made from the types that are written.
+/// Version of the form of records. Within a version, keys, values and kinds of records are only added.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// JSON Schema (draft 2020-12) of every record, made from the types that are written. It allows unknown keys, which a later program
+/// may add.
 pub static SCHEMA: LazyLock<String> = LazyLock::new(|| {
-    let schema = schema_settings().for_serialize().into_generator().into_root_schema_for::<Record>();
+    let mut schema = open_schema_settings().for_serialize().into_generator().into_root_schema_for::<Stamped>();
+    schema.insert("$id".into(), format!("urn:touchline:record:{SCHEMA_VERSION}").into());
     serde_json::to_string_pretty(&schema).expect(SERIALISES)
 });
 
 /// Schemas in which every object has exactly the keys of its type, and every description is one line.
 pub(super) fn schema_settings() -> SchemaSettings {
-    SchemaSettings::draft2020_12().with_transform(RecursiveTransform(|schema: &mut Schema| {
-        let Some(object) = schema.as_object_mut() else { return };
-        if object.contains_key("properties") {
+    open_schema_settings().with_transform(RecursiveTransform(|schema: &mut Schema| {
+        if let Some(object) = schema.as_object_mut()
+            && object.contains_key("properties")
+        {
             object.entry("additionalProperties").or_insert(false.into());
         }
+    }))
+}
+
+/// As [`schema_settings`], but objects may have more keys.
+fn open_schema_settings() -> SchemaSettings {
+    SchemaSettings::draft2020_12().with_transform(RecursiveTransform(|schema: &mut Schema| {
+        let Some(object) = schema.as_object_mut() else { return };
         if let Some(Value::String(text)) = object.get_mut("description") {
             *text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         }
@@ -48,10 +61,25 @@ pub(super) fn schema_settings() -> SchemaSettings {
     }))
 }
 
-/// One JSON object per line (JSON lines) or per server-sent event. The key `type` says which kind it is.
+/// One JSON object per line (JSON lines) or per server-sent event. The key `type` says which kind it is. Ignore kinds and keys that you
+/// do not know: later programs may add some.
+#[derive(Serialize, JsonSchema)]
+#[schemars(title = "Touchline record")]
+pub(super) struct Stamped<'a> {
+    #[serde(flatten)]
+    pub(super) record: Record<'a>,
+    /// Version of the form of records.
+    #[schemars(extend("const" = SCHEMA_VERSION))]
+    pub(super) schema: u32,
+    /// The program that wrote the record (`instance` in the configuration). Absent if it has no name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub(super) instance: Option<&'a str>,
+}
+
+/// The kinds of records.
 #[derive(Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
-#[schemars(title = "Touchline record")]
 #[expect(clippy::large_enum_variant, reason = "a record is written where it is made")]
 pub(super) enum Record<'a> {
     /// A second with a decision.

@@ -64,6 +64,9 @@ class Running(unittest.TestCase):
         schema = self.client.schema()
         kinds = {}
         for kind in schema["oneOf"]:
+            # The keys that every record has.
+            kind["properties"] |= schema["properties"]
+            kind["required"] += schema["required"]
             kinds[kind["properties"]["type"]["const"]] = kind
         self.assertEqual(set(kinds), set(KINDS))
         for name, record in KINDS.items():

@@ -58,6 +58,8 @@ class Second(TypedDict):
     """A second with a decision."""
 
     type: Literal["second"]
+    schema: int
+    instance: NotRequired[str]
     stream: str
     run: int
     index: int
@@ -83,6 +85,8 @@ class Gap(TypedDict):
     """A second without a decision."""
 
     type: Literal["gap"]
+    schema: int
+    instance: NotRequired[str]
     stream: str
     run: int
     index: int
@@ -98,6 +102,8 @@ Event = TypedDict(
     "Event",
     {
         "type": Literal["event"],
+        "schema": int,
+        "instance": NotRequired[str],
         "stream": str,
         "kind": Literal["onset", "offset"],
         "class": str,
@@ -116,6 +122,8 @@ class State(TypedDict):
     """The state of the stream changed."""
 
     type: Literal["state"]
+    schema: int
+    instance: NotRequired[str]
     stream: str
     state: str
     kind: Optional[str]
@@ -132,6 +140,8 @@ class Incident(TypedDict):
     """An incident of the source while it played or between two connections."""
 
     type: Literal["incident"]
+    schema: int
+    instance: NotRequired[str]
     stream: str
     incident: str
     track: Optional[str]
@@ -148,6 +158,8 @@ class PackChange(TypedDict):
     """The model pack changes with this second."""
 
     type: Literal["pack"]
+    schema: int
+    instance: NotRequired[str]
     stream: str
     run: int
     index: int
