@@ -115,6 +115,7 @@ fn run_values(settings: &Settings, token_is_set: impl Fn(&str) -> bool) -> Vec<(
 fn shown(key: &str, value: &Value) -> Value {
     match value {
         Value::String(text) if key == "uri" => Value::from(redact::uri(text)),
+        Value::String(text) if key == "url" => Value::from(config::sink::shown_url(text)),
         Value::String(text) => Value::from(redact::text(text)),
         Value::Array(items) => items.iter().map(|item| shown(key, item)).collect(),
         other => other.clone(),
@@ -143,6 +144,12 @@ fn as_text(settings: &Settings, token_is_set: impl Fn(&str) -> bool) -> String {
             rows.push([format!("  {key}"), plain(&shown(key, value)), place.to_string()]);
         }
     }
+    for sink in &settings.sinks {
+        rows.push([format!("sink {}", sink.settings.name), String::new(), sink.place.to_string()]);
+        for (key, Entry { value, place }) in sink.values.iter().filter(|(key, _)| *key != "name") {
+            rows.push([format!("  {key}"), plain(&shown(key, value)), place.to_string()]);
+        }
+    }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).min(60);
     let (first, second) = (width(0), width(1));
     rows.iter().fold(String::new(), |mut out, [key, value, place]| {
@@ -168,7 +175,13 @@ fn as_json(settings: &Settings, token_is_set: impl Fn(&str) -> bool) -> Result<S
             json!({ "id": stream.settings.id, "place": stream.place.to_string(), "settings": values })
         })
         .collect();
-    Ok(pretty(&json!({ "settings": values, "streams": streams }))? + "\n")
+    let sinks = settings.sinks.iter().map(|sink| {
+        let values = sink.values.iter().map(|(key, entry)| (key.clone(), view(key, Some(entry))));
+        let values: Map<String, Value> = values.collect();
+        json!({ "name": sink.settings.name, "place": sink.place.to_string(), "settings": values })
+    });
+    let sinks: Vec<Value> = sinks.collect();
+    Ok(pretty(&json!({ "settings": values, "streams": streams, "sinks": sinks }))? + "\n")
 }
 
 fn all_streams(settings: &Settings) -> impl Iterator<Item = &Stream> {

@@ -7,6 +7,7 @@ pub mod backlog;
 pub mod frame_share;
 // Its items are documented by the schema of the file.
 pub mod config;
+pub mod deliver;
 pub mod live;
 pub mod metrics;
 pub mod publish;

@@ -90,6 +90,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["publish"],
             &["live"],
             &["store"],
+            &["deliver"],
             &["shadow"],
             &["workers"],
             &["update"],

@@ -50,6 +50,9 @@ pub struct RunArgs {
     /// Append one JSON object per second and per event to this file; "-" is standard output.
     #[arg(long, value_name = "FILE|-")]
     jsonl: Option<String>,
+    /// Name of this process in what the sinks of the configuration deliver [default: the name of the machine].
+    #[arg(long, value_name = "NAME")]
+    instance: Option<String>,
     /// Keep streams that were added over the API, and last events, in this SQLite file for the next start.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,

@@ -51,6 +51,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
             tls: settings.tls,
         },
         jsonl: settings.jsonl,
+        instance: settings.instance,
+        sinks: settings.sinks.into_iter().map(|sink| sink.settings).collect(),
         state: settings.state,
         max_streams: settings.max_streams,
         latency_ms: settings.latency_ms,

@@ -1,6 +1,7 @@
 //! The configuration file: TOML, with the line of every value. All mistakes are found, not only the first.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -8,8 +9,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::keys::split;
-use super::layers::{Entry, Layer, Problem, ValueOrigin, check_run, check_stream};
-use super::raw::{Keys, RUN_KEYS, STREAM, STREAM_KEYS};
+use super::layers::{Entry, Layer, Problem, ValueOrigin, check_run, check_sink, check_stream};
+use super::raw::{Keys, RUN_KEYS, SINK, SINK_KEYS, STREAM, STREAM_KEYS};
 use touchline_core::error::{Error, Result};
 
 /// The contents of a configuration file.
@@ -18,19 +19,44 @@ pub struct ConfigFile {
     /// The values of the run.
     pub values: Layer,
     /// The streams, in the order of the file.
-    pub streams: Vec<RawStream>,
+    pub streams: Vec<RawTable>,
+    /// The sinks, in the order of the file.
+    pub sinks: Vec<RawTable>,
     /// Mistakes in the file.
     pub problems: Vec<Problem>,
 }
 
-/// A stream with the place of each of its values.
+/// A stream or a sink with the place of each of its values.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RawStream {
-    /// Where the stream begins.
+pub struct RawTable {
+    /// Where the table begins.
     pub place: ValueOrigin,
-    /// The values of the stream.
+    /// Its values.
     pub values: Layer,
 }
+
+/// A list of tables.
+struct TableList {
+    name: &'static str,
+    known: &'static LazyLock<Keys>,
+    check: Check,
+    /// Keys that each table must have, and examples of them.
+    required: &'static [(&'static str, &'static str)],
+}
+
+const STREAMS: TableList = TableList {
+    name: STREAM,
+    known: &STREAM_KEYS,
+    check: check_stream,
+    required: &[("uri", "\"rtsp://camera.example/live\"")],
+};
+
+const SINKS: TableList = TableList {
+    name: SINK,
+    known: &SINK_KEYS,
+    check: check_sink,
+    required: &[("name", "\"desk\""), ("kind", "\"webhook\""), ("spool", "\"/var/lib/touchline/spool\"")],
+};
 
 impl ConfigFile {
     /// # Errors
@@ -56,15 +82,17 @@ impl ConfigFile {
             reader.problems.dedup_by(|later, first| later.place == first.place);
             return Self { problems: reader.problems, ..Self::default() };
         }
-        let (mut values, mut streams) = (Layer::new(), Vec::new());
+        let (mut values, mut streams, mut sinks) = (Layer::new(), Vec::new(), Vec::new());
         for (key, value) in table.get_ref() {
             if key.get_ref() == STREAM {
-                streams = reader.streams(key, value);
+                streams = reader.tables(key, value, &STREAMS);
+            } else if key.get_ref() == SINK {
+                sinks = reader.tables(key, value, &SINKS);
             } else {
                 reader.value("", key, value, &RUN_KEYS, check_run, &mut values);
             }
         }
-        Self { values, streams, problems: reader.in_order() }
+        Self { values, streams, sinks, problems: reader.in_order() }
     }
 }
 
@@ -132,36 +160,37 @@ impl Reader<'_> {
         }
     }
 
-    fn streams(&mut self, key: &Name<'_>, value: &Spanned<DeValue<'_>>) -> Vec<RawStream> {
+    fn tables(&mut self, key: &Name<'_>, value: &Spanned<DeValue<'_>>, list: &TableList) -> Vec<RawTable> {
+        let name = list.name;
         let DeValue::Array(tables) = value.get_ref() else {
-            self.problem(key.span().start, STREAM, "this is not a list; write [[stream]] for each stream".into());
+            let text = format!("this is not a list; write [[{name}]] for each {name}");
+            self.problem(key.span().start, name, text);
             return Vec::new();
         };
-        let mut streams = Vec::new();
+        let mut found = Vec::new();
         for table in tables {
             let at = table.span().start;
             let DeValue::Table(keys) = table.get_ref() else {
-                self.problem(at, STREAM, "a stream is a table; write [[stream]] for each".into());
+                self.problem(at, name, format!("a {name} is a table; write [[{name}]] for each"));
                 continue;
             };
             let (mut values, mistakes) = (Layer::new(), self.problems.len());
             for (key, value) in keys {
-                self.value("", key, value, &STREAM_KEYS, check_stream, &mut values);
+                self.value("", key, value, list.known, list.check, &mut values);
             }
-            let place = self.place(at);
-            if let Some(uri) = values.get("uri").and_then(|entry| entry.value.as_str()) {
-                // Until its source knows it, and for problems about it.
-                drop(touchline_core::redact::remember(uri));
-                streams.push(RawStream { place, values });
-            } else if self.problems.len() == mistakes {
-                self.problem(
-                    at,
-                    STREAM,
-                    "the stream has no uri; add one as in uri = \"rtsp://camera.example/live\"".into(),
-                );
+            // Until its source or its sink knows them, and for problems about them.
+            for address in ["uri", "url"].iter().filter_map(|key| values.get(*key)?.value.as_str()) {
+                drop(touchline_core::redact::remember(address));
+            }
+            match list.required.iter().find(|(key, _)| !values.contains_key(*key)) {
+                None => found.push(RawTable { place: self.place(at), values }),
+                Some((key, example)) if self.problems.len() == mistakes => {
+                    self.problem(at, name, format!("the {name} has no {key}; add one as in {key} = {example}"));
+                }
+                Some(_) => {}
             }
         }
-        streams
+        found
     }
 }
 

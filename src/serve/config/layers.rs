@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::raw::{Form, Key, RUN_KEYS, RawSettings, StreamFile, defaults, short};
+use super::raw::{Form, Key, RUN_KEYS, RawSettings, SINK, STREAM, StreamFile, defaults, short};
+use super::sink::SinkFile;
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,6 +142,15 @@ pub(super) fn check_stream(path: &str, value: &Value) -> Result<(), String> {
     check::<StreamFile>(if path == "uri" { &values[1..] } else { &values })
 }
 
+/// Checks one value of a sink.
+pub(super) fn check_sink(path: &str, value: &Value) -> Result<(), String> {
+    let (empty, kind) = (Value::from(""), Value::from("exec"));
+    let mut values = vec![("name", &empty), ("kind", &kind), ("spool", &empty)];
+    values.retain(|(key, _)| *key != path);
+    values.push((path, value));
+    check::<SinkFile>(&values)
+}
+
 fn check<T: DeserializeOwned>(values: &[(&str, &Value)]) -> Result<(), String> {
     serde_json::from_value::<T>(nest(values.iter().copied())).map(drop).map_err(|e| e.to_string())
 }
@@ -165,7 +175,7 @@ fn layer(settings: &impl Serialize, place: impl Fn(&str) -> ValueOrigin) -> Laye
     let tree = serde_json::to_value(settings).expect("settings are plain values");
     let mut values = Vec::new();
     flatten(&tree, "", &mut values);
-    values.retain(|(path, _)| path != super::raw::STREAM);
+    values.retain(|(path, _)| path != STREAM && path != SINK);
     values
         .into_iter()
         .map(|(path, value)| {

@@ -15,7 +15,9 @@ mod file;
 mod keys;
 mod layers;
 mod raw;
+mod secret;
 mod settings;
+pub mod sink;
 pub mod values;
 
 use std::collections::HashSet;
@@ -28,12 +30,15 @@ use touchline_compute::models::pack::MANIFEST;
 use touchline_core::error::{Error, Result};
 use touchline_media::options::{HlsOptions, Isolation, SourceKind, TierChoice};
 
-pub use file::{ConfigFile, RawStream};
+pub use file::{ConfigFile, RawTable};
 pub use layers::{Entry, Layer, Problem, ValueOrigin, default_layer, environment, flags, misspelt};
 pub use raw::{
-    AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, STREAM_KEYS, SignalFile, StreamFile, VoteFile, defaults, schema,
+    AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, SINK_KEYS, STREAM_KEYS, SignalFile, StreamFile, VoteFile,
+    defaults, schema,
 };
+pub use secret::{Secret, SecretSource, read_pem};
 pub use settings::{Fixed, SettingSources, Settings, Stream, TlsFile, refused, settle};
+pub use sink::{RecordKind, SinkSettings};
 pub use touchline_media::guard::SourcesFile;
 pub use values::{
     BatchMax, BatchWaitMs, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard,

@@ -11,6 +11,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::sink::SinkFile;
 use super::values::{
     BatchMax, BatchWaitMs, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard, text,
 };
@@ -99,8 +100,12 @@ pub struct RawSettings {
     pub tls: RawTls,
     /// Restrictions on streams that are added over the API.
     pub sources: RawSources,
+    /// Name of this process in what sinks deliver; by default the name of the machine.
+    pub instance: Option<String>,
     /// The streams to watch.
     pub stream: Vec<StreamFile>,
+    /// Receivers that records are delivered to.
+    pub sink: Vec<SinkFile>,
 }
 
 /// `[access]`
@@ -464,7 +469,7 @@ impl Keys {
     fn collect(&mut self, schema: &Value, prefix: &str) {
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let path = format!("{prefix}{name}");
-            if path == STREAM {
+            if path == STREAM || path == SINK {
                 continue;
             }
             if property["properties"].is_object() {
@@ -491,8 +496,14 @@ impl Keys {
 /// The key of the streams.
 pub(super) const STREAM: &str = "stream";
 
-/// The keys of a run, without those of streams.
+/// The key of the sinks.
+pub(super) const SINK: &str = "sink";
+
+/// The keys of a run, without those of streams and sinks.
 pub static RUN_KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::of(&schema()));
 
 /// The keys of `[[stream]]`.
 pub static STREAM_KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::of(&schema()["properties"][STREAM]["items"]));
+
+/// The keys of `[[sink]]`.
+pub static SINK_KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::of(&schema()["properties"][SINK]["items"]));

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::file::{ConfigFile, RawStream};
+use super::file::{ConfigFile, RawTable};
 use super::layers::{Entry, Layer, Problem, ValueOrigin, default_layer, typed};
-use super::raw::{RUN_KEYS, RawSettings, StreamFile};
+use super::raw::{RUN_KEYS, RawSettings, SINK, StreamFile};
+use super::sink::{Sink, SinkSettings, sinks};
 use super::values::{BatchMax, BatchWaitMs, LatencyMs, Listen, MaxStreams, PrecisionChoice, Shard};
 use super::{AccessFile, SourcesFile, StreamSettings, stream_id, stream_label, streams, streams_beside};
 use touchline_compute::features::signal::SignalConfig;
@@ -119,6 +120,10 @@ pub struct Settings {
     pub streams: Vec<Stream>,
     /// Streams of the command line, of all shards.
     pub named: Vec<Stream>,
+    /// Name of this process in what sinks deliver; `None`: the name of the machine.
+    pub instance: Option<String>,
+    /// Receivers that records are delivered to.
+    pub sinks: Vec<Sink>,
     /// Every value that is set, with its place.
     pub values: Layer,
 }
@@ -161,12 +166,17 @@ pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
         let entry = |text: String| Entry { value: Value::from(text), place: ValueOrigin::CommandLine };
         let id = id.map(|id| ("id".to_owned(), entry(id)));
         let values = id.into_iter().chain([("uri".to_owned(), entry(uri))]).collect();
-        RawStream { place: ValueOrigin::CommandLine, values }
+        RawTable { place: ValueOrigin::CommandLine, values }
     });
     let mut taken = HashSet::new();
-    let mut check = |stream: RawStream| checked(stream, &values, vote, &mut taken, &mut problems);
-    let of_file: Vec<(RawStream, StreamFile)> = file.streams.into_iter().filter_map(&mut check).collect();
-    let named: Vec<(RawStream, StreamFile)> = named.filter_map(&mut check).collect();
+    let mut check = |stream: RawTable| checked(stream, &values, vote, &mut taken, &mut problems);
+    let of_file: Vec<(RawTable, StreamFile)> = file.streams.into_iter().filter_map(&mut check).collect();
+    let named: Vec<(RawTable, StreamFile)> = named.filter_map(&mut check).collect();
+    let sinks = sinks(file.sinks, &mut problems);
+    if let Some(Err(_)) = raw.instance.as_deref().map(stream_id) {
+        let text = "the name is ill-formed; use 1 to 64 letters, digits, '-', '_' and '.'".to_owned();
+        problems.push(Problem { key: "instance".into(), place: place_of(&values, "instance", ""), text });
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -209,6 +219,8 @@ pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
         sources: raw.sources.settings(),
         streams: of_file,
         named,
+        instance: raw.instance,
+        sinks,
         values,
     })
 }
@@ -236,12 +248,12 @@ fn place_of(values: &Layer, prefix: &str, text: &str) -> ValueOrigin {
 
 /// Completes a stream with values of the run and checks it. Mistakes are added to `problems`.
 fn checked(
-    mut stream: RawStream,
+    mut stream: RawTable,
     run: &Layer,
     vote: VoteConfig,
     taken: &mut HashSet<String>,
     problems: &mut Vec<Problem>,
-) -> Option<(RawStream, StreamFile)> {
+) -> Option<(RawTable, StreamFile)> {
     for key in OF_STREAMS {
         let Some(entry) = run.get(key) else { continue };
         if entry.place.overrides_streams() || !stream.values.contains_key(key) {
@@ -274,12 +286,12 @@ fn checked(
 }
 
 fn with_ids(
-    streams: Vec<(RawStream, StreamFile)>,
+    streams: Vec<(RawTable, StreamFile)>,
     settings: impl FnOnce(Vec<StreamFile>) -> Result<Vec<StreamSettings>, Error>,
 ) -> Result<Vec<Stream>, Error> {
-    let (raw, files): (Vec<RawStream>, Vec<StreamFile>) = streams.into_iter().unzip();
+    let (raw, files): (Vec<RawTable>, Vec<StreamFile>) = streams.into_iter().unzip();
     let streams = settings(files)?.into_iter().zip(raw);
-    Ok(streams.map(|(settings, RawStream { place, values })| Stream { settings, place, values }).collect())
+    Ok(streams.map(|(settings, RawTable { place, values })| Stream { settings, place, values }).collect())
 }
 
 impl Settings {
@@ -292,6 +304,7 @@ impl Settings {
                 problems.push(Problem { place, key: "uri".into(), text: e.to_string() });
             }
         }
+        problems.extend(self.sinks.iter().flat_map(Sink::problems_at_start));
         if let Err(e) = SourcePolicy::new(&self.sources) {
             let text = e.to_string();
             problems.push(Problem { place: place_of(&self.values, "sources.", &text), key: "sources".into(), text });
@@ -310,6 +323,8 @@ impl Settings {
     pub fn fixed(&self) -> Fixed {
         let is_read_again = |key: &str| key.starts_with("vote.") || key == "retry" || OF_STREAMS.contains(&key);
         let keys = RUN_KEYS.keys.iter().map(|key| key.path.as_str()).filter(|key| !is_read_again(key));
-        keys.filter_map(|key| Some((key, self.values.get(key)?.value.to_string()))).collect()
+        let sinks: Vec<&SinkSettings> = self.sinks.iter().map(|sink| &sink.settings).collect();
+        let sinks = (!sinks.is_empty()).then(|| (SINK, format!("{sinks:?}")));
+        keys.filter_map(|key| Some((key, self.values.get(key)?.value.to_string()))).chain(sinks).collect()
     }
 }

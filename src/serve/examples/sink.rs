@@ -58,6 +58,8 @@ fn main() -> Result<()> {
         listen: Listen::Off,
         access: AccessSettings::default(),
         jsonl: None,
+        instance: None,
+        sinks: Vec::new(),
         state: None,
         signals: SignalConfig::default(),
         max_streams: MaxStreams::of::<1>(),

@@ -6,6 +6,7 @@
 //!
 //! Nothing is measured here: callers measure and report.
 
+mod delivery;
 mod frame_share;
 mod http;
 mod labels;
@@ -22,12 +23,14 @@ use prometheus::{
     TextEncoder, process_collector::ProcessCollector,
 };
 
+use delivery::Deliveries;
 use frame_share::FrameShares;
 use reloads::Reloads;
 use touchline_core::decision::PackStamp;
 use touchline_core::labels::ClassSet;
 use touchline_core::observer::{DeviceFault, Observer, Stage};
 
+pub use delivery::{DeliveryMetrics, Loss};
 pub use http::HttpRefusal;
 pub use labels::{StageThread, Viewer};
 pub use shadow::{ShadowDrop, ShadowMetrics};
@@ -79,6 +82,7 @@ pub(crate) struct Families {
     frame_share: FrameShares,
     records_lost: IntCounter,
     sink_dropped: IntCounterVec,
+    deliveries: Deliveries,
     panics: Vec<IntCounter>,
     records_skipped: IntCounter,
     up: IntGaugeVec,
@@ -223,6 +227,7 @@ impl Metrics {
                 "Records that an output dropped because it was too slow or could not write.",
                 &["sink"],
             ),
+            deliveries: Deliveries::new(r),
             panics: StageThread::ALL.iter().map(|s| panic_family.with_label_values(&[s.as_str()])).collect(),
             records_skipped: counters(
                 r,
@@ -445,7 +450,7 @@ impl Metrics {
     }
 
     /// Counts records that an output lost; `sink` is its name.
-    pub fn sink_dropped(&self, sink: &'static str, count: u64) {
+    pub fn sink_dropped(&self, sink: &str, count: u64) {
         self.families.sink_dropped.with_label_values(&[sink]).inc_by(count);
         if sink == "jsonl" {
             self.families.records_lost.inc_by(count);

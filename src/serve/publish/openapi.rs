@@ -15,6 +15,7 @@ use super::pack_routes::PackUpdate;
 use super::packs::{AppliedPack, PackStatusView};
 use super::record::SERIALISES;
 use super::record_types::schema_settings;
+use super::sink::SinksView;
 use super::streams::{NewStream, StreamPatch};
 
 #[derive(OpenApi)]
@@ -113,6 +114,7 @@ fn schemas() -> Map<String, Value> {
     answers.subschema_for::<InfoView>();
     answers.subschema_for::<PackStatusView>();
     answers.subschema_for::<Problem>();
+    answers.subschema_for::<SinksView>();
     answers.subschema_for::<StreamsView>();
     let mut schemas = requests.take_definitions(true);
     schemas.extend(answers.take_definitions(true));

@@ -30,6 +30,14 @@ pub(super) struct StreamPath {
     pub(super) id: String,
 }
 
+/// Returns the sinks of the configuration file: what they have delivered, and what waits in their spools.
+#[utoipa::path(get, path = "/api/v1/sinks", operation_id = "listSinks", responses(
+    (status = 200, description = "The sinks.", body = ref("#/components/schemas/Sinks")),
+))]
+pub(super) async fn sinks(State(state): State<AppState>) -> Response {
+    json(state.hub.deliveries().json())
+}
+
 /// Returns the configuration file and its last reload (SIGHUP).
 #[utoipa::path(get, path = "/api/v1/config", operation_id = "config", responses(
     (status = 200, description = "The configuration file and its reloads.", body = ref("#/components/schemas/Config")),

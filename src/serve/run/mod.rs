@@ -21,7 +21,8 @@ use touchline_core::time::RunId;
 use touchline_core::vote::VoteConfig;
 use touchline_media::guard::{SourcePolicy, SourcesFile};
 
-use crate::config::{Fixed, LatencyMs, Listen, MaxStreams, StreamSettings};
+use crate::config::{Fixed, LatencyMs, Listen, MaxStreams, SinkSettings, StreamSettings};
+use crate::deliver;
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::PackControl;
@@ -67,6 +68,10 @@ pub struct RunConfig {
     pub access: AccessSettings,
     /// File for the records, or "-" for standard output.
     pub jsonl: Option<String>,
+    /// Name of this process in what sinks deliver; `None`: the name of the machine.
+    pub instance: Option<String>,
+    /// Receivers that records are delivered to.
+    pub sinks: Vec<SinkSettings>,
     /// SQLite file of the store.
     pub state: Option<PathBuf>,
     /// Limit of streams at once.
@@ -99,11 +104,12 @@ pub fn run(config: RunConfig) -> Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_with_sinks(config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Result<()> {
+pub fn run_with_sinks(mut config: RunConfig, mut sinks: Vec<Box<dyn Sink>>) -> Result<()> {
     let packs = UpdateConfig::new(config.pack_root.as_deref(), &config.pack.dir, config.watch_pack)?;
     let jsonl = config.jsonl.as_deref().map(|path| JsonlWriter::append(Path::new(path))).transpose()?;
     let runtime = parts::runtime()?;
     let (mut shared, store_thread, mut contents) = Shared::open(&config)?;
+    sinks.extend(deliver::open(std::mem::take(&mut config.sinks), config.instance.take(), &shared.hub)?);
     let (pack_control, pack_requests) = PackControl::new();
     let (stream_control, requests) = StreamControl::new();
     let policy = Arc::new(SourcePolicy::new(&config.sources)?);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::config::RecordKind;
 use touchline_core::time::RunId;
 
 /// Stores records and runs. Called by the publisher: must not block, except [`Archive::run_ahead`].
@@ -25,35 +26,4 @@ pub struct Restored {
     pub state: Option<Arc<str>>,
     /// The last run.
     pub run: Option<RunId>,
-}
-
-/// Type of a record, and name of its server-sent event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecordKind {
-    /// A second with a decision.
-    Second,
-    /// A second without one.
-    Gap,
-    /// An onset or offset.
-    Event,
-    /// A change of state.
-    State,
-    /// An incident of the source.
-    Incident,
-    /// A change of the pack.
-    Pack,
-}
-
-impl RecordKind {
-    /// Value of the key `type`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            RecordKind::Second => "second",
-            RecordKind::Gap => "gap",
-            RecordKind::Event => "event",
-            RecordKind::State => "state",
-            RecordKind::Incident => "incident",
-            RecordKind::Pack => "pack",
-        }
-    }
 }

@@ -21,9 +21,11 @@ use tokio::sync::broadcast;
 use super::packs::PackStatus;
 use super::preview::Preview;
 use super::record::{Recorder, StreamState};
+use super::sink::DeliveryBoard;
+pub use crate::config::RecordKind;
 use crate::config::stream_id;
 use crate::metrics::{Metrics, StreamMetrics};
-pub use archive::{Archive, RecordKind, Restored};
+pub use archive::{Archive, Restored};
 pub use facts::{Origin, StreamFacts, StreamInfo, VoteFacts};
 pub use handle::StreamHandle;
 use history::HistoryEntry;
@@ -97,6 +99,7 @@ struct Shared {
     vote_window_s: AtomicU32,
     pack: RwLock<RunningPack>,
     pack_status: PackStatus,
+    deliveries: DeliveryBoard,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
     /// In the order in which they were added.
@@ -199,7 +202,19 @@ impl Hub {
         let pack_status = PackStatus::new(classes.clone(), clock.clone());
         let vote_window_s = AtomicU32::new(info.vote_window_s);
         let (streams, archive) = (RwLock::default(), RwLock::default());
-        let shared = Shared { classes, vote_window_s, pack, pack_status, metrics, clock, streams, archive, not_ready };
+        let deliveries = DeliveryBoard::default();
+        let shared = Shared {
+            classes,
+            vote_window_s,
+            pack,
+            pack_status,
+            deliveries,
+            metrics,
+            clock,
+            streams,
+            archive,
+            not_ready,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -245,6 +260,11 @@ impl Hub {
     /// Whether stream `id` exists.
     pub fn has_stream(&self, id: &str) -> bool {
         self.stream(id).is_some()
+    }
+
+    /// The status of the sinks of the configuration.
+    pub fn deliveries(&self) -> &DeliveryBoard {
+        &self.shared.deliveries
     }
 
     /// Archives events, incidents and states from now on.

@@ -7,6 +7,8 @@
 //! The hub and the metrics are not sinks: they are in memory, never wait, and the API answers from them. The store has
 //! its own thread and queue ([`crate::store`]), because it answers changes of streams.
 
+mod status;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,6 +22,9 @@ use crate::metrics::{Metrics, StageThread};
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::{Heartbeat, spawn};
+
+pub(in crate::publish) use status::SinksView;
+pub use status::{DeliveryBoard, DeliveryStatus};
 
 /// Capacity of a sink's queue: one minute of 64 streams. A disk that hangs for longer is broken. A record takes about 2
 /// KB.
@@ -59,7 +64,7 @@ pub struct Item {
 /// An output. It runs on its own thread and may block.
 pub trait Sink: Send {
     /// Its name in metrics and messages.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// The destination in the program's error if records were lost. `None`: losing records is not an error.
     fn destination(&self) -> Option<String> {
@@ -109,7 +114,7 @@ pub struct Sinks {
 
 /// The publisher's side of one sink.
 struct SinkHandle {
-    name: &'static str,
+    name: String,
     destination: Option<String>,
     advice: &'static str,
     to: Sender<SinkMessage>,
@@ -146,12 +151,12 @@ impl Sinks {
     /// # Errors
     /// As [`Sinks::add`].
     pub fn add_boxed(&mut self, mut sink: Box<dyn Sink>) -> Result<()> {
-        let (name, destination, advice) = (sink.name(), sink.destination(), sink.advice());
+        let (name, destination, advice) = (sink.name().to_owned(), sink.destination(), sink.advice());
         let (to, messages) = bounded(QUEUE);
         let (done_to, done) = bounded::<()>(0);
         let (counts, reopen) = (Arc::<SinkCounts>::default(), Arc::<AtomicBool>::default());
         let metrics = self.metrics.clone();
-        metrics.sink_dropped(name, 0);
+        metrics.sink_dropped(&name, 0);
         spawn(&format!("sink/{name}"), {
             let (counts, reopen) = (counts.clone(), reopen.clone());
             move || {
@@ -225,7 +230,7 @@ impl Sinks {
 impl SinkHandle {
     /// Its name in messages.
     fn title(&self) -> &str {
-        self.destination.as_deref().unwrap_or(self.name)
+        self.destination.as_deref().unwrap_or(&self.name)
     }
 
     /// Sends a message. Returns whether it is in the queue.
@@ -240,7 +245,7 @@ impl SinkHandle {
 
     fn lose(&self, records: u64, metrics: &Metrics) {
         self.counts.lost.fetch_add(records, Ordering::Relaxed);
-        metrics.sink_dropped(self.name, records);
+        metrics.sink_dropped(&self.name, records);
     }
 
     /// Logs the first loss, and then one per minute.

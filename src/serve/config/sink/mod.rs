@@ -1,0 +1,388 @@
+//! `[[sink]]`: receivers outside the program that records are delivered to.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::file::RawTable;
+use super::layers::{Layer, Problem, ValueOrigin, typed};
+use super::secret::{SecretSource, read_pem};
+use super::stream_id;
+use super::values::Within;
+
+/// Bound of a spool, MB (1,000,000 bytes).
+pub type SpoolMaxMb = Within<1, 1_000_000>;
+/// Limit of one delivery, seconds.
+pub type TimeoutS = Within<1, 600>;
+
+const SPOOL_MAX: SpoolMaxMb = SpoolMaxMb::of::<256>();
+const TIMEOUT: TimeoutS = TimeoutS::of::<10>();
+
+/// Names of outputs that the program has without `[[sink]]`. They are values of the same metric label.
+const TAKEN_NAMES: [&str; 2] = ["jsonl", "terminal"];
+
+/// Type of a record, and name of its server-sent event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordKind {
+    /// A second with a decision.
+    Second,
+    /// A second without one.
+    Gap,
+    /// An onset or offset.
+    Event,
+    /// A change of state.
+    State,
+    /// An incident of the source.
+    Incident,
+    /// A change of the pack.
+    Pack,
+}
+
+impl RecordKind {
+    /// In the order of the variants.
+    pub const ALL: [RecordKind; 6] = [
+        RecordKind::Second,
+        RecordKind::Gap,
+        RecordKind::Event,
+        RecordKind::State,
+        RecordKind::Incident,
+        RecordKind::Pack,
+    ];
+
+    /// Value of the key `type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RecordKind::Second => "second",
+            RecordKind::Gap => "gap",
+            RecordKind::Event => "event",
+            RecordKind::State => "state",
+            RecordKind::Incident => "incident",
+            RecordKind::Pack => "pack",
+        }
+    }
+}
+
+/// What a sink delivers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SinkKind {
+    /// An HTTP server: CloudEvents, signed.
+    Webhook,
+    /// A program: one record on its standard input.
+    Exec,
+}
+
+impl SinkKind {
+    /// Name in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            SinkKind::Webhook => "webhook",
+            SinkKind::Exec => "exec",
+        }
+    }
+}
+
+/// `[[sink]]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SinkFile {
+    /// Name in metrics and messages, and of the spool's file: 1 to 64 letters, digits, '-', '_' and '.'.
+    #[schemars(regex(pattern = "^[A-Za-z0-9._-]{1,64}$"))]
+    pub name: String,
+    /// What the records are delivered to.
+    pub kind: SinkKind,
+    /// Folder of the spool, on a local disk. It is created if it does not exist.
+    pub spool: PathBuf,
+    /// Bound of the spool, MB (1,000,000 bytes); beyond it the oldest records are dropped and counted. By default 256.
+    pub spool_max_mb: Option<SpoolMaxMb>,
+    /// Ids of the streams whose records are delivered; by default all.
+    pub streams: Option<Vec<String>>,
+    /// Types of the records that are delivered; by default all.
+    pub kinds: Option<Vec<RecordKind>>,
+    /// Limit of one delivery, seconds; by default 10.
+    pub timeout_s: Option<TimeoutS>,
+    /// Address of the receiver. webhook: https://HOST/PATH.
+    #[schemars(length(min = 1))]
+    pub url: Option<String>,
+    /// exec: the program and its arguments.
+    pub command: Option<Vec<String>>,
+    /// File with the secret. webhook: the key that signs (whsec_… or at least 24 characters), one a line; all sign.
+    pub secret_file: Option<PathBuf>,
+    /// Environment variable with the secret, in place of a file.
+    #[schemars(length(min = 1))]
+    pub secret_env: Option<String>,
+    /// Certificates of the authorities that the receiver's certificate may come from (PEM); by default those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate chain that the receiver may ask for (PEM). Needs `client_key`.
+    pub client_cert: Option<PathBuf>,
+    /// Private key of `client_cert` (PEM).
+    pub client_key: Option<PathBuf>,
+}
+
+/// A sink, valid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SinkSettings {
+    /// Unique in a run.
+    pub name: String,
+    /// The receiver.
+    pub receiver: Receiver,
+    /// Folder of the spool.
+    pub spool: PathBuf,
+    /// Bound of the spool.
+    pub spool_max_bytes: u64,
+    /// `None`: all.
+    pub streams: Option<Vec<String>>,
+    /// `None`: all.
+    pub kinds: Option<Vec<RecordKind>>,
+    /// Limit of one delivery.
+    pub timeout: Duration,
+    /// Where the secret comes from.
+    pub secret: Option<SecretSource>,
+    /// Certificates of connections.
+    pub tls: ClientTls,
+}
+
+/// Certificates for connections to a receiver.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClientTls {
+    /// Trusted authorities; `None`: those of the system.
+    pub ca: Option<PathBuf>,
+    /// Certificate chain and key of this side.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// A receiver with its settings.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Receiver {
+    /// An HTTP server.
+    Webhook {
+        /// Without login and fragment.
+        url: Url,
+    },
+    /// A program.
+    Exec {
+        /// The program, then its arguments.
+        command: Vec<String>,
+    },
+}
+
+impl Receiver {
+    /// The kind.
+    pub const fn kind(&self) -> SinkKind {
+        match self {
+            Receiver::Webhook { .. } => SinkKind::Webhook,
+            Receiver::Exec { .. } => SinkKind::Exec,
+        }
+    }
+
+    /// The receiver as it may be shown: the path of a webhook often is its secret, and so are arguments.
+    pub fn shown(&self) -> String {
+        match self {
+            Receiver::Webhook { url } => shown_url(url.as_str()),
+            Receiver::Exec { command } => command.first().cloned().unwrap_or_default(),
+        }
+    }
+}
+
+/// Scheme, host and port of an address; the rest of it is masked.
+pub fn shown_url(url: &str) -> String {
+    let Ok(url) = Url::parse(url) else { return "***".to_owned() };
+    let port = url.port().map_or(String::new(), |port| format!(":{port}"));
+    let rest = if matches!(url.path(), "" | "/") && url.query().is_none() { "" } else { "/***" };
+    format!("{}://{}{port}{rest}", url.scheme(), url.host_str().unwrap_or_default())
+}
+
+/// A sink of the file.
+#[derive(Clone, Debug)]
+pub struct Sink {
+    /// Its settings, valid.
+    pub settings: SinkSettings,
+    /// Where it is defined.
+    pub place: ValueOrigin,
+    /// Its values.
+    pub values: Layer,
+}
+
+impl Sink {
+    /// Problems that a run finds only when it starts: files that cannot be read. Variables are not checked, since the
+    /// environment of the run may be another one.
+    pub(super) fn problems_at_start(&self) -> Vec<Problem> {
+        let place = |key: &str| self.values.get(key).map_or(&self.place, |entry| &entry.place).clone();
+        let mut problems = Vec::new();
+        let mut problem = |key: &str, text: String| problems.push(Problem { place: place(key), key: key.into(), text });
+        if let Some(secret @ SecretSource::File(_)) = &self.settings.secret
+            && let Err(text) = secret.read()
+        {
+            problem("secret_file", text);
+        }
+        let tls = &self.settings.tls;
+        let pair = tls.identity.as_ref().map(|(cert, key)| [("client_cert", cert), ("client_key", key)]);
+        let files = tls.ca.iter().map(|ca| ("ca_file", ca)).chain(pair.into_iter().flatten());
+        for (key, path) in files {
+            if let Err(text) = read_pem(path) {
+                problem(key, text);
+            }
+        }
+        problems
+    }
+}
+
+/// Checks the sinks of a file. Mistakes are added to `problems`.
+pub(super) fn sinks(tables: Vec<RawTable>, problems: &mut Vec<Problem>) -> Vec<Sink> {
+    let mut taken = HashSet::new();
+    let mut sinks = Vec::with_capacity(tables.len());
+    for RawTable { place, values } in tables {
+        let at = |key: &str| values.get(key).map_or(&place, |entry| &entry.place).clone();
+        let file: SinkFile = match typed(&values) {
+            Ok(file) => file,
+            Err(text) => {
+                problems.push(Problem { place: place.clone(), key: "sink".into(), text });
+                continue;
+            }
+        };
+        let name = file.name.clone();
+        let mut wrong = file.problems();
+        if !taken.insert(name.clone()) {
+            wrong.push(("name", format!("sink name {name:?} is given twice; give every sink its own")));
+        }
+        match (wrong.is_empty(), file.settings()) {
+            (true, Ok(settings)) => {
+                sinks.push(Sink { settings, place: place.clone(), values: values.clone() });
+                continue;
+            }
+            (_, Err(problem)) => wrong.push(problem),
+            (false, Ok(_)) => {}
+        }
+        problems.extend(wrong.into_iter().map(|(key, text)| Problem { place: at(key), key: key.to_owned(), text }));
+    }
+    sinks
+}
+
+type Mistake = (&'static str, String);
+
+impl SinkFile {
+    /// Mistakes of keys that all kinds have, and keys that this kind does not have.
+    fn problems(&self) -> Vec<Mistake> {
+        let mut wrong = Vec::new();
+        if stream_id(&self.name).is_err() {
+            let text =
+                format!("sink name {:?} is ill-formed; use 1 to 64 letters, digits, '-', '_' and '.'", self.name);
+            wrong.push(("name", text));
+        } else if TAKEN_NAMES.contains(&self.name.as_str()) {
+            wrong.push(("name", format!("{:?} is the name of a built-in output; choose another", self.name)));
+        }
+        if self.spool.as_os_str().is_empty() {
+            wrong.push(("spool", "the folder is empty; write one as in spool = \"/var/lib/touchline/spool\"".into()));
+        }
+        for id in self.streams.iter().flatten() {
+            if let Err(text) = stream_id(id) {
+                wrong.push(("streams", text));
+            }
+        }
+        for (key, is_empty) in [
+            ("streams", self.streams.as_ref().is_some_and(Vec::is_empty)),
+            ("kinds", self.kinds.as_ref().is_some_and(Vec::is_empty)),
+        ] {
+            if is_empty {
+                wrong.push((key, "the list is empty, so nothing would be delivered; leave the key out for all".into()));
+            }
+        }
+        if self.secret_file.is_some() && self.secret_env.is_some() {
+            wrong.push(("secret_env", "the secret comes from a file or from a variable; give one of them".into()));
+        }
+        if self.client_cert.is_some() != self.client_key.is_some() {
+            let key = if self.client_cert.is_some() { "client_cert" } else { "client_key" };
+            wrong.push((key, "a certificate needs its key, and a key its certificate; give both".into()));
+        }
+        let kind = self.kind.as_str();
+        for (key, is_given, kinds) in self.keys_of_kinds() {
+            if is_given && !kinds.contains(&self.kind) {
+                let of = kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ");
+                wrong.push((key, format!("a sink of kind {kind} does not have this key; it is for {of}")));
+            }
+        }
+        wrong
+    }
+
+    /// Keys that only some kinds have: whether each is given, and the kinds.
+    fn keys_of_kinds(&self) -> [(&'static str, bool, &'static [SinkKind]); 7] {
+        const NETWORK: &[SinkKind] = &[SinkKind::Webhook];
+        [
+            ("url", self.url.is_some(), NETWORK),
+            ("command", self.command.is_some(), &[SinkKind::Exec]),
+            ("secret_file", self.secret_file.is_some(), NETWORK),
+            ("secret_env", self.secret_env.is_some(), NETWORK),
+            ("ca_file", self.ca_file.is_some(), NETWORK),
+            ("client_cert", self.client_cert.is_some(), NETWORK),
+            ("client_key", self.client_key.is_some(), NETWORK),
+        ]
+    }
+
+    fn settings(self) -> Result<SinkSettings, Mistake> {
+        let receiver = match self.kind {
+            SinkKind::Webhook => {
+                let url = address(self.url.as_deref(), &["https", "http"], "https://receiver.example/touchline")?;
+                Receiver::Webhook { url }
+            }
+            SinkKind::Exec => {
+                let command = self.command.unwrap_or_default();
+                if command.first().is_none_or(String::is_empty) {
+                    let text = "the sink has no program; add one as in command = [\"/usr/local/bin/notify\"]";
+                    return Err(("command", text.into()));
+                }
+                Receiver::Exec { command }
+            }
+        };
+        let secret = match (self.secret_file, self.secret_env) {
+            (Some(path), _) => Some(SecretSource::File(path)),
+            (None, Some(name)) => Some(SecretSource::Variable(name)),
+            (None, None) => None,
+        };
+        Ok(SinkSettings {
+            name: self.name,
+            receiver,
+            spool: self.spool,
+            spool_max_bytes: u64::from(self.spool_max_mb.unwrap_or(SPOOL_MAX).get()) * 1_000_000,
+            streams: self.streams,
+            kinds: self.kinds,
+            timeout: Duration::from_secs(self.timeout_s.unwrap_or(TIMEOUT).get().into()),
+            secret,
+            tls: ClientTls { ca: self.ca_file, identity: self.client_cert.zip(self.client_key) },
+        })
+    }
+}
+
+/// The address of a receiver. `example` is one.
+fn address(url: Option<&str>, schemes: &[&str], example: &str) -> Result<Url, Mistake> {
+    let wrong = |text: String| Err(("url", text));
+    let Some(text) = url else {
+        return wrong(format!("the sink has no address; add one as in url = \"{example}\""));
+    };
+    let url = match Url::parse(text) {
+        Ok(url) => url,
+        Err(e) => return wrong(format!("not a valid address: {e}; write one as in {example}")),
+    };
+    if !schemes.contains(&url.scheme()) {
+        return wrong(format!("unknown scheme {:?}; use {}", url.scheme(), schemes.join(" or ")));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return wrong(format!("the host is missing; write the address as in {example}"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return wrong(
+            "the address contains a login; remove it and give the secret by secret_file or secret_env".into(),
+        );
+    }
+    if url.fragment().is_some() {
+        return wrong("the address contains a fragment (#…); remove it".into());
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests;

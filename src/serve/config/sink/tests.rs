@@ -1,0 +1,90 @@
+use super::*;
+use crate::config::{ConfigFile, SettingSources, Settings, settle};
+
+fn settled(text: &str) -> Result<Settings, Vec<String>> {
+    let doors = SettingSources { file: ConfigFile::parse(text, "t.toml"), ..SettingSources::default() };
+    settle(doors).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+/// A valid webhook with these lines after it.
+fn webhook(lines: &str) -> String {
+    format!("[[sink]]\nname = \"desk\"\nkind = \"webhook\"\nspool = \"/s\"\nurl = \"https://h.example/x\"\n{lines}\n")
+}
+
+#[test]
+fn sinks_are_read_with_their_defaults() {
+    let text = webhook("kinds = [\"event\", \"state\"]\nstreams = [\"court-1\"]\nsecret_env = \"DESK\"")
+        + "[[sink]]\nname = \"log\"\nkind = \"exec\"\nspool = \"/s\"\nspool_max_mb = 1\ntimeout_s = 3\ncommand = [\"/bin/cat\", \"-\"]\n";
+    let settings = settled(&text).unwrap();
+    let [desk, log] = settings.sinks.iter().map(|sink| &sink.settings).collect::<Vec<_>>()[..] else { panic!() };
+    assert_eq!(desk.kinds.as_deref(), Some(&[RecordKind::Event, RecordKind::State][..]));
+    assert_eq!((desk.spool_max_bytes, desk.timeout), (256_000_000, Duration::from_secs(10)));
+    assert_eq!(desk.secret, Some(SecretSource::Variable("DESK".into())));
+    assert_eq!((log.spool_max_bytes, log.timeout), (1_000_000, Duration::from_secs(3)));
+    assert!(log.kinds.is_none() && log.streams.is_none() && log.secret.is_none());
+    assert_eq!(log.receiver, Receiver::Exec { command: vec!["/bin/cat".into(), "-".into()] });
+}
+
+#[test]
+fn mistakes_are_one_line_with_place_and_advice() {
+    let twice = webhook("") + &webhook("");
+    for (text, line, words) in [
+        (&*webhook("kinds = [\"estimate\"]"), 6, "kinds: unknown variant `estimate`, expected one of `second`, `gap`"),
+        (&webhook("kinds = []"), 6, "leave the key out for all"),
+        (&webhook("streams = [\"a b\"]"), 6, "use 1 to 64 letters"),
+        (&webhook("spool_max_mb = 0"), 6, "choose 1 to 1000000"),
+        (&webhook("command = [\"x\"]"), 6, "a sink of kind webhook does not have this key; it is for exec"),
+        (&webhook("client_cert = \"c\""), 6, "give both"),
+        (&webhook("secret_file = \"a\"\nsecret_env = \"b\""), 7, "give one of them"),
+        (&webhook("secret = \"abc\""), 6, "unknown key secret; did you mean secret_"),
+        (&twice, 8, "\"desk\" is given twice; give every sink its own"),
+        (
+            "[[sink]]\nname = \"a\"\nkind = \"webhook\"\nspool = \"/s\"",
+            1,
+            "url: the sink has no address; add one as in",
+        ),
+        ("[[sink]]\nname = \"a\"\nkind = \"exec\"\nspool = \"/s\"", 1, "command: the sink has no program; add one"),
+        ("[[sink]]\nname = \"a\"\nkind = \"fax\"\nspool = \"/s\"", 3, "kind: unknown variant `fax`, expected"),
+        ("[[sink]]\nname = \"a\"\nkind = \"exec\"\ncommand = [\"x\"]", 1, "the sink has no spool; add"),
+        ("[[sink]]\nkind = \"exec\"\nspool = \"/s\"\ncommand = [\"x\"]", 1, "the sink has no name; add"),
+        ("[[sink]]\nname = \"jsonl\"\nkind = \"exec\"\nspool = \"/s\"\ncommand = [\"x\"]", 2, "a built-in output"),
+        ("[sink]\nname = \"a\"", 1, "write [[sink]] for each sink"),
+    ] {
+        let found = settled(text).err().unwrap_or_default();
+        assert!(found.len() == 1 && found[0].starts_with(&format!("t.toml:{line}: ")), "{text}: {found:?}");
+        assert!(found[0].contains(words), "{words}: {found:?}");
+    }
+}
+
+#[test]
+fn addresses_have_a_scheme_a_host_and_no_login() {
+    for (url, words) in [
+        ("ftp://h.example/x", "unknown scheme \"ftp\"; use https or http"),
+        ("h.example/x", "not a valid address"),
+        ("https://ann:pl4nt-pw@h.example/x", "contains a login"),
+        ("https://h.example/x#y", "fragment"),
+    ] {
+        let text = format!("[[sink]]\nname = \"a\"\nkind = \"webhook\"\nspool = \"/s\"\nurl = \"{url}\"\n");
+        let found = settled(&text).unwrap_err();
+        assert!(found.len() == 1 && found[0].contains(words) && !found[0].contains("pl4nt"), "{url}: {found:?}");
+    }
+    assert_eq!(shown_url("https://h.example:8443/services/T0/SECRET?key=x"), "https://h.example:8443/***");
+    assert_eq!(shown_url("http://[::1]:80/"), "http://[::1]");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_found_before_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, "\n").unwrap();
+    for (key, path, words) in [
+        ("secret_file", "/nowhere/secret".to_owned(), "cannot read the secret"),
+        ("secret_file", empty.display().to_string(), "contains no secret"),
+        ("ca_file", empty.display().to_string(), "give a PEM file"),
+    ] {
+        let settings = settled(&webhook(&format!("{key} = \"{path}\""))).unwrap();
+        let problems: Vec<String> = settings.problems_at_start().iter().map(ToString::to_string).collect();
+        let is_named = |line: &String| line.starts_with(&format!("t.toml:6: {key}: ")) && line.contains(words);
+        assert!(problems.len() == 1 && is_named(&problems[0]), "{problems:?}");
+    }
+}

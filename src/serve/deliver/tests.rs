@@ -1,0 +1,333 @@
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{HeaderMap, StatusCode};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use crossbeam_channel::{Receiver as Messages, Sender, unbounded};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::*;
+use crate::config::sink::ClientTls;
+use crate::config::{SecretSource, SinkSettings};
+use crate::metrics::Metrics;
+use crate::publish::hub::HubInfo;
+use crate::publish::sink::Content;
+use crate::publish::testing;
+use touchline_core::clock::SystemClock;
+use touchline_core::labels::Modality;
+
+/// Far longer than anything here takes: a test that waits this long has failed.
+const LIMIT: Duration = Duration::from_secs(60);
+
+const KEY: &str = "a-key-of-more-than-24-bytes";
+
+/// A request that a receiver got.
+#[derive(Clone, Debug)]
+struct Received {
+    headers: HeaderMap,
+    body: Value,
+    text: String,
+}
+
+impl Received {
+    fn id(&self) -> &str {
+        self.headers["webhook-id"].to_str().unwrap()
+    }
+
+    fn n(&self) -> u64 {
+        self.body["data"]["n"].as_u64().unwrap()
+    }
+}
+
+/// An HTTP server. It answers with the next of `answers`, and then with 204.
+struct WebServer {
+    url: url::Url,
+    received: Messages<Received>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl WebServer {
+    fn start(answers: &[(u16, Option<&str>)]) -> Self {
+        let answers: VecDeque<_> = answers.iter().map(|(status, after)| (*status, after.map(str::to_owned))).collect();
+        let answers = Arc::new(Mutex::new(answers));
+        let (to, received) = unbounded();
+        let handler = move |headers: HeaderMap, body: Bytes| {
+            let (to, answers): (Sender<Received>, _) = (to.clone(), answers.clone());
+            async move {
+                let text = String::from_utf8(body.to_vec()).unwrap();
+                to.send(Received { headers, body: serde_json::from_str(&text).unwrap(), text }).unwrap();
+                let (status, after) = answers.lock().pop_front().unwrap_or((204, None));
+                let mut headers = HeaderMap::new();
+                headers.extend(after.map(|after| (axum::http::header::RETRY_AFTER, after.parse().unwrap())));
+                (StatusCode::from_u16(status).unwrap(), headers)
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}/s3cret", listener.local_addr().unwrap()).parse().unwrap();
+        runtime.spawn(async move { axum::serve(listener, Router::new().fallback(handler)).await });
+        Self { url, received, _runtime: runtime }
+    }
+
+    fn next(&self) -> Received {
+        self.received.recv_timeout(LIMIT).expect("a request arrives")
+    }
+}
+
+fn settings(spool: PathBuf, receiver: Receiver) -> SinkSettings {
+    SinkSettings {
+        name: "desk".into(),
+        receiver,
+        spool,
+        spool_max_bytes: 1_000_000,
+        streams: None,
+        kinds: None,
+        timeout: LIMIT,
+        secret: None,
+        tls: ClientTls::default(),
+    }
+}
+
+fn item(stream: &str, kind: &str, n: u64) -> Item {
+    let record = format!("{{\"type\":\"{kind}\",\"stream\":\"{stream}\",\"n\":{n}}}");
+    Item { stream: stream.into(), content: Content::RecordsOnly, records: vec![record.into()] }
+}
+
+fn hub() -> Hub {
+    let (classes, pack) = (testing::classes(), testing::stamp());
+    let info = HubInfo { classes, modalities: Modality::ALL.to_vec(), pack, vote_window_s: 10 };
+    Hub::new(info, Metrics::new(), Arc::new(SystemClock::new()))
+}
+
+fn open_one(settings: SinkSettings) -> (Box<dyn Sink>, Hub) {
+    let hub = hub();
+    let mut sinks = open(vec![settings], Some("watcher-1".into()), &hub).unwrap();
+    (sinks.remove(0), hub)
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+    let polls = LIMIT.as_millis() / 5;
+    for _ in 0..polls {
+        if condition() {
+            return;
+        }
+        let _ = stopped.recv_timeout(Duration::from_millis(5));
+    }
+    drop(stop);
+    panic!("{what} did not happen");
+}
+
+fn value(hub: &Hub, metric: &str) -> Option<f64> {
+    hub.metrics().encode().lines().find_map(|line| line.strip_prefix(metric)?.trim().parse().ok())
+}
+
+#[test]
+fn a_webhook_receives_signed_events_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = WebServer::start(&[]);
+    let key = folder.path().join("key");
+    std::fs::write(&key, format!("{KEY}\nwhsec_{}\n", BASE64_STANDARD.encode(KEY))).unwrap();
+    let settings = SinkSettings {
+        secret: Some(SecretSource::File(key)),
+        kinds: Some(vec![RecordKind::Event]),
+        streams: Some(vec!["court".into()]),
+        ..settings(folder.path().to_owned(), Receiver::Webhook { url: server.url.clone() })
+    };
+    let (mut sink, hub) = open_one(settings);
+    assert_eq!(sink.name(), "desk");
+    for n in 0..20 {
+        assert_eq!(sink.take(&item("court", "event", n)), 0);
+        sink.take(&item("court", "second", 100));
+        sink.take(&item("other", "event", 200));
+    }
+    let all: Vec<Received> = (0..20).map(|_| server.next()).collect();
+    assert_eq!(all.iter().map(Received::n).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+    for request in &all {
+        let Received { headers, body, text } = request;
+        assert_eq!(headers["content-type"], "application/cloudevents+json; charset=utf-8");
+        let stamp = headers["webhook-timestamp"].to_str().unwrap();
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, KEY.as_bytes());
+        let signature = ring::hmac::sign(&key, format!("{}.{stamp}.{text}", request.id()).as_bytes());
+        let signature = format!("v1,{}", BASE64_STANDARD.encode(signature));
+        assert_eq!(headers["webhook-signature"], format!("{signature} {signature}"), "one per key");
+        assert_eq!((&body["specversion"], &body["id"]), (&"1.0".into(), &request.id().into()));
+        assert_eq!(body["source"], "/touchline/watcher-1/streams/court");
+        assert_eq!((&body["type"], &body["subject"]), (&"touchline.event".into(), &"court".into()));
+        assert_eq!(body["data"]["type"], "event");
+        assert!(body["time"].as_str().unwrap().ends_with('Z'));
+    }
+    let mut ids: Vec<&str> = all.iter().map(Received::id).collect();
+    ids.dedup();
+    assert_eq!(ids.len(), 20);
+    wait_until("the last removal", || value(&hub, "touchline_sink_waiting_records{sink=\"desk\"}") == Some(0.0));
+    assert_eq!(value(&hub, "touchline_sink_sent_records_total{sink=\"desk\"}"), Some(20.0));
+    assert!(value(&hub, "touchline_sink_last_success_timestamp_seconds{sink=\"desk\"}").is_some());
+    let status: Value = serde_json::from_str(&hub.deliveries().json()).unwrap();
+    assert_eq!((&status["sinks"][0]["sent"], &status["sinks"][0]["last_error"]), (&20.into(), &Value::Null));
+    let text = status.to_string();
+    assert!(text.contains("/***") && !text.contains("s3cret"), "the path of a webhook is a secret: {text}");
+    sink.finish();
+}
+
+#[test]
+fn a_passing_failure_is_retried_with_the_same_id_and_keeps_the_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = WebServer::start(&[(503, Some("0")), (429, Some("0")), (204, None), (500, Some("0"))]);
+    let (mut sink, hub) = open_one(settings(folder.path().into(), Receiver::Webhook { url: server.url.clone() }));
+    (0..3).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
+    let all: Vec<Received> = (0..6).map(|_| server.next()).collect();
+    assert_eq!(all.iter().map(Received::n).collect::<Vec<_>>(), [0, 0, 0, 1, 1, 2]);
+    assert!(all[0].id() == all[2].id() && all[2].id() != all[3].id());
+    assert!(!all[0].headers.contains_key("webhook-signature"), "there is no key");
+    assert_eq!(value(&hub, "touchline_sink_failures_total{sink=\"desk\"}"), Some(3.0));
+    let status: Value = serde_json::from_str(&hub.deliveries().json()).unwrap();
+    assert!(status["sinks"][0]["last_error"]["cause"].as_str().unwrap().contains("(500)"), "{status}");
+    sink.finish();
+}
+
+#[test]
+fn a_refused_record_is_put_aside_and_the_next_is_delivered() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = WebServer::start(&[(204, None), (422, None)]);
+    let (mut sink, hub) = open_one(settings(folder.path().into(), Receiver::Webhook { url: server.url.clone() }));
+    (0..3).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
+    assert_eq!([server.next(), server.next(), server.next()].map(|request| request.n()), [0, 1, 2]);
+    let lost = "touchline_sink_lost_records_total{reason=\"refused\",sink=\"desk\"}";
+    wait_until("the last removal", || value(&hub, "touchline_sink_waiting_records{sink=\"desk\"}") == Some(0.0));
+    assert_eq!(
+        (value(&hub, lost), value(&hub, "touchline_sink_sent_records_total{sink=\"desk\"}")),
+        (Some(1.0), Some(2.0))
+    );
+    let letters = std::fs::read_to_string(folder.path().join("desk.refused.jsonl")).unwrap();
+    let letter: Value = serde_json::from_str(letters.trim_end()).unwrap();
+    assert_eq!(letter["event"]["data"]["n"], 1);
+    assert!(letter["cause"].as_str().unwrap().contains("(422)"), "{letter}");
+    sink.finish();
+}
+
+#[test]
+fn a_stalled_receiver_delays_nothing_and_a_restart_delivers_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    // Connections wait in its queue, and nothing answers.
+    let stalled = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", stalled.local_addr().unwrap()).parse().unwrap();
+    let (mut sink, hub) = open_one(settings(folder.path().into(), Receiver::Webhook { url }));
+    (0..500).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
+    assert_eq!(value(&hub, "touchline_sink_waiting_records{sink=\"desk\"}"), Some(500.0));
+    sink.finish();
+    drop(sink);
+    let server = WebServer::start(&[]);
+    let (mut sink, _) = open_one(settings(folder.path().into(), Receiver::Webhook { url: server.url.clone() }));
+    let all: Vec<u64> = (0..500).map(|_| server.next().n()).collect();
+    assert_eq!(all, (0..500).collect::<Vec<_>>());
+    sink.finish();
+}
+
+#[test]
+fn an_overflow_drops_the_oldest_and_counts_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = "http://127.0.0.1:1/".parse().unwrap();
+    let small = SinkSettings { spool_max_bytes: 20_000, ..settings(folder.path().into(), Receiver::Webhook { url }) };
+    let (mut sink, hub) = open_one(small);
+    (0..500).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
+    let lost = value(&hub, "touchline_sink_lost_records_total{reason=\"overflow\",sink=\"desk\"}").unwrap();
+    let waiting = value(&hub, "touchline_sink_waiting_records{sink=\"desk\"}").unwrap();
+    assert!(lost > 300.0 && (lost + waiting - 500.0).abs() < 0.1, "{lost} lost, {waiting} waiting");
+    sink.finish();
+}
+
+/// An exec sink that runs `script` with a shell; `$1` is `folder`.
+fn shell(folder: &Path, script: &str, timeout: Duration) -> SinkSettings {
+    let command = ["/bin/sh", "-c", script, "hook", folder.to_str().unwrap()].map(String::from).to_vec();
+    SinkSettings { timeout, ..settings(folder.to_owned(), Receiver::Exec { command }) }
+}
+
+fn exits(hub: &Hub, code: &str) -> Option<f64> {
+    value(hub, &format!("touchline_sink_exec_exits_total{{code=\"{code}\",sink=\"desk\"}}"))
+}
+
+#[test]
+fn a_program_gets_each_record_on_its_standard_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "cat >> $1/all; echo $TOUCHLINE_RECORD_KIND $TOUCHLINE_RECORD_STREAM >> $1/names";
+    let (mut sink, hub) = open_one(shell(folder.path(), script, LIMIT));
+    (0..5).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
+    wait_until("five runs", || exits(&hub, "0") == Some(5.0));
+    let all = std::fs::read_to_string(folder.path().join("all")).unwrap();
+    let events: Vec<Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.iter().map(|e| e["data"]["n"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    assert_eq!(std::fs::read_to_string(folder.path().join("names")).unwrap(), "event court\n".repeat(5));
+    sink.finish();
+}
+
+#[test]
+fn exit_codes_accept_refuse_or_repeat() {
+    let folder = tempfile::tempdir().unwrap();
+    // Record 0 fails once, record 1 is refused.
+    let script = "read line; case $line in *'\"n\":0'*) mkdir $1/once || exit 0; exit 7;; *'\"n\":1'*) exit 65;; esac";
+    let (mut sink, hub) = open_one(shell(folder.path(), script, LIMIT));
+    (0..3).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
+    wait_until("the end", || value(&hub, "touchline_sink_waiting_records{sink=\"desk\"}") == Some(0.0));
+    assert_eq!((exits(&hub, "0"), exits(&hub, "7"), exits(&hub, "65")), (Some(2.0), Some(1.0), Some(1.0)));
+    assert!(std::fs::read_to_string(folder.path().join("desk.refused.jsonl")).unwrap().contains("\"n\":1"));
+    sink.finish();
+}
+
+#[test]
+fn a_program_that_does_not_end_is_killed_with_its_children() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "sleep 1000 & echo $! > $1/child; mkdir $1/once || exit 0; wait";
+    let (mut sink, hub) = open_one(shell(folder.path(), script, Duration::from_secs(1)));
+    sink.take(&item("court", "event", 0));
+    wait_until("the time-out", || exits(&hub, "timeout") == Some(1.0));
+    let child = std::fs::read_to_string(folder.path().join("child")).unwrap();
+    // A killed process is gone, or a zombie until its parent collects it.
+    let state = || std::fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
+    wait_until("the end of the child", || state().is_empty() || state().contains(") Z "));
+    sink.finish();
+}
+
+#[test]
+fn a_program_that_does_not_exist_is_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut sink, hub) = open_one(settings(folder.path().into(), Receiver::Exec { command: vec!["/nowhere".into()] }));
+    sink.take(&item("court", "event", 0));
+    wait_until("the failure", || hub.deliveries().json().contains("cannot start /nowhere"));
+    sink.finish();
+    assert_eq!(value(&hub, "touchline_sink_waiting_records{sink=\"desk\"}"), Some(1.0));
+}
+
+#[test]
+fn unusable_secrets_stop_the_start_without_being_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    std::fs::write(&key, "pl4nt-short").unwrap();
+    let url: url::Url = "https://h.example/".parse().unwrap();
+    let with = |secret| SinkSettings {
+        secret: Some(secret),
+        ..settings(folder.path().into(), Receiver::Webhook { url: url.clone() })
+    };
+    for (secret, words) in [
+        (SecretSource::File(key), "sink desk: the secret is shorter than 24 bytes"),
+        (SecretSource::File("/nowhere/key".into()), "sink desk: /nowhere/key: cannot read the secret"),
+        (SecretSource::Variable("TOUCHLINE_NO_SUCH".into()), "sink desk: the variable TOUCHLINE_NO_SUCH is not set"),
+    ] {
+        let error = open(vec![with(secret)], None, &hub()).err().unwrap();
+        let text = error.to_string();
+        assert!(text.contains(words) && !text.contains("pl4nt") && error.exit_code() == 2, "{text}");
+    }
+}
+
+#[test]
+fn types_of_records_are_read_from_their_first_key() {
+    for kind in RecordKind::ALL {
+        assert_eq!(kind_of(&format!("{{\"type\":\"{}\",\"stream\":\"a\"}}", kind.as_str())), Some(kind));
+    }
+    assert_eq!(kind_of("{\"type\":\"later\"}"), None);
+}
