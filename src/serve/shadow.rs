@@ -173,7 +173,13 @@ mod tests {
 
     #[test]
     fn a_panic_costs_one_second_and_is_counted() {
-        let info = HubInfo { classes: classes(), modalities: vec![Modality::Rgb], pack: stamp(), vote_window_s: 10 };
+        let info = HubInfo {
+            classes: classes(),
+            modalities: vec![Modality::Rgb],
+            pack: stamp(),
+            vote_window_s: 10,
+            instance: None,
+        };
         let hub = Hub::new(info, Metrics::new(), Arc::new(ManualClock::default()));
         let (to, items) = bounded(QUEUE);
         let feed = ShadowFeed { to, streams: Arc::default(), hub: hub.clone() };

@@ -12,7 +12,7 @@ use crate::cli::Compute;
 use crate::cli::signal::SignalArgs;
 use crate::cli::vote::VoteArgs;
 use touchline_media::options::{Isolation, TierChoice, VariantChoice};
-use touchline_serve::config::{BatchMax, BatchWaitMs, LatencyMs, MaxHeight, MaxStreams, RtspTransport};
+use touchline_serve::config::{BatchMax, BatchWaitMs, LatencyMs, MaxHeight, MaxStreams, RecordKind, RtspTransport};
 
 #[derive(Clone, Debug, Args, Serialize)]
 #[command(
@@ -50,7 +50,10 @@ pub struct RunArgs {
     /// Append one JSON object per second and per event to this file; "-" is standard output.
     #[arg(long, value_name = "FILE|-")]
     jsonl: Option<String>,
-    /// Name of this process in what the sinks of the configuration deliver [default: the name of the machine].
+    /// Kinds of records in that file, with commas between them; by default all.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = named::<RecordKind>(&RecordKind::NAMES))]
+    jsonl_kinds: Option<Vec<RecordKind>>,
+    /// Name of this process in records and in what the sinks of the configuration deliver.
     #[arg(long, value_name = "NAME")]
     instance: Option<String>,
     /// Keep streams that were added over the API, and last events, in this SQLite file for the next start.

@@ -51,6 +51,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
             tls: settings.tls,
         },
         jsonl: settings.jsonl,
+        jsonl_kinds: settings.jsonl_kinds,
         instance: settings.instance,
         sinks: settings.sinks.into_iter().map(|sink| sink.settings).collect(),
         state: settings.state,

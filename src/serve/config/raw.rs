@@ -11,7 +11,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::sink::SinkFile;
+use super::sink::{RecordKind, SinkFile};
 use super::values::{
     BatchMax, BatchWaitMs, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard, text,
 };
@@ -46,6 +46,9 @@ pub struct RawSettings {
     pub listen: Option<Listen>,
     /// Append one JSON object per second and per event to this file; "-" is standard output.
     pub jsonl: Option<String>,
+    /// Kinds of records in that file; by default all.
+    #[schemars(length(min = 1))]
+    pub jsonl_kinds: Option<Vec<RecordKind>>,
     /// SQLite file that keeps streams added over the API, and last events, for the next start.
     pub state: Option<PathBuf>,
     /// Greatest number of streams at once.
@@ -100,7 +103,7 @@ pub struct RawSettings {
     pub tls: RawTls,
     /// Restrictions on streams that are added over the API.
     pub sources: RawSources,
-    /// Name of this process in what sinks deliver; by default the name of the machine.
+    /// Name of this process in records and in what sinks deliver. By default records have none, and sinks deliver the name of the machine.
     pub instance: Option<String>,
     /// The streams to watch.
     pub stream: Vec<StreamFile>,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::file::{ConfigFile, RawTable};
 use super::layers::{Entry, Layer, Problem, ValueOrigin, default_layer, typed};
 use super::raw::{RUN_KEYS, RawSettings, SINK, StreamFile};
-use super::sink::{Sink, SinkSettings, sinks};
+use super::sink::{RecordKind, Sink, SinkSettings, sinks};
 use super::values::{BatchMax, BatchWaitMs, LatencyMs, Listen, MaxStreams, PrecisionChoice, Shard};
 use super::{AccessFile, SourcesFile, StreamSettings, stream_id, stream_label, streams, streams_beside};
 use touchline_compute::features::signal::SignalConfig;
@@ -78,6 +78,8 @@ pub struct Settings {
     pub listen: Listen,
     /// File for the records, or "-" for standard output.
     pub jsonl: Option<String>,
+    /// The kinds of records in that file; `None`: all.
+    pub jsonl_kinds: Option<Vec<RecordKind>>,
     /// SQLite file of the store.
     pub state: Option<PathBuf>,
     /// Limit of streams at once.
@@ -198,6 +200,7 @@ pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
         allow_pack_updates: on(raw.allow_pack_updates),
         listen: raw.listen.ok_or_else(|| absent("listen"))?,
         jsonl: raw.jsonl,
+        jsonl_kinds: raw.jsonl_kinds,
         state: raw.state,
         max_streams: raw.max_streams.ok_or_else(|| absent("max_streams"))?,
         shard: raw.shard,

@@ -167,12 +167,6 @@ fn is_loopback(url: &url::Url) -> bool {
     }
 }
 
-/// The type of a record. `type` is its first key.
-fn kind_of(record: &str) -> Option<RecordKind> {
-    let name = record.strip_prefix("{\"type\":\"")?.split('"').next()?;
-    RecordKind::ALL.into_iter().find(|kind| kind.as_str() == name)
-}
-
 impl Sink for Delivery {
     fn name(&self) -> &str {
         &self.name
@@ -191,7 +185,7 @@ impl Sink for Delivery {
             return 0;
         }
         let records: Vec<(RecordKind, &str)> =
-            item.records.iter().filter_map(|record| Some((kind_of(record)?, &**record))).collect();
+            item.records.iter().filter_map(|record| Some((RecordKind::of(record)?, &**record))).collect();
         let records: Vec<_> = records.into_iter().filter(|(kind, _)| self.takes(*kind)).collect();
         if records.is_empty() {
             return 0;

@@ -100,7 +100,7 @@ fn item(stream: &str, kind: &str, n: u64) -> Item {
 
 fn hub() -> Hub {
     let (classes, pack) = (testing::classes(), testing::stamp());
-    let info = HubInfo { classes, modalities: Modality::ALL.to_vec(), pack, vote_window_s: 10 };
+    let info = HubInfo { classes, modalities: Modality::ALL.to_vec(), pack, vote_window_s: 10, instance: None };
     Hub::new(info, Metrics::new(), Arc::new(SystemClock::new()))
 }
 

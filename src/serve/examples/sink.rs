@@ -58,6 +58,7 @@ fn main() -> Result<()> {
         listen: Listen::Off,
         access: AccessSettings::default(),
         jsonl: None,
+        jsonl_kinds: None,
         instance: None,
         sinks: Vec::new(),
         state: None,

@@ -21,11 +21,12 @@ use touchline_core::time::RunId;
 use touchline_core::vote::VoteConfig;
 use touchline_media::guard::{SourcePolicy, SourcesFile};
 
-use crate::config::{Fixed, LatencyMs, Listen, MaxStreams, SinkSettings, StreamSettings};
+use crate::config::{Fixed, LatencyMs, Listen, MaxStreams, RecordKind, SinkSettings, StreamSettings};
 use crate::deliver;
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::PackControl;
+use crate::publish::sink::JsonLines;
 use crate::publish::sink::Sink;
 use crate::publish::streams::StreamControl;
 use crate::publish::terminal::Terminal;
@@ -68,6 +69,8 @@ pub struct RunConfig {
     pub access: AccessSettings,
     /// File for the records, or "-" for standard output.
     pub jsonl: Option<String>,
+    /// The kinds of records in that file; `None`: all.
+    pub jsonl_kinds: Option<Vec<RecordKind>>,
     /// Name of this process in what sinks deliver; `None`: the name of the machine.
     pub instance: Option<String>,
     /// Receivers that records are delivered to.
@@ -109,7 +112,8 @@ pub fn run_with_sinks(mut config: RunConfig, mut sinks: Vec<Box<dyn Sink>>) -> R
     let jsonl = config.jsonl.as_deref().map(|path| JsonlWriter::append(Path::new(path))).transpose()?;
     let runtime = parts::runtime()?;
     let (mut shared, store_thread, mut contents) = Shared::open(&config)?;
-    sinks.extend(deliver::open(std::mem::take(&mut config.sinks), config.instance.take(), &shared.hub)?);
+    let jsonl = jsonl.map(|writer| JsonLines::new(writer, config.jsonl_kinds.take(), shared.clock.clone()));
+    sinks.extend(deliver::open(std::mem::take(&mut config.sinks), config.instance.clone(), &shared.hub)?);
     let (pack_control, pack_requests) = PackControl::new();
     let (stream_control, requests) = StreamControl::new();
     let policy = Arc::new(SourcePolicy::new(&config.sources)?);
@@ -138,7 +142,7 @@ pub fn run_with_sinks(mut config: RunConfig, mut sinks: Vec<Box<dyn Sink>>) -> R
     let (commands_to, commands) = unbounded();
     let classes = workers.pack().classes.len();
     let mut publisher = Publisher::new(shared.hub.clone(), shared.clock.clone(), classes, reports_to);
-    parts::add_sinks(publisher.sinks(), jsonl, terminal, sinks, &shared.clock)?;
+    parts::add_sinks(publisher.sinks(), jsonl, terminal, sinks)?;
     let driver = shared.driver(workers, policy, commands_to.clone(), news_to, config.realtime);
     let tools = shared.tools(driver, commands_to.clone(), stream_control, config.reader);
     let manager = manager_of(tools, rules, (config.vote, config.fixed), start)?;

@@ -22,7 +22,6 @@ use super::shutdown::ShutdownTimer;
 use crate::metrics::Metrics;
 use crate::publish::access::{LogOuts, SessionArchive};
 use crate::publish::hub::{Hub, HubInfo};
-use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::{PackControl, PackRequest};
 use crate::publish::sink::{JsonLines, Sink, Sinks};
 use crate::publish::streams::StreamControl;
@@ -73,6 +72,7 @@ impl Shared {
             modalities: config.pack.fusion.order().to_vec(),
             pack: config.pack.stamp(),
             vote_window_s: config.vote.window,
+            instance: config.instance.as_deref().map(Into::into),
         };
         let hub = Hub::new(info, metrics, clock.clone());
         let service_manager = ServiceManager::from_environment();
@@ -243,13 +243,12 @@ impl ModelThreads {
 /// If the system refuses to start a thread.
 pub(super) fn add_sinks(
     to: &mut Sinks,
-    jsonl: Option<JsonlWriter>,
+    jsonl: Option<JsonLines>,
     terminal: Option<Terminal>,
     others: Vec<Box<dyn Sink>>,
-    clock: &Arc<dyn Clock>,
 ) -> Result<()> {
     if let Some(jsonl) = jsonl {
-        to.add(JsonLines::new(jsonl, clock.clone()))?;
+        to.add(jsonl)?;
     }
     if let Some(terminal) = terminal {
         to.add(terminal)?;

@@ -54,6 +54,15 @@ impl RecordKind {
         RecordKind::Pack,
     ];
 
+    /// The names, in the order of [`RecordKind::ALL`].
+    pub const NAMES: [&str; 6] = ["second", "gap", "event", "state", "incident", "pack"];
+
+    /// The kind of a record. `type` is its first key.
+    pub fn of(record: &str) -> Option<Self> {
+        let name = record.strip_prefix("{\"type\":\"")?.split('"').next()?;
+        RecordKind::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
     /// Value of the key `type`.
     pub const fn as_str(self) -> &'static str {
         match self {

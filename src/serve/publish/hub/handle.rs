@@ -38,7 +38,7 @@ impl StreamHandle {
 
     /// Replaces the source. Earlier records stay.
     pub fn set_source(&self, uri: &str, pace: Pace) {
-        let facts = SourceFacts::new(&self.stream.id, &self.hub.shared.classes, uri, pace);
+        let facts = SourceFacts::new(&self.stream.id, &self.hub.shared, uri, pace);
         *self.stream.source.write() = facts;
     }
 

@@ -63,6 +63,8 @@ pub struct HubInfo {
     pub pack: PackStamp,
     /// Default vote window, seconds.
     pub vote_window_s: u32,
+    /// Name of the program in the records, if it has one.
+    pub instance: Option<Arc<str>>,
 }
 
 /// A record for subscribers.
@@ -96,6 +98,7 @@ pub struct Hub {
 struct Shared {
     /// The same for every pack: the classes of a stream's records must not change.
     classes: Arc<ClassSet>,
+    instance: Option<Arc<str>>,
     vote_window_s: AtomicU32,
     pack: RwLock<RunningPack>,
     pack_status: PackStatus,
@@ -136,8 +139,8 @@ struct SourceFacts {
 }
 
 impl SourceFacts {
-    fn new(id: &str, classes: &Arc<ClassSet>, uri: &str, pace: Pace) -> Self {
-        let recorder = Recorder::new(id, classes.clone(), pace);
+    fn new(id: &str, shared: &Shared, uri: &str, pace: Pace) -> Self {
+        let recorder = Recorder::new(id, shared.classes.clone(), pace).with_instance(shared.instance.clone());
         Self { uri: redact::uri(uri).into(), pace, recorder, _known: redact::remember(uri) }
     }
 }
@@ -200,11 +203,13 @@ impl Hub {
         let pack = RwLock::new(RunningPack { stamp: Arc::new(info.pack), modalities: info.modalities });
         let not_ready = RwLock::new(Some("starting".to_owned()));
         let pack_status = PackStatus::new(classes.clone(), clock.clone());
+        let instance = info.instance;
         let vote_window_s = AtomicU32::new(info.vote_window_s);
         let (streams, archive) = (RwLock::default(), RwLock::default());
         let deliveries = DeliveryBoard::default();
         let shared = Shared {
             classes,
+            instance,
             vote_window_s,
             pack,
             pack_status,
@@ -233,7 +238,7 @@ impl Hub {
         let (state, unix_ns) = (StreamState::default(), self.shared.clock.unix_ns());
         metrics.state(state.as_str(), state.cause(), unix_ns, None);
         let stream = Arc::new(Stream {
-            source: RwLock::new(SourceFacts::new(&id, &self.shared.classes, &info.uri, info.pace)),
+            source: RwLock::new(SourceFacts::new(&id, &self.shared, &info.uri, info.pace)),
             metrics,
             live: Mutex::new(LiveState::new(unix_ns)),
             preview: Arc::new(Preview::new(self.shared.clock.clone())),

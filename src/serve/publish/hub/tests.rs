@@ -18,6 +18,7 @@ fn hub() -> (Hub, Arc<ManualClock>) {
         modalities: vec![Modality::Rgb, Modality::Flow],
         pack: stamp(),
         vote_window_s: 10,
+        instance: None,
     };
     (Hub::new(info, Metrics::new(), clock.clone()), clock)
 }

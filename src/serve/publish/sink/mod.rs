@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, Tr
 use super::jsonl::JsonlWriter;
 use super::record::{Published, StreamState};
 use super::terminal::Terminal;
+use crate::config::RecordKind;
 use crate::metrics::{Metrics, StageThread};
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
@@ -337,13 +338,18 @@ fn run(
 /// A sink that writes records with a [`JsonlWriter`].
 pub struct JsonLines {
     writer: JsonlWriter,
+    kinds: Option<Vec<RecordKind>>,
     clock: Arc<dyn Clock>,
 }
 
 impl JsonLines {
-    /// Writes to `writer`.
-    pub fn new(writer: JsonlWriter, clock: Arc<dyn Clock>) -> Self {
-        Self { writer, clock }
+    /// Writes records of `kinds` to `writer`; `None` selects all.
+    pub fn new(writer: JsonlWriter, kinds: Option<Vec<RecordKind>>, clock: Arc<dyn Clock>) -> Self {
+        Self { writer, kinds, clock }
+    }
+
+    fn takes(&self, record: &str) -> bool {
+        self.kinds.as_ref().is_none_or(|kinds| RecordKind::of(record).is_some_and(|kind| kinds.contains(&kind)))
     }
 }
 
@@ -362,7 +368,13 @@ impl Sink for JsonLines {
 
     fn take(&mut self, item: &Item) -> u64 {
         let now_ns = self.clock.mono_ns();
-        item.records.iter().map(|record| u64::from(!self.writer.write_or_count(record, now_ns))).sum()
+        let mut lost = 0;
+        for record in &item.records {
+            if self.takes(record) {
+                lost += u64::from(!self.writer.write_or_count(record, now_ns));
+            }
+        }
+        lost
     }
 
     fn reopen(&mut self) {

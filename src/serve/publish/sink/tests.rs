@@ -154,7 +154,7 @@ fn a_moved_file_is_reopened() {
     let folder = tempfile::tempdir().unwrap();
     let (path, old) = (folder.path().join("out.jsonl"), folder.path().join("old"));
     let (mut sinks, _, clock) = sinks();
-    sinks.add(JsonLines::new(JsonlWriter::append(&path).unwrap(), clock)).unwrap();
+    sinks.add(JsonLines::new(JsonlWriter::append(&path).unwrap(), None, clock)).unwrap();
     let reopen = sinks.reopener();
     sinks.send(item(1), WhenFull::Wait);
     while std::fs::read_to_string(&path).unwrap().is_empty() {

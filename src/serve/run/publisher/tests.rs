@@ -32,7 +32,7 @@ fn a_stalled_sink_delays_no_decision_of_a_live_stream() {
     let clock = Arc::new(ManualClock::default());
     let classes = ClassSet::new(["tennis", "other"].map(String::from).to_vec()).unwrap();
     let pack = PackStamp { name: "p".into(), weights_sha256: "a".into(), manifest_sha256: "b".into() };
-    let info = HubInfo { classes, modalities: vec![Modality::Rgb], pack, vote_window_s: 10 };
+    let info = HubInfo { classes, modalities: vec![Modality::Rgb], pack, vote_window_s: 10, instance: None };
     let hub = Hub::new(info, Metrics::new(), clock.clone());
     let stream = StreamInfo { id: "a".into(), uri: "rtsp://h/a".into(), pace: Pace::Live };
     let handle = hub.add_stream(stream).unwrap();
@@ -80,7 +80,13 @@ fn a_stalled_sink_delays_no_decision_of_a_live_stream() {
 #[test]
 fn a_source_that_is_reopened_after_a_fault_of_its_thread_is_counted() {
     let clock = Arc::new(ManualClock::default());
-    let info = HubInfo { classes: classes(), modalities: vec![Modality::Rgb], pack: stamp(), vote_window_s: 10 };
+    let info = HubInfo {
+        classes: classes(),
+        modalities: vec![Modality::Rgb],
+        pack: stamp(),
+        vote_window_s: 10,
+        instance: None,
+    };
     let hub = Hub::new(info, Metrics::new(), clock.clone());
     let handle = hub.add_stream(StreamInfo { id: "a".into(), uri: "rtsp://h/a".into(), pace: Pace::Live }).unwrap();
     let queue = Backlog::new().add_queue(Pace::Live);

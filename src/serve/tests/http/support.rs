@@ -73,7 +73,13 @@ pub fn stamp() -> PackStamp {
 
 pub fn new_hub() -> (Hub, Arc<PastClock>) {
     let clock = Arc::new(PastClock::default());
-    let info = HubInfo { classes: classes(), modalities: Modality::ALL.to_vec(), pack: stamp(), vote_window_s: 10 };
+    let info = HubInfo {
+        classes: classes(),
+        modalities: Modality::ALL.to_vec(),
+        pack: stamp(),
+        vote_window_s: 10,
+        instance: None,
+    };
     let hub = Hub::new(info, Metrics::new(), clock.clone());
     hub.set_ready(true);
     (hub, clock)

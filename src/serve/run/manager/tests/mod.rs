@@ -98,7 +98,7 @@ impl Bench {
         let clock = Arc::new(ManualClock::default());
         let classes = ClassSet::new(["tennis", "other"].map(String::from).to_vec()).unwrap();
         let pack = PackStamp { name: "p".into(), weights_sha256: "a".into(), manifest_sha256: "b".into() };
-        let info = HubInfo { classes, modalities: vec![Modality::Rgb], pack, vote_window_s: 10 };
+        let info = HubInfo { classes, modalities: vec![Modality::Rgb], pack, vote_window_s: 10, instance: None };
         let hub = Hub::new(info, Metrics::new(), clock.clone());
         let (stops_to, stops) = unbounded();
         let driver = Arc::new(Simulation {
