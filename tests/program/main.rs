@@ -9,6 +9,7 @@ mod examples;
 mod export;
 mod secrets;
 mod signals;
+mod sinks;
 mod streams;
 mod tiers;
 mod update;

@@ -161,14 +161,16 @@ impl Courier {
                 let removed = self.remove_through(last.number);
                 self.shared.status.sent(removed, self.clock.unix_ns());
             }
-            match failure {
-                None => {}
-                Some(Failure::Refused { cause }) => self.put_aside(&batch[accepted], &cause),
-                Some(Failure::Retry { cause, after }) => {
-                    if !self.pause(&cause, after, &mut closing, &mut reload).await {
-                        return;
-                    }
+            let continues = match failure {
+                None => true,
+                Some(Failure::Refused { cause }) => {
+                    self.put_aside(&batch[accepted], &cause);
+                    true
                 }
+                Some(Failure::Retry { cause, after }) => self.pause(&cause, after, &mut closing, &mut reload).await,
+            };
+            if !continues {
+                return;
             }
         }
     }
