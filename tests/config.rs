@@ -110,6 +110,11 @@ fn the_schema_agrees_with_check() {
         "[tls]\ncertificate = \"x\"",
         "[[stream]]\nid = \"a\"",
         "[[stream]]\nuri = \"x\"\nkind = \"dash\"",
+        "[[sink]]\nname = \"a\"\nspool = \"/s\"\nkind = \"fax\"",
+        "[[sink]]\nkind = \"exec\"\nspool = \"/s\"\ncommand = [\"x\"]",
+        "[[sink]]\nname = \"a b\"\nkind = \"exec\"\nspool = \"/s\"\ncommand = [\"x\"]",
+        "[[sink]]\nname = \"a\"\nkind = \"exec\"\nspool = \"/s\"\ncommand = [\"x\"]\nkinds = [\"estimate\"]",
+        "[[sink]]\nname = \"a\"\nkind = \"exec\"\nspool = \"/s\"\ncommand = [\"x\"]\nspool_max_mb = 0",
     ] {
         assert!(!validator.is_valid(&parse(bad)), "{bad}");
         let folder = tempfile::tempdir().unwrap();

@@ -11,6 +11,7 @@ mod export;
 mod log;
 mod secrets;
 mod signals;
+mod sinks;
 mod streams;
 mod tiers;
 mod update;

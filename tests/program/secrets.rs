@@ -69,7 +69,19 @@ fn no_output_contains_a_secret() {
     ];
     let listen = format!("127.0.0.1:{}", free_tcp_port());
     let config = dir.path().join("touchline.toml");
-    std::fs::write(&config, "[[stream]]\nid = \"file\"\nuri = \"rtsp://ann:pl4nt-config@127.0.0.1:1/x\"\n").unwrap();
+    let password = dir.path().join("password");
+    std::fs::write(&password, "pl4nt-password\n").unwrap();
+    let sink = |kind: &str, scheme: &str, rest: &str| {
+        let spool = dir.path().join("spool").display().to_string();
+        let url = format!("{scheme}://127.0.0.1:{closed}");
+        format!("[[sink]]\nname = \"{kind}\"\nkind = \"{kind}\"\nspool = \"{spool}\"\nurl = \"{url}{rest}\n")
+    };
+    let login = format!("\"\nuser = \"ann\"\nsecret_file = \"{}\"", password.display());
+    let file = "[[stream]]\nid = \"file\"\nuri = \"rtsp://ann:pl4nt-config@127.0.0.1:1/x\"\n".to_owned()
+        + &sink("webhook", "http", "/pl4nt-path?key=pl4nt-query-6\"\nsecret_env = \"SINK_KEY\"")
+        + &sink("mqtt", "mqtt", &login)
+        + &sink("nats", "nats", &login);
+    std::fs::write(&config, file).unwrap();
     let read_token = dir.path().join("read.token");
     std::fs::write(&read_token, "pl4nt-reader-0123456789\n").unwrap();
     let (out, err, jsonl) = (dir.path().join("out"), dir.path().join("err"), dir.path().join("all.jsonl"));
@@ -82,6 +94,7 @@ fn no_output_contains_a_secret() {
         .arg(&read_token)
         .args(&uris)
         .env("TOUCHLINE_ADMIN_TOKEN", "pl4nt-admin-0123456789")
+        .env("SINK_KEY", "pl4nt-key-0123456789abcdef")
         .env("RUST_LOG", "debug")
         .env("GST_DEBUG", "*:4,souphttpsrc:6,rtspsrc:6,hlsdemux2:6,rtmp2src:6,srtsrc:6,GST_URI:6")
         .env("RUST_BACKTRACE", "1")
@@ -115,6 +128,7 @@ fn no_output_contains_a_secret() {
         "/api/v1/schema",
         "/api/v1/session",
         "/api/v1/config",
+        "/api/v1/sinks",
         "/api/v1/openapi.json",
     ]
     .map(String::from)

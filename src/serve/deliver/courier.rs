@@ -10,11 +10,16 @@ use super::Shared;
 use super::dead_letters::DeadLetters;
 use super::envelope::Envelope;
 use super::exec::Exec;
+use super::mqtt::Mqtt;
+use super::nats::Nats;
 use super::webhook::Webhook;
 use crate::config::SinkSettings;
 use crate::config::sink::Receiver;
 use crate::metrics::Loss;
 use touchline_core::clock::Clock;
+
+/// Most records of one delivery to a bus. They fill a network's round trip; more would only be repeated after a failure.
+const BATCH: usize = 64;
 
 /// About the most bytes of one delivery.
 const BATCH_BYTES: usize = 512 * 1024;
@@ -64,6 +69,8 @@ pub(super) struct Delivered {
 pub(super) enum Transport {
     Webhook(Box<Webhook>),
     Exec(Exec),
+    Mqtt(Box<Mqtt>),
+    Nats(Box<Nats>),
 }
 
 impl Transport {
@@ -71,10 +78,12 @@ impl Transport {
     ///
     /// # Errors
     /// Cause and advice.
-    pub fn open(settings: &SinkSettings, _instance: &str, clock: &Arc<dyn Clock>) -> Result<Self, String> {
+    pub fn open(settings: &SinkSettings, instance: &Arc<str>, clock: &Arc<dyn Clock>) -> Result<Self, String> {
         Ok(match &settings.receiver {
             Receiver::Webhook { url } => Self::Webhook(Box::new(Webhook::open(url, settings, clock.clone())?)),
             Receiver::Exec { command } => Self::Exec(Exec::new(command.clone(), settings.timeout)),
+            Receiver::Mqtt { url, mqtt } => Self::Mqtt(Box::new(Mqtt::open(url, mqtt, settings, instance)?)),
+            Receiver::Nats { url, nats } => Self::Nats(Box::new(Nats::open(url, nats, settings, instance)?)),
         })
     }
 }
@@ -140,7 +149,10 @@ impl Courier {
                 if *closing.borrow() {
                     return;
                 }
-                shared.wake.notified().await;
+                tokio::select! {
+                    () = shared.wake.notified() => {}
+                    () = self.transport.idle() => {}
+                }
                 continue;
             }
             let Delivered { accepted, failure } = self.transport.deliver(&batch, &shared.status).await;
@@ -149,14 +161,16 @@ impl Courier {
                 let removed = self.remove_through(last.number);
                 self.shared.status.sent(removed, self.clock.unix_ns());
             }
-            match failure {
-                None => {}
-                Some(Failure::Refused { cause }) => self.put_aside(&batch[accepted], &cause),
-                Some(Failure::Retry { cause, after }) => {
-                    if !self.pause(&cause, after, &mut closing, &mut reload).await {
-                        return;
-                    }
+            let continues = match failure {
+                None => true,
+                Some(Failure::Refused { cause }) => {
+                    self.put_aside(&batch[accepted], &cause);
+                    true
                 }
+                Some(Failure::Retry { cause, after }) => self.pause(&cause, after, &mut closing, &mut reload).await,
+            };
+            if !continues {
+                return;
             }
         }
     }
@@ -259,6 +273,8 @@ impl Transport {
             let outcome = match self {
                 Transport::Webhook(webhook) => webhook.deliver(envelope).await,
                 Transport::Exec(exec) => exec.deliver(envelope, status.metrics()).await,
+                Transport::Mqtt(mqtt) => return mqtt.deliver(batch).await,
+                Transport::Nats(nats) => return nats.deliver(batch).await,
             };
             if let Err(failure) = outcome {
                 delivered.failure = Some(failure);
@@ -274,11 +290,24 @@ impl Transport {
         match self {
             // One request or one process at a time: each record leaves the spool before the next is sent.
             Transport::Webhook(_) | Transport::Exec(_) => 1,
+            Transport::Mqtt(_) | Transport::Nats(_) => BATCH,
         }
     }
 
     /// Takes leave of the receiver.
-    pub async fn close(&mut self) {}
+    pub async fn close(&mut self) {
+        if let Transport::Mqtt(mqtt) = self {
+            mqtt.close().await;
+        }
+    }
+
+    /// What the connection needs while there is nothing to deliver. Does not return.
+    async fn idle(&mut self) {
+        match self {
+            Transport::Mqtt(mqtt) => mqtt.idle().await,
+            _ => std::future::pending().await,
+        }
+    }
 }
 
 #[cfg(test)]

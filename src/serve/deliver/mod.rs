@@ -15,6 +15,8 @@ mod courier;
 mod dead_letters;
 mod envelope;
 mod exec;
+mod mqtt;
+mod nats;
 mod spool;
 mod tls;
 mod webhook;
@@ -114,11 +116,11 @@ impl Delivery {
         let metrics = hub.metrics().delivery(&name);
         let status = DeliveryStatus::new(&name, receiver.kind().as_str(), &receiver.shown(), metrics);
         status.lost(Loss::Damaged, damaged);
-        if let Receiver::Webhook { url } = receiver
-            && url.scheme() == "http"
+        if let Receiver::Webhook { url } | Receiver::Mqtt { url, .. } | Receiver::Nats { url, .. } = receiver
+            && matches!(url.scheme(), "http" | "mqtt" | "nats")
             && !is_loopback(url)
         {
-            tracing::warn!("sink {name}: no TLS: others on the network can read the records; use https");
+            tracing::warn!("sink {name}: no TLS: others on the network can read the records; use https, mqtts or tls");
         }
         let shared = Arc::new(Shared {
             spool: Mutex::new(spool),
@@ -165,6 +167,26 @@ fn is_loopback(url: &url::Url) -> bool {
         Some(url::Host::Domain(name)) => name == "localhost",
         None => false,
     }
+}
+
+/// A topic with its places filled.
+fn filled(template: &str, instance: &str, stream: &str, kind: &str) -> String {
+    template.replace("{instance}", instance).replace("{stream}", stream).replace("{kind}", kind)
+}
+
+/// An error with its causes: the outermost often names only the step.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        // Some errors contain the text of their cause.
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 impl Sink for Delivery {

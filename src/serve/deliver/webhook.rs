@@ -24,7 +24,7 @@ use url::Url;
 
 use super::courier::Failure;
 use super::envelope::{Envelope, MEDIA_TYPE};
-use super::tls;
+use super::{causes, tls};
 use crate::config::SinkSettings;
 use touchline_core::clock::Clock;
 use touchline_core::redact::MaskGuard;
@@ -97,17 +97,6 @@ impl Webhook {
             .map_err(|_| Failure::retry(format!("no answer within {} s", self.timeout.as_secs())))??;
         outcome(head.status, &head.headers, unix_s)
     }
-}
-
-/// An error with its causes: the outermost names only the step.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 fn key(line: &str) -> Result<hmac::Key, String> {

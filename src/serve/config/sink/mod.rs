@@ -84,6 +84,22 @@ pub enum SinkKind {
     Webhook,
     /// A program: one record on its standard input.
     Exec,
+    /// An MQTT broker.
+    Mqtt,
+    /// JetStream of a NATS server.
+    Nats,
+}
+
+/// Version of MQTT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MqttVersion {
+    /// 3.1.1
+    #[serde(rename = "3.1.1")]
+    V3,
+    /// 5
+    #[default]
+    #[serde(rename = "5")]
+    V5,
 }
 
 impl SinkKind {
@@ -92,6 +108,8 @@ impl SinkKind {
         match self {
             SinkKind::Webhook => "webhook",
             SinkKind::Exec => "exec",
+            SinkKind::Mqtt => "mqtt",
+            SinkKind::Nats => "nats",
         }
     }
 }
@@ -115,12 +133,16 @@ pub struct SinkFile {
     pub kinds: Option<Vec<RecordKind>>,
     /// Limit of one delivery, seconds; by default 10.
     pub timeout_s: Option<TimeoutS>,
-    /// Address of the receiver. webhook: https://HOST/PATH.
+    /// Address of the receiver. webhook: https://HOST/PATH; mqtt: mqtts://HOST or mqtt://HOST; nats: tls://HOST or nats://HOST.
     #[schemars(length(min = 1))]
     pub url: Option<String>,
     /// exec: the program and its arguments.
     pub command: Option<Vec<String>>,
-    /// File with the secret. webhook: the key that signs (whsec_… or at least 24 characters), one a line; all sign.
+    /// mqtt, nats: the user of the login.
+    #[schemars(length(min = 1))]
+    pub user: Option<String>,
+    /// File with the secret. webhook: the key that signs (whsec_… or at least 24 characters), one a line; all sign. mqtt, nats: the
+    /// password of `user`; nats without it: a token.
     pub secret_file: Option<PathBuf>,
     /// Environment variable with the secret, in place of a file.
     #[schemars(length(min = 1))]
@@ -131,6 +153,17 @@ pub struct SinkFile {
     pub client_cert: Option<PathBuf>,
     /// Private key of `client_cert` (PEM).
     pub client_key: Option<PathBuf>,
+    /// mqtt, nats: the topic or subject of a record, with {instance}, {stream} and {kind}; by default
+    /// touchline/{instance}/{stream}/{kind}, for nats with full stops.
+    #[schemars(length(min = 1))]
+    pub topic: Option<String>,
+    /// mqtt: the version; by default 5.
+    pub mqtt_version: Option<MqttVersion>,
+    /// mqtt: announce each stream to Home Assistant; by default not.
+    pub home_assistant: Option<bool>,
+    /// nats: name of the JetStream stream that is created for the records if it does not exist; by default none is created.
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
+    pub nats_stream: Option<String>,
 }
 
 /// A sink, valid.
@@ -150,6 +183,8 @@ pub struct SinkSettings {
     pub kinds: Option<Vec<RecordKind>>,
     /// Limit of one delivery.
     pub timeout: Duration,
+    /// The user of the login.
+    pub user: Option<String>,
     /// Where the secret comes from.
     pub secret: Option<SecretSource>,
     /// Certificates of connections.
@@ -178,6 +213,40 @@ pub enum Receiver {
         /// The program, then its arguments.
         command: Vec<String>,
     },
+    /// An MQTT broker.
+    Mqtt {
+        /// Scheme, host and port.
+        url: Url,
+        /// Topics and version.
+        mqtt: MqttSettings,
+    },
+    /// JetStream of a NATS server.
+    Nats {
+        /// Scheme, host and port.
+        url: Url,
+        /// Subject and stream.
+        nats: NatsSettings,
+    },
+}
+
+/// How records are published over MQTT.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MqttSettings {
+    /// With places for instance, stream and kind.
+    pub topic: String,
+    /// Version of the protocol.
+    pub version: MqttVersion,
+    /// Whether streams are announced to Home Assistant.
+    pub home_assistant: bool,
+}
+
+/// How records are published to JetStream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NatsSettings {
+    /// With places for instance, stream and kind.
+    pub subject: String,
+    /// The stream that is created if it does not exist.
+    pub create_stream: Option<String>,
 }
 
 impl Receiver {
@@ -186,13 +255,17 @@ impl Receiver {
         match self {
             Receiver::Webhook { .. } => SinkKind::Webhook,
             Receiver::Exec { .. } => SinkKind::Exec,
+            Receiver::Mqtt { .. } => SinkKind::Mqtt,
+            Receiver::Nats { .. } => SinkKind::Nats,
         }
     }
 
     /// The receiver as it may be shown: the path of a webhook often is its secret, and so are arguments.
     pub fn shown(&self) -> String {
         match self {
-            Receiver::Webhook { url } => shown_url(url.as_str()),
+            Receiver::Webhook { url } | Receiver::Mqtt { url, .. } | Receiver::Nats { url, .. } => {
+                shown_url(url.as_str())
+            }
             Receiver::Exec { command } => command.first().cloned().unwrap_or_default(),
         }
     }
@@ -319,8 +392,10 @@ impl SinkFile {
     }
 
     /// Keys that only some kinds have: whether each is given, and the kinds.
-    fn keys_of_kinds(&self) -> [(&'static str, bool, &'static [SinkKind]); 7] {
-        const NETWORK: &[SinkKind] = &[SinkKind::Webhook];
+    fn keys_of_kinds(&self) -> [(&'static str, bool, &'static [SinkKind]); 12] {
+        const NETWORK: &[SinkKind] = &[SinkKind::Webhook, SinkKind::Mqtt, SinkKind::Nats];
+        const BUSES: &[SinkKind] = &[SinkKind::Mqtt, SinkKind::Nats];
+        const MQTT: &[SinkKind] = &[SinkKind::Mqtt];
         [
             ("url", self.url.is_some(), NETWORK),
             ("command", self.command.is_some(), &[SinkKind::Exec]),
@@ -329,6 +404,11 @@ impl SinkFile {
             ("ca_file", self.ca_file.is_some(), NETWORK),
             ("client_cert", self.client_cert.is_some(), NETWORK),
             ("client_key", self.client_key.is_some(), NETWORK),
+            ("user", self.user.is_some(), BUSES),
+            ("topic", self.topic.is_some(), BUSES),
+            ("mqtt_version", self.mqtt_version.is_some(), MQTT),
+            ("home_assistant", self.home_assistant.is_some(), MQTT),
+            ("nats_stream", self.nats_stream.is_some(), &[SinkKind::Nats]),
         ]
     }
 
@@ -346,6 +426,26 @@ impl SinkFile {
                 }
                 Receiver::Exec { command }
             }
+            SinkKind::Mqtt => {
+                let url = server(self.url.as_deref(), &["mqtts", "mqtt"], "mqtts://broker.example")?;
+                let topic = template(self.topic, "touchline/{instance}/{stream}/{kind}", &['+', '#'])?;
+                let version = self.mqtt_version.unwrap_or_default();
+                let home_assistant = self.home_assistant.unwrap_or_default();
+                Receiver::Mqtt { url, mqtt: MqttSettings { topic, version, home_assistant } }
+            }
+            SinkKind::Nats => {
+                let url = server(self.url.as_deref(), &["tls", "nats"], "tls://nats.example")?;
+                let subject = template(self.topic, "touchline.{instance}.{stream}.{kind}", &['*', '>'])?;
+                let create_stream = self.nats_stream;
+                let well_formed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+                if let Some(name) = create_stream.as_deref()
+                    && !((1..=64).contains(&name.len()) && name.chars().all(well_formed))
+                {
+                    let text = format!("the name {name:?} is ill-formed; use 1 to 64 letters, digits, '-' and '_'");
+                    return Err(("nats_stream", text));
+                }
+                Receiver::Nats { url, nats: NatsSettings { subject, create_stream } }
+            }
         };
         let secret = match (self.secret_file, self.secret_env) {
             (Some(path), _) => Some(SecretSource::File(path)),
@@ -360,6 +460,7 @@ impl SinkFile {
             streams: self.streams,
             kinds: self.kinds,
             timeout: Duration::from_secs(self.timeout_s.unwrap_or(TIMEOUT).get().into()),
+            user: self.user,
             secret,
             tls: ClientTls { ca: self.ca_file, identity: self.client_cert.zip(self.client_key) },
         })
@@ -391,6 +492,27 @@ fn address(url: Option<&str>, schemes: &[&str], example: &str) -> Result<Url, Mi
         return wrong("the address contains a fragment (#…); remove it".into());
     }
     Ok(url)
+}
+
+/// The address of a server, which has no path.
+fn server(url: Option<&str>, schemes: &[&str], example: &str) -> Result<Url, Mistake> {
+    let url = address(url, schemes, example)?;
+    if !matches!(url.path(), "" | "/") || url.query().is_some() {
+        return Err(("url", format!("the address has a path; write it as in {example}")));
+    }
+    Ok(url)
+}
+
+/// A topic or a subject with places, or the default.
+fn template(text: Option<String>, default: &str, wildcards: &[char]) -> Result<String, Mistake> {
+    let text = text.unwrap_or_else(|| default.to_owned());
+    let rest = ["{instance}", "{stream}", "{kind}"].iter().fold(text.clone(), |rest, place| rest.replace(place, "x"));
+    let is_bad = |c: char| wildcards.contains(&c) || c.is_whitespace() || c.is_control() || matches!(c, '{' | '}');
+    if rest.is_empty() || rest.len() > 512 || rest.contains(is_bad) {
+        let advice = format!("use {{instance}}, {{stream}} and {{kind}}, and no spaces and wildcards, as in {default}");
+        return Err(("topic", format!("{text:?} cannot be used; {advice}")));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

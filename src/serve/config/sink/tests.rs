@@ -11,6 +11,23 @@ fn webhook(lines: &str) -> String {
     format!("[[sink]]\nname = \"desk\"\nkind = \"webhook\"\nspool = \"/s\"\nurl = \"https://h.example/x\"\n{lines}\n")
 }
 
+/// A sink of `kind` with this line after it.
+fn bus(kind: &str, url: &str, line: &str) -> String {
+    format!("[[sink]]\nname = \"bus\"\nkind = \"{kind}\"\nspool = \"/s\"\nurl = \"{url}\"\n{line}\n")
+}
+
+#[test]
+fn buses_are_read_with_their_defaults() {
+    let text = bus("mqtt", "mqtts://broker.example", "user = \"ann\"")
+        + &bus("nats", "nats://h:4223", "").replace("bus", "nats");
+    let settings = settled(&text).unwrap();
+    let Receiver::Mqtt { mqtt, .. } = &settings.sinks[0].settings.receiver else { panic!() };
+    assert_eq!((&*mqtt.topic, mqtt.version), ("touchline/{instance}/{stream}/{kind}", MqttVersion::V5));
+    assert!(!mqtt.home_assistant && settings.sinks[0].settings.user.as_deref() == Some("ann"));
+    let Receiver::Nats { nats, .. } = &settings.sinks[1].settings.receiver else { panic!() };
+    assert_eq!((&*nats.subject, &nats.create_stream), ("touchline.{instance}.{stream}.{kind}", &None));
+}
+
 #[test]
 fn sinks_are_read_with_their_defaults() {
     let text = webhook("kinds = [\"event\", \"state\"]\nstreams = [\"court-1\"]\nsecret_env = \"DESK\"")
@@ -48,6 +65,17 @@ fn mistakes_are_one_line_with_place_and_advice() {
         ("[[sink]]\nname = \"a\"\nkind = \"exec\"\ncommand = [\"x\"]", 1, "the sink has no spool; add"),
         ("[[sink]]\nkind = \"exec\"\nspool = \"/s\"\ncommand = [\"x\"]", 1, "the sink has no name; add"),
         ("[[sink]]\nname = \"jsonl\"\nkind = \"exec\"\nspool = \"/s\"\ncommand = [\"x\"]", 2, "a built-in output"),
+        (&bus("mqtt", "mqtt://h", "topic = \"a/#\""), 6, "no spaces and wildcards, as in touchline/{instance}"),
+        (&bus("nats", "nats://h", "topic = \"a.{court}\""), 6, "use {instance}, {stream} and {kind}"),
+        (&bus("nats", "nats://h", "nats_stream = \"a.b\""), 6, "use 1 to 64 letters"),
+        (
+            &bus("nats", "nats://h", "mqtt_version = \"5\""),
+            6,
+            "a sink of kind nats does not have this key; it is for mqtt",
+        ),
+        (&bus("mqtt", "mqtt://h", "mqtt_version = \"4\""), 6, "expected `3.1.1` or `5`"),
+        (&bus("mqtt", "nats://h", ""), 5, "unknown scheme \"nats\"; use mqtts or mqtt"),
+        (&bus("mqtt", "mqtt://h/path", ""), 5, "the address has a path"),
         ("[sink]\nname = \"a\"", 1, "write [[sink]] for each sink"),
     ] {
         let found = settled(text).err().unwrap_or_default();

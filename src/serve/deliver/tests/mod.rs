@@ -1,3 +1,8 @@
+mod mqtt;
+mod nats;
+mod servers;
+mod tls;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +28,9 @@ use touchline_core::labels::Modality;
 
 /// Far longer than anything here takes: a test that waits this long has failed.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// The metric of the records in the spool.
+const WAITING: &str = "touchline_sink_waiting_records{sink=\"desk\"}";
 
 const KEY: &str = "a-key-of-more-than-24-bytes";
 
@@ -88,6 +96,7 @@ fn settings(spool: PathBuf, receiver: Receiver) -> SinkSettings {
         streams: None,
         kinds: None,
         timeout: LIMIT,
+        user: None,
         secret: None,
         tls: ClientTls::default(),
     }
@@ -165,7 +174,7 @@ fn a_webhook_receives_signed_events_in_order() {
     let mut ids: Vec<&str> = all.iter().map(Received::id).collect();
     ids.dedup();
     assert_eq!(ids.len(), 20);
-    wait_until("the last removal", || value(&hub, "touchline_sink_waiting_records{sink=\"desk\"}") == Some(0.0));
+    wait_until("the last removal", || value(&hub, WAITING) == Some(0.0));
     assert_eq!(value(&hub, "touchline_sink_sent_records_total{sink=\"desk\"}"), Some(20.0));
     assert!(value(&hub, "touchline_sink_last_success_timestamp_seconds{sink=\"desk\"}").is_some());
     let status: Value = serde_json::from_str(&hub.deliveries().json()).unwrap();
@@ -199,7 +208,7 @@ fn a_refused_record_is_put_aside_and_the_next_is_delivered() {
     (0..3).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
     assert_eq!([server.next(), server.next(), server.next()].map(|request| request.n()), [0, 1, 2]);
     let lost = "touchline_sink_lost_records_total{reason=\"refused\",sink=\"desk\"}";
-    wait_until("the last removal", || value(&hub, "touchline_sink_waiting_records{sink=\"desk\"}") == Some(0.0));
+    wait_until("the last removal", || value(&hub, WAITING) == Some(0.0));
     assert_eq!(
         (value(&hub, lost), value(&hub, "touchline_sink_sent_records_total{sink=\"desk\"}")),
         (Some(1.0), Some(2.0))
@@ -219,7 +228,7 @@ fn a_stalled_receiver_delays_nothing_and_a_restart_delivers_the_rest() {
     let url = format!("http://{}/", stalled.local_addr().unwrap()).parse().unwrap();
     let (mut sink, hub) = open_one(settings(folder.path().into(), Receiver::Webhook { url }));
     (0..500).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
-    assert_eq!(value(&hub, "touchline_sink_waiting_records{sink=\"desk\"}"), Some(500.0));
+    assert_eq!(value(&hub, WAITING), Some(500.0));
     sink.finish();
     drop(sink);
     let server = WebServer::start(&[]);
@@ -237,7 +246,7 @@ fn an_overflow_drops_the_oldest_and_counts_them() {
     let (mut sink, hub) = open_one(small);
     (0..500).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
     let lost = value(&hub, "touchline_sink_lost_records_total{reason=\"overflow\",sink=\"desk\"}").unwrap();
-    let waiting = value(&hub, "touchline_sink_waiting_records{sink=\"desk\"}").unwrap();
+    let waiting = value(&hub, WAITING).unwrap();
     assert!(lost > 300.0 && (lost + waiting - 500.0).abs() < 0.1, "{lost} lost, {waiting} waiting");
     sink.finish();
 }
@@ -273,7 +282,7 @@ fn exit_codes_accept_refuse_or_repeat() {
     let script = "read line; case $line in *'\"n\":0'*) mkdir $1/once || exit 0; exit 7;; *'\"n\":1'*) exit 65;; esac";
     let (mut sink, hub) = open_one(shell(folder.path(), script, LIMIT));
     (0..3).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
-    wait_until("the end", || value(&hub, "touchline_sink_waiting_records{sink=\"desk\"}") == Some(0.0));
+    wait_until("the end", || value(&hub, WAITING) == Some(0.0));
     assert_eq!((exits(&hub, "0"), exits(&hub, "7"), exits(&hub, "65")), (Some(2.0), Some(1.0), Some(1.0)));
     assert!(std::fs::read_to_string(folder.path().join("desk.refused.jsonl")).unwrap().contains("\"n\":1"));
     sink.finish();
@@ -300,7 +309,7 @@ fn a_program_that_does_not_exist_is_a_failure() {
     sink.take(&item("court", "event", 0));
     wait_until("the failure", || hub.deliveries().json().contains("cannot start /nowhere"));
     sink.finish();
-    assert_eq!(value(&hub, "touchline_sink_waiting_records{sink=\"desk\"}"), Some(1.0));
+    assert_eq!(value(&hub, WAITING), Some(1.0));
 }
 
 #[test]
@@ -327,7 +336,7 @@ fn unusable_secrets_stop_the_start_without_being_shown() {
 #[test]
 fn types_of_records_are_read_from_their_first_key() {
     for kind in RecordKind::ALL {
-        assert_eq!(kind_of(&format!("{{\"type\":\"{}\",\"stream\":\"a\"}}", kind.as_str())), Some(kind));
+        assert_eq!(RecordKind::of(&format!("{{\"type\":\"{}\",\"stream\":\"a\"}}", kind.as_str())), Some(kind));
     }
-    assert_eq!(kind_of("{\"type\":\"later\"}"), None);
+    assert_eq!(RecordKind::of("{\"type\":\"later\"}"), None);
 }
