@@ -23,8 +23,11 @@ pub fn touchline() -> Command {
     command
 }
 
-/// Runs a command and waits for it. Panics with its error output if it takes longer than `limit`.
-pub fn finish(command: &mut Command, limit: Duration) -> Output {
+/// The longest run of a command: long trainings and evaluations on a machine with other work.
+const LIMIT: Duration = Duration::from_secs(1_800);
+
+/// Runs a command and waits for it. Panics with its error output if it hangs.
+pub fn finish(command: &mut Command) -> Output {
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
     // Threads read the pipes, so that a full pipe does not block the program.
@@ -36,7 +39,7 @@ pub fn finish(command: &mut Command, limit: Duration) -> Output {
     };
     let stdout = read(Box::new(child.stdout.take().expect("piped")));
     let stderr = read(Box::new(child.stderr.take().expect("piped")));
-    let until = Instant::now() + limit;
+    let until = Instant::now() + LIMIT;
     let mut late = false;
     let status = loop {
         if let Some(status) = child.try_wait().expect("the child can be waited for") {
@@ -49,7 +52,7 @@ pub fn finish(command: &mut Command, limit: Duration) -> Output {
         std::thread::sleep(Duration::from_millis(20));
     };
     let output = Output { status, stdout: stdout.join().expect("reader"), stderr: stderr.join().expect("reader") };
-    assert!(!late, "{command:?} took longer than {limit:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(!late, "{command:?} took longer than {LIMIT:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
 }
 

@@ -5,7 +5,6 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::program::{self, touchline};
 use super::reference::finalised;
@@ -49,8 +48,7 @@ impl Ran {
 
 /// Runs the program in `dir`; `arguments` are split at spaces.
 pub fn run(dir: &Path, arguments: &str) -> Ran {
-    let limit = Duration::from_secs(300);
-    let output = program::finish(touchline().current_dir(dir).args(arguments.split_whitespace()), limit);
+    let output = program::finish(touchline().current_dir(dir).args(arguments.split_whitespace()));
     let text = |bytes| String::from_utf8(bytes).expect("the program writes UTF-8");
     Ran { code: output.status.code().unwrap_or(-1), out: text(output.stdout), error: text(output.stderr) }
 }

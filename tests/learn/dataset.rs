@@ -2,14 +2,13 @@
 
 use std::path::Path;
 use std::process::Output;
-use std::time::Duration;
 
 use crate::common::Fixtures;
 use crate::common::program::{self, touchline};
 use touchline_learn::dataset::{Dataset, Kind};
 
 fn dataset(arguments: &[&str]) -> Output {
-    program::finish(touchline().arg("dataset").args(arguments), Duration::from_secs(300))
+    program::finish(touchline().arg("dataset").args(arguments))
 }
 
 /// Runs `touchline dataset`, expects success, and returns standard output and standard error.

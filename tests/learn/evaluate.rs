@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use crate::common::program::{self, touchline};
 use touchline_compute::infer::Engine;
@@ -188,7 +187,7 @@ fn material_that_does_not_fit_the_pack_is_refused() {
 
 /// Runs the program. Returns its exit code, standard output and standard error.
 fn run(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let output = program::finish(touchline().current_dir(dir).args(arguments), Duration::from_secs(120));
+    let output = program::finish(touchline().current_dir(dir).args(arguments));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }

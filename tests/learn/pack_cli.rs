@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
 
 use crate::common::program::{self, touchline};
 use candle_core::{DType, Device, Tensor};
@@ -11,7 +10,7 @@ use touchline_compute::models::pack::{Manifest, Pack};
 use touchline_compute::models::{Tensors, read_weights};
 
 fn run(arguments: &[&str]) -> Output {
-    program::finish(touchline().arg("pack").args(arguments), Duration::from_secs(60))
+    program::finish(touchline().arg("pack").args(arguments))
 }
 
 fn stdout(output: &Output) -> String {

@@ -218,7 +218,7 @@ fn options_out_of_range_are_refused() {
     ] {
         let mut command = touchline();
         command.args(["train", "rgb", "nowhere", "-o", "nowhere"]).arg(format!("{option}={value}"));
-        let output = program::finish(&mut command, std::time::Duration::from_secs(20));
+        let output = program::finish(&mut command);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{option} {value}: {error}");
         assert!(error.contains(option), "{error}");

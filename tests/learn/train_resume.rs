@@ -124,7 +124,7 @@ fn a_killed_and_resumed_training_gives_the_same_result() {
     // The same seed gives the same run and rows with an empty cache and another number of threads.
     let mut command = touchline();
     command.current_dir(dir).args(train("again").split_whitespace()).args(["--cache", "elsewhere"]);
-    let output = crate::common::program::finish(command.env("RAYON_NUM_THREADS", "1"), Duration::from_secs(300));
+    let output = crate::common::program::finish(command.env("RAYON_NUM_THREADS", "1"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let again = dir.join("again/rgb");
     assert!(std::fs::read(whole.join(BEST)).unwrap() == std::fs::read(again.join(BEST)).unwrap(), "other weights");

@@ -24,7 +24,7 @@ fn case(code: i32, arguments: &[&str], expected: &'static [&'static str]) -> Cas
 }
 
 fn check(case: &Case) -> Output {
-    let output = program::finish(touchline().args(&case.arguments), Duration::from_secs(60));
+    let output = program::finish(touchline().args(&case.arguments));
     let error = String::from_utf8_lossy(&output.stderr);
     let context = format!("touchline {}\n{error}", case.arguments.join(" "));
     assert_eq!(output.status.code(), Some(case.code), "{context}");
@@ -172,10 +172,8 @@ fn records_written_before_a_failure_stay() {
     let jsonl = fixtures.write("out.jsonl", b"{\"type\":\"earlier\"}\n");
     let clip = fixtures.clip("good.mp4", 3);
     let gone = format!("srt://127.0.0.1:{}?passphrase={PASSWORD}", crate::common::free_udp_port());
-    let output = program::finish(
-        touchline().args(["run", "--listen", "off", "--jsonl"]).arg(&jsonl).arg(&clip).arg(&gone),
-        Duration::from_secs(60),
-    );
+    let output =
+        program::finish(touchline().args(["run", "--listen", "off", "--jsonl"]).arg(&jsonl).arg(&clip).arg(&gone));
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::fs::read_to_string(&jsonl).unwrap();
     let count = |kind: &str| text.lines().filter(|l| l.starts_with(&format!("{{\"type\":\"{kind}\""))).count();
@@ -228,7 +226,7 @@ fn truncated_and_unsupported_files_are_reported_as_such() {
     }
     let summary = fixtures.path().join("labels.csv");
     let arguments = ["score", gif.to_str().unwrap(), cut.to_str().unwrap(), "--summary", summary.to_str().unwrap()];
-    let output = program::finish(touchline().args(arguments), Duration::from_secs(60));
+    let output = program::finish(touchline().args(arguments));
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(7), "{error}");
     assert!(error.contains("huge.gif: GIF") && error.contains("cut.mp4: the file is cut off"), "{error}");
@@ -244,7 +242,7 @@ fn names_that_are_not_utf8_work_and_a_pipe_without_a_reader_is_an_error() {
     let fixtures = Fixtures::new();
     let odd = fixtures.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9 \xff.mp4"));
     std::fs::copy(fixtures.clip("a.mp4", 2), &odd).unwrap();
-    let output = program::finish(touchline().arg("score").arg(&odd), Duration::from_secs(60));
+    let output = program::finish(touchline().arg("score").arg(&odd));
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stdout).contains("2 s"));
 
@@ -258,9 +256,7 @@ fn names_that_are_not_utf8_work_and_a_pipe_without_a_reader_is_an_error() {
     let mut reader = Command::new("cat").arg(pipe).stdout(std::process::Stdio::piped()).spawn().unwrap();
     // The program fails until the reader has opened the pipe.
     let until = std::time::Instant::now() + Duration::from_secs(60);
-    while program::finish(touchline().args(["score", clip, "--jsonl", pipe]), Duration::from_secs(60)).status.code()
-        != Some(0)
-    {
+    while program::finish(touchline().args(["score", clip, "--jsonl", pipe])).status.code() != Some(0) {
         assert!(std::time::Instant::now() < until, "the reader did not open the pipe");
     }
     let mut read = String::new();

@@ -8,7 +8,6 @@ use crate::common::api::wait_until_ready;
 use crate::common::live::Live;
 use crate::common::program::{finish, touchline};
 use crate::common::skip::{Lacks, skip};
-use crate::common::wait::LIMIT;
 
 const TOKEN: &str = "a-token-of-the-tests-of-the-client";
 
@@ -27,7 +26,7 @@ fn the_tests_of_the_python_client_pass() {
     let mut tests = Command::new("python3");
     tests.args(["-B", "tests/test_client.py"]).current_dir(&folder).env("PYTHONPATH", &folder);
     tests.env("TOUCHLINE_URL", format!("http://{}", live.address)).env("TOUCHLINE_TOKEN", TOKEN);
-    let output = finish(&mut tests, LIMIT);
+    let output = finish(&mut tests);
     let report = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && report.contains("Ran 7 tests"), "{report}");
     assert_eq!(live.stop(), 0);

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::common::Fixtures;
 use crate::common::http::{HlsMedia, HlsOrigin};
@@ -31,8 +30,7 @@ fn the_same_recording_gives_the_same_bytes() {
     let clip = fixtures.clip("clip.mp4", 5);
     let score = |to: &str| {
         let to = fixtures.path().join(to);
-        let output =
-            program::finish(touchline().args(["score", "--jsonl"]).arg(&to).arg(&clip), Duration::from_secs(120));
+        let output = program::finish(touchline().args(["score", "--jsonl"]).arg(&to).arg(&clip));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         std::fs::read(to).unwrap()
     };
@@ -61,10 +59,7 @@ fn stills_and_missing_tracks_are_scored_by_the_modalities_present() {
     );
     let sound = fixtures.make("sound.m4a", "-f lavfi -i sine=frequency=440:sample_rate=44100:duration=3 -c:a aac");
     let jsonl = fixtures.path().join("out.jsonl");
-    let output = program::finish(
-        touchline().args(["score", "--jsonl"]).arg(&jsonl).args([&still, &silent, &sound]),
-        Duration::from_secs(120),
-    );
+    let output = program::finish(touchline().args(["score", "--jsonl"]).arg(&jsonl).args([&still, &silent, &sound]));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::fs::read_to_string(jsonl).unwrap();
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -162,7 +157,7 @@ fn most_test_recordings_get_the_right_label() {
     let summary = dir.path().join("labels.csv");
     let mut command = touchline();
     command.args(["score", "--summary"]).arg(&summary).args(clips.iter().map(|(path, _)| path));
-    let output = program::finish(&mut command, Duration::from_secs(600));
+    let output = program::finish(&mut command);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let labels: BTreeMap<String, String> = std::fs::read_to_string(summary)
         .unwrap()
@@ -196,8 +191,7 @@ fn run_over_rtsp_and_hls_agrees_with_score() {
     let mut compared = 0;
     for (path, class) in test_clips(&data).into_iter().filter(|(path, _)| long(path)) {
         let jsonl = dir.path().join("score.jsonl");
-        let output =
-            program::finish(touchline().args(["score", "--jsonl"]).arg(&jsonl).arg(&path), Duration::from_secs(120));
+        let output = program::finish(touchline().args(["score", "--jsonl"]).arg(&jsonl).arg(&path));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = std::fs::read_to_string(&jsonl).unwrap();
         let scored: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -10,7 +10,6 @@ use crate::common::api::{ask, wait_until_ready};
 use crate::common::live::Live;
 use crate::common::program::{self, finish};
 use crate::common::skip::{Lacks, skip};
-use crate::common::wait::LIMIT;
 use crate::common::{Child, alone};
 
 /// An example that cargo has built, which it does for `cargo test` without `--test`.
@@ -29,7 +28,7 @@ fn output(name: &str, arguments: &[&str]) -> Option<String> {
     let _one = alone();
     let mut command = Command::new(path);
     command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
-    let done = finish(&mut command, LIMIT);
+    let done = finish(&mut command);
     assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
     Some(String::from_utf8(done.stdout).unwrap())
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -10,7 +9,6 @@ use crate::common::Fixtures;
 use crate::common::http::HttpServer;
 use crate::common::program::{self, touchline};
 use crate::common::skip::{Lacks, skip};
-use crate::common::wait::LIMIT;
 use crate::common::webdriver::Browser;
 
 /// Kinds of time with their first second and the one after the last: what [`records`] contains.
@@ -45,7 +43,7 @@ fn records(stream: &str) -> String {
 fn export(from: &Path, to: &Path, format: &str, more: &[&str]) -> Output {
     let mut command = touchline();
     command.arg("export").arg("--from").arg(from).args(["--format", format]).args(more).arg("-o").arg(to);
-    program::finish(&mut command, LIMIT)
+    program::finish(&mut command)
 }
 
 fn exported(from: &Path, to: &Path, format: &str, more: &[&str]) -> String {
@@ -73,7 +71,7 @@ fn python() -> Option<PathBuf> {
 fn read_back(python: &Path, file: &Path, rate: &str) -> Vec<Value> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/export.py");
     let mut command = Command::new(python);
-    let output = program::finish(command.arg(script).arg(file).arg(rate), LIMIT);
+    let output = program::finish(command.arg(script).arg(file).arg(rate));
     assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -181,7 +179,7 @@ fn a_scored_recording_is_exported_in_every_format() {
     let jsonl = fixtures.path().join("pattern.jsonl");
     let mut score = touchline();
     score.args(["score", "--vote-onset", "0.1", "--vote-offset", "0.05", "--jsonl"]).arg(&jsonl).arg(&clip);
-    let output = program::finish(&mut score, Duration::from_secs(120));
+    let output = program::finish(&mut score);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let path = |name: &str| fixtures.path().join(name);
     let table = exported(&jsonl, &path("a.csv"), "csv", &[]);

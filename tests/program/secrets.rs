@@ -174,7 +174,7 @@ fn startup_errors_contain_no_secret() {
     ] {
         let mut command = touchline();
         command.args(["run", "--listen", "off"]).arg(&uri).env("RUST_LOG", "debug");
-        let output = finish(&mut command, Duration::from_secs(60));
+        let output = finish(&mut command);
         assert!(!output.status.success());
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert_eq!(leaks(&uri, &text), Vec::<String>::new());
@@ -184,7 +184,7 @@ fn startup_errors_contain_no_secret() {
     std::fs::write(&token, "pl4nt-short").unwrap();
     let mut command = touchline();
     command.args(["run", "testsrc://", "--pack"]).arg(program::pack()).arg("--admin-token-file").arg(&token);
-    let output = finish(&mut command, Duration::from_secs(60));
+    let output = finish(&mut command);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), leaks("token", &text)), (Some(2), Vec::new()), "{text}");
     assert!(text.contains("shorter than 16"), "{text}");

@@ -1,7 +1,5 @@
 //! Colour bars, black, freeze and silence, in a recording and in a live stream.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::common::Fixtures;
@@ -40,7 +38,7 @@ fn score(fixtures: &Fixtures, more: &[&str]) -> Vec<Value> {
     let jsonl = fixtures.path().join("day.jsonl");
     let mut command = touchline();
     command.args(["score", "--jsonl"]).arg(&jsonl).args(more).arg(&clip);
-    let output = program::finish(&mut command, Duration::from_secs(120));
+    let output = program::finish(&mut command);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::fs::read_to_string(jsonl).unwrap();
     let records = text.lines().map(|line| serde_json::from_str(line).expect("a record is JSON"));

@@ -124,7 +124,7 @@ fn stalled_receivers_delay_nothing_and_get_everything_later() {
     fs::write(&config, configuration(folder, ports, &(0..8).map(stream).collect::<String>())).unwrap();
     let mut command = touchline();
     command.args(["run", "--quiet", "--listen", "off", "--jsonl"]).arg(&jsonl).arg("--config").arg(&config);
-    let output = finish(&mut command, Duration::from_secs(240));
+    let output = finish(&mut command);
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{log}");
     let written = fs::read_to_string(&jsonl).unwrap();
@@ -176,7 +176,7 @@ fn config_check_finds_mistakes_of_sinks() {
         + &sink("a", "\"webhook\"\nurl = \"https://h.example/\"\nsecret_file = \"/nowhere\"")
         + &sink("b", "\"mqtt\"\nurl = \"mqtt://ann:pl4nt-pw@h\"");
     fs::write(&config, text).unwrap();
-    let output = finish(touchline().args(["config", "check"]).arg(&config), Duration::from_secs(60));
+    let output = finish(touchline().args(["config", "check"]).arg(&config));
     let log = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{log}");
     for line in
@@ -186,7 +186,7 @@ fn config_check_finds_mistakes_of_sinks() {
     }
     assert!(!log.contains("pl4nt"), "{log}");
     fs::write(&config, sink("a", "\"webhook\"\nurl = \"https://h.example/\"\nsecret_file = \"/nowhere\"")).unwrap();
-    let output = finish(touchline().args(["config", "check"]).arg(&config), Duration::from_secs(60));
+    let output = finish(touchline().args(["config", "check"]).arg(&config));
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(log.contains("t.toml:6: secret_file: /nowhere: cannot read the secret"), "{log}");
 }

@@ -1,7 +1,5 @@
 //! Decode tiers with the whole program: the records of a recording.
 
-use std::time::Duration;
-
 use crate::common::Fixtures;
 use crate::common::program::{self, touchline};
 use serde_json::Value;
@@ -42,7 +40,7 @@ fn recordings_are_scored_by_tier() {
     assert_eq!((of(&key, "second"), of(&key, "gap")), (4, 4));
     assert!(key.iter().filter(|record| record["type"] == "gap").all(|gap| gap["reason"] == "not-decoded"), "{key:?}");
     assert!(key.iter().filter(|record| record["type"] == "second").all(|second| second["tier"] == "key"), "{key:?}");
-    let refused = program::finish(touchline().args(["score", "--tier", "half"]).arg(&clip), Duration::from_secs(60));
+    let refused = program::finish(touchline().args(["score", "--tier", "half"]).arg(&clip));
     let message = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && message.contains("sparse"), "{message}");
 }

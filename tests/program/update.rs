@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::Fixtures;
 use crate::common::live::{Live, seconds};
 use crate::common::program;
-use crate::common::wait::{LIMIT, until};
+use crate::common::wait::until;
 use parking_lot::MutexGuard;
 use serde_json::{Value, json};
 use touchline_compute::models::sha256_hex;
@@ -373,7 +373,7 @@ fn an_incompatible_shadow_is_an_error_at_the_start() {
     let mut command = program::touchline();
     command.args(["run", "--quiet", "--listen", "off", "--pack"]).arg(stage.root().join("first"));
     command.arg("--shadow").arg(other).arg(&stage.clip);
-    let output = program::finish(&mut command, LIMIT);
+    let output = program::finish(&mut command);
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{error}");
     assert!(error.contains("sample_rate is 44100") && error.contains("--shadow"), "{error}");

@@ -1,13 +1,12 @@
 //! `touchline wav`: the sound of a recording as a file, the same as FFmpeg decodes.
 
 use std::process::Output;
-use std::time::Duration;
 
 use crate::common::Fixtures;
 use crate::common::program::{self, touchline};
 
 fn wav(arguments: &[&str]) -> Output {
-    program::finish(touchline().arg("wav").args(arguments), Duration::from_secs(60))
+    program::finish(touchline().arg("wav").args(arguments))
 }
 
 /// Decodes a sound file to 16-bit samples of `form` (FFmpeg's options).

@@ -1,7 +1,5 @@
 //! Cookies and logins of web servers, and proxies from the environment.
 
-use std::time::Duration;
-
 use touchline_core::cause::Cause;
 use touchline_core::item::End;
 use touchline_media::gst::GstOptions;
@@ -55,7 +53,7 @@ fn proxies_from_the_environment_are_ignored() {
     run.args(["run", "--quiet", "--listen", "off", "--jsonl"]).arg(&jsonl);
     run.args(["vod.m3u8", "vod.mp4"].map(|path| server.url(path)));
     run.env("http_proxy", &proxy).env("https_proxy", &proxy).env("no_proxy", "other.example");
-    let output = program::finish(&mut run, Duration::from_secs(60));
+    let output = program::finish(&mut run);
     let records = std::fs::read_to_string(jsonl).unwrap();
     let seconds = records.lines().filter(|line| line.contains("\"type\":\"second\"")).count();
     assert_eq!((output.status.code(), seconds), (Some(0), 6), "{}", String::from_utf8_lossy(&output.stderr));
