@@ -38,6 +38,7 @@ fn settings() -> Settings {
         dataset: "made".into(),
         side: Side::Test,
         dataset_classes: ["a", "b", "c"].map(String::from).into(),
+        vote: VoteConfig::default(),
         seed: 1,
     }
 }
