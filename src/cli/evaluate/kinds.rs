@@ -5,18 +5,19 @@ use std::path::{Path, PathBuf};
 
 use super::{interval, predictor_name};
 use touchline_core::error::{Error, Result};
+use touchline_core::vote::VoteConfig;
 use touchline_learn::dataset::{Dataset, Kind};
 use touchline_learn::evaluate::cross::{Cross, CrossReport};
-use touchline_learn::evaluate::result::{KindReport, Predictor};
+use touchline_learn::evaluate::result::{EventFigures, Interval, KindReport, Predictor};
 use touchline_learn::measure::fixed;
 
 type PrintLine<'a> = dyn FnMut(std::fmt::Arguments) + 'a;
 
 /// Measures cross-validations. Returns the figures of each by kind, and those of the classes for the last one.
-pub fn cross(runs: &[PathBuf], dataset: &Path, json: &Path, seed: u64) -> Result<String> {
+pub fn cross(runs: &[PathBuf], dataset: &Path, json: &Path, vote: VoteConfig, seed: u64) -> Result<String> {
     let dataset = Dataset::open(dataset)?;
     let reports: Vec<CrossReport> =
-        runs.iter().map(|run| Ok(Cross::open(run, &dataset)?.report(run, seed))).collect::<Result<_>>()?;
+        runs.iter().map(|run| Ok(Cross::open(run, &dataset)?.report(run, vote, seed))).collect::<Result<_>>()?;
     let bytes = serde_json::to_vec_pretty(&reports)
         .map_err(|e| Error::Internal(format!("cannot write the figures as JSON: {e}")))?;
     super::write_file(json, &bytes, "--json")?;
@@ -40,6 +41,9 @@ pub fn cross(runs: &[PathBuf], dataset: &Path, json: &Path, seed: u64) -> Result
                 predictor_name(*predictor),
                 fixed(*ece, 3)
             ));
+        }
+        if let Some(events) = &report.events {
+            by_event(events, &mut line);
         }
         for note in &report.notes {
             line(format_args!("{note}"));
@@ -88,6 +92,36 @@ pub fn by_kind(kinds: &[KindReport], line: &mut PrintLine<'_>) {
             r.answered.map_or("-".into(), |a| fixed(a.coverage, 3)),
             r.answered.and_then(|a| a.precision).map_or("-".into(), |share| fixed(share, 3))
         ));
+    }
+}
+
+/// Prints the errors of events, a line for each length of scenes.
+pub fn by_event(events: &EventFigures, line: &mut PrintLine<'_>) {
+    line(format_args!(
+        "events on simulated programmes: vote of {} s every {} s, onset {}, offset {}",
+        events.vote_window,
+        events.vote_stride,
+        fixed(events.vote_onset, 2),
+        fixed(events.vote_offset, 2)
+    ));
+    line(format_args!(
+        "{:<9} {:>6} {:>7}  {:<21} {:<21} {:<21} {:<21} {:<21}",
+        "scenes of", "hours", "scenes", "missed an hour", "false an hour", "delay, s", "begin error, s", "end error, s"
+    ));
+    for e in &events.by_length {
+        let optional = |figure: &Option<Interval>| figure.as_ref().map_or("-".into(), interval);
+        let cells = format!(
+            "{:<9} {:>6} {:>7}  {:<21} {:<21} {:<21} {:<21} {:<21}",
+            format!("{} s", e.scene_seconds),
+            fixed(e.hours, 1),
+            e.scenes,
+            interval(&e.missed_per_hour),
+            interval(&e.false_per_hour),
+            optional(&e.delay_s),
+            optional(&e.begin_error_s),
+            optional(&e.end_error_s)
+        );
+        line(format_args!("{}", cells.trim_end()));
     }
 }
 

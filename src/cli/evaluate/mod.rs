@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::Compute;
 use super::progress::with_bar;
+use super::vote::VoteArgs;
 use touchline_compute::models::pack::Pack;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
@@ -59,7 +60,9 @@ pub struct EvaluateArgs {
     cache: Option<PathBuf>,
     #[command(flatten)]
     compute: Compute,
-    /// Random seed of the bootstrap and of the permutations.
+    #[command(flatten)]
+    vote: VoteArgs,
+    /// Random seed of the bootstrap, of the permutations and of the simulated programmes.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -72,8 +75,9 @@ enum MeasuredSide {
 }
 
 pub fn evaluate(args: EvaluateArgs) -> Result<()> {
+    let vote = args.vote.settings()?;
     let Some(pack_dir) = args.pack else {
-        let text = kinds::cross(&args.cv, &args.dataset, &args.json, args.seed)?;
+        let text = kinds::cross(&args.cv, &args.dataset, &args.json, vote, args.seed)?;
         // Errors are ignored, because the reader may close the pipe early.
         let _ = std::io::stdout().write_all(text.as_bytes());
         let _ = writeln!(std::io::stdout(), "\nfigures written to {}", args.json.display());
@@ -111,6 +115,7 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
         dataset: args.dataset.display().to_string(),
         side,
         dataset_classes: dataset.class_names().into_iter().collect(),
+        vote,
         seed: args.seed,
     };
     let mut evaluation =
@@ -182,6 +187,10 @@ fn text(evaluation: &Evaluation) -> String {
     kinds::by_kind(&evaluation.kinds, &mut line);
     line(format_args!(""));
     kinds::by_class(&evaluation.kinds, &mut line);
+    if let Some(events) = &evaluation.events {
+        line(format_args!(""));
+        kinds::by_event(events, &mut line);
+    }
     if !evaluation.improvement.is_empty() {
         line(format_args!(""));
     }

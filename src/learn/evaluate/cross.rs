@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::by_source::{ByKind, item_samples, report};
 use super::calibration::{ece, reliability};
+use super::events::EventErrors;
 use super::metrics::Samples;
 use super::predict::{DecisionMethod, clips, second_samples};
-use super::result::{KindReport, Predictor};
+use super::programme::RecordingPool;
+use super::result::{EventFigures, KindReport, Predictor};
 use super::scores::{RawSecond, ScoreTable, ScoredItem, SoftSecond};
 use super::stacking::Stacking;
 use super::unknown::Answers;
@@ -27,6 +29,7 @@ use touchline_compute::models::pack::parse_toml;
 use touchline_core::decision::PerModality;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassSet, Modality};
+use touchline_core::vote::VoteConfig;
 
 /// A cross-validation with its scores.
 #[derive(Clone, Debug)]
@@ -53,6 +56,8 @@ pub struct CrossReport {
     pub sources_per_class: f64,
     /// Figures of each pair of kind and predictor that has items.
     pub kinds: Vec<KindReport>,
+    /// Errors of events on simulated programmes, each of the sources of one fold; `None` without clips of two classes in a fold.
+    pub events: Option<EventFigures>,
     /// Expected calibration error of each predictor over the seconds of clips.
     pub ece: BTreeMap<Predictor, f64>,
     /// Remarks on method and limits, one sentence each.
@@ -99,17 +104,19 @@ impl Cross {
         fit(&self.table)
     }
 
-    /// Computes the figures. `run` is the directory for the report, `seed` that of the bootstrap.
+    /// Computes the figures. `run` is the directory for the report, `vote` that of the events, `seed` that of the bootstrap and the
+    /// programmes.
     ///
     /// # Panics
     /// Never for a cross-validation from [`Self::open`], which has at least one modality.
-    pub fn report(&self, run: &Path, seed: u64) -> CrossReport {
+    pub fn report(&self, run: &Path, vote: VoteConfig, seed: u64) -> CrossReport {
         let info = self.infos.values().next().expect("an opened cross-validation has a modality");
         let classes = &self.table.classes;
         let groups = self.table.groups();
         let mut items: BTreeMap<Predictor, ByKind> = BTreeMap::new();
         let mut seconds: BTreeMap<Predictor, Samples> = BTreeMap::new();
         let mut answers: BTreeMap<Kind, Answers> = BTreeMap::new();
+        let mut events = EventErrors::new(vote);
         let folds: BTreeSet<u32> = self.fold_of.iter().copied().collect();
         for fold in folds {
             let (others, own) =
@@ -118,6 +125,9 @@ impl Cross {
             let stacking = Stacking::fit(&others.0, &soft);
             let soft = own.0.soften(&temperatures);
             let groups: Vec<u32> = own.1.iter().map(|i| groups[*i]).collect();
+            if let Some(pool) = RecordingPool::new(&soft, &fusion, classes, &groups) {
+                events.add(&pool, classes, seed);
+            }
             let mut judges: Vec<DecisionMethod> =
                 self.table.modalities().into_iter().map(DecisionMethod::Modality).collect();
             judges.push(DecisionMethod::Table(&fusion));
@@ -164,6 +174,7 @@ impl Cross {
             sources: info.sources,
             sources_per_class: info.sources_per_class,
             kinds,
+            events: events.figures(seed),
             ece: seconds.iter().filter(|(_, s)| !s.is_empty()).map(|(p, s)| (*p, ece(&reliability(s)))).collect(),
             notes,
         }

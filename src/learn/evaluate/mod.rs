@@ -8,6 +8,7 @@ mod bootstrap;
 mod by_source;
 mod calibration;
 pub mod cross;
+mod events;
 pub mod figures;
 mod importance;
 mod metrics;
@@ -15,6 +16,7 @@ mod notes;
 #[cfg(test)]
 mod parity_tests;
 mod predict;
+mod programme;
 pub mod result;
 mod roc;
 pub mod score;
@@ -29,11 +31,13 @@ mod wrong;
 
 use std::collections::BTreeSet;
 
+use self::events::EventErrors;
 use self::metrics::Samples;
 use self::predict::{DecisionMethod, clips, frame_samples, second_samples, video_samples};
+use self::programme::RecordingPool;
 use self::result::{
-    Calibration, ClassCount, ClassReport, Evaluation, Histogram, Importance, Improvement, KindReport, Level,
-    LevelReport,
+    Calibration, ClassCount, ClassReport, Evaluation, EventFigures, Histogram, Importance, Improvement, KindReport,
+    Level, LevelReport,
 };
 use self::scores::{ScoreTable, SoftSecond};
 use self::stacking::Stacking;
@@ -45,6 +49,7 @@ use touchline_compute::models::pack::{Pack, Unknown};
 use touchline_core::decision::PerModality;
 use touchline_core::fusion::FusionTable;
 use touchline_core::labels::{ClassId, Modality};
+use touchline_core::vote::VoteConfig;
 
 pub use self::wrong::thumbnail;
 
@@ -121,7 +126,9 @@ pub struct Settings {
     pub side: Side,
     /// Classes of the dataset, over all sides.
     pub dataset_classes: BTreeSet<String>,
-    /// Seed of the bootstrap and the permutations.
+    /// The vote that events are measured with.
+    pub vote: VoteConfig,
+    /// Seed of the bootstrap, the permutations and the programmes.
     pub seed: u64,
 }
 
@@ -162,6 +169,7 @@ pub fn evaluate(
         label_distribution: distribution(measured),
         reports: work.reports(),
         kinds: work.kinds(&soft),
+        events: work.events(&soft, settings.vote),
         improvement: work.improvement(),
         calibration: work.calibration(),
         importance: work.importance(),
@@ -233,6 +241,13 @@ impl Work<'_> {
         let mut kinds: Vec<KindReport> = self.judges.iter().flat_map(of).collect();
         kinds.sort_by_key(|r| (r.kind, r.predictor));
         kinds
+    }
+
+    fn events(&self, soft: &[SoftSecond], vote: VoteConfig) -> Option<EventFigures> {
+        let classes = &self.measured.classes;
+        let mut errors = EventErrors::new(vote);
+        errors.add(&RecordingPool::new(soft, &self.deciders.fusion, classes, &self.groups)?, classes, self.seed);
+        errors.figures(self.seed)
     }
 
     fn improvement(&self) -> Vec<Improvement> {

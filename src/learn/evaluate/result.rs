@@ -30,6 +30,9 @@ pub struct Evaluation {
     /// Figures of each pair of kind and predictor that has items; evaluations of earlier versions have none.
     #[serde(default)]
     pub kinds: Vec<KindReport>,
+    /// Errors of events on simulated programmes; `None` in evaluations of earlier versions, and without clips of two classes.
+    #[serde(default)]
+    pub events: Option<EventFigures>,
     /// Improvement of fusion over each modality, at second and video level.
     pub improvement: Vec<Improvement>,
     /// Calibration of each modality.
@@ -107,6 +110,42 @@ pub struct ClassOfKind {
     pub sources: u64,
     /// Share of correct items within a source, mean over sources.
     pub right: Interval,
+}
+
+/// Errors of events on simulated programmes, with the decisions by the table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventFigures {
+    /// Seconds of the vote.
+    pub vote_window: u32,
+    /// Seconds between estimates.
+    pub vote_stride: u32,
+    /// Mean probability at which a class comes on air.
+    pub vote_onset: f64,
+    /// Mean probability below which it leaves.
+    pub vote_offset: f64,
+    /// Figures of each length of scenes.
+    pub by_length: Vec<EventsOfLength>,
+}
+
+/// Errors of events on programmes with scenes of similar length.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventsOfLength {
+    /// Mean length of a scene of a sport, seconds.
+    pub scene_seconds: u32,
+    /// Length of all programmes.
+    pub hours: f64,
+    /// Scenes of a sport.
+    pub scenes: u64,
+    /// Scenes without an event of their class, per hour.
+    pub missed_per_hour: Interval,
+    /// Events of a sport that belong to no scene, per hour.
+    pub false_per_hour: Interval,
+    /// Mean time from the begin of a scene to its event, seconds; `None` without one.
+    pub delay_s: Option<Interval>,
+    /// Mean distance of the begin of an event, dated back to the change, from that of the scene, seconds; `None` without an event.
+    pub begin_error_s: Option<Interval>,
+    /// Mean distance of the ends, seconds.
+    pub end_error_s: Option<Interval>,
 }
 
 /// Level at which samples are counted.

@@ -4,7 +4,7 @@ use super::evaluation::with_interval;
 use super::html::{Table, card, details, missing, three, whole};
 use super::name_of;
 use crate::dataset::Kind;
-use crate::evaluate::result::{Evaluation, KindReport, Predictor};
+use crate::evaluate::result::{Evaluation, EventFigures, Interval, KindReport, Predictor};
 
 /// Returns the heading of a kind.
 const fn title(kind: Kind) -> &'static str {
@@ -54,10 +54,52 @@ pub(super) fn section(e: &Evaluation) -> String {
         ]);
     }
     let mut html = card("By kind", "", &table.html());
+    if let Some(events) = &e.events {
+        html.push_str(&by_event(events));
+    }
     for kind in Kind::ALL {
         html.push_str(&of_kind(e, kind));
     }
     html
+}
+
+/// Returns the errors of events, by length of scenes.
+fn by_event(events: &EventFigures) -> String {
+    let optional = |figure: &Option<Interval>| figure.as_ref().map_or_else(|| "-".into(), with_interval);
+    let mut table = Table::new(
+        1,
+        &[
+            "scenes of",
+            "hours",
+            "scenes",
+            "missed an hour",
+            "false an hour",
+            "delay, s",
+            "begin error, s",
+            "end error, s",
+        ],
+    );
+    for e in &events.by_length {
+        table.row(vec![
+            format!("{} s", e.scene_seconds),
+            three(e.hours),
+            whole(e.scenes),
+            with_interval(&e.missed_per_hour),
+            with_interval(&e.false_per_hour),
+            optional(&e.delay_s),
+            optional(&e.begin_error_s),
+            optional(&e.end_error_s),
+        ]);
+    }
+    let note = format!(
+        "Programmes of recordings in a random order with known cuts, and a vote of {} s every {} s, onset {}, offset {}. Events of \
+         other are not counted. The delay is that of the event; begin and end are dated back to the change.",
+        events.vote_window,
+        events.vote_stride,
+        three(events.vote_onset),
+        three(events.vote_offset)
+    );
+    card("Events on simulated programmes", &note, &table.html())
 }
 
 /// Returns the figures of the classes of one kind, by the main predictor.

@@ -172,6 +172,22 @@ fn thumbnail(dice: &mut Dice) -> String {
 
 /// Reports by kind, predicted by the table: every class has photographs, every third class has frames of a single
 /// source.
+fn events() -> EventFigures {
+    let of = |value: f64| Interval { value, low: Some(value * 0.8), high: Some(value * 1.3) };
+    let length = |scene_seconds: u32| EventsOfLength {
+        scene_seconds,
+        hours: 2.0,
+        scenes: 5760 / u64::from(scene_seconds),
+        missed_per_hour: of(960.0 / f64::from(scene_seconds)),
+        false_per_hour: of(7.25),
+        delay_s: Some(of(6.5)),
+        begin_error_s: Some(of(1.125)),
+        end_error_s: None,
+    };
+    let by_length = [20, 60].map(length).to_vec();
+    EventFigures { vote_window: 10, vote_stride: 1, vote_onset: 0.6, vote_offset: 0.4, by_length }
+}
+
 fn kinds(names: &[String]) -> Vec<KindReport> {
     let report_of = |kind: Kind, sources: u64| {
         let present = names.iter().step_by(if sources == 1 { 3 } else { 1 });
@@ -291,6 +307,7 @@ pub fn evaluation(names: &[String]) -> Evaluation {
         label_distribution,
         reports,
         kinds: kinds(names),
+        events: Some(events()),
         improvement,
         calibration,
         importance,
