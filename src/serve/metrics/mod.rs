@@ -6,6 +6,7 @@
 //!
 //! Nothing is measured here: callers measure and report.
 
+mod clips;
 mod frame_share;
 mod http;
 mod labels;
@@ -22,12 +23,14 @@ use prometheus::{
     TextEncoder, process_collector::ProcessCollector,
 };
 
+use clips::ClipFamilies;
 use frame_share::FrameShares;
 use reloads::Reloads;
 use touchline_core::decision::PackStamp;
 use touchline_core::labels::ClassSet;
 use touchline_core::observer::{DeviceFault, Observer, Stage};
 
+pub use clips::ClipResult;
 pub use http::HttpRefusal;
 pub use labels::{StageThread, Viewer};
 pub use shadow::{ShadowDrop, ShadowMetrics};
@@ -92,6 +95,7 @@ pub(crate) struct Families {
     frames: IntCounterVec,
     converted: IntCounterVec,
     left_out: IntCounterVec,
+    clips: ClipFamilies,
     samples: IntCounterVec,
     discarded: IntCounterVec,
     dropped: IntCounterVec,
@@ -281,6 +285,7 @@ impl Metrics {
                 "Decoded pictures that were scaled and converted, for the models or for viewers.",
                 &["stream"],
             ),
+            clips: ClipFamilies::new(r),
             left_out: counters(
                 r,
                 "touchline_frames_left_out_total",
