@@ -2,6 +2,7 @@
 #![cfg(feature = "gst")]
 
 mod bad_input;
+mod clips;
 #[path = "../common/mod.rs"]
 mod common;
 mod end_to_end;

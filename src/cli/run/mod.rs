@@ -50,6 +50,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
             allow_pack_updates: settings.allow_pack_updates,
             tls: settings.tls,
         },
+        record: settings.record,
         jsonl: settings.jsonl,
         state: settings.state,
         max_streams: settings.max_streams,

@@ -15,6 +15,7 @@ mod file;
 mod keys;
 mod layers;
 mod raw;
+mod record;
 mod settings;
 pub mod values;
 
@@ -33,6 +34,7 @@ pub use layers::{Entry, Layer, Problem, ValueOrigin, default_layer, environment,
 pub use raw::{
     AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, STREAM_KEYS, SignalFile, StreamFile, VoteFile, defaults, schema,
 };
+pub use record::{RecordFile, RecordSettings};
 pub use settings::{Fixed, SettingSources, Settings, Stream, TlsFile, refused, settle};
 pub use touchline_media::guard::SourcesFile;
 pub use values::{

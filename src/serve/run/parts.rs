@@ -9,6 +9,7 @@ use touchline_compute::models::pack::Pack;
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::spawn;
+use touchline_media::gst::clips::ring::RingOptions;
 use touchline_media::guard::SourcePolicy;
 use touchline_media::uri::Pacing;
 
@@ -114,7 +115,7 @@ impl Shared {
         policy: Arc<SourcePolicy>,
         commands: Sender<Command>,
         news: Sender<News>,
-        is_realtime: bool,
+        (is_realtime, record): (bool, Option<RingOptions>),
     ) -> GstDriver {
         GstDriver {
             intake: workers.intake().clone(),
@@ -123,6 +124,7 @@ impl Shared {
             commands,
             news,
             pacing: if is_realtime { Pacing::Realtime } else { Pacing::Auto },
+            record,
         }
     }
 
