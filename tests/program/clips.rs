@@ -1,4 +1,4 @@
-//! `touchline score --clips`: segments cut from recordings, checked with FFmpeg.
+//! Clips of recordings and of live streams, checked with FFmpeg.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::common::Fixtures;
+use crate::common::api::{ask, wait_until_ready};
+use crate::common::live::Live;
 use crate::common::program::{self, touchline};
+use crate::common::rtsp::{Media, RtspServer};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -88,4 +91,90 @@ fn segments_are_cut_with_their_decisions_and_a_poster() {
         assert_eq!((poster.width(), poster.height()), (320, 180));
     }
     assert!(covered >= 9, "{covered} seconds are in clips");
+}
+
+/// Bytes `range` of a clip's file: status, content range, and the bytes.
+fn download(address: &str, path: &str, range: &str) -> (u16, String, Vec<u8>) {
+    let mut answer = ureq::get(format!("http://{address}{path}")).header("Range", range).call().unwrap();
+    let of = answer.headers().get("content-range").map_or(String::new(), |v| v.to_str().unwrap().to_owned());
+    let bytes = answer.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap();
+    (answer.status().as_u16(), of, bytes)
+}
+
+/// Waits until the API lists a clip of every stream.
+fn wait_for_clips(address: &str, streams: &[&str]) -> Vec<Value> {
+    let until = std::time::Instant::now() + LIMIT;
+    loop {
+        let clips = ask(address, "GET", "/api/v1/clips", None, &[]).body;
+        let clips = clips["clips"].as_array().unwrap().clone();
+        if streams.iter().all(|stream| clips.iter().any(|clip| clip["stream"] == *stream)) {
+            return clips;
+        }
+        assert!(std::time::Instant::now() < until, "{clips:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn events_of_live_streams_are_cut_from_the_original_media() {
+    let _alone = crate::common::alone();
+    let fixtures = Fixtures::new();
+    let server = RtspServer::start(Media::Test { video: true, audio: true });
+    let record = fixtures.path().join("media");
+    let options = ["--vote-window=2", "--vote-onset=0.01", "--vote-offset=0.005", "--record-pre-roll-s=1"];
+    let more = ["--record-post-roll-s=2", "--record-ring-s=60", "--rtsp-transport=tcp", "--record-dir"];
+    let arguments: Vec<String> = options.iter().chain(&more).map(|text| (*text).to_owned()).collect();
+    let config = fixtures.write(
+        "touchline.toml",
+        format!("[[stream]]\nid = \"inside\"\nuri = \"{0}\"\n[[stream]]\nid = \"outside\"\nuri = \"{0}\"\nisolation = \"process\"\n", server.url()).as_bytes(),
+    );
+    let files = [record.to_str().unwrap().to_owned(), "--config".to_owned(), config.to_str().unwrap().to_owned()];
+    let live = Live::start_with(fixtures.path(), "127.0.0.1", &[arguments, files.to_vec()].concat());
+    let address = live.address.clone();
+    wait_until_ready(&address, LIMIT);
+    let clips = wait_for_clips(&address, &["inside", "outside"]);
+    for clip in &clips {
+        let (id, file) = (clip["id"].as_str().unwrap(), clip["media"][0]["file"].as_str().unwrap());
+        let path = record.join("clips").join(file);
+        assert_eq!(probe(&path, "stream=codec_name").split_whitespace().collect::<Vec<_>>(), ["h264", "aac"]);
+        let duration: f64 = probe(&path, "format=duration").trim().parse().unwrap();
+        assert!((1.5..30.0).contains(&duration), "{duration}");
+        // The first picture is a key picture.
+        let frames = probe(&path, "packet=flags");
+        assert!(frames.lines().next().unwrap().starts_with('K'), "{frames}");
+        let whole = std::fs::read(&path).unwrap();
+        let at = format!("/api/v1/clips/{id}/{file}");
+        let of = format!("bytes 0-{}/{}", whole.len() - 1, whole.len());
+        assert_eq!(download(&address, &at, "bytes=0-"), (206, of, whole.clone()));
+        assert_eq!(download(&address, &at, "bytes=10-19").2, whole[10..20]);
+        let detail = ask(&address, "GET", &format!("/api/v1/clips/{id}"), None, &[]).body;
+        let records = detail["records"].as_array().unwrap();
+        assert!(records.iter().any(|record| record["type"] == "event"), "{detail}");
+        assert!(detail["media"][0]["began_unix_ns"].as_i64().unwrap() > 1_600_000_000_000_000_000, "{detail}");
+    }
+    // A clip on request, of seconds that are decided.
+    let seconds = live.records().into_iter().filter(|r| r["type"] == "second" && r["stream"] == "inside");
+    let times: Vec<Value> = seconds.map(|record| record["wall"]["time"].clone()).collect();
+    let body = serde_json::json!({ "from": times[times.len() - 3], "to": times[times.len() - 1] });
+    let made = ask(&address, "POST", "/api/v1/streams/inside/clips", Some(&body), &[]);
+    assert_eq!((made.status, &made.body["reason"]), (201, &Value::from("request")), "{}", made.text);
+    let late = serde_json::json!({ "from": times[times.len() - 1], "to": "2100-01-01T00:00:00Z" });
+    assert_eq!(ask(&address, "POST", "/api/v1/streams/inside/clips", Some(&late), &[]).status, 422);
+    let old = serde_json::json!({ "from": "2020-01-01T00:00:00Z", "to": "2020-01-01T00:00:05Z" });
+    assert_eq!(ask(&address, "POST", "/api/v1/streams/inside/clips", Some(&old), &[]).status, 404);
+
+    let at = made.location.unwrap();
+    assert_eq!(ask(&address, "DELETE", &at, None, &[]).status, 204);
+    assert_eq!(ask(&address, "GET", &at, None, &[]).status, 404);
+    assert_eq!(ask(&address, "GET", "/api/v1/clips/..%2Fring", None, &[]).status, 404);
+    let metrics = live.get("/metrics");
+    assert!(
+        metrics.contains("touchline_clips_total{result=\"made\"}")
+            && metrics.contains("touchline_ring_seconds{stream=\"outside\"}"),
+        "{metrics}"
+    );
+    assert_eq!(live.stop(), 0);
+    let left =
+        std::fs::read_dir(record.join("clips")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!({ left }.all(|file| !file.ends_with(".part")));
 }

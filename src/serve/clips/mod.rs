@@ -6,12 +6,13 @@
 mod store;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use touchline_core::time::{NANOS_PER_SECOND, Pts, RunId};
-use touchline_media::gst::clips::{self, ClipFile};
+use touchline_media::gst::clips::{self, ClipError, ClipFile};
 
 pub use self::store::{ClipStore, create_dir};
 
@@ -31,7 +32,8 @@ pub enum ClipReason {
 }
 
 /// The sidecar of a clip: what is in its files, and what was decided about its time.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Clip")]
 pub struct Sidecar {
     /// Version of this form: 1.
     pub version: u32,
@@ -56,6 +58,7 @@ pub struct Sidecar {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poster: Option<Poster>,
     /// The decisions about the time of the clip, as `--jsonl` writes them.
+    #[schemars(with = "Vec<serde_json::Map<String, serde_json::Value>>")]
     pub records: Vec<Box<RawValue>>,
 }
 
@@ -106,6 +109,35 @@ pub struct DecisionRecord {
     pub index: u64,
     /// The record: one JSON object.
     pub json: String,
+}
+
+/// Why a requested clip was not made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClipRefusal {
+    /// The request is not valid; the text says why.
+    Invalid(String),
+    /// Its end is not decided yet.
+    NotYet,
+    /// It could not be cut.
+    Clip(ClipError),
+}
+
+/// Makes clips on request.
+pub trait ClipMaker: Send + Sync {
+    /// Cuts a stream between two wall times, nanoseconds since 1970-01-01 UTC. Takes the time of copying the media.
+    ///
+    /// # Errors
+    /// Why it was not made.
+    fn make(&self, stream: &str, from_ns: i64, to_ns: i64) -> Result<Sidecar, ClipRefusal>;
+}
+
+/// The clips, as the API uses them.
+#[derive(Clone)]
+pub struct ClipAccess {
+    /// The clips that there are.
+    pub store: ClipStore,
+    /// Makes more.
+    pub maker: Arc<dyn ClipMaker>,
 }
 
 /// What a clip is about.

@@ -111,10 +111,12 @@ pub fn run_with_sinks(config: RunConfig, mut sinks: Vec<Box<dyn Sink>>) -> Resul
     let (stream_control, requests) = StreamControl::new();
     let policy = Arc::new(SourcePolicy::new(&config.sources)?);
     let ring = config.record.as_ref().map(recording::ring_options);
-    if let Some(record) = config.record.clone() {
-        sinks.push(Box::new(ClipSink::open(record, shared.hub.metrics().clone(), shared.clock.clone())?));
-    }
-    let controls = Controls { packs: pack_control.clone(), streams: stream_control.clone(), policy: policy.clone() };
+    let open_clips = |record| ClipSink::open(record, shared.hub.metrics().clone(), shared.clock.clone());
+    let clip_sink = config.record.clone().map(open_clips).transpose()?;
+    let clips = clip_sink.as_ref().map(|sink| sink.access());
+    sinks.extend(clip_sink.map(|sink| Box::new(sink) as Box<dyn Sink>));
+    let controls =
+        Controls { packs: pack_control.clone(), streams: stream_control.clone(), policy: policy.clone(), clips };
     let server = shared.start_server(&runtime, &config, controls, std::mem::take(&mut contents.log_outs))?;
     let (packs, how) = ((packs, pack_control.clone(), pack_requests), (config.batching, config.signals));
     let models = ModelThreads::start((config.pack, config.shadow), how, packs, &shared)?;

@@ -21,6 +21,9 @@ pub(in crate::gst) use self::tap::RingTap;
 /// The extension of ring files.
 const EXTENSION: &str = "ring";
 
+/// A file is written for no longer than this, seconds: twice the longest file.
+const WRITTEN_S: u64 = 120;
+
 /// Where a source records its coded media.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingOptions {
@@ -72,7 +75,7 @@ pub struct RingExtent {
 }
 
 /// Removes the oldest files of all rings below `root`: those begun more than `age_s` seconds before `unix_ns`, and as many as
-/// exceed `bytes`. The newest file of each stream stays, because it is being written.
+/// exceed `bytes`. The newest file of each stream stays, because it is being written, unless it is so old that its stream is gone.
 ///
 /// # Errors
 /// If `root` cannot be read.
@@ -93,7 +96,8 @@ pub fn trim(root: &Path, bytes: u64, age_s: u64, unix_ns: u64) -> io::Result<Rin
     for (file, size, stream, is_newest) in all {
         let age_ns = unix_ns.saturating_sub(file.begun_ns);
         let is_too_much = extent.bytes > bytes || age_ns > age_s.saturating_mul(NANOS_PER_SECOND);
-        if is_too_much && !is_newest && std::fs::remove_file(&file.path).is_ok() {
+        let is_written = is_newest && age_ns <= age_s.saturating_add(WRITTEN_S).saturating_mul(NANOS_PER_SECOND);
+        if is_too_much && !is_written && std::fs::remove_file(&file.path).is_ok() {
             extent.bytes = extent.bytes.saturating_sub(size);
         } else {
             extent.ages_ns.entry(stream).or_insert(age_ns);
@@ -126,21 +130,31 @@ mod tests {
             std::fs::create_dir_all(&dir).unwrap();
             std::fs::write(RingFile::new(&dir, 1, begun_s * NANOS_PER_SECOND).path, vec![0; bytes]).unwrap();
         };
-        for (stream, begun_s) in [("a", 10), ("b", 12), ("a", 14), ("b", 16), ("a", 18), ("c", 1)] {
+        for (stream, begun_s) in [("a", 210), ("b", 212), ("a", 214), ("b", 216), ("a", 218), ("c", 201), ("gone", 20)]
+        {
             put(stream, begun_s, 100);
         }
         std::fs::write(root.path().join("a/notes.txt"), "x").unwrap();
         let left = |stream: &str| -> Vec<u64> {
             files(&root.path().join(stream)).unwrap().iter().map(|file| file.begun_ns / NANOS_PER_SECOND).collect()
         };
-        let now = 20 * NANOS_PER_SECOND;
+        let now = 220 * NANOS_PER_SECOND;
         let extent = trim(root.path(), 1000, 9, now).unwrap();
-        assert_eq!((left("a"), left("b"), left("c")), (vec![14, 18], vec![12, 16], vec![1]), "by age");
+        assert_eq!((left("a"), left("b"), left("c")), (vec![214, 218], vec![212, 216], vec![201]), "by age");
+        assert!(left("gone").is_empty(), "its stream is gone");
         assert_eq!((extent.bytes, extent.ages_ns["a"]), (500, 6 * NANOS_PER_SECOND));
         trim(root.path(), 400, 1000, now).unwrap();
-        assert_eq!((left("a"), left("b"), left("c")), (vec![14, 18], vec![16], vec![1]), "by size, over all streams");
+        assert_eq!(
+            (left("a"), left("b"), left("c")),
+            (vec![214, 218], vec![216], vec![201]),
+            "by size, over all streams"
+        );
         assert!(remove_oldest(root.path()) && !remove_oldest(root.path()));
-        assert_eq!((left("a"), left("b"), left("c")), (vec![18], vec![16], vec![1]), "the newest of each stream stays");
+        assert_eq!(
+            (left("a"), left("b"), left("c")),
+            (vec![218], vec![216], vec![201]),
+            "the newest of each stream stays"
+        );
         assert!(root.path().join("a/notes.txt").exists());
     }
 }
