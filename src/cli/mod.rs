@@ -2,6 +2,7 @@
 
 #[cfg(feature = "train")]
 mod adapt;
+mod clips;
 mod config;
 #[cfg(feature = "train")]
 mod dataset;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
+use super::clips::{ClipArgs, ClipCutter};
 use super::progress::Bar;
 use super::run::named;
 use super::signal::SignalArgs;
@@ -29,6 +30,7 @@ use touchline_media::outlet::Counters;
 use touchline_media::still::{read_still, scale_down};
 use touchline_media::truncation;
 use touchline_serve::backlog::QueueId;
+use touchline_serve::clips::DecisionRecord;
 use touchline_serve::config;
 use touchline_serve::config::{Key, Settings};
 use touchline_serve::live::vote;
@@ -73,6 +75,9 @@ pub struct ScoreArgs {
     #[arg(long, value_name = "FILE.csv")]
     #[serde(skip)]
     summary: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(skip)]
+    clips: ClipArgs,
     #[command(flatten)]
     #[serde(flatten)]
     compute: Compute,
@@ -151,7 +156,8 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     // Last, because this replaces the output of an earlier run: nothing else can fail after it.
     let jsonl = args.jsonl.as_deref().map(JsonlWriter::create).transpose()?;
     let mut summary = args.summary.as_deref().map(Summary::create).transpose()?;
-    let mut scorer = Scorer { workers, opener, counters, classes, jsonl, vote, tier };
+    let clips = ClipCutter::new(&args.clips)?;
+    let mut scorer = Scorer { workers, opener, counters, classes, jsonl, clips, vote, tier };
 
     let to_stdout = args.jsonl.as_deref() != Some(Path::new("-"));
     let mut progress = Bar::new("files", files.len() as u64);
@@ -264,6 +270,7 @@ struct Scorer {
     counters: Arc<Counters>,
     classes: Arc<ClassSet>,
     jsonl: Option<JsonlWriter>,
+    clips: Option<ClipCutter>,
     vote: VoteConfig,
     tier: SharedTier,
 }
@@ -300,6 +307,7 @@ impl Scorer {
         let recorder = Recorder::new(&name, self.classes.clone(), Pace::File);
         let mut voter = Voter::new(self.vote, self.classes.len());
         let mut video = VideoVote::new(self.classes.len());
+        let mut decisions = Vec::new();
         loop {
             let decided =
                 self.workers.decided.recv().map_err(|_| Error::Internal("the inference thread ended".into()))?;
@@ -310,14 +318,26 @@ impl Scorer {
             match decided.item {
                 DecidedItem::Outcome { outcome, .. } => {
                     video.push(&outcome);
+                    let (run, index) = (outcome.run(), outcome.index());
                     // Backlog and latency depend on the load of the machine; a recording's records must not.
                     let published = vote(&mut voter, self.classes.len(), outcome, 0, None);
-                    self.write(&recorder.published(&published))?;
+                    let records = recorder.published(&published);
+                    self.write(&records)?;
+                    if self.clips.is_some() {
+                        decisions.extend(records.into_iter().map(|json| DecisionRecord { run, index, json }));
+                    }
                 }
                 DecidedItem::News(ClipOutput::Ended(end)) => {
                     let mut events = Vec::new();
                     voter.finish(&mut events);
-                    self.write(&recorder.events(&events))?;
+                    let records = recorder.events(&events);
+                    self.write(&records)?;
+                    let last = events.iter().zip(records);
+                    decisions.extend(last.map(|(event, json)| DecisionRecord {
+                        run: event.run,
+                        index: event.index,
+                        json,
+                    }));
                     if let End::Failed { kind, cause, advice } = end {
                         return Err(Error::source_failure(kind, name, cause, advice));
                     }
@@ -332,6 +352,9 @@ impl Scorer {
                         None if self.counters.damage() > damage_before => FileState::Damaged,
                         None => FileState::Whole,
                     };
+                    if let Some(clips) = &mut self.clips {
+                        clips.cut(path, &decisions)?;
+                    }
                     return Ok(Labelled { label, guess, seconds: video.seconds(), gaps: video.gaps(), state });
                 }
                 DecidedItem::News(_) => {}

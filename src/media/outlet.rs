@@ -59,6 +59,8 @@ pub struct Counters {
     pub left_out: AtomicU64,
     /// Faults in the data: holes reported by a demuxer, and errors of decoders.
     pub faults: AtomicU64,
+    /// Coded pictures and pieces of sound that are missing in the ring, because its disk was too slow.
+    pub unrecorded: AtomicU64,
     /// Connections after the first.
     pub reconnects: AtomicU64,
     /// Connections whose pipeline or process did not stop in time and was abandoned.
@@ -85,6 +87,8 @@ pub struct CounterValues {
     pub left_out: u64,
     /// [`Counters::faults`].
     pub faults: u64,
+    /// [`Counters::unrecorded`].
+    pub unrecorded: u64,
     /// [`Counters::reconnects`].
     pub reconnects: u64,
     /// [`Counters::abandoned`].
@@ -103,6 +107,7 @@ impl Counters {
             dropped,
             left_out,
             faults,
+            unrecorded,
             reconnects,
             abandoned,
             on_demand: _,
@@ -116,6 +121,7 @@ impl Counters {
             dropped: dropped.each_ref().map(get),
             left_out: get(left_out),
             faults: get(faults),
+            unrecorded: get(unrecorded),
             reconnects: get(reconnects),
             abandoned: get(abandoned),
         }

@@ -4,6 +4,7 @@
 #![deny(missing_docs)]
 
 pub mod backlog;
+pub mod clips;
 pub mod frame_share;
 // Its items are documented by the schema of the file.
 pub mod config;
@@ -11,6 +12,7 @@ pub mod deliver;
 pub mod live;
 pub mod metrics;
 pub mod publish;
+pub mod recording;
 pub mod run;
 pub mod shadow;
 pub mod store;

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod client;
+mod clips;
 #[path = "../common/mod.rs"]
 mod common;
 mod end_to_end;

@@ -5,13 +5,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::common::program::{finish, touchline};
 use crate::common::skip::{Lacks, skip};
+use crate::common::wait::until;
 use crate::common::{Child, Fixtures, free_tcp_port};
 
 const SINKS: [&str; 4] = ["web", "hook", "home", "bus"];
@@ -54,7 +55,7 @@ fn serve(stream: &TcpStream, kept: &Mutex<Vec<Value>>) {
         if reader.read_exact(&mut body).is_err() {
             return;
         }
-        kept.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+        kept.lock().push(serde_json::from_slice(&body).unwrap());
         if writer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").is_err() {
             return;
         }
@@ -89,14 +90,6 @@ fn status(listen: &str, sink: usize) -> Value {
     let body = answer.ok().and_then(|mut answer| answer.body_mut().read_to_string().ok()).unwrap_or_default();
     let all: Value = serde_json::from_str(&body).unwrap_or_default();
     all["sinks"][sink].clone()
-}
-
-fn wait_until(event: &str, condition: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(120);
-    while !condition() {
-        assert!(Instant::now() < until, "{event} did not happen");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// The records in events, without those that were delivered before.
@@ -150,18 +143,18 @@ fn stalled_receivers_delay_nothing_and_get_everything_later() {
         start(Command::new(servers[1]).args(["-js", "-a", "127.0.0.1", "-p", &port, "-sd"]).arg(folder.join("js")));
     let listen = format!("127.0.0.1:{}", free_tcp_port());
     let first = deliver(&config, &listen);
-    wait_until("the first deliveries", || received.lock().unwrap().len() > 5);
+    until("the first deliveries", || received.lock().len() > 5);
     // SIGKILL.
     drop(first);
     let listen = format!("127.0.0.1:{}", free_tcp_port());
     let _second = deliver(&config, &listen);
     for (number, sink) in SINKS.iter().enumerate() {
-        wait_until(&format!("the delivery by {sink}"), || status(&listen, number)["waiting"] == 0);
+        until(&format!("the delivery by {sink}"), || status(&listen, number)["waiting"] == 0);
         let shown = status(&listen, number);
         assert_eq!(shown["lost"], serde_json::json!({ "overflow": 0, "refused": 0, "damaged": 0 }), "{sink}");
     }
     let expected: Vec<&Value> = written.iter().collect();
-    assert_eq!(records(&received.lock().unwrap()), expected, "by webhook");
+    assert_eq!(records(&received.lock()), expected, "by webhook");
     let hook = fs::read_to_string(folder.join("hook.jsonl")).unwrap();
     let hook: Vec<Value> = hook.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(records(&hook), expected, "by program");

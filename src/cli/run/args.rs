@@ -116,6 +116,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     adaptive: Option<bool>,
     #[command(flatten)]
+    record: RecordArgs,
+    #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]
     tls: TlsArgs,
@@ -132,6 +134,33 @@ pub struct RunArgs {
         short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true"
     )]
     quiet: Option<bool>,
+}
+
+#[derive(Clone, Debug, Args, Serialize)]
+#[command(next_help_heading = "Event clips")]
+struct RecordArgs {
+    /// Folder for a ring of the original media of each stream and for the clips of events, which are cut from it without
+    /// encoding. Without it nothing is recorded.
+    #[arg(long = "record-dir", value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Length of the ring of each stream, 30 to 3600 [default: 300].
+    #[arg(long = "record-ring-s", value_name = "SECONDS")]
+    ring_s: Option<u32>,
+    /// Size of the rings of all streams, 10 to 10000000 [default: 4000].
+    #[arg(long = "record-ring-mb", value_name = "MB")]
+    ring_mb: Option<u32>,
+    /// What a clip has before its event, 0 to 600 [default: 10].
+    #[arg(long = "record-pre-roll-s", value_name = "SECONDS")]
+    pre_roll_s: Option<u32>,
+    /// What a clip has after its event, 1 to 600 [default: 20].
+    #[arg(long = "record-post-roll-s", value_name = "SECONDS")]
+    post_roll_s: Option<u32>,
+    /// Clips that are older are removed, 1 to 36500 [default: 30].
+    #[arg(long = "record-keep-days", value_name = "DAYS")]
+    keep_days: Option<u32>,
+    /// The oldest clips are removed beyond this size of all, 10 to 100000000 [default: 20000].
+    #[arg(long = "record-keep-mb", value_name = "MB")]
+    keep_mb: Option<u32>,
 }
 
 #[derive(Clone, Debug, Args, Serialize)]

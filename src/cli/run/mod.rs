@@ -50,6 +50,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
             allow_pack_updates: settings.allow_pack_updates,
             tls: settings.tls,
         },
+        record: settings.record,
         jsonl: settings.jsonl,
         jsonl_kinds: settings.jsonl_kinds,
         instance: settings.instance,

@@ -9,6 +9,7 @@ use gstreamer::prelude::*;
 use parking_lot::Mutex;
 
 use super::causes::failed;
+use super::clips::ring::RingTap;
 use super::damage;
 use super::debug::ErrorWatch;
 use super::graph::Graph;
@@ -37,16 +38,28 @@ pub(super) fn forbid_libav_demuxers() {
 }
 
 /// Sets up every element that is added to `pipeline`.
-pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, pace: Pace, selection: Option<&FrameSelection>) {
+pub(super) fn connect(
+    pipeline: &gst::Pipeline,
+    graph: &Arc<Graph>,
+    pace: Pace,
+    selection: Option<&FrameSelection>,
+    ring: Option<Arc<RingTap>>,
+) {
     let (graph, selection) = (Arc::downgrade(graph), selection.cloned());
     pipeline.connect("deep-element-added", false, move |args| {
         let (element, graph) = (args.get(2)?.get::<gst::Element>().ok()?, graph.upgrade()?);
-        set_up(&element, &graph, pace, selection.as_ref());
+        set_up(&element, &graph, pace, selection.as_ref(), ring.as_ref());
         None
     });
 }
 
-fn set_up(element: &gst::Element, graph: &Arc<Graph>, pace: Pace, selection: Option<&FrameSelection>) {
+fn set_up(
+    element: &gst::Element,
+    graph: &Arc<Graph>,
+    pace: Pace,
+    selection: Option<&FrameSelection>,
+    ring: Option<&Arc<RingTap>>,
+) {
     let Some(factory) = element.factory() else { return };
     let class = factory.metadata("klass").unwrap_or_default();
     if ["Demux", "Parser", "Decoder"].iter().any(|kind| class.contains(kind)) && !element.is::<gst::Bin>() {
@@ -60,6 +73,10 @@ fn set_up(element: &gst::Element, graph: &Arc<Graph>, pace: Pace, selection: Opt
     }
     graph.is_decoded.store(true, Ordering::Relaxed);
     limit_format(element, graph);
+    if let Some(ring) = ring {
+        // Before the probe that leaves out pictures: the ring has them all.
+        ring.connect(element, graph);
+    }
     if class.contains("Video") || class.contains("Image") {
         // With several libav threads, the concealment of damaged pictures depends on timing. A recording must always give the same
         // seconds.

@@ -6,6 +6,7 @@
 
 mod bus;
 mod causes;
+pub mod clips;
 mod clocks;
 mod damage;
 mod debug;
@@ -35,6 +36,8 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+
+use clips::ring::{RingOptions, RingTap};
 
 use super::guard::proxy::LoopbackProxy;
 use super::guard::{Refusal, SourcePolicy, digest};
@@ -89,6 +92,8 @@ pub struct GstOptions {
     pub hls: HlsOptions,
     /// The kind of the source, if it is known better than from its URI.
     pub kind: Option<Kind>,
+    /// Where the coded media are recorded.
+    pub record: Option<RingOptions>,
 }
 
 impl Default for GstOptions {
@@ -108,6 +113,7 @@ impl Default for GstOptions {
             selection: None,
             hls: HlsOptions::default(),
             kind: None,
+            record: None,
         }
     }
 }
@@ -400,7 +406,8 @@ impl GstOpener {
         let clock = self.clock.clone();
         let graph =
             graph::Graph::new(&pipeline, [video, audio], outlet.clone(), o.counters.clone(), is_synced, map, clock);
-        element_setup::connect(&pipeline, &graph, pace, o.selection.as_ref());
+        let ring = o.record.as_ref().and_then(|ring| RingTap::start(ring, &o.id, self.clock.clone()));
+        element_setup::connect(&pipeline, &graph, pace, o.selection.as_ref(), ring);
         sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
         if o.guard.is_some() || proxy.is_some() || is_fed {
             guarded::connect(&pipeline, &graph, proxy.as_ref());

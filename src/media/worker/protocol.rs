@@ -27,7 +27,7 @@ use touchline_core::tier::DecodeTier;
 use touchline_core::time::{NANOS_PER_SECOND, Pts, WallTime};
 
 /// Version of the messages. Increase it with every change of their form.
-pub(super) const VERSION: u16 = 3;
+pub(super) const VERSION: u16 = 4;
 
 /// The longest head, bytes. The largest contents are a pipeline template and the addresses of some segments.
 const HEAD_MAX: usize = 1 << 20;
@@ -175,6 +175,7 @@ pub(super) struct CounterSnapshot {
     dropped: [u64; DropReason::ALL.len()],
     left_out: u64,
     faults: u64,
+    unrecorded: u64,
     abandoned: u64,
     on_demand: Option<bool>,
 }
@@ -189,6 +190,7 @@ impl CounterSnapshot {
             dropped: DropReason::ALL.map(|why| counters.dropped(why)),
             left_out: counters.left_out.load(Ordering::Relaxed),
             faults: counters.faults.load(Ordering::Relaxed),
+            unrecorded: counters.unrecorded.load(Ordering::Relaxed),
             abandoned: counters.abandoned.load(Ordering::Relaxed),
             on_demand: counters.on_demand.get().copied(),
         }
@@ -209,6 +211,7 @@ impl CounterSnapshot {
         }
         add(&counters.left_out, self.left_out, before.left_out);
         add(&counters.faults, self.faults, before.faults);
+        add(&counters.unrecorded, self.unrecorded, before.unrecorded);
         add(&counters.abandoned, self.abandoned, before.abandoned);
         if let Some(on_demand) = self.on_demand {
             counters.on_demand.get_or_init(|| on_demand);

@@ -15,6 +15,7 @@ mod file;
 mod keys;
 mod layers;
 mod raw;
+mod record;
 mod secret;
 mod settings;
 pub mod sink;
@@ -36,6 +37,7 @@ pub use raw::{
     AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, SINK_KEYS, STREAM_KEYS, SignalFile, StreamFile, VoteFile,
     defaults, schema,
 };
+pub use record::{RecordFile, RecordSettings};
 pub use secret::{Secret, SecretSource, read_pem};
 pub use settings::{Fixed, SettingSources, Settings, Stream, TlsFile, refused, settle};
 pub use sink::{RecordKind, SinkSettings};

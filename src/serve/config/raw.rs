@@ -11,6 +11,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::record::RecordFile;
 use super::sink::{RecordKind, SinkFile};
 use super::values::{
     BatchMax, BatchWaitMs, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard, text,
@@ -97,6 +98,8 @@ pub struct RawSettings {
     pub vote: VoteFile,
     /// When test bars, black, freeze and silence count.
     pub signal: SignalFile,
+    /// The ring of original media, and the clips of events that are cut from it.
+    pub record: RecordFile,
     /// Who may read and change over HTTP.
     pub access: AccessFile,
     /// Serve over TLS.
@@ -341,6 +344,7 @@ pub fn defaults() -> RawSettings {
         variant: Some(VariantChoice::Fit),
         vote: VoteFile { window: Some(window), stride: Some(stride), onset: Some(onset), offset: Some(offset) },
         signal: SignalConfig::default().into(),
+        record: RecordFile::default_values(),
         access: AccessFile { allow_anonymous: Some(false), ..AccessFile::default() },
         ..RawSettings::default()
     }

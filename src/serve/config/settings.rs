@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::file::{ConfigFile, RawTable};
 use super::layers::{Entry, Layer, Problem, ValueOrigin, default_layer, typed};
 use super::raw::{RUN_KEYS, RawSettings, SINK, StreamFile};
+use super::record::RecordSettings;
 use super::sink::{RecordKind, Sink, SinkSettings, sinks};
 use super::values::{BatchMax, BatchWaitMs, LatencyMs, Listen, MaxStreams, PrecisionChoice, Shard};
 use super::{AccessFile, SourcesFile, StreamSettings, stream_id, stream_label, streams, streams_beside};
@@ -112,6 +113,8 @@ pub struct Settings {
     pub vote: VoteConfig,
     /// When test bars, black, freeze and silence count.
     pub signals: SignalConfig,
+    /// The ring and the clips of events; `None`: nothing is recorded.
+    pub record: Option<RecordSettings>,
     /// Tokens of the HTTP server.
     pub access: AccessFile,
     /// Certificate and key of the HTTP server.
@@ -153,6 +156,10 @@ pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
     let signals = raw.signal.settings().unwrap_or_else(|text| {
         problems.push(Problem { key: "signal".into(), place: place_of(&values, "signal.", &text), text });
         SignalConfig::default()
+    });
+    let record = raw.record.settings().unwrap_or_else(|text| {
+        problems.push(Problem { key: "record".into(), place: place_of(&values, "record.", &text), text });
+        None
     });
     let tls = match (raw.tls.cert, raw.tls.key) {
         (Some(cert), Some(key)) => Some(TlsFile { cert, key }),
@@ -217,6 +224,7 @@ pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
         latency_ms: raw.latency_ms.ok_or_else(|| absent("latency_ms"))?,
         vote,
         signals,
+        record,
         access: raw.access,
         tls,
         sources: raw.sources.settings(),

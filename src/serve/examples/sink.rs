@@ -57,6 +57,7 @@ fn main() -> Result<()> {
         reader: None,
         listen: Listen::Off,
         access: AccessSettings::default(),
+        record: None,
         jsonl: None,
         jsonl_kinds: None,
         instance: None,

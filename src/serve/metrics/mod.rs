@@ -6,6 +6,7 @@
 //!
 //! Nothing is measured here: callers measure and report.
 
+mod clips;
 mod delivery;
 mod frame_share;
 mod http;
@@ -23,6 +24,7 @@ use prometheus::{
     TextEncoder, process_collector::ProcessCollector,
 };
 
+use clips::ClipFamilies;
 use delivery::Deliveries;
 use frame_share::FrameShares;
 use reloads::Reloads;
@@ -30,6 +32,7 @@ use touchline_core::decision::PackStamp;
 use touchline_core::labels::ClassSet;
 use touchline_core::observer::{DeviceFault, Observer, Stage};
 
+pub use clips::ClipResult;
 pub use delivery::{DeliveryMetrics, Loss};
 pub use http::HttpRefusal;
 pub use labels::{StageThread, Viewer};
@@ -96,6 +99,7 @@ pub(crate) struct Families {
     frames: IntCounterVec,
     converted: IntCounterVec,
     left_out: IntCounterVec,
+    clips: ClipFamilies,
     samples: IntCounterVec,
     discarded: IntCounterVec,
     dropped: IntCounterVec,
@@ -286,6 +290,7 @@ impl Metrics {
                 "Decoded pictures that were scaled and converted, for the models or for viewers.",
                 &["stream"],
             ),
+            clips: ClipFamilies::new(r),
             left_out: counters(
                 r,
                 "touchline_frames_left_out_total",

@@ -42,6 +42,7 @@ pub struct StreamMetrics {
     frames: IntCounter,
     converted: IntCounter,
     left_out: IntCounter,
+    unrecorded: IntCounter,
     samples: IntCounter,
     discarded_video: IntCounter,
     discarded_audio: IntCounter,
@@ -84,6 +85,7 @@ impl StreamMetrics {
             frames: families.frames.with_label_values(&[id]),
             converted: families.converted.with_label_values(&[id]),
             left_out: families.left_out.with_label_values(&[id]),
+            unrecorded: families.clips.unrecorded.with_label_values(&[id]),
             samples: families.samples.with_label_values(&[id]),
             discarded_video: families.discarded.with_label_values(&[id, "video"]),
             discarded_audio: families.discarded.with_label_values(&[id, "audio"]),
@@ -132,6 +134,7 @@ impl StreamMetrics {
             &f.frames,
             &f.converted,
             &f.left_out,
+            &f.clips.unrecorded,
             &f.samples,
             &f.reconnects,
             &f.runs,
@@ -232,10 +235,21 @@ impl StreamMetrics {
     pub fn source(&self, before: &CounterValues, now: &CounterValues) {
         // Destructured so that a new counter is not forgotten. Reconnects are counted by `reconnected`, for the hub
         // counts them as well.
-        let CounterValues { frames, samples, untimed, undeclared, dropped, left_out, faults, reconnects: _, abandoned } =
-            *now;
+        let CounterValues {
+            frames,
+            samples,
+            untimed,
+            undeclared,
+            dropped,
+            left_out,
+            faults,
+            unrecorded,
+            reconnects: _,
+            abandoned,
+        } = *now;
         self.frames.inc_by(frames.saturating_sub(before.frames));
         self.left_out.inc_by(left_out.saturating_sub(before.left_out));
+        self.unrecorded.inc_by(unrecorded.saturating_sub(before.unrecorded));
         self.samples.inc_by(samples.saturating_sub(before.samples));
         self.lost[0].inc_by(untimed.saturating_sub(before.untimed));
         self.lost[1].inc_by(undeclared.saturating_sub(before.undeclared));

@@ -67,6 +67,7 @@ fn counter_values() -> CounterValues {
         dropped,
         left_out,
         faults,
+        unrecorded,
         reconnects,
         abandoned,
         on_demand: _,
@@ -74,7 +75,7 @@ fn counter_values() -> CounterValues {
     let all = [frames, samples, untimed, undeclared, faults, reconnects, abandoned]
         .into_iter()
         .chain(dropped)
-        .chain([left_out]);
+        .chain([left_out, unrecorded]);
     all.zip(101..).for_each(|(counter, n)| counter.store(n, Ordering::Relaxed));
     counters.values()
 }

@@ -12,6 +12,7 @@ use super::answer::ApiError;
 use super::hub::Hub;
 use super::packs::PackControl;
 use super::streams::StreamControl;
+use crate::clips::ClipAccess;
 
 /// The shared state of the handlers.
 #[derive(Clone)]
@@ -21,6 +22,8 @@ pub(super) struct AppState {
     pub(super) packs: Option<PackAccess>,
     /// `None`: the streams cannot be changed.
     pub(super) streams: Option<StreamAccess>,
+    /// `None`: nothing is recorded.
+    pub(super) clips: Option<ClipAccess>,
     pub(super) access: Arc<Access>,
     /// Becomes true when the server stops.
     pub(super) closing: watch::Receiver<bool>,

@@ -31,6 +31,7 @@ use super::access::{self, Access, AccessConfig, login};
 use super::answer::{json, no_stream, not_found, problem};
 use super::app_state::AppState;
 pub use super::app_state::{PackAccess, StreamAccess};
+use super::clip_routes;
 use super::hub::{Hub, Subscription};
 use super::openapi;
 use super::pack_routes;
@@ -40,6 +41,7 @@ use super::record::SCHEMA;
 use super::serve::{self, Limits};
 use super::stream_routes::{self, StreamPath};
 use super::tls::Tls;
+use crate::clips::ClipAccess;
 use crate::metrics;
 use crate::metrics::Viewer;
 use touchline_core::error::{Error, Result};
@@ -96,6 +98,8 @@ pub struct Serving {
     pub packs: Option<PackAccess>,
     /// `None`: the streams cannot be changed.
     pub streams: Option<StreamAccess>,
+    /// `None`: nothing is recorded.
+    pub clips: Option<ClipAccess>,
     /// Checks permissions.
     pub access: Arc<Access>,
     /// `None`: plain HTTP.
@@ -112,8 +116,14 @@ pub struct Serving {
 pub async fn serve(listener: TcpListener, hub: Hub, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<()> {
     let address = listener.local_addr().map_err(|e| Error::Internal(format!("the listener has no address: {e}")))?;
     let access = Access::new(AccessConfig::default(), address, hub.clock().clone(), hub.metrics().clone())?;
-    let serving =
-        Serving { packs: None, streams: None, access: Arc::new(access), tls: None, limits: Limits::default() };
+    let serving = Serving {
+        packs: None,
+        streams: None,
+        clips: None,
+        access: Arc::new(access),
+        tls: None,
+        limits: Limits::default(),
+    };
     serve_with(listener, hub, serving, shutdown).await;
     Ok(())
 }
@@ -126,9 +136,9 @@ pub async fn serve_with(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
     let (close, closing) = watch::channel(false);
-    let Serving { packs, streams, access, tls, limits } = serving;
+    let Serving { packs, streams, clips, access, tls, limits } = serving;
     let metrics = hub.metrics().clone();
-    let app = router(AppState { hub, packs, streams, access, closing: closing.clone() });
+    let app = router(AppState { hub, packs, streams, clips, access, closing: closing.clone() });
     let server = serve::run(listener, app, tls, limits, metrics, closing);
     let overdue = async move {
         shutdown.await;
@@ -154,6 +164,10 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(stream_routes::sinks))
         .routes(routes!(stream_routes::list, stream_routes::post))
         .routes(routes!(stream_routes::get, stream_routes::patch, stream_routes::delete))
+        .routes(routes!(clip_routes::list))
+        .routes(routes!(clip_routes::get, clip_routes::delete))
+        .routes(routes!(clip_routes::file))
+        .routes(routes!(clip_routes::post))
         .routes(routes!(live))
         .routes(routes!(preview))
         .routes(routes!(prometheus))

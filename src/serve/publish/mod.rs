@@ -4,6 +4,7 @@ pub mod access;
 mod agreement;
 mod answer;
 mod app_state;
+mod clip_routes;
 mod config_status;
 pub mod format;
 pub mod http;

@@ -9,6 +9,7 @@ use utoipa::OpenApi;
 
 use super::access::{self, Caller};
 use super::answer::Problem;
+use super::clip_routes::{ClipsView, NewClip};
 use super::config_status::ConfigView;
 use super::hub::view::{DetailView, InfoView, StreamsView};
 use super::pack_routes::PackUpdate;
@@ -17,6 +18,7 @@ use super::record::SERIALISES;
 use super::record_types::schema_settings;
 use super::sink::SinksView;
 use super::streams::{NewStream, StreamPatch};
+use crate::clips::Sidecar;
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -103,18 +105,21 @@ fn schemas() -> Map<String, Value> {
     let path = |settings: &mut SchemaSettings| settings.definitions_path = "/components/schemas".into();
     let mut requests = schema_settings().for_deserialize().with(path).into_generator();
     requests.subschema_for::<access::login::Login>();
+    requests.subschema_for::<NewClip>();
     requests.subschema_for::<NewStream>();
     requests.subschema_for::<PackUpdate>();
     requests.subschema_for::<StreamPatch>();
     let mut answers = schema_settings().for_serialize().with(path).into_generator();
     answers.subschema_for::<AppliedPack>();
     answers.subschema_for::<Caller>();
+    answers.subschema_for::<ClipsView>();
     answers.subschema_for::<ConfigView>();
     answers.subschema_for::<DetailView>();
     answers.subschema_for::<InfoView>();
     answers.subschema_for::<PackStatusView>();
     answers.subschema_for::<Problem>();
     answers.subschema_for::<SinksView>();
+    answers.subschema_for::<Sidecar>();
     answers.subschema_for::<StreamsView>();
     let mut schemas = requests.take_definitions(true);
     schemas.extend(answers.take_definitions(true));

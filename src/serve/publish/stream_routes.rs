@@ -186,7 +186,7 @@ async fn check_source(access: &StreamAccess, uri: &str) -> Result<(), ApiError> 
     }
 }
 
-fn parse<T: DeserializeOwned + JsonSchema>(headers: &HeaderMap, body: &[u8]) -> Result<T, ApiError> {
+pub(super) fn parse<T: DeserializeOwned + JsonSchema>(headers: &HeaderMap, body: &[u8]) -> Result<T, ApiError> {
     if !matches!(media_type(headers).as_str(), "application/json" | "application/merge-patch+json") {
         return Err(ApiError::not_json());
     }

@@ -19,6 +19,7 @@ use touchline_core::incident::Incident;
 use touchline_core::item::{End, MediaItem, Pace};
 use touchline_core::tier::SharedTier;
 use touchline_core::vote::VoteConfig;
+use touchline_media::gst::clips::ring::RingOptions;
 use touchline_media::gst::{GstOpener, GstOptions, classify};
 use touchline_media::guard::SourcePolicy;
 use touchline_media::options::{Isolation, SourceKind};
@@ -70,6 +71,8 @@ pub(super) struct GstDriver {
     pub(super) commands: Sender<Command>,
     pub(super) news: Sender<News>,
     pub(super) pacing: Pacing,
+    /// Where the media are recorded.
+    pub(super) record: Option<RingOptions>,
 }
 
 impl Driver for GstDriver {
@@ -170,6 +173,7 @@ impl GstDriver {
             counters: counters.clone(),
             hls: settings.hls.clone(),
             kind: Some(location.kind),
+            record: self.record.clone(),
             // Convert the pictures that the plan may choose, and those for viewers of the preview.
             selection: Some(PlanSelector::selection(&pack.plan).at(tier).unless({
                 let handle = handle.clone();

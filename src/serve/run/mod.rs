@@ -21,15 +21,14 @@ use touchline_core::time::RunId;
 use touchline_core::vote::VoteConfig;
 use touchline_media::guard::{SourcePolicy, SourcesFile};
 
-use crate::config::{Fixed, LatencyMs, Listen, MaxStreams, RecordKind, SinkSettings, StreamSettings};
-use crate::deliver;
+use crate::config::{Fixed, LatencyMs, Listen, MaxStreams, RecordKind, RecordSettings, SinkSettings, StreamSettings};
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::PackControl;
-use crate::publish::sink::JsonLines;
 use crate::publish::sink::Sink;
 use crate::publish::streams::StreamControl;
 use crate::publish::terminal::Terminal;
+use crate::recording;
 use crate::store::{Contents, Store, Stored};
 use crate::update::UpdateConfig;
 use crate::workers::Batching;
@@ -67,6 +66,8 @@ pub struct RunConfig {
     pub listen: Listen,
     /// Tokens and TLS of the HTTP server.
     pub access: AccessSettings,
+    /// The ring and the clips of events; `None`: nothing is recorded.
+    pub record: Option<RecordSettings>,
     /// File for the records, or "-" for standard output.
     pub jsonl: Option<String>,
     /// The kinds of records in that file; `None`: all.
@@ -107,17 +108,18 @@ pub fn run(config: RunConfig) -> Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_with_sinks(mut config: RunConfig, mut sinks: Vec<Box<dyn Sink>>) -> Result<()> {
+pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Result<()> {
     let packs = UpdateConfig::new(config.pack_root.as_deref(), &config.pack.dir, config.watch_pack)?;
     let jsonl = config.jsonl.as_deref().map(|path| JsonlWriter::append(Path::new(path))).transpose()?;
     let runtime = parts::runtime()?;
     let (mut shared, store_thread, mut contents) = Shared::open(&config)?;
-    let jsonl = jsonl.map(|writer| JsonLines::new(writer, config.jsonl_kinds.take(), shared.clock.clone()));
-    sinks.extend(deliver::open(std::mem::take(&mut config.sinks), config.instance.clone(), &shared.hub)?);
+    let (outputs, clips) = parts::outputs(&mut config, jsonl, sinks, &shared)?;
     let (pack_control, pack_requests) = PackControl::new();
     let (stream_control, requests) = StreamControl::new();
     let policy = Arc::new(SourcePolicy::new(&config.sources)?);
-    let controls = Controls { packs: pack_control.clone(), streams: stream_control.clone(), policy: policy.clone() };
+    let ring = config.record.as_ref().map(recording::ring_options);
+    let controls =
+        Controls { packs: pack_control.clone(), streams: stream_control.clone(), policy: policy.clone(), clips };
     let server = shared.start_server(&runtime, &config, controls, std::mem::take(&mut contents.log_outs))?;
     let (packs, how) = ((packs, pack_control.clone(), pack_requests), (config.batching, config.signals));
     let models = ModelThreads::start((config.pack, config.shadow), how, packs, &shared)?;
@@ -142,8 +144,8 @@ pub fn run_with_sinks(mut config: RunConfig, mut sinks: Vec<Box<dyn Sink>>) -> R
     let (commands_to, commands) = unbounded();
     let classes = workers.pack().classes.len();
     let mut publisher = Publisher::new(shared.hub.clone(), shared.clock.clone(), classes, reports_to);
-    parts::add_sinks(publisher.sinks(), jsonl, terminal, sinks)?;
-    let driver = shared.driver(workers, policy, commands_to.clone(), news_to, config.realtime);
+    parts::add_sinks(publisher.sinks(), terminal, outputs)?;
+    let driver = shared.driver(workers, policy, commands_to.clone(), news_to, (config.realtime, ring));
     let tools = shared.tools(driver, commands_to.clone(), stream_control, config.reader);
     let manager = manager_of(tools, rules, (config.vote, config.fixed), start)?;
     shared.hub.set_ready(true);

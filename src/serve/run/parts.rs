@@ -9,6 +9,7 @@ use touchline_compute::models::pack::Pack;
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::spawn;
+use touchline_media::gst::clips::ring::RingOptions;
 use touchline_media::guard::SourcePolicy;
 use touchline_media::uri::Pacing;
 
@@ -19,13 +20,17 @@ use super::notify::{ServiceManager, Watchdog};
 use super::publisher::{Command, News, Publisher};
 use super::server::{Controls, Reload, Server, catch_signals};
 use super::shutdown::ShutdownTimer;
+use crate::clips::ClipAccess;
+use crate::deliver;
 use crate::metrics::Metrics;
 use crate::publish::access::{LogOuts, SessionArchive};
 use crate::publish::hub::{Hub, HubInfo};
+use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::{PackControl, PackRequest};
 use crate::publish::sink::{JsonLines, Sink, Sinks};
 use crate::publish::streams::StreamControl;
 use crate::publish::terminal::Terminal;
+use crate::recording::ClipSink;
 use crate::shadow::Shadow;
 use crate::store::{Contents, Store, StoreThread};
 use crate::update::{UpdateConfig, Updater};
@@ -114,7 +119,7 @@ impl Shared {
         policy: Arc<SourcePolicy>,
         commands: Sender<Command>,
         news: Sender<News>,
-        is_realtime: bool,
+        (is_realtime, record): (bool, Option<RingOptions>),
     ) -> GstDriver {
         GstDriver {
             intake: workers.intake().clone(),
@@ -123,6 +128,7 @@ impl Shared {
             commands,
             news,
             pacing: if is_realtime { Pacing::Realtime } else { Pacing::Auto },
+            record,
         }
     }
 
@@ -237,23 +243,41 @@ impl ModelThreads {
     }
 }
 
+/// The outputs of a run but for the terminal, and access to the clips if there are any: the file of records, the receivers, the clips,
+/// and `further` ones.
+///
+/// # Errors
+/// A spool or a folder of clips that cannot be used.
+pub(super) fn outputs(
+    config: &mut RunConfig,
+    jsonl: Option<JsonlWriter>,
+    further: Vec<Box<dyn Sink>>,
+    shared: &Shared,
+) -> Result<(Vec<Box<dyn Sink>>, Option<ClipAccess>)> {
+    let mut outputs: Vec<Box<dyn Sink>> = Vec::new();
+    if let Some(writer) = jsonl {
+        outputs.push(Box::new(JsonLines::new(writer, config.jsonl_kinds.take(), shared.clock.clone())));
+    }
+    outputs.extend(deliver::open(std::mem::take(&mut config.sinks), config.instance.clone(), &shared.hub)?);
+    let mut clips = None;
+    if let Some(record) = config.record.clone() {
+        let sink = ClipSink::open(record, shared.hub.metrics().clone(), shared.clock.clone())?;
+        clips = Some(sink.access());
+        outputs.push(Box::new(sink));
+    }
+    outputs.extend(further);
+    Ok((outputs, clips))
+}
+
 /// Adds the sinks of a run. Each gets its thread.
 ///
 /// # Errors
 /// If the system refuses to start a thread.
-pub(super) fn add_sinks(
-    to: &mut Sinks,
-    jsonl: Option<JsonLines>,
-    terminal: Option<Terminal>,
-    others: Vec<Box<dyn Sink>>,
-) -> Result<()> {
-    if let Some(jsonl) = jsonl {
-        to.add(jsonl)?;
-    }
+pub(super) fn add_sinks(to: &mut Sinks, terminal: Option<Terminal>, outputs: Vec<Box<dyn Sink>>) -> Result<()> {
     if let Some(terminal) = terminal {
         to.add(terminal)?;
     }
-    others.into_iter().try_for_each(|sink| to.add_boxed(sink))
+    outputs.into_iter().try_for_each(|sink| to.add_boxed(sink))
 }
 
 /// What SIGHUP reads again besides the configuration file: outputs, tokens and TLS files, the pack.

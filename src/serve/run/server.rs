@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, bounded};
 
+use crate::clips::ClipAccess;
 use crate::config::{Listen, TlsFile};
 use crate::publish::access::{Access, AccessConfig, LogOuts, SessionArchive, TokenSource};
 use crate::publish::http;
@@ -91,6 +92,7 @@ pub(super) struct Controls {
     pub(super) packs: PackControl,
     pub(super) streams: StreamControl,
     pub(super) policy: Arc<SourcePolicy>,
+    pub(super) clips: Option<ClipAccess>,
 }
 
 /// The HTTP server, or nothing with `--listen off`.
@@ -141,7 +143,7 @@ impl Server {
         let reload = Reload { access: Some(access.clone()), tls: tls.clone() };
         let packs = Some(PackAccess { control: controls.packs, open: access.takes_packs() });
         let streams = Some(StreamAccess { control: controls.streams, policy: controls.policy });
-        let serving = Serving { packs, streams, access, tls, limits: Limits::default() };
+        let serving = Serving { packs, streams, clips: controls.clips, access, tls, limits: Limits::default() };
         let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
         let task = runtime.spawn(http::serve_with(listener, hub.clone(), serving, async move {
             // A dropped sender is a shutdown, too.

@@ -128,7 +128,7 @@ impl Server {
         let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
         let access = Arc::new(Access::new(access, address, hub.clock().clone(), hub.metrics().clone()).unwrap());
         let (stop, stopped) = oneshot::channel();
-        let serving = Serving { packs: None, streams: None, access: access.clone(), tls, limits };
+        let serving = Serving { packs: None, streams: None, clips: None, access: access.clone(), tls, limits };
         let task = runtime.spawn(http::serve_with(listener, hub, serving, async {
             let _ = stopped.await;
         }));

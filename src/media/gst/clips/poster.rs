@@ -1,0 +1,71 @@
+//! The poster of a clip: one of its pictures as a JPEG.
+
+use std::path::Path;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use gstreamer_video as gst_video;
+use gstreamer_video::VideoFrameExt;
+use image::codecs::jpeg::JpegEncoder;
+use image::{ExtendedColorType, RgbImage};
+
+use super::{ClipError, write_whole};
+
+/// JPEG quality, 1 to 100.
+const QUALITY: u8 = 85;
+
+/// Longest side, pixels: a poster is shown in a list.
+const SIDE_MAX: i32 = 1280;
+
+/// How long a picture may take. Decoding begins at the key picture before it.
+const LIMIT: gst::ClockTime = gst::ClockTime::from_seconds(60);
+
+/// Writes the picture at `at_ns` of the media file `media` as `file` in the same directory.
+///
+/// # Errors
+/// If there is no picture, or it cannot be written.
+pub fn poster(dir: &Path, media: &str, at_ns: u64, file: &str) -> Result<(), ClipError> {
+    let picture = picture(&dir.join(media), at_ns)?;
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
+        .encode(&picture, picture.width(), picture.height(), ExtendedColorType::Rgb8)
+        .map_err(|e| ClipError::Failed(format!("cannot encode the poster: {e}")))?;
+    Ok(write_whole(dir, file, &jpeg)?)
+}
+
+fn picture(media: &Path, at_ns: u64) -> Result<RgbImage, ClipError> {
+    let failed = |e: &dyn std::fmt::Display| ClipError::Failed(format!("cannot decode the poster: {e}"));
+    let text = format!(
+        "filesrc name=file ! decodebin ! videoflip method=automatic ! videoconvertscale ! \
+         video/x-raw,format=RGB,pixel-aspect-ratio=1/1,width=[1,{SIDE_MAX}],height=[1,{SIDE_MAX}] ! appsink name=picture sync=false"
+    );
+    let pipeline = gst::parse::launch(&text).map_err(|e| failed(&e))?;
+    let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| failed(&"not a pipeline"))?;
+    pipeline.by_name("file").expect("named above").set_property("location", media);
+    let result = (|| {
+        pipeline.set_state(gst::State::Paused).map_err(|e| failed(&e))?;
+        pipeline.state(LIMIT).0.map_err(|e| failed(&e))?;
+        let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::ACCURATE;
+        // The first picture is better than none.
+        if at_ns > 0 && pipeline.seek_simple(flags, gst::ClockTime::from_nseconds(at_ns)).is_ok() {
+            pipeline.state(LIMIT).0.map_err(|e| failed(&e))?;
+        }
+        let sink = pipeline.by_name("picture").and_then(|sink| sink.downcast::<gst_app::AppSink>().ok());
+        let sample =
+            sink.and_then(|sink| sink.try_pull_preroll(LIMIT)).ok_or_else(|| failed(&"there is no picture"))?;
+        rgb(&sample).ok_or_else(|| failed(&"the picture has no format"))
+    })();
+    // A failure leaves nothing to stop.
+    let _ = pipeline.set_state(gst::State::Null);
+    result
+}
+
+fn rgb(sample: &gst::Sample) -> Option<RgbImage> {
+    let info = gst_video::VideoInfo::from_caps(sample.caps()?).ok()?;
+    let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(sample.buffer()?, &info).ok()?;
+    let (width, stride) = (frame.width() as usize * 3, usize::try_from(*frame.plane_stride().first()?).ok()?);
+    let rows = frame.plane_data(0).ok()?.chunks(stride).take(frame.height() as usize);
+    let pixels = rows.flat_map(|row| row.iter().take(width)).copied().collect();
+    RgbImage::from_raw(frame.width(), frame.height(), pixels)
+}

@@ -1,0 +1,170 @@
+//! Cuts of generated media, checked with FFmpeg.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use super::ring::{RingAnchor, RingOptions, cut_ring};
+use super::*;
+use crate::Open;
+use crate::gst::{GstOpener, GstOptions};
+use touchline_core::clock::SystemClock;
+use touchline_core::item::MediaItem;
+
+fn run(program: &str, arguments: &str, path: Option<&Path>) -> String {
+    let done = Command::new(program)
+        .args(["-v", "error"])
+        .args(arguments.split_whitespace())
+        .args(path)
+        .output()
+        .expect("FFmpeg is installed");
+    assert!(done.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// Twelve seconds with a key picture every four, B-pictures, and a tone.
+fn recording(dir: &Path, name: &str, coding: &str) -> PathBuf {
+    let path = dir.join(name);
+    let source = "-y -f lavfi -i testsrc2=size=160x90:rate=25:duration=12 -f lavfi -i sine=frequency=440:sample_rate=48000:duration=12";
+    run("ffmpeg", &format!("{source} {coding}"), Some(&path));
+    path
+}
+
+const H264: &str = "-c:v libx264 -preset ultrafast -bf 2 -g 100 -sc_threshold 0 -pix_fmt yuv420p -c:a aac";
+
+fn request(dir: &Path, name: &str, from_s: u64, to_s: u64) -> ClipRequest {
+    let (from, to) = (Pts::from_second(from_s), Pts::from_second(to_s));
+    ClipRequest { run: RunId(0), from, to, dir: dir.into(), name: name.into() }
+}
+
+/// The checksums of the pictures of a file, decoded.
+fn pictures(path: &Path) -> Vec<String> {
+    let input = format!("-i {} -map 0:v -fps_mode passthrough -f framemd5 -", path.display());
+    let text = run("ffmpeg", &input, None);
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.rsplit(',').next().unwrap().trim().to_owned())
+        .collect()
+}
+
+/// Position of `part` in `whole`.
+fn position(whole: &[String], part: &[String]) -> Option<usize> {
+    whole.windows(part.len()).position(|window| window == part)
+}
+
+/// Start and duration of a stream, seconds.
+fn times(path: &Path, stream: &str) -> (f64, f64) {
+    let text = run(
+        "ffprobe",
+        &format!("-select_streams {stream} -show_entries stream=start_time,duration -of csv=p=0"),
+        Some(path),
+    );
+    let mut fields = text.trim().split(',').map(|field| field.parse().unwrap());
+    (fields.next().unwrap(), fields.next().unwrap())
+}
+
+#[test]
+fn clips_begin_at_key_pictures_and_hold_the_original_coding() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, coding) in [("a.mp4", H264), ("a.ts", H264), ("a.mkv", H264)] {
+        let source = recording(dir.path(), name, coding);
+        let all = pictures(&source);
+        assert_eq!(all.len(), 300, "{name}");
+        let out = tempfile::tempdir().unwrap();
+        // Within one group, over several, and beyond the end.
+        let requests =
+            [request(out.path(), "x", 5, 7), request(out.path(), "y", 2, 9), request(out.path(), "z", 9, 40)];
+        let cut = cut_recording(&source, &requests).unwrap();
+        for (cut, (first, at_least)) in cut.into_iter().zip([(100, 75), (0, 225), (200, 100)]) {
+            let [file] = cut.unwrap().try_into().unwrap();
+            let path = out.path().join(&file.file);
+            assert!(file.file.ends_with(".mp4") && file.bytes == path.metadata().unwrap().len());
+            let clip = pictures(&path);
+            assert!(clip.len() >= at_least && clip.len() <= at_least + 3, "{name} {}: {}", file.file, clip.len());
+            // Behind the end only pictures that others refer to.
+            assert_eq!(position(&all, &clip[..at_least]), Some(first), "{name} {}", file.file);
+            let (video, audio) = (times(&path, "v:0"), times(&path, "a:0"));
+            assert!(video.0.abs() < 0.001 && audio.0 < 0.022, "{name} {}: {video:?} {audio:?}", file.file);
+            assert!((video.1 - audio.1).abs() < 0.2, "{name} {}: {video:?} {audio:?}", file.file);
+            let head = std::fs::read(&path).unwrap();
+            let place = |kind: &[u8]| head.windows(4).position(|bytes| bytes == kind).unwrap();
+            assert!(place(b"moov") < place(b"mdat"), "the index comes first");
+        }
+        assert!(std::fs::read_dir(out.path()).unwrap().count() == 3, "no temporary file stays");
+    }
+}
+
+/// Plays a recording with a ring below `root`. Returns the arrival of the picture at `anchor_s`.
+fn record(source: &Path, root: &Path, anchor_s: u64) -> RingAnchor {
+    let options =
+        GstOptions { id: "court".into(), record: Some(RingOptions { root: root.into() }), ..GstOptions::default() };
+    let opener = GstOpener::new(options, Arc::new(SystemClock::new())).unwrap();
+    let (to, items) = crossbeam_channel::bounded(64);
+    let _source = opener.open(source.to_str().unwrap(), to).unwrap();
+    let pts = Pts::from_second(anchor_s);
+    let arrived = items.iter().take_while(|item| !matches!(item, MediaItem::Ended(_))).filter_map(|item| match item {
+        MediaItem::Frame(frame) if frame.pts >= pts => Some(frame.arrived_ns),
+        _ => None,
+    });
+    let arrived_ns = arrived.collect::<Vec<_>>()[0];
+    RingAnchor { pts, arrived_ns }
+}
+
+#[test]
+fn clips_of_a_ring_are_those_of_the_recording_and_of_the_right_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = recording(dir.path(), "a.ts", H264);
+    let second = dir.path().join("b.mp4");
+    run("ffmpeg", &format!("-y -i {} -vf negate {H264}", first.display()), Some(&second));
+    let root = dir.path().join("ring");
+    let anchors = [record(&first, &root, 6), record(&second, &root, 6)];
+    let out = dir.path().join("clips");
+    std::fs::create_dir(&out).unwrap();
+    for (i, (source, anchor)) in [&first, &second].into_iter().zip(anchors).enumerate() {
+        let request = request(&out, &format!("c{i}"), 5, 9);
+        // The writer has its own thread, and ends after the source. Each try takes longer than a thread switch.
+        let cut =
+            |_| cut_ring(&root.join("court"), anchor, &request).ok().filter(|cut| cut[0].end >= Pts::from_second(9));
+        let cut = (0..1000).find_map(cut).expect("the ring has the clip");
+        let (all, clip) = (pictures(source), pictures(&out.join(&cut[0].file)));
+        assert!(clip.len() >= 125 && clip.len() <= 128, "{}", clip.len());
+        assert_eq!(position(&all, &clip[..125]), Some(100), "{}", source.display());
+        let (video, audio) = (times(&out.join(&cut[0].file), "v:0"), times(&out.join(&cut[0].file), "a:0"));
+        assert!(video.0.abs() < 0.001 && audio.0 < 0.025 && (video.1 - audio.1).abs() < 0.2, "{video:?} {audio:?}");
+    }
+    let nowhere = RingAnchor { pts: Pts::from_second(100), ..anchors[0] };
+    assert_eq!(cut_ring(&root.join("court"), nowhere, &request(&out, "n", 99, 101)), Err(ClipError::NoMedia));
+    assert_eq!(cut_ring(&root.join("none"), anchors[0], &request(&out, "n", 5, 6)), Err(ClipError::NoMedia));
+}
+
+#[test]
+fn codings_that_mp4_lacks_are_in_matroska_and_sound_alone_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let mpeg2 = recording(dir.path(), "a.ts", "-c:v mpeg2video -g 25 -bf 2 -c:a mp2");
+    let [file] =
+        cut_recording(&mpeg2, &[request(dir.path(), "x", 3, 5)]).unwrap().remove(0).unwrap().try_into().unwrap();
+    assert_eq!((file.file.as_str(), file.video.as_deref()), ("x.mkv", Some("video/mpeg, mpegversion=2")));
+    let (all, clip) = (pictures(&mpeg2), pictures(&dir.path().join("x.mkv")));
+    assert!(clip.len() >= 50 && position(&all, &clip[..50]).is_some(), "{}", clip.len());
+
+    let sound = recording(dir.path(), "a.m4a", "-vn -c:a aac");
+    let [file] =
+        cut_recording(&sound, &[request(dir.path(), "y", 3, 5)]).unwrap().remove(0).unwrap().try_into().unwrap();
+    assert_eq!((file.file.as_str(), file.video.is_none()), ("y.mp4", true));
+    assert!((times(&dir.path().join("y.mp4"), "a:0").1 - 2.0).abs() < 0.05);
+
+    let hevc = recording(
+        dir.path(),
+        "h.mp4",
+        "-c:v libx265 -preset ultrafast -x265-params log-level=none:keyint=50 -c:a libopus",
+    );
+    let [file] =
+        cut_recording(&hevc, &[request(dir.path(), "z", 5, 7)]).unwrap().remove(0).unwrap().try_into().unwrap();
+    assert_eq!((file.file.as_str(), file.begin), ("z.mp4", Pts::from_second(4)));
+
+    let missing = cut_recording(&sound, &[request(dir.path(), "n", 50, 60)]).unwrap().remove(0);
+    assert_eq!(missing, Err(ClipError::NoMedia));
+    let text = dir.path().join("t.mp4");
+    std::fs::write(&text, "no media").unwrap();
+    assert!(matches!(cut_recording(&text, &[request(dir.path(), "n", 0, 1)]), Err(ClipError::Failed(_))));
+}

@@ -1,0 +1,40 @@
+//! A coded unit: one picture or one piece of sound, as a container holds it.
+
+use gstreamer as gst;
+use touchline_core::item::Track;
+
+/// A coded unit.
+#[derive(Clone, Debug)]
+pub(super) struct Unit {
+    pub track: Track,
+    /// Number of the run.
+    pub run: u32,
+    /// Its place in the track, in decoding order.
+    pub place: usize,
+    /// Running time at which it is shown, ns.
+    pub pts_ns: i64,
+    /// Running time at which it is decoded, ns.
+    pub dts_ns: Option<i64>,
+    pub duration_ns: u64,
+    /// Decoding can begin here.
+    pub is_key: bool,
+    pub caps: gst::Caps,
+    pub buffer: gst::Buffer,
+    /// Tags of the track, such as the orientation.
+    pub tags: Option<gst::TagList>,
+}
+
+impl Unit {
+    pub fn end_ns(&self) -> i64 {
+        self.pts_ns.saturating_add_unsigned(self.duration_ns)
+    }
+}
+
+/// The track of coded media; [`None`] for subtitles and data.
+pub(super) fn track_of(caps: &gst::CapsRef) -> Option<Track> {
+    match caps.structure(0)?.name().split('/').next()? {
+        "video" | "image" => Some(Track::Video),
+        "audio" => Some(Track::Audio),
+        _ => None,
+    }
+}

@@ -1,0 +1,201 @@
+//! The folder of clips: which there are, and how old ones are removed.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use super::Sidecar;
+use touchline_core::error::{Error, Result};
+use touchline_core::time::NANOS_PER_SECOND;
+use touchline_media::gst::clips::PARTIAL_SUFFIX;
+
+/// The largest sidecar that is read, bytes: the decisions of an hour.
+const SIDECAR_MAX: u64 = 64 << 20;
+
+/// The clips in a folder. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct ClipStore {
+    dir: PathBuf,
+}
+
+/// Creates a folder for media.
+///
+/// # Errors
+/// [`Error::Output`] if it cannot be created.
+pub fn create_dir(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(|e| unusable(dir, &e))
+}
+
+fn unusable(dir: &Path, e: &io::Error) -> Error {
+    Error::output(dir.display().to_string(), format!("cannot keep media: {e}"), "check the path and its permissions")
+}
+
+impl ClipStore {
+    /// Opens a folder, creates it, and removes files that an earlier run left unfinished. Returns their number.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if it cannot be created or read.
+    pub fn open(dir: &Path) -> Result<(Self, usize)> {
+        create_dir(dir)?;
+        let unfinished = |path: &PathBuf| path.to_str().is_some_and(|path| path.ends_with(PARTIAL_SUFFIX));
+        let entries = std::fs::read_dir(dir).map_err(|e| unusable(dir, &e))?;
+        let leftovers = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(unfinished);
+        let removed = leftovers.filter(|path| std::fs::remove_file(path).is_ok()).count();
+        Ok((Self { dir: dir.into() }, removed))
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Removes files that belong to no clip: their program was killed before it wrote the sidecar. Only for a folder that has nothing
+    /// but clips. Returns their number.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn remove_orphans(&self) -> io::Result<usize> {
+        let ids = self.ids()?;
+        let known: BTreeSet<PathBuf> =
+            ids.iter().filter_map(|id| self.sidecar(id)).flat_map(|sidecar| self.files(&sidecar)).collect();
+        let is_media =
+            |path: &PathBuf| path.extension().is_some_and(|e| ["mp4", "mkv", "jpg", "wav"].iter().any(|m| e == *m));
+        let all = std::fs::read_dir(&self.dir)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let orphans = all.filter(|path| is_media(path) && !known.contains(path));
+        Ok(orphans.filter(|path| std::fs::remove_file(path).is_ok()).count())
+    }
+
+    /// The ids of all clips.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn ids(&self) -> io::Result<BTreeSet<String>> {
+        let entries = std::fs::read_dir(&self.dir)?;
+        let id = |entry: std::fs::DirEntry| Some(entry.file_name().to_str()?.strip_suffix(".json")?.to_owned());
+        Ok(entries.filter_map(|entry| id(entry.ok()?)).collect())
+    }
+
+    /// The sidecar of a clip; [`None`] if there is no such clip.
+    pub fn sidecar(&self, id: &str) -> Option<Sidecar> {
+        let path = self.path(&format!("{id}.json"))?;
+        let is_sensible = path.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= SIDECAR_MAX);
+        let sidecar: Sidecar = serde_json::from_slice(&std::fs::read(path).ok().filter(|_| is_sensible)?).ok()?;
+        (sidecar.id == id).then_some(sidecar)
+    }
+
+    /// The path of a file in the folder; [`None`] for names that lead out of it.
+    pub fn path(&self, file: &str) -> Option<PathBuf> {
+        let is_plain = super::name(&[file]) == file && !file.is_empty();
+        is_plain.then(|| self.dir.join(file))
+    }
+
+    /// All files of a clip, the sidecar first.
+    fn files(&self, sidecar: &Sidecar) -> Vec<PathBuf> {
+        let media = sidecar.media.iter().map(|media| media.file.as_str());
+        let poster = sidecar.poster.iter().map(|poster| poster.file.as_str());
+        let files = media.chain(poster).filter_map(|file| self.path(file));
+        [self.dir.join(format!("{}.json", sidecar.id))].into_iter().chain(files).collect()
+    }
+
+    /// Removes a clip. Returns whether there was one.
+    ///
+    /// # Errors
+    /// If its sidecar cannot be removed. The clip then stays.
+    pub fn remove(&self, id: &str) -> io::Result<bool> {
+        let Some(sidecar) = self.sidecar(id) else { return Ok(false) };
+        let files = self.files(&sidecar);
+        // Without its sidecar it is no clip any more; the rest is removed at the next start if that fails here.
+        std::fs::remove_file(&files[0])?;
+        files[1..].iter().for_each(|file| drop(std::fs::remove_file(file)));
+        Ok(true)
+    }
+
+    /// Removes clips older than `age_s` seconds before `unix_ns`, and the oldest while all have more than `bytes`. Returns their size.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn trim(&self, bytes: u64, age_s: u64, unix_ns: u64) -> io::Result<u64> {
+        let mut clips = Vec::new();
+        for id in self.ids()? {
+            let Some(sidecar) = self.sidecar(&id) else { continue };
+            let files = self.files(&sidecar);
+            let made = files[0].metadata().and_then(|meta| meta.modified()).unwrap_or(UNIX_EPOCH);
+            let made_s = made.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let size: u64 = files.iter().map(|file| file.metadata().map_or(0, |meta| meta.len())).sum();
+            clips.push((made_s, id, size));
+        }
+        clips.sort();
+        let mut total: u64 = clips.iter().map(|(.., size)| size).sum();
+        let unix_s = unix_ns / NANOS_PER_SECOND;
+        for (made_s, id, size) in clips {
+            if (total > bytes || unix_s.saturating_sub(made_s) > age_s) && self.remove(&id)? {
+                total = total.saturating_sub(size);
+            }
+        }
+        Ok(total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(dir: &Path, id: &str) {
+        let sidecar = format!(
+            r#"{{"version":1,"id":"{id}","stream":"a","reason":"event","run":0,"from_pts_ns":0,"to_pts_ns":1,"records":[],
+                "media":[{{"file":"{id}.mp4","bytes":1000,"begin_pts_ns":0,"end_pts_ns":1}}],"poster":{{"file":"{id}.jpg","pts_ns":0}}}}"#
+        );
+        std::fs::write(dir.join(format!("{id}.json")), sidecar).unwrap();
+        std::fs::write(dir.join(format!("{id}.mp4")), vec![0; 100_000]).unwrap();
+        std::fs::write(dir.join(format!("{id}.jpg")), "x").unwrap();
+    }
+
+    #[test]
+    fn unfinished_files_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), "b");
+        for file in ["a.mp4.part", "a.mp4.index.part", "c.mp4", "notes.txt"] {
+            std::fs::write(dir.path().join(file), "x").unwrap();
+        }
+        let (store, removed) = ClipStore::open(dir.path()).unwrap();
+        assert_eq!((removed, store.remove_orphans().unwrap()), (2, 1));
+        let mut left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["b.jpg", "b.json", "b.mp4", "notes.txt"]);
+    }
+
+    #[test]
+    fn names_do_not_lead_out_of_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), "b");
+        let (store, _) = ClipStore::open(&dir.path().join("clips")).unwrap();
+        for id in ["../b", "..", "", "/etc/passwd", "a/../../b", ".hidden"] {
+            assert!(store.sidecar(id).is_none() && !store.remove(id).unwrap(), "{id}");
+        }
+        assert!(store.path("b.mp4").is_some() && store.path("../b.mp4").is_none());
+    }
+
+    #[test]
+    fn old_clips_are_removed_by_age_and_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = ClipStore::open(dir.path()).unwrap();
+        for id in ["a", "b", "c"] {
+            put(dir.path(), id);
+        }
+        // Of one second: removed in the order of their ids.
+        let made = UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        for id in ["a", "b", "c"] {
+            let file = std::fs::File::options().write(true).open(dir.path().join(format!("{id}.json"))).unwrap();
+            file.set_modified(made).unwrap();
+        }
+        let now = 1_000_100 * NANOS_PER_SECOND;
+        let total = store.trim(u64::MAX, 100, now).unwrap();
+        assert!(total > 300_000 && store.ids().unwrap().len() == 3);
+        assert!(store.trim(210_000, 100, now).unwrap() < 210_000);
+        assert_eq!(store.ids().unwrap().into_iter().collect::<Vec<_>>(), ["b", "c"]);
+        assert!(!dir.path().join("a.mp4").exists() && !dir.path().join("a.jpg").exists());
+        assert!(store.remove("b").unwrap() && !store.remove("b").unwrap());
+        assert_eq!(store.trim(u64::MAX, 99, now).unwrap(), 0, "by age");
+    }
+}

@@ -1,0 +1,173 @@
+//! Clips of recordings and of live streams, checked with FFmpeg.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::common::Fixtures;
+use crate::common::api::{ask, wait_until_ready};
+use crate::common::live::Live;
+use crate::common::program::{self, touchline};
+use crate::common::rtsp::{Media, RtspServer};
+use crate::common::wait::until_some;
+
+/// The pack that ships, without unknown seconds: a test pattern then has a class like any sport.
+fn pack(dir: &Path) -> PathBuf {
+    let pack = dir.join("pack");
+    std::fs::create_dir(&pack).unwrap();
+    for entry in std::fs::read_dir(program::pack()).unwrap() {
+        let path = entry.unwrap().path();
+        std::os::unix::fs::symlink(&path, pack.join(path.file_name().unwrap())).unwrap();
+    }
+    let text = std::fs::read_to_string(program::pack().join("pack.toml")).unwrap();
+    let (before, rest) = text.split_once("[unknown]").expect("the pack has unknown seconds");
+    let after = rest.split_once("\n[").map_or(String::new(), |(_, after)| format!("[{after}"));
+    std::fs::remove_file(pack.join("pack.toml")).unwrap();
+    std::fs::write(pack.join("pack.toml"), format!("{before}{after}")).unwrap();
+    pack
+}
+
+/// What FFprobe says about a file, as lines.
+fn probe(path: &Path, entries: &str) -> String {
+    let output = Command::new("ffprobe")
+        .args(["-v", "error", "-show_entries", entries, "-of", "csv=p=0"])
+        .arg(path)
+        .output()
+        .expect("FFmpeg is installed");
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn segments_are_cut_with_their_decisions_and_a_poster() {
+    let fixtures = Fixtures::new();
+    let pack = pack(fixtures.path());
+    let source = fixtures.clip("a \"b\"\u{202e}.mp4", 12);
+    let clips = fixtures.path().join("clips");
+    std::fs::create_dir(&clips).unwrap();
+    std::fs::write(clips.join("old.mp4.part"), "killed").unwrap();
+    let mut command = touchline();
+    command.arg("score").arg(&source).arg("--pack").arg(&pack).arg("--clips").arg(&clips);
+    command.args([
+        "--vote-window=3",
+        "--vote-onset=0.01",
+        "--vote-offset=0.005",
+        "--clip-pre-roll=0",
+        "--clip-post-roll=0",
+    ]);
+    let output = program::finish(&mut command);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let files: Vec<String> =
+        std::fs::read_dir(&clips).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(files.iter().all(|file| file.starts_with("a__b__-") && !file.ends_with(".part")), "{files:?}");
+    let sidecars: Vec<&String> = files.iter().filter(|file| file.ends_with(".json")).collect();
+    assert!(!sidecars.is_empty() && files.len() == 3 * sidecars.len(), "{files:?}");
+    let mut covered = 0;
+    for sidecar in sidecars {
+        let sidecar: Value = serde_json::from_slice(&std::fs::read(clips.join(sidecar)).unwrap()).unwrap();
+        assert_eq!((&sidecar["reason"], sidecar["version"].as_u64()), (&Value::from("segment"), Some(1)));
+        let (from, to) = (sidecar["from_pts_ns"].as_u64().unwrap(), sidecar["to_pts_ns"].as_u64().unwrap());
+        let seconds = (to - from) / 1_000_000_000;
+        covered += seconds;
+        let records = sidecar["records"].as_array().unwrap();
+        let indices: Vec<u64> =
+            records.iter().filter(|r| r["type"] == "second").map(|r| r["index"].as_u64().unwrap()).collect();
+        let first = from / 1_000_000_000;
+        assert!((first..first + seconds).all(|index| indices.contains(&index)), "{indices:?}");
+        // A key picture begins each second of the source, so the clip begins and ends with the segment.
+        let media = &sidecar["media"][0];
+        assert!(media["begin_pts_ns"].as_u64().unwrap().abs_diff(from) < 40_000_000, "{media}");
+        let path = clips.join(media["file"].as_str().unwrap());
+        let duration: f64 = probe(&path, "format=duration").trim().parse().unwrap();
+        assert!((duration - seconds as f64).abs() < 0.1, "{duration} {seconds}");
+        assert_eq!(probe(&path, "stream=codec_name").split_whitespace().collect::<Vec<_>>(), ["h264", "aac"]);
+        let poster = &sidecar["poster"];
+        let at = poster["pts_ns"].as_u64().unwrap();
+        assert!(at >= from && at < to, "{poster}");
+        let poster = image::open(clips.join(poster["file"].as_str().unwrap())).unwrap();
+        assert_eq!((poster.width(), poster.height()), (320, 180));
+    }
+    assert!(covered >= 9, "{covered} seconds are in clips");
+}
+
+/// Bytes `range` of a clip's file: status, content range, and the bytes.
+fn download(address: &str, path: &str, range: &str) -> (u16, String, Vec<u8>) {
+    let mut answer = ureq::get(format!("http://{address}{path}")).header("Range", range).call().unwrap();
+    let of = answer.headers().get("content-range").map_or(String::new(), |v| v.to_str().unwrap().to_owned());
+    let bytes = answer.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap();
+    (answer.status().as_u16(), of, bytes)
+}
+
+/// Waits until the API lists a clip of every stream.
+fn wait_for_clips(address: &str, streams: &[&str]) -> Vec<Value> {
+    until_some("a clip of every stream", || {
+        let clips = ask(address, "GET", "/api/v1/clips", None, &[]).body;
+        let clips = clips["clips"].as_array().unwrap().clone();
+        streams.iter().all(|stream| clips.iter().any(|clip| clip["stream"] == *stream)).then_some(clips)
+    })
+}
+
+#[test]
+fn events_of_live_streams_are_cut_from_the_original_media() {
+    let _alone = crate::common::alone();
+    let fixtures = Fixtures::new();
+    let server = RtspServer::start(Media::Test { video: true, audio: true });
+    let record = fixtures.path().join("media");
+    let options = ["--vote-window=2", "--vote-onset=0.01", "--vote-offset=0.005", "--record-pre-roll-s=1"];
+    let more = ["--record-post-roll-s=2", "--record-ring-s=60", "--rtsp-transport=tcp", "--record-dir"];
+    let arguments: Vec<String> = options.iter().chain(&more).map(|text| (*text).to_owned()).collect();
+    let config = fixtures.write(
+        "touchline.toml",
+        format!("[[stream]]\nid = \"inside\"\nuri = \"{0}\"\n[[stream]]\nid = \"outside\"\nuri = \"{0}\"\nisolation = \"process\"\n", server.url()).as_bytes(),
+    );
+    let files = [record.to_str().unwrap().to_owned(), "--config".to_owned(), config.to_str().unwrap().to_owned()];
+    let live = Live::start_with(fixtures.path(), "127.0.0.1", &[arguments, files.to_vec()].concat());
+    let address = live.address.clone();
+    wait_until_ready(&address);
+    let clips = wait_for_clips(&address, &["inside", "outside"]);
+    for clip in &clips {
+        let (id, file) = (clip["id"].as_str().unwrap(), clip["media"][0]["file"].as_str().unwrap());
+        let path = record.join("clips").join(file);
+        assert_eq!(probe(&path, "stream=codec_name").split_whitespace().collect::<Vec<_>>(), ["h264", "aac"]);
+        let duration: f64 = probe(&path, "format=duration").trim().parse().unwrap();
+        assert!((1.5..30.0).contains(&duration), "{duration}");
+        // The first picture is a key picture.
+        let frames = probe(&path, "packet=flags");
+        assert!(frames.lines().next().unwrap().starts_with('K'), "{frames}");
+        let whole = std::fs::read(&path).unwrap();
+        let at = format!("/api/v1/clips/{id}/{file}");
+        let of = format!("bytes 0-{}/{}", whole.len() - 1, whole.len());
+        assert_eq!(download(&address, &at, "bytes=0-"), (206, of, whole.clone()));
+        assert_eq!(download(&address, &at, "bytes=10-19").2, whole[10..20]);
+        let detail = ask(&address, "GET", &format!("/api/v1/clips/{id}"), None, &[]).body;
+        let records = detail["records"].as_array().unwrap();
+        assert!(records.iter().any(|record| record["type"] == "event"), "{detail}");
+        assert!(detail["media"][0]["began_unix_ns"].as_i64().unwrap() > 1_600_000_000_000_000_000, "{detail}");
+    }
+    // A clip on request, of seconds that are decided.
+    let seconds = live.records().into_iter().filter(|r| r["type"] == "second" && r["stream"] == "inside");
+    let times: Vec<Value> = seconds.map(|record| record["wall"]["time"].clone()).collect();
+    let body = serde_json::json!({ "from": times[times.len() - 3], "to": times[times.len() - 1] });
+    let made = ask(&address, "POST", "/api/v1/streams/inside/clips", Some(&body), &[]);
+    assert_eq!((made.status, &made.body["reason"]), (201, &Value::from("request")), "{}", made.text);
+    let late = serde_json::json!({ "from": times[times.len() - 1], "to": "2100-01-01T00:00:00Z" });
+    assert_eq!(ask(&address, "POST", "/api/v1/streams/inside/clips", Some(&late), &[]).status, 422);
+    let old = serde_json::json!({ "from": "2020-01-01T00:00:00Z", "to": "2020-01-01T00:00:05Z" });
+    assert_eq!(ask(&address, "POST", "/api/v1/streams/inside/clips", Some(&old), &[]).status, 404);
+
+    let at = made.location.unwrap();
+    assert_eq!(ask(&address, "DELETE", &at, None, &[]).status, 204);
+    assert_eq!(ask(&address, "GET", &at, None, &[]).status, 404);
+    assert_eq!(ask(&address, "GET", "/api/v1/clips/..%2Fring", None, &[]).status, 404);
+    let metrics = live.get("/metrics");
+    assert!(
+        metrics.contains("touchline_clips_total{result=\"made\"}")
+            && metrics.contains("touchline_ring_seconds{stream=\"outside\"}"),
+        "{metrics}"
+    );
+    assert_eq!(live.stop(), 0);
+    let left =
+        std::fs::read_dir(record.join("clips")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!({ left }.all(|file| !file.ends_with(".part")));
+}
