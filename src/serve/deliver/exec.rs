@@ -52,9 +52,9 @@ impl Exec {
         let mut stdin = child.stdin.take();
         let ended = timeout(self.timeout, async {
             if let Some(stdin) = &mut stdin {
-                // A program may end without reading all of it. Its exit code counts.
-                let _ = stdin.write_all(envelope.json.as_bytes()).await;
-                let _ = stdin.write_all(b"\n").await;
+                // In one write, so that a kill of this process does not separate event and line break. A program may end
+                // without reading all of it. Its exit code counts.
+                let _ = stdin.write_all(format!("{}\n", envelope.json).as_bytes()).await;
             }
             drop(stdin);
             child.wait().await

@@ -1,8 +1,9 @@
 //! The spool of a sink: records on the disk, in order, until the receiver has accepted them.
 //!
-//! It is SQLite with a write-ahead log. `synchronous = NORMAL` is enough: a killed process loses no record that was added, and
-//! a power failure loses the last ones at most. The log's checksums discard a transaction that was cut off. Numbers of records
-//! are never used again; with the id of the spool they identify a record for ever.
+//! It is SQLite with a write-ahead log and `synchronous = NORMAL`: a killed process loses no record that was added, and a power
+//! failure loses what the system had not written back, some 30 s. The log's checksums discard a transaction that was cut off.
+//! Each opening skips numbers, so that a number whose record was lost is not used again: with the id of the spool, a number
+//! identifies a record for ever. *Rejected:* `synchronous = FULL`, which waits for the disk once per record and sink.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -33,6 +34,9 @@ const TABLES: &str = "
 
 /// Size of a record beside its JSON, bytes: number, stream, kind, time, and its share of a page.
 const RECORD_OVERHEAD: u64 = 100;
+
+/// Numbers that an opening skips: more than the records that a power failure can lose.
+const SKIPPED: i64 = 1_000_000;
 
 /// The log is cut to this size after it was written back.
 const LOG_MAX: u32 = 4_000_000;
@@ -231,7 +235,13 @@ fn prepare(path: &Path) -> rusqlite::Result<Connection> {
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
+    let last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'records'";
+    let last: i64 = transaction.query_row(last, [], |row| row.get(0))?;
+    transaction.execute("DELETE FROM sqlite_sequence WHERE name = 'records'", [])?;
+    transaction.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('records', ?)", [last + SKIPPED])?;
     transaction.commit()?;
+    // On the disk before the first number is used.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     Ok(connection)
 }
 

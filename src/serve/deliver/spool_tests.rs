@@ -40,10 +40,13 @@ fn a_restart_continues_with_the_same_records_and_new_numbers() {
     add(&mut spool, 3);
     let (id, size) = (spool.id().to_owned(), (spool.records(), spool.bytes()));
     drop(spool);
-    let (spool, lost) = Spool::open(&path, 1_000_000).unwrap();
+    let (mut spool, lost) = Spool::open(&path, 1_000_000).unwrap();
     assert_eq!((spool.id(), (spool.records(), spool.bytes()), lost), (&*id, size, 0));
     let left = spool.oldest(9, usize::MAX).unwrap();
     assert!(left.len() == 1 && left[0].number > last, "numbers are not used again: {left:?}");
+    add(&mut spool, 4);
+    let next = spool.oldest(9, usize::MAX).unwrap()[1].number;
+    assert!(next > left[0].number + SKIPPED / 2, "{next}: a record may have been lost with its number");
 }
 
 #[test]

@@ -121,7 +121,15 @@ fn every_answer_matches_the_document() {
     for path in ["/", "/assets/app.js", "/assets/none", "/api/v1/info", "/api/v1/pack", "/api/v1/schema"] {
         api.ask("GET", path, None);
     }
-    for path in ["/api/v1/openapi.json", "/api/v1/config", "/metrics", "/healthz", "/readyz", "/api/v1/streams"] {
+    for path in [
+        "/api/v1/openapi.json",
+        "/api/v1/config",
+        "/api/v1/sinks",
+        "/metrics",
+        "/healthz",
+        "/readyz",
+        "/api/v1/streams",
+    ] {
         assert_eq!(api.ask("GET", path, None).status, 200, "{path}");
     }
     assert_eq!(api.ask("POST", "/api/v1/pack", Some(json!({ "path": "no-such-pack" }))).status, 422);

@@ -377,6 +377,11 @@ impl SinkFile {
         if self.secret_file.is_some() && self.secret_env.is_some() {
             wrong.push(("secret_env", "the secret comes from a file or from a variable; give one of them".into()));
         }
+        let secret =
+            self.secret_file.as_ref().map(|_| "secret_file").or(self.secret_env.as_ref().map(|_| "secret_env"));
+        if let (SinkKind::Mqtt, None, Some(key)) = (self.kind, &self.user, secret) {
+            wrong.push((key, "a password needs its user; add one as in user = \"touchline\"".into()));
+        }
         if self.client_cert.is_some() != self.client_key.is_some() {
             let key = if self.client_cert.is_some() { "client_cert" } else { "client_key" };
             wrong.push((key, "a certificate needs its key, and a key its certificate; give both".into()));

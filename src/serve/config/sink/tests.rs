@@ -74,6 +74,7 @@ fn mistakes_are_one_line_with_place_and_advice() {
             "a sink of kind nats does not have this key; it is for mqtt",
         ),
         (&bus("mqtt", "mqtt://h", "mqtt_version = \"4\""), 6, "expected `3.1.1` or `5`"),
+        (&bus("mqtt", "mqtt://h", "secret_env = \"X\""), 6, "a password needs its user"),
         (&bus("mqtt", "nats://h", ""), 5, "unknown scheme \"nats\"; use mqtts or mqtt"),
         (&bus("mqtt", "mqtt://h/path", ""), 5, "the address has a path"),
         ("[sink]\nname = \"a\"", 1, "write [[sink]] for each sink"),
