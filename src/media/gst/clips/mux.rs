@@ -134,7 +134,7 @@ impl Muxer {
         }
         fields.unset_flags(gst::BufferFlags::DISCONT | gst::BufferFlags::RESYNC);
         input.push_buffer(buffer).map_err(|_| open.cause("the muxer stopped"))?;
-        // With data of both tracks in front of it, the muxer always goes on. Otherwise it may need what comes next.
+        // With data of both tracks in front of it, the muxer always continues. Otherwise it may need what comes next.
         while open.is_full(&self.ended) {
             if let Some(error) = open.error() {
                 return Err(error);
@@ -208,7 +208,7 @@ fn timestamper(caps: &gst::CapsRef) -> Option<&'static str> {
     }
 }
 
-/// Whether the muxer can hold the coding, whatever form it is in now.
+/// Whether the muxer can hold the coding, in any form.
 fn holds(muxer: &gst::ElementFactory, caps: &gst::CapsRef) -> bool {
     let Some(format) = caps.structure(0) else { return false };
     let mut coding = gst::Structure::new_empty(format.name());
@@ -282,7 +282,7 @@ impl OpenFile {
         }
     }
 
-    /// Whether the muxer has enough to go on with.
+    /// Whether the muxer has enough to continue with.
     fn is_full(&self, ended: &[bool; 2]) -> bool {
         let levels = || {
             let inputs = self.inputs.iter().zip(ended).filter(|(_, ended)| !**ended);
@@ -331,7 +331,7 @@ impl Drop for OpenFile {
     fn drop(&mut self) {
         // A failure leaves nothing to stop.
         let _ = self.pipeline.set_state(gst::State::Null);
-        // The file was renamed if it is complete. What is left is part of a failed one.
+        // The file was renamed if it is complete. Otherwise it is part of a failed one.
         let _ = std::fs::remove_file(&self.partial);
         let _ = std::fs::remove_file(self.partial.with_extension("index.part"));
     }
