@@ -99,13 +99,10 @@ fn download(address: &str, path: &str, range: &str) -> (u16, String, Vec<u8>) {
     (answer.status().as_u16(), of, bytes)
 }
 
-/// Waits until the API lists a clip of every stream.
-fn wait_for_clips(address: &str, streams: &[&str]) -> Vec<Value> {
-    until_some("a clip of every stream", || {
-        let clips = ask(address, "GET", "/api/v1/clips", None, &[]).body;
-        let clips = clips["clips"].as_array().unwrap().clone();
-        streams.iter().all(|stream| clips.iter().any(|clip| clip["stream"] == *stream)).then_some(clips)
-    })
+/// The clips that the API lists.
+fn listed(address: &str) -> Vec<Value> {
+    let clips = ask(address, "GET", "/api/v1/clips", None, &[]).body;
+    clips["clips"].as_array().cloned().unwrap_or_default()
 }
 
 #[test]
@@ -122,10 +119,11 @@ fn events_of_live_streams_are_cut_from_the_original_media() {
         format!("[[stream]]\nid = \"inside\"\nuri = \"{0}\"\n[[stream]]\nid = \"outside\"\nuri = \"{0}\"\nisolation = \"process\"\n", server.url()).as_bytes(),
     );
     let files = [record.to_str().unwrap().to_owned(), "--config".to_owned(), config.to_str().unwrap().to_owned()];
-    let live = Live::start_with(fixtures.path(), "127.0.0.1", &[arguments, files.to_vec()].concat());
+    let mut live = Live::start_with(fixtures.path(), "127.0.0.1", &[arguments, files.to_vec()].concat());
     let address = live.address.clone();
     wait_until_ready(&address);
-    let clips = wait_for_clips(&address, &["inside", "outside"]);
+    let is_there = |clips: &Vec<Value>| ["inside", "outside"].iter().all(|id| clips.iter().any(|c| c["stream"] == *id));
+    let clips = until_some("clips", || Some(listed(&address)).filter(is_there));
     for clip in &clips {
         let (id, file) = (clip["id"].as_str().unwrap(), clip["media"][0]["file"].as_str().unwrap());
         let path = record.join("clips").join(file);
@@ -146,10 +144,13 @@ fn events_of_live_streams_are_cut_from_the_original_media() {
         assert!(detail["media"][0]["began_unix_ns"].as_i64().unwrap() > 1_600_000_000_000_000_000, "{detail}");
     }
     // A clip on request, of seconds that are decided.
-    let seconds = live.records().into_iter().filter(|r| r["type"] == "second" && r["stream"] == "inside");
-    let times: Vec<Value> = seconds.map(|record| record["wall"]["time"].clone()).collect();
+    let is_inside = |r: &&Value| r["type"] == "second" && r["stream"] == "inside";
+    let records = live.wait(|records| records.iter().filter(is_inside).count() >= 5);
+    let times: Vec<Value> = records.iter().filter(is_inside).map(|record| record["wall"]["time"].clone()).collect();
     let body = serde_json::json!({ "from": times[times.len() - 3], "to": times[times.len() - 1] });
-    let made = ask(&address, "POST", "/api/v1/streams/inside/clips", Some(&body), &[]);
+    let request = || ask(&address, "POST", "/api/v1/streams/inside/clips", Some(&body), &[]);
+    // The file of records may be ahead.
+    let made = until_some("the end of the clip", || Some(request()).filter(|answer| answer.status != 409));
     assert_eq!((made.status, &made.body["reason"]), (201, &Value::from("request")), "{}", made.text);
     let late = serde_json::json!({ "from": times[times.len() - 1], "to": "2100-01-01T00:00:00Z" });
     assert_eq!(ask(&address, "POST", "/api/v1/streams/inside/clips", Some(&late), &[]).status, 422);
@@ -160,12 +161,10 @@ fn events_of_live_streams_are_cut_from_the_original_media() {
     assert_eq!(ask(&address, "DELETE", &at, None, &[]).status, 204);
     assert_eq!(ask(&address, "GET", &at, None, &[]).status, 404);
     assert_eq!(ask(&address, "GET", "/api/v1/clips/..%2Fring", None, &[]).status, 404);
-    let metrics = live.get("/metrics");
-    assert!(
-        metrics.contains("touchline_clips_total{result=\"made\"}")
-            && metrics.contains("touchline_ring_seconds{stream=\"outside\"}"),
-        "{metrics}"
-    );
+    let names = ["touchline_clips_total{result=\"made\"}", "touchline_ring_seconds{stream=\"outside\"}"];
+    until_some("the metrics of clips", || {
+        Some(live.get("/metrics")).filter(|metrics| names.iter().all(|name| metrics.contains(name)))
+    });
     assert_eq!(live.stop(), 0);
     let left =
         std::fs::read_dir(record.join("clips")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());

@@ -114,7 +114,7 @@ pub struct DecisionRecord {
 /// Why a requested clip was not made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClipRefusal {
-    /// The request is not valid; the text gives the reason.
+    /// The request is not valid; the text is the cause.
     Invalid(String),
     /// Its end is not decided yet.
     NotYet,

@@ -1,6 +1,6 @@
 //! The folder of clips: which there are, and how old ones are removed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -116,20 +116,29 @@ impl ClipStore {
     /// # Errors
     /// If the folder cannot be read.
     pub fn trim(&self, bytes: u64, age_s: u64, unix_ns: u64) -> io::Result<u64> {
-        let mut clips = Vec::new();
-        for id in self.ids()? {
-            let Some(sidecar) = self.sidecar(&id) else { continue };
-            let files = self.files(&sidecar);
-            let made = files[0].metadata().and_then(|meta| meta.modified()).unwrap_or(UNIX_EPOCH);
-            let made_s = made.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            let size: u64 = files.iter().map(|file| file.metadata().map_or(0, |meta| meta.len())).sum();
-            clips.push((made_s, id, size));
+        // Names and sizes only: sidecars may be large, and this is called every few seconds.
+        let ids = self.ids()?;
+        let mut sizes: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for entry in std::fs::read_dir(&self.dir)?.filter_map(Result::ok) {
+            let (name, Ok(meta)) = (entry.file_name(), entry.metadata()) else { continue };
+            let Some((stem, extension)) = name.to_str().and_then(|name| name.rsplit_once('.')) else { continue };
+            // Further media files of a clip have a number.
+            let id = ids.get(stem).or_else(|| ids.get(stem.rsplit_once('-')?.0));
+            let Some(id) = id else { continue };
+            let (made_s, size) = sizes.entry(id).or_default();
+            *size += meta.len();
+            if extension == "json" {
+                let made = meta.modified().ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok());
+                *made_s = made.map_or(0, |since| since.as_secs());
+            }
         }
+        let mut clips: Vec<(u64, &str, u64)> =
+            sizes.into_iter().map(|(id, (made_s, size))| (made_s, id, size)).collect();
         clips.sort();
         let mut total: u64 = clips.iter().map(|(.., size)| size).sum();
         let unix_s = unix_ns / NANOS_PER_SECOND;
         for (made_s, id, size) in clips {
-            if (total > bytes || unix_s.saturating_sub(made_s) > age_s) && self.remove(&id)? {
+            if (total > bytes || unix_s.saturating_sub(made_s) > age_s) && self.remove(id)? {
                 total = total.saturating_sub(size);
             }
         }

@@ -46,7 +46,6 @@ pub(super) struct ClipFamilies {
 impl ClipFamilies {
     pub fn new(r: &Registry) -> Self {
         let clips = counters(r, "touchline_clips_total", "Clips, by what became of them.", &["result"]);
-        let none: &[&str] = &[];
         Self {
             unrecorded: counters(
                 r,
@@ -54,8 +53,8 @@ impl ClipFamilies {
                 "Coded pictures and pieces of sound that are missing in the ring, because its disk was too slow.",
                 &["stream"],
             ),
-            ring_bytes: int_gauges(r, "touchline_ring_bytes", "Size of the rings of all streams, in bytes.", none)
-                .with_label_values(none),
+            ring_bytes: int_gauges(r, "touchline_ring_bytes", "Size of the rings of all streams, in bytes.", &[])
+                .with_label_values::<&str>(&[]),
             ring_seconds: gauges(
                 r,
                 "touchline_ring_seconds",
@@ -67,11 +66,11 @@ impl ClipFamilies {
                 r,
                 "touchline_clip_files_removed_total",
                 "Files of unfinished clips that were removed at the start: the program had been killed.",
-                none,
+                &[],
             )
-            .with_label_values(none),
-            clip_bytes: int_gauges(r, "touchline_clips_bytes", "Size of all clips, in bytes.", none)
-                .with_label_values(none),
+            .with_label_values::<&str>(&[]),
+            clip_bytes: int_gauges(r, "touchline_clips_bytes", "Size of all clips, in bytes.", &[])
+                .with_label_values::<&str>(&[]),
         }
     }
 }

@@ -117,7 +117,7 @@ impl RingCutter {
         let dir = self.store.dir();
         let request = ClipRequest { run: place.run, from, to, dir: dir.into(), name };
         let anchor = RingAnchor { pts, arrived_ns: place.arrived_ns };
-        let files = self.cut_with_room(&self.ring.root.join(stream), anchor, &request)?;
+        let files = self.cut_with_room(&self.ring.dir(stream), anchor, &request)?;
         let records: Vec<DecisionRecord> =
             self.streams.lock().get(stream).map_or_else(Vec::new, |latest| latest.records.iter().cloned().collect());
         let strongest = strongest(&records, place.run, from..to, class).unwrap_or(place.index);

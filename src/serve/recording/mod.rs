@@ -29,7 +29,9 @@ const TRIM_EVERY_NS: u64 = 4 * NANOS_PER_SECOND;
 
 /// The rings below a recording folder.
 pub fn ring_options(settings: &RecordSettings) -> RingOptions {
-    RingOptions { root: settings.dir.join("ring") }
+    // The process of a source may have another working directory.
+    let dir = std::path::absolute(&settings.dir).unwrap_or_else(|_| settings.dir.clone());
+    RingOptions { root: dir.join("ring") }
 }
 
 /// The clips below a recording folder.

@@ -282,7 +282,7 @@ impl OpenFile {
         }
     }
 
-    /// Whether the muxer has enough to continue.
+    /// Whether the muxer has enough to continue with.
     fn is_full(&self, ended: &[bool; 2]) -> bool {
         let levels = || {
             let inputs = self.inputs.iter().zip(ended).filter(|(_, ended)| !**ended);

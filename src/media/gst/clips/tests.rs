@@ -117,6 +117,7 @@ fn clips_of_a_ring_are_those_of_the_recording_and_of_the_right_connection() {
     let second = dir.path().join("b.mp4");
     run("ffmpeg", &format!("-y -i {} -vf negate {H264}", first.display()), Some(&second));
     let root = dir.path().join("ring");
+    let options = RingOptions { root: root.clone() };
     let anchors = [record(&first, &root, 6), record(&second, &root, 6)];
     let out = dir.path().join("clips");
     std::fs::create_dir(&out).unwrap();
@@ -124,7 +125,7 @@ fn clips_of_a_ring_are_those_of_the_recording_and_of_the_right_connection() {
         let request = request(&out, &format!("c{i}"), 5, 9);
         // The writer has its own thread, and ends after the source. Each try takes longer than a thread switch.
         let cut =
-            |_| cut_ring(&root.join("court"), anchor, &request).ok().filter(|cut| cut[0].end >= Pts::from_second(9));
+            |_| cut_ring(&options.dir("court"), anchor, &request).ok().filter(|cut| cut[0].end >= Pts::from_second(9));
         let cut = (0..1000).find_map(cut).expect("the ring has the clip");
         let (all, clip) = (pictures(source), pictures(&out.join(&cut[0].file)));
         assert!(clip.len() >= 125 && clip.len() <= 128, "{}", clip.len());
@@ -133,8 +134,8 @@ fn clips_of_a_ring_are_those_of_the_recording_and_of_the_right_connection() {
         assert!(video.0.abs() < 0.001 && audio.0 < 0.025 && (video.1 - audio.1).abs() < 0.2, "{video:?} {audio:?}");
     }
     let nowhere = RingAnchor { pts: Pts::from_second(100), ..anchors[0] };
-    assert_eq!(cut_ring(&root.join("court"), nowhere, &request(&out, "n", 99, 101)), Err(ClipError::NoMedia));
-    assert_eq!(cut_ring(&root.join("none"), anchors[0], &request(&out, "n", 5, 6)), Err(ClipError::NoMedia));
+    assert_eq!(cut_ring(&options.dir("court"), nowhere, &request(&out, "n", 99, 101)), Err(ClipError::NoMedia));
+    assert_eq!(cut_ring(&options.dir("none"), anchors[0], &request(&out, "n", 5, 6)), Err(ClipError::NoMedia));
 }
 
 #[test]

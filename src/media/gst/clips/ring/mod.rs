@@ -21,6 +21,9 @@ pub(in crate::gst) use self::tap::RingTap;
 /// The extension of ring files.
 const EXTENSION: &str = "ring";
 
+/// The suffix of folders. With it, no id (`.` and `..` are valid ones) is the name of another folder.
+const STREAM_SUFFIX: &str = ".stream";
+
 /// A file is written for no longer than this, seconds: twice the longest file.
 const WRITTEN_S: u64 = 120;
 
@@ -29,6 +32,13 @@ const WRITTEN_S: u64 = 120;
 pub struct RingOptions {
     /// Folder of all rings. Each stream has a folder of its own in it.
     pub root: PathBuf,
+}
+
+impl RingOptions {
+    /// The folder of a stream.
+    pub fn dir(&self, id: &str) -> PathBuf {
+        self.root.join(format!("{id}{STREAM_SUFFIX}"))
+    }
 }
 
 /// A file of a ring.
@@ -82,13 +92,14 @@ pub struct RingExtent {
 pub fn trim(root: &Path, bytes: u64, age_s: u64, unix_ns: u64) -> io::Result<RingExtent> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(root)?.filter_map(Result::ok).filter(|entry| entry.path().is_dir()) {
-        let stream = entry.file_name().to_string_lossy().into_owned();
+        let name = entry.file_name();
+        let Some(stream) = name.to_str().and_then(|name| name.strip_suffix(STREAM_SUFFIX)) else { continue };
         let files = files(&entry.path())?;
         let last = files.len().saturating_sub(1);
         for (i, file) in files.into_iter().enumerate() {
             // A file that has just been removed counts nothing.
             let size = file.path.metadata().map_or(0, |meta| meta.len());
-            all.push((file, size, stream.clone(), i == last));
+            all.push((file, size, stream.to_owned(), i == last));
         }
     }
     all.sort();
@@ -125,8 +136,9 @@ mod tests {
     #[test]
     fn the_oldest_files_of_all_streams_go_first() {
         let root = tempfile::tempdir().unwrap();
+        let options = RingOptions { root: root.path().into() };
         let put = |stream: &str, begun_s: u64, bytes: usize| {
-            let dir = root.path().join(stream);
+            let dir = options.dir(stream);
             std::fs::create_dir_all(&dir).unwrap();
             std::fs::write(RingFile::new(&dir, 1, begun_s * NANOS_PER_SECOND).path, vec![0; bytes]).unwrap();
         };
@@ -134,9 +146,9 @@ mod tests {
         {
             put(stream, begun_s, 100);
         }
-        std::fs::write(root.path().join("a/notes.txt"), "x").unwrap();
+        std::fs::write(options.dir("a").join("notes.txt"), "x").unwrap();
         let left = |stream: &str| -> Vec<u64> {
-            files(&root.path().join(stream)).unwrap().iter().map(|file| file.begun_ns / NANOS_PER_SECOND).collect()
+            files(&options.dir(stream)).unwrap().iter().map(|file| file.begun_ns / NANOS_PER_SECOND).collect()
         };
         let now = 220 * NANOS_PER_SECOND;
         let extent = trim(root.path(), 1000, 9, now).unwrap();
@@ -155,6 +167,6 @@ mod tests {
             (vec![218], vec![216], vec![201]),
             "the newest of each stream stays"
         );
-        assert!(root.path().join("a/notes.txt").exists());
+        assert!(options.dir("a").join("notes.txt").exists());
     }
 }

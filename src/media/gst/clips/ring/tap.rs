@@ -42,7 +42,7 @@ pub(in crate::gst) struct RingTap {
 impl RingTap {
     /// Starts the writer. It ends when the tap and its probes are dropped. [`None`] if the ring cannot be written, which is logged.
     pub fn start(options: &RingOptions, id: &str, clock: Arc<dyn Clock>) -> Option<Arc<Self>> {
-        let dir = options.root.join(id);
+        let dir = options.dir(id);
         let (to, units) = bounded(QUEUE);
         let writer = Writer {
             root: options.root.clone(),
@@ -219,7 +219,7 @@ impl Writer {
         if let Some(mut file) = self.file.take() {
             file.flush()?;
         }
-        // Names must differ and keep their order, even if the clock jumps.
+        // Names must differ and keep their order, even if the clock is set back.
         let newest_ns = newest_ns(&self.dir);
         let begun_ns = u64::try_from(self.clock.unix_ns()).unwrap_or(0).max(newest_ns.saturating_add(1));
         let mut file = RingWriter::create(&RingFile::new(&self.dir, self.connection_ns, begun_ns).path)?;
