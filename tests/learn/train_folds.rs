@@ -55,6 +55,8 @@ fn every_source_is_held_out_once_and_kinds_are_reported_separately() {
     assert!(out.contains("mean over sources") && out.contains("frames"), "{out}");
 
     let [half, all] = figures(dir, "cv.json").try_into().expect("two runs");
+    assert_eq!(all.events, None, "stills have no seconds to vote over");
+    run(dir, "evaluate --cv cv set --vote-window 601").refused(2, &["--vote-window", "1 to 600"]);
     assert!(half.sources_per_class < all.sources_per_class, "{} {}", half.sources_per_class, all.sources_per_class);
     assert!(all.notes.join(" ").contains(&format!("{} (2)", CLASSES[2])), "{:?}", all.notes);
     let report_of = |kind| -> &KindReport {

@@ -81,6 +81,22 @@ fn an_evaluation_is_complete_and_its_figures_are_consistent() {
     assert!(e.residuals.iter().all(|h| h.counts.iter().sum::<u64>() == 90 && h.edges.len() == h.counts.len() + 1));
     assert_eq!(e.importance.len(), 4);
     assert!(e.importance.iter().all(|i| i.ablation > 0.03 && i.permutation > 0.03), "{:?}", e.importance);
+    // Without `other`, scenes of sports follow each other.
+    let events = e.events.as_ref().unwrap();
+    assert_eq!((events.vote_window, events.by_length.len()), (10, 3));
+    for (of, seconds) in events.by_length.iter().zip([20, 60, 180]) {
+        assert_eq!((of.scene_seconds, of.hours), (seconds, 2.0));
+        let per_hour = of.scenes as f64 / of.hours;
+        assert!(
+            (per_hour * f64::from(seconds) / 3600.0 - 1.0).abs() < 0.25,
+            "{per_hour} scenes of {seconds} s an hour"
+        );
+        assert!(of.missed_per_hour.value < per_hour * 0.5 && of.delay_s.unwrap().value >= 3.0, "{of:?}");
+    }
+    let shorter = Settings { vote: VoteConfig { window: 5, ..VoteConfig::default() }, ..settings() };
+    let shorter = evaluate(&deciders(&validation), &test, None, &shorter, &mut |_, _| None).events.unwrap();
+    let delay = |events: &EventFigures| events.by_length[1].delay_s.unwrap().value;
+    assert!(shorter.vote_window == 5 && delay(&shorter) < delay(events));
     let c = &e.label_distribution[2];
     assert_eq!((c.recordings, c.sources, c.seconds, c.pictures), (10, 10, 30, 10));
     assert!(e.wrong.iter().all(|w| w.truth != w.predicted) && !e.wrong.is_empty());

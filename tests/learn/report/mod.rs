@@ -85,6 +85,7 @@ fn an_evaluation_has_every_chart() {
     for chart in [
         "Macro F1 with its interval",
         "By kind",
+        "Events on simulated programmes",
         "Seconds, pictures and frames of each class",
         "F1 of each class by modality and fusion",
         "Second level: fusion by table",
