@@ -94,8 +94,7 @@ fn an_evaluation_is_complete_and_its_figures_are_consistent() {
         assert!(of.missed_per_hour.value < per_hour * 0.5 && of.delay_s.unwrap().value >= 3.0, "{of:?}");
     }
     let shorter = Settings { vote: VoteConfig { window: 5, ..VoteConfig::default() }, ..settings() };
-    let shorter =
-        evaluate(&deciders(&validation), &test, Some(&validation), &shorter, &mut |_, _| None).events.unwrap();
+    let shorter = evaluate(&deciders(&validation), &test, None, &shorter, &mut |_, _| None).events.unwrap();
     let delay = |events: &EventFigures| events.by_length[1].delay_s.unwrap().value;
     assert!(shorter.vote_window == 5 && delay(&shorter) < delay(events));
     let c = &e.label_distribution[2];
