@@ -209,7 +209,8 @@ pub fn complete(
 fn poster(dir: &Path, name: &str, strongest: u64, files: &[ClipFile]) -> Option<Poster> {
     let wanted = Pts::from_second(strongest).plus(NANOS_PER_SECOND / 2);
     let with_pictures = || files.iter().filter(|file| file.video.is_some());
-    let media = with_pictures().find(|file| file.begin <= wanted && wanted < file.end).or(with_pictures().last())?;
+    let media =
+        with_pictures().find(|file| file.begin <= wanted && wanted < file.end).or(with_pictures().next_back())?;
     // Where the strongest second has no pictures, the poster is from the middle.
     let is_within = media.begin <= wanted && wanted < media.end;
     let at_ns = if is_within { media.begin.distance(wanted) } else { media.begin.distance(media.end) / 2 };

@@ -36,7 +36,7 @@ impl Index {
         };
         let last = |track| of(track).map(|(place, _)| place).max();
         let keys = || of(Track::Video).filter(|(_, entry)| entry.is_key);
-        let key = keys().filter(|(_, entry)| entry.pts_ns <= from_ns).last().or_else(|| keys().next());
+        let key = keys().rfind(|(_, entry)| entry.pts_ns <= from_ns).or_else(|| keys().next());
         let is_shown = of(Track::Video).any(|(_, entry)| entry.pts_ns >= from_ns);
         let key = key.filter(|_| is_shown);
         let video = key.and_then(|(place, _)| Some(place..=last(Track::Video)?));

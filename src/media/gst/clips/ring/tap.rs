@@ -200,7 +200,8 @@ impl Writer {
                 let length_ns = unit.pts_ns.saturating_sub(self.begun_ns);
                 // Without pictures every unit is a key.
                 let is_key = unit.is_key && (unit.track == Track::Video || self.formats[0].is_none());
-                length_ns < 0 && is_key || length_ns > FILE_NS && is_key || length_ns > FILE_MAX_NS
+                let is_due = !(0..=FILE_NS).contains(&length_ns);
+                is_key && is_due || length_ns > FILE_MAX_NS
             }
         };
         if begins {
