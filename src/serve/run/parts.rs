@@ -243,6 +243,9 @@ impl ModelThreads {
     }
 }
 
+/// Outputs, and access to the clips if there are any.
+pub(super) type Outputs = (Vec<Box<dyn Sink>>, Option<ClipAccess>);
+
 /// The outputs of a run but for the terminal, and access to the clips if there are any: the file of records, the receivers, the clips,
 /// and `further` ones.
 ///
@@ -253,7 +256,7 @@ pub(super) fn outputs(
     jsonl: Option<JsonlWriter>,
     further: Vec<Box<dyn Sink>>,
     shared: &Shared,
-) -> Result<(Vec<Box<dyn Sink>>, Option<ClipAccess>)> {
+) -> Result<Outputs> {
     let mut outputs: Vec<Box<dyn Sink>> = Vec::new();
     if let Some(writer) = jsonl {
         outputs.push(Box::new(JsonLines::new(writer, config.jsonl_kinds.take(), shared.clock.clone())));
