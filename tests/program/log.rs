@@ -28,7 +28,7 @@ fn changes_over_http_are_in_the_log() {
     program.env("TOUCHLINE_ADMIN_TOKEN", TOKEN).args(["--log-format", "json"]).stderr(File::create(&log).unwrap());
     let live = Live::start_by(program, dir.path(), "127.0.0.1", &[]);
     wait_until_ready(&live.address);
-    let uri = format!("rtsp://ann:{PASSWORD}@127.0.0.1:{}/live", crate::common::free_tcp_port());
+    let uri = format!("rtsp://ann:{PASSWORD}@camera.invalid/live");
     let stream = json!({ "id": "court", "uri": uri });
     let bearer = format!("Bearer {TOKEN}");
     let answer = ask(&live.address, "POST", "/api/v1/streams", Some(&stream), &[]);

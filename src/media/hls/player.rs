@@ -82,7 +82,7 @@ pub(super) enum PlayerNote {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DemuxerStart {
     pub container: Container,
-    /// As [`super::timeline::Placement::tracks`].
+    /// As [`super::timeline::PiecePlacement::tracks`].
     pub tracks: [Option<i64>; 2],
     pub line_ns: u64,
 }

@@ -120,6 +120,10 @@ fn schema() -> Value {
 /// The schema without unknown keys.
 fn strict_schema() -> Value {
     let mut schema = schema();
+    drop(schema.as_object_mut().unwrap().remove("additionalProperties"));
+    for kind in schema["oneOf"].as_array_mut().unwrap() {
+        drop(kind.as_object_mut().unwrap().remove("additionalProperties"));
+    }
     schema["unevaluatedProperties"] = false.into();
     for definition in schema["$defs"].as_object_mut().unwrap().values_mut() {
         if definition.get("properties").is_some() {

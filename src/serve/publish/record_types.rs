@@ -64,7 +64,7 @@ fn open_schema_settings() -> SchemaSettings {
 /// One JSON object per line (JSON lines) or per server-sent event. The key `type` says which kind it is. Ignore kinds and keys that you
 /// do not know: later programs may add some.
 #[derive(Serialize, JsonSchema)]
-#[schemars(title = "Touchline record")]
+#[schemars(title = "Touchline record", extend("additionalProperties" = true))]
 pub(super) struct Stamped<'a> {
     #[serde(flatten)]
     pub(super) record: Record<'a>,
@@ -83,6 +83,7 @@ pub(super) struct Stamped<'a> {
 #[expect(clippy::large_enum_variant, reason = "a record is written where it is made")]
 pub(super) enum Record<'a> {
     /// A second with a decision.
+    #[schemars(extend("additionalProperties" = true))]
     Second {
         #[serde(flatten)]
         head: Head<'a>,
@@ -123,6 +124,7 @@ pub(super) enum Record<'a> {
         pack: &'a PackStamp,
     },
     /// A second without a decision.
+    #[schemars(extend("additionalProperties" = true))]
     Gap {
         #[serde(flatten)]
         head: Head<'a>,
@@ -136,6 +138,7 @@ pub(super) enum Record<'a> {
         backlog: u32,
     },
     /// A class came on air or went off air, by hysteresis on the estimate.
+    #[schemars(extend("additionalProperties" = true))]
     Event {
         /// Id of the stream.
         stream: &'a str,
@@ -156,6 +159,7 @@ pub(super) enum Record<'a> {
         reason: Option<EventReason>,
     },
     /// The state of the stream changed.
+    #[schemars(extend("additionalProperties" = true))]
     State {
         /// Id of the stream.
         stream: &'a str,
@@ -167,6 +171,7 @@ pub(super) enum Record<'a> {
         at: Option<String>,
     },
     /// An incident of the source while it played or between two connections.
+    #[schemars(extend("additionalProperties" = true))]
     Incident {
         /// Id of the stream.
         stream: &'a str,
@@ -203,6 +208,7 @@ pub(super) enum Record<'a> {
         at: Option<String>,
     },
     /// The model pack changes with this second, whose record follows.
+    #[schemars(extend("additionalProperties" = true))]
     Pack {
         #[serde(flatten)]
         head: Head<'a>,

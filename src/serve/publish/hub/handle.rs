@@ -165,7 +165,9 @@ impl StreamHandle {
 
     /// Publishes an incident of the source and returns its record.
     pub fn incident(&self, incident: Incident) -> Arc<str> {
-        tracing::info!(stream = self.stream.id, "{incident:?}");
+        let track = incident.track().map(tracing::field::debug);
+        let signal = incident.signal().map(|(signal, ..)| signal.as_str());
+        tracing::info!(stream = self.stream.id, track, signal, "{}", incident.as_str());
         self.stream.metrics.incident(&incident);
         let unix_ns = self.hub.shared.clock.unix_ns();
         let recorder = self.stream.source().recorder;

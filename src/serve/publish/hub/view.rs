@@ -10,7 +10,7 @@ use super::history::Row;
 use super::{Hub, LiveState, Stream, StreamFacts};
 use crate::publish::format::{class_title, millis, rfc3339};
 use crate::publish::record::{SERIALISES, to_json};
-use crate::publish::record_types::{Probability, Record};
+use crate::publish::record_types::{Probability, Stamped};
 use crate::publish::state::StateFields;
 use touchline_core::clip::GapReason;
 use touchline_core::decision::PackStamp;
@@ -73,14 +73,14 @@ pub(in crate::publish) struct DetailView<'a> {
     summary: SummaryView<'a>,
     /// The server's time, milliseconds since 1970-01-01 UTC.
     now_ms: i64,
-    #[schemars(with = "Option<Record>")]
+    #[schemars(with = "Option<Stamped>")]
     last: Option<&'a RawValue>,
     /// The last state before the restart, with --state.
-    #[schemars(with = "Option<Record>")]
+    #[schemars(with = "Option<Stamped>")]
     before: Option<&'a RawValue>,
-    #[schemars(with = "Vec<Record>")]
+    #[schemars(with = "Vec<Stamped>")]
     events: Vec<&'a RawValue>,
-    #[schemars(with = "Vec<Record>")]
+    #[schemars(with = "Vec<Stamped>")]
     incidents: Vec<&'a RawValue>,
     /// The last ten minutes, one entry per second.
     history: Vec<Row<'a>>,
