@@ -23,6 +23,15 @@ const REPLACE: &str = "\r\x1b[2K\x1b[?7l";
 /// Turns wrapping on.
 const WRAP: &str = "\x1b[?7h";
 
+/// Prints `text` for the person at the terminal. Without a terminal, it is a line of the log, which may be JSON.
+pub fn announce(text: &str) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("{text}");
+    } else {
+        tracing::info!("{text}");
+    }
+}
+
 /// How the terminal is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {

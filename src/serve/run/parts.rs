@@ -29,7 +29,7 @@ use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::{PackControl, PackRequest};
 use crate::publish::sink::{JsonLines, Sink, Sinks};
 use crate::publish::streams::StreamControl;
-use crate::publish::terminal::Terminal;
+use crate::publish::terminal::{Terminal, announce};
 use crate::recording::ClipSink;
 use crate::shadow::Shadow;
 use crate::store::{Contents, Store, StoreThread};
@@ -108,7 +108,7 @@ impl Shared {
             self.hub.set_archive(Arc::new(store.clone()));
         }
         if let Some(address) = server.address {
-            eprintln!("watching on {}://{address}  (metrics: /metrics, API: /api/v1/streams)", server.scheme);
+            announce(&format!("watching on {}://{address}  (metrics: /metrics, API: /api/v1/streams)", server.scheme));
         }
     }
 

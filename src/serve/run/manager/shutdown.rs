@@ -3,6 +3,7 @@
 use super::entry::ManagedStream;
 use super::{Driver, Ended, StreamControl, StreamManager};
 use crate::publish::hub::Origin;
+use crate::publish::terminal::announce;
 use crate::run::publisher::Command;
 use touchline_core::error::Error;
 use touchline_core::time::NANOS_PER_SECOND;
@@ -117,7 +118,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         let error = self.entries.values_mut().find_map(|e| e.error.take());
         if error.is_none() && self.rules.lingers {
             if !std::mem::replace(&mut self.lingering_logged, true) {
-                eprintln!("all streams have ended; the page stays until Ctrl-C");
+                announce("all streams have ended; the page stays until Ctrl-C");
             }
             return None;
         }
