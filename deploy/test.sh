@@ -18,5 +18,7 @@ if ! cmp -s tests/requirements.txt "$python/installed"; then
 fi
 TOUCHLINE_TEST_PYTHON="$(realpath -s "$python")/bin/python"
 export TOUCHLINE_TEST_PYTHON
+# Most tests wait for servers and for media that play at their own speed, so there are more of them at once than processors.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-4}"
 # A test that cannot run here fails unless tests/common/skip.rs allows the skip.
 TOUCHLINE_TESTS_SKIP=fail cargo test --locked "$@"
