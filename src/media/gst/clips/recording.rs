@@ -176,23 +176,7 @@ fn unit(track: Track, sample: &gst::Sample, tags: Option<gst::TagList>) -> Optio
     let (buffer, caps) = (sample.buffer_owned()?, sample.caps_owned()?);
     let segment = sample.segment()?.downcast_ref::<gst::ClockTime>()?;
     let pts_ns = running_time(segment, &buffer)?;
-    // Both are shifted by the same amount.
-    let dts_ns = buffer
-        .dts()
-        .zip(buffer.pts())
-        .map(|(dts, pts)| pts_ns.saturating_add_unsigned(dts.nseconds()).saturating_sub_unsigned(pts.nseconds()));
-    Some(Unit {
-        track,
-        run: 0,
-        place: 0,
-        pts_ns,
-        dts_ns,
-        duration_ns: buffer.duration().map_or(0, gst::ClockTime::nseconds),
-        is_key: !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT),
-        caps,
-        buffer,
-        tags,
-    })
+    Some(Unit::new(track, pts_ns, buffer, caps, tags))
 }
 
 /// Numbers the runs as the clip builder does: a track that jumps begins one, and the other track joins it.

@@ -25,6 +25,27 @@ pub(super) struct Unit {
 }
 
 impl Unit {
+    /// A unit in `buffer`, whose place on the stream's timeline is `pts_ns`.
+    pub fn new(track: Track, pts_ns: i64, buffer: gst::Buffer, caps: gst::Caps, tags: Option<gst::TagList>) -> Self {
+        // Both times are shifted by the same amount.
+        let dts_ns = buffer
+            .dts()
+            .zip(buffer.pts())
+            .map(|(dts, pts)| pts_ns.saturating_add_unsigned(dts.nseconds()).saturating_sub_unsigned(pts.nseconds()));
+        Self {
+            track,
+            run: 0,
+            place: 0,
+            pts_ns,
+            dts_ns,
+            duration_ns: buffer.duration().map_or(0, gst::ClockTime::nseconds),
+            is_key: !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT),
+            caps,
+            buffer,
+            tags,
+        }
+    }
+
     pub fn end_ns(&self) -> i64 {
         self.pts_ns.saturating_add_unsigned(self.duration_ns)
     }

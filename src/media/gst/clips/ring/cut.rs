@@ -25,11 +25,11 @@ pub struct RingAnchor {
 /// [`ClipError::NoMedia`] if the ring does not have that time.
 pub fn cut_ring(dir: &Path, anchor: RingAnchor, request: &ClipRequest) -> Result<Vec<ClipFile>, ClipError> {
     // Open files stay readable when they are removed, so that both passes see the same units.
-    let files: Vec<(RingFile, File)> = files(dir)?
-        .into_iter()
-        .filter_map(|file| Some((File::open(&file.path).ok()?, file)))
-        .map(|(open, file)| (file, open))
-        .collect();
+    let open = |file: RingFile| {
+        let open = File::open(&file.path).ok()?;
+        Some((file, open))
+    };
+    let files: Vec<(RingFile, File)> = files(dir)?.into_iter().filter_map(open).collect();
     let mut index = Index::default();
     let mut best: Option<(u64, u32)> = None;
     read(&files, false, |RecordedUnit { unit, arrived_ns }| {

@@ -84,8 +84,8 @@ pub struct RingExtent {
     pub ages_ns: BTreeMap<String, u64>,
 }
 
-/// Removes the oldest files of all rings below `root`: those begun more than `age_s` seconds before `unix_ns`, and as many as
-/// exceed `bytes`. The newest file of each stream stays, because it is being written, unless it is so old that its stream is gone.
+/// Removes files of all rings below `root`: first those begun more than `age_s` seconds before `unix_ns`, then the oldest until the
+/// rest has at most `bytes`. The newest file of each stream stays, because it is being written, unless it is so old that its stream is gone.
 ///
 /// # Errors
 /// If `root` cannot be read.

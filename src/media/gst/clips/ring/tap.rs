@@ -127,22 +127,7 @@ impl PadState {
         // A unit without a time has no place in a clip.
         let Some(running_ns) = running_time(segment, buffer) else { return };
         let Some(pts_ns) = graph.on_line(track, running_ns) else { return };
-        let dts_ns = buffer
-            .dts()
-            .zip(buffer.pts())
-            .map(|(dts, pts)| pts_ns.saturating_add_unsigned(dts.nseconds()).saturating_sub_unsigned(pts.nseconds()));
-        let unit = Unit {
-            track,
-            run: 0,
-            place: 0,
-            pts_ns,
-            dts_ns,
-            duration_ns: buffer.duration().map_or(0, gst::ClockTime::nseconds),
-            is_key: !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT),
-            caps: caps.clone(),
-            buffer: buffer.clone(),
-            tags: self.tags.clone(),
-        };
+        let unit = Unit::new(track, pts_ns, buffer.clone(), caps.clone(), self.tags.clone());
         if to.try_send((unit, graph.progress.clock().mono_ns())).is_err() {
             graph.counters.unrecorded.fetch_add(1, Ordering::Relaxed);
         }
