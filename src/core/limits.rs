@@ -159,20 +159,22 @@ pub fn log_out_of_files() {
     }
 }
 
-/// Limits how often a message is logged, and counts the suppressed ones.
-struct LogLimiter {
+/// Limits a message to one a minute, and counts the suppressed ones.
+#[derive(Debug, Default)]
+pub struct LogLimiter {
     /// Time of the last message plus 1, ns; 0 before the first.
     at_ns: AtomicU64,
     suppressed: AtomicU64,
 }
 
 impl LogLimiter {
-    const fn new() -> Self {
+    /// A limiter that lets the first message pass.
+    pub const fn new() -> Self {
         Self { at_ns: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
     }
 
     /// The number of suppressed messages if one is due now, otherwise `None`.
-    fn is_due(&self, now_ns: u64) -> Option<u64> {
+    pub fn is_due(&self, now_ns: u64) -> Option<u64> {
         let at_ns = self.at_ns.load(Ordering::Acquire);
         let is_due = at_ns == 0 || now_ns.saturating_sub(at_ns - 1) >= REPEAT_AFTER_NS;
         let is_ours =

@@ -41,10 +41,8 @@ use dead_letters::DeadLetters;
 use spool::Spool;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
+use touchline_core::limits::LogLimiter;
 use touchline_core::threads::spawn;
-
-/// Interval of log messages about a spool that cannot be written or overflows.
-const LOG_EVERY_NS: u64 = 60_000_000_000;
 
 /// Where the kernel has the name of the machine.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
@@ -94,7 +92,7 @@ struct Delivery {
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
     thread: Option<JoinHandle<()>>,
-    logged_ns: Option<u64>,
+    log: LogLimiter,
 }
 
 impl Delivery {
@@ -142,21 +140,11 @@ impl Delivery {
             }
         })?;
         let place = path.display().to_string();
-        Ok(Self { name, streams, kinds, place, shared, clock, thread: Some(thread), logged_ns: None })
+        Ok(Self { name, streams, kinds, place, shared, clock, thread: Some(thread), log: LogLimiter::new() })
     }
 
     fn takes(&self, kind: RecordKind) -> bool {
         self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind))
-    }
-
-    /// Whether a message may be logged: the first, and then one a minute.
-    fn may_log(&mut self) -> bool {
-        let now_ns = self.clock.mono_ns();
-        let may = self.logged_ns.is_none_or(|then| now_ns.saturating_sub(then) >= LOG_EVERY_NS);
-        if may {
-            self.logged_ns = Some(now_ns);
-        }
-        may
     }
 }
 
@@ -206,9 +194,8 @@ impl Sink for Delivery {
         if self.streams.as_ref().is_some_and(|ids| ids.iter().all(|id| **id != *item.stream)) {
             return 0;
         }
-        let records: Vec<(RecordKind, &str)> =
-            item.records.iter().filter_map(|record| Some((RecordKind::of(record)?, &**record))).collect();
-        let records: Vec<_> = records.into_iter().filter(|(kind, _)| self.takes(*kind)).collect();
+        let records = item.records.iter().filter_map(|record| Some((RecordKind::of(record)?, &**record)));
+        let records: Vec<(RecordKind, &str)> = records.filter(|(kind, _)| self.takes(*kind)).collect();
         if records.is_empty() {
             return 0;
         }
@@ -222,7 +209,7 @@ impl Sink for Delivery {
             Ok(dropped) => {
                 if dropped > 0 {
                     self.shared.status.lost(Loss::Overflow, dropped);
-                    if self.may_log() {
+                    if self.log.is_due(self.clock.mono_ns()).is_some() {
                         let advice = "check its receiver (GET /api/v1/sinks) or raise spool_max_mb";
                         tracing::error!("{}: the spool is full, its oldest records are dropped; {advice}", self.place);
                     }
@@ -231,7 +218,7 @@ impl Sink for Delivery {
                 0
             }
             Err(e) => {
-                if self.may_log() {
+                if self.log.is_due(self.clock.mono_ns()).is_some() {
                     tracing::error!("{}: cannot write records: {e}; {}", self.place, self.advice());
                 }
                 records.len() as u64

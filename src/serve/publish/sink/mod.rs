@@ -22,6 +22,7 @@ use crate::config::RecordKind;
 use crate::metrics::{Metrics, StageThread};
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
+use touchline_core::limits::LogLimiter;
 use touchline_core::threads::{Heartbeat, spawn};
 
 pub(in crate::publish) use status::SinksView;
@@ -36,9 +37,6 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How often the publisher turns its beat while it waits for a sink.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
-
-/// Interval of log messages about a slow sink.
-const LOG_EVERY_NS: u64 = 60_000_000_000;
 
 /// The content of an item in typed form.
 #[derive(Clone, Debug)]
@@ -123,7 +121,7 @@ struct SinkHandle {
     reopen: Arc<AtomicBool>,
     /// Closed when its thread has ended.
     done: Receiver<()>,
-    logged_ns: Option<u64>,
+    log: LogLimiter,
 }
 
 #[derive(Debug, Default)]
@@ -165,7 +163,7 @@ impl Sinks {
                 run(&mut *sink, &messages, &counts, &reopen, &metrics);
             }
         })?;
-        self.handles.push(SinkHandle { name, destination, advice, to, counts, reopen, done, logged_ns: None });
+        self.handles.push(SinkHandle { name, destination, advice, to, counts, reopen, done, log: LogLimiter::new() });
         Ok(())
     }
 
@@ -251,8 +249,7 @@ impl SinkHandle {
 
     /// Logs the first loss, and then one per minute.
     fn log_loss(&mut self, now_ns: u64) {
-        if self.logged_ns.is_none_or(|then| now_ns.saturating_sub(then) >= LOG_EVERY_NS) {
-            self.logged_ns = Some(now_ns);
+        if self.log.is_due(now_ns).is_some() {
             let lost = self.counts.lost.load(Ordering::Relaxed);
             tracing::error!(lost, "{}: too slow, records are dropped; {}", self.title(), self.advice);
         }
