@@ -23,7 +23,7 @@ const SPOOL_MAX: SpoolMaxMb = SpoolMaxMb::of::<256>();
 const TIMEOUT: TimeoutS = TimeoutS::of::<10>();
 
 /// Names of outputs that the program has without `[[sink]]`. They are values of the same metric label.
-const TAKEN_NAMES: [&str; 2] = ["jsonl", "terminal"];
+const TAKEN_NAMES: [&str; 3] = ["clips", "jsonl", "terminal"];
 
 /// Type of a record, and name of its server-sent event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -65,6 +65,7 @@ fn mistakes_are_one_line_with_place_and_advice() {
         ("[[sink]]\nname = \"a\"\nkind = \"exec\"\ncommand = [\"x\"]", 1, "the sink has no spool; add"),
         ("[[sink]]\nkind = \"exec\"\nspool = \"/s\"\ncommand = [\"x\"]", 1, "the sink has no name; add"),
         ("[[sink]]\nname = \"jsonl\"\nkind = \"exec\"\nspool = \"/s\"\ncommand = [\"x\"]", 2, "a built-in output"),
+        ("[[sink]]\nname = \"clips\"\nkind = \"exec\"\nspool = \"/s\"\ncommand = [\"x\"]", 2, "a built-in output"),
         (&bus("mqtt", "mqtt://h", "topic = \"a/#\""), 6, "no spaces and wildcards, as in touchline/{instance}"),
         (&bus("nats", "nats://h", "topic = \"a.{court}\""), 6, "use {instance}, {stream} and {kind}"),
         (&bus("nats", "nats://h", "nats_stream = \"a.b\""), 6, "use 1 to 64 letters"),
