@@ -79,7 +79,7 @@ impl EventErrors {
         Self { vote, tallies: BTreeMap::new() }
     }
 
-    /// Adds the programmes of an pool.
+    /// Adds the programmes of a pool.
     pub fn add(&mut self, pool: &RecordingPool, classes: &ClassSet, seed: u64) {
         for length in SCENE_SECONDS {
             let tallies = self.tallies.entry(length).or_default();

@@ -91,7 +91,7 @@ impl ClipStore {
     }
 
     /// All files of a clip, the sidecar first.
-    fn files(&self, sidecar: &Sidecar) -> Vec<PathBuf> {
+    pub fn files(&self, sidecar: &Sidecar) -> Vec<PathBuf> {
         let media = sidecar.media.iter().map(|media| media.file.as_str());
         let poster = sidecar.poster.iter().map(|poster| poster.file.as_str());
         let files = media.chain(poster).filter_map(|file| self.path(file));

@@ -139,7 +139,7 @@ pub(super) async fn post(
         parse_rfc3339(text).map_err(invalid)
     };
     let (from_ns, to_ns) = (ns("from", &from)?, ns("to", &to)?);
-    if state.hub.stream_json(&id).is_none() {
+    if !state.hub.has_stream(&id) {
         return Ok(no_stream(&id));
     }
     let maker = access(&state)?.maker;
@@ -181,10 +181,8 @@ pub(super) async fn file(
 ) -> Result<Response, ApiError> {
     let path = with_store(&state, move |store| {
         let sidecar = store.sidecar(&id).ok_or_else(|| no_clip(&id))?;
-        let media = sidecar.media.iter().map(|media| media.file.clone());
-        let files = media.chain(sidecar.poster.map(|poster| poster.file)).chain([format!("{id}.json")]);
-        let is_its = { files }.any(|file| file == name);
-        store.path(&name).filter(|_| is_its).ok_or_else(|| {
+        let is_named = |path: &std::path::PathBuf| path.file_name().is_some_and(|file| file == name.as_str());
+        store.files(&sidecar).into_iter().find(is_named).ok_or_else(|| {
             let advice = "GET /api/v1/clips/{id} lists its files";
             ApiError::new(StatusCode::NOT_FOUND, format!("the clip {id:?} has no file {name:?}"), advice)
         })

@@ -32,7 +32,7 @@ pub(super) struct SecondPlace {
     pub wall_ns: Option<i64>,
 }
 
-/// The latest seconds of one stream, as many as its ring has.
+/// The latest seconds of one stream: at most `ring_s`, the length of its ring.
 #[derive(Default)]
 struct LatestSeconds {
     places: VecDeque<SecondPlace>,
