@@ -17,13 +17,21 @@ pub fn until(event: &str, mut condition: impl FnMut() -> bool) {
 
 /// Waits until `poll` returns a value. `event` names it in the failure.
 #[track_caller]
-pub fn until_some<T>(event: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+pub fn until_some<T>(event: &str, poll: impl FnMut() -> Option<T>) -> T {
+    until_or(poll, || format!("{event} did not happen within {LIMIT:?}"))
+}
+
+/// Waits until `poll` returns a value. Panics with the text of `failure` if it hangs.
+#[track_caller]
+pub fn until_or<T>(mut poll: impl FnMut() -> Option<T>, failure: impl FnOnce() -> String) -> T {
     let end = Instant::now() + LIMIT;
     loop {
         if let Some(value) = poll() {
             return value;
         }
-        assert!(Instant::now() < end, "{event} did not happen within {LIMIT:?}");
+        if Instant::now() >= end {
+            panic!("{}", failure());
+        }
         std::thread::sleep(POLL);
     }
 }

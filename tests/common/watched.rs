@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor
 use touchline_media::uri::Location;
 use touchline_media::{Open, Source};
 
-use super::wait::until_some;
+use super::wait::until_or;
 
 /// An event of the source or of the clip builder.
 #[derive(Clone, Debug)]
@@ -142,23 +142,20 @@ impl Watched {
     }
 
     /// Waits for the next event that matches, after the last one returned.
-    pub fn until(&mut self, name: &str, limit: Duration, matches: impl Fn(&Event) -> bool) -> Event {
-        let end = Instant::now() + limit;
-        until_some(name, || {
-            let log = self.log.0.lock();
-            let found = log[self.examined..].iter().position(&matches);
-            assert!(found.is_some() || Instant::now() < end, "no {name} within {limit:?} after {:#?}", tail(&log[..]));
-            self.examined += found? + 1;
-            Some(log[self.examined - 1].clone())
-        })
+    pub fn until(&mut self, name: &str, matches: impl Fn(&Event) -> bool) -> Event {
+        let (log, examined) = (&self.log.0, self.examined);
+        let poll = || log.lock()[examined..].iter().position(&matches);
+        let found = until_or(poll, || format!("no {name} after {:#?}", tail(&log.lock()[..])));
+        self.examined += found + 1;
+        self.log.0.lock()[self.examined - 1].clone()
     }
 
     /// Waits for the first picture and the first second, and checks that the second begins within two seconds of media after it.
-    pub fn until_classified(&mut self, limit: Duration) {
-        let Event::Picture(picture) = self.until("picture", limit, |event| matches!(event, Event::Picture(_))) else {
+    pub fn until_classified(&mut self) {
+        let Event::Picture(picture) = self.until("picture", |event| matches!(event, Event::Picture(_))) else {
             unreachable!()
         };
-        let Event::Second { index, .. } = self.until("second", limit, Event::is_second) else { unreachable!() };
+        let Event::Second { index, .. } = self.until("second", Event::is_second) else { unreachable!() };
         assert!(
             index < picture.0 / NANOS_PER_SECOND + 3,
             "second {index} is the first after the picture at {picture:?}"

@@ -3,13 +3,13 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use serde_json::{Value, json};
 
 use super::skip::{Lacks, skip};
-use super::wait::{LIMIT, until_some};
+use super::wait::until_or;
 
 /// A browser with one page. Dropping it closes the browser.
 pub struct Browser {
@@ -76,16 +76,12 @@ impl Browser {
         self.run(&script).as_str().unwrap().to_owned()
     }
 
-    /// Waits at most 15 seconds until `script` returns a value other than false and null. `name` is for the failure message.
+    /// Waits until `script` returns a value other than false and null. `name` is for the failure message.
     pub fn wait(&self, name: &str, script: &str) -> Value {
-        let began = Instant::now();
-        until_some(name, || {
-            let value = self.run(script);
-            if began.elapsed() + Duration::from_secs(5) > LIMIT {
-                let page = self.run("return document.body.innerText");
-                panic!("{name} did not happen; page text: {page}, console: {:?}", self.console());
-            }
-            (value.as_bool() != Some(false) && !value.is_null()).then_some(value)
+        let poll = || Some(self.run(script)).filter(|value| value.as_bool() != Some(false) && !value.is_null());
+        until_or(poll, || {
+            let page = self.run("return document.body.innerText");
+            format!("{name} did not happen; page text: {page}, console: {:?}", self.console())
         })
     }
 

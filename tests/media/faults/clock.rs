@@ -6,7 +6,6 @@ use touchline_core::incident::Incident;
 use touchline_core::time::WallSource;
 use touchline_media::gst::GstOptions;
 
-use super::LIMIT;
 use crate::common::camera::{Camera, CameraOptions};
 use crate::common::watched::{Event, Watched, quick};
 
@@ -27,9 +26,9 @@ fn incidents(watched: &Watched, incident: Incident) -> usize {
 #[test]
 fn a_clock_that_jumps_by_years_is_ignored_and_reported_once() {
     let (_camera, mut watched) = watch(|n| [-9e9, 0.0, 400.0 * DAY_S, -DAY_S][n as usize % 4]);
-    watched.until("incident", LIMIT, |event| matches!(event, Event::Incident(Incident::ClockImplausible)));
+    watched.until("incident", |event| matches!(event, Event::Incident(Incident::ClockImplausible)));
     // By then the clock has jumped several times.
-    watched.until("second", LIMIT, |event| matches!(event, Event::Second { index: 8.., .. }));
+    watched.until("second", |event| matches!(event, Event::Second { index: 8.., .. }));
     assert_eq!(
         (incidents(&watched, Incident::ClockImplausible), incidents(&watched, Incident::ClockPlausible)),
         (1, 0)
@@ -47,10 +46,10 @@ fn a_clock_that_jumps_by_years_is_ignored_and_reported_once() {
 #[test]
 fn a_corrected_clock_is_used_again() {
     let (_camera, mut watched) = watch(|n| if n < 6 { -4000.0 * DAY_S } else { 0.0 });
-    watched.until("incident", LIMIT, |event| matches!(event, Event::Incident(Incident::ClockImplausible)));
-    watched.until("recovery", LIMIT, |event| matches!(event, Event::Incident(Incident::ClockPlausible)));
+    watched.until("incident", |event| matches!(event, Event::Incident(Incident::ClockImplausible)));
+    watched.until("recovery", |event| matches!(event, Event::Incident(Incident::ClockPlausible)));
     let has_wall_time =
         |e: &Event| matches!(e, Event::Second { wall: Some(w), .. } if w.source == WallSource::RtcpSenderReport);
-    watched.until("wall time", LIMIT, has_wall_time);
+    watched.until("wall time", has_wall_time);
     assert_eq!(incidents(&watched, Incident::ClockImplausible), 1);
 }

@@ -8,7 +8,6 @@ use touchline_core::time::WallSource;
 use touchline_media::gst::GstOptions;
 use touchline_media::supervise::Policy;
 
-use super::LIMIT;
 use crate::common::origin::{Behaviour, Origin, first_ms};
 use crate::common::watched::{Event, Watched, quick};
 
@@ -18,10 +17,10 @@ fn cause_of(behaviour: Behaviour) -> Cause {
     // The supervisor's stall times are long, so that the client reports its more precise cause first.
     let policy = Policy { stall: Duration::from_secs(14), pictures_stall: Duration::from_secs(20), ..quick() };
     let mut watched = Watched::start_with(&origin.url(), GstOptions::default(), policy);
-    watched.until_classified(LIMIT);
+    watched.until_classified();
     watched.skip();
     origin.set_behaviour(behaviour);
-    let event = watched.until("failure", LIMIT, |event| {
+    let event = watched.until("failure", |event| {
         matches!(event, Event::State(touchline_media::supervise::SourceState::Waiting { .. }))
     });
     let Event::State(touchline_media::supervise::SourceState::Waiting { kind, cause, .. }) = event else {
@@ -29,8 +28,8 @@ fn cause_of(behaviour: Behaviour) -> Cause {
     };
     eprintln!("{behaviour:?}: {cause}");
     origin.set_behaviour(Behaviour::Normal);
-    watched.until("return", LIMIT, Event::plays);
-    watched.until_classified(LIMIT);
+    watched.until("return", Event::plays);
+    watched.until_classified();
     kind
 }
 
@@ -49,15 +48,15 @@ fn a_playlist_that_stops_moving_is_a_stall() {
 fn a_channel_with_an_end_mark_is_retried() {
     let origin = Origin::start();
     let mut watched = Watched::start(&origin.url());
-    watched.until_classified(LIMIT);
+    watched.until_classified();
     origin.set_behaviour(Behaviour::Ended);
-    watched.until("end", LIMIT, |event| event.waits_for(Cause::Ended));
+    watched.until("end", |event| event.waits_for(Cause::Ended));
     // Without new segments in the playlist, the old ones are not played a second time.
-    watched.until("another attempt", LIMIT, |event| event.waits_for(Cause::Ended));
+    watched.until("another attempt", |event| event.waits_for(Cause::Ended));
     assert_eq!(watched.all().iter().filter(|event| event.plays()).count(), 1);
     origin.set_behaviour(Behaviour::Normal);
-    watched.until("return", LIMIT, Event::plays);
-    watched.until_classified(LIMIT);
+    watched.until("return", Event::plays);
+    watched.until_classified();
 }
 
 #[test]
@@ -65,8 +64,8 @@ fn a_playlist_with_an_end_mark_from_the_start_ends() {
     let origin = Origin::start();
     origin.set_behaviour(Behaviour::Ended);
     let mut watched = Watched::start(&origin.url());
-    watched.until_classified(LIMIT);
-    watched.until("end", LIMIT, |event| matches!(event, Event::State(touchline_media::supervise::SourceState::Ended)));
+    watched.until_classified();
+    watched.until("end", |event| matches!(event, Event::State(touchline_media::supervise::SourceState::Ended)));
     assert!(!watched.all().iter().any(|event| event.waits_for(Cause::Ended)));
 }
 
@@ -88,11 +87,11 @@ fn the_stream_recovers_from_garbage_segments() {
 fn dates_of_segments_set_wall_time_and_advertisements_start_runs() {
     let origin = Origin::start();
     let mut watched = Watched::start(&origin.url());
-    watched.until_classified(LIMIT);
+    watched.until_classified();
     // Stream time 0 is the first segment of the loaded playlist, so the index of a second and its date advance together.
     let mut offset = None;
     for _ in 0..3 {
-        let event = watched.until("date", LIMIT, |s| matches!(s, Event::Second { wall: Some(_), .. }));
+        let event = watched.until("date", |s| matches!(s, Event::Second { wall: Some(_), .. }));
         let Event::Second { index, wall: Some(wall), .. } = event else { unreachable!("`until` matched it") };
         assert_eq!(wall.source, WallSource::HlsProgramDateTime);
         assert!(wall.uncertainty_ns >= 100_000_000 && wall.uncertainty_ns < 200_000_000, "{wall:?}");
@@ -104,11 +103,11 @@ fn dates_of_segments_set_wall_time_and_advertisements_start_runs() {
         offset = Some(of_second);
     }
     origin.advertise(true);
-    watched.until("break", LIMIT, |event| matches!(event, Event::Run(Some(Discontinuity::Playlist))));
-    watched.until("second", LIMIT, Event::is_second);
+    watched.until("break", |event| matches!(event, Event::Run(Some(Discontinuity::Playlist))));
+    watched.until("second", Event::is_second);
     origin.advertise(false);
-    watched.until("end of the break", LIMIT, |event| matches!(event, Event::Run(Some(Discontinuity::Playlist))));
-    watched.until("second", LIMIT, Event::is_second);
+    watched.until("end of the break", |event| matches!(event, Event::Run(Some(Discontinuity::Playlist))));
+    watched.until("second", Event::is_second);
     let events = watched.all();
     assert_eq!(events.iter().filter(|event| event.plays()).count(), 1, "advertisements cause no reconnect");
 }

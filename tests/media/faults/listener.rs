@@ -9,7 +9,6 @@ use touchline_core::cause::Cause;
 use touchline_media::gst::GstOptions;
 use touchline_media::supervise::{Policy, SourceState};
 
-use super::LIMIT;
 use crate::common::wait::until;
 use crate::common::watched::{Event, Watched};
 use crate::common::{free_udp_port, init};
@@ -41,7 +40,7 @@ fn listen(port: u16) -> Watched {
 fn a_listener_waits_for_callers_and_for_the_next_one() {
     let port = free_udp_port();
     let mut watched = listen(port);
-    watched.until("wait", LIMIT, waits_for_a_caller);
+    watched.until("wait", waits_for_a_caller);
     let is_open = || UdpSocket::bind(("127.0.0.1", port)).is_err();
     until("the open port", is_open);
     // For longer than the connect timeout, the listener is not closed and opened again.
@@ -53,11 +52,11 @@ fn a_listener_waits_for_callers_and_for_the_next_one() {
     }
     for _ in 0..3 {
         let caller = call(port);
-        watched.until("caller", LIMIT, Event::plays);
-        watched.until("second", LIMIT, Event::is_second);
+        watched.until("caller", Event::plays);
+        watched.until("second", Event::is_second);
         hang_up(&caller);
-        watched.until("end", LIMIT, |event| matches!(event, Event::State(SourceState::Waiting { .. })));
-        watched.until("wait", LIMIT, waits_for_a_caller);
+        watched.until("end", |event| matches!(event, Event::State(SourceState::Waiting { .. })));
+        watched.until("wait", waits_for_a_caller);
     }
     // Every pause between two callers is short.
     for event in watched.all() {

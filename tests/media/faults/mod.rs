@@ -7,5 +7,3 @@ mod listener;
 mod network;
 mod rtsp;
 mod ts;
-
-use crate::common::wait::LIMIT;

@@ -10,7 +10,6 @@ use touchline_core::item::Track;
 use touchline_core::time::WallSource;
 use touchline_media::gst::GstOptions;
 
-use super::LIMIT;
 use crate::common::rtsp::{Media, RtspServer};
 use crate::common::watched::{Event, Watched, quick};
 
@@ -25,13 +24,13 @@ fn over_tcp(url: &str) -> Watched {
 fn the_source_reconnects_to_a_server_that_stalls() {
     let server = RtspServer::start(BOTH);
     let mut watched = over_tcp(&server.url());
-    watched.until_classified(LIMIT);
+    watched.until_classified();
     server.send("video", false);
     server.send("audio", false);
-    watched.until("stall", LIMIT, |event| event.waits_for(Cause::Stalled));
+    watched.until("stall", |event| event.waits_for(Cause::Stalled));
     // The next connection gets a new pipeline: clients share one only while one of them is connected.
-    watched.until("return", LIMIT, Event::plays);
-    watched.until_classified(LIMIT);
+    watched.until("return", Event::plays);
+    watched.until_classified();
 }
 
 #[test]
@@ -39,16 +38,15 @@ fn the_source_reconnects_to_a_server_that_was_restarted() {
     let server = RtspServer::start(BOTH);
     let (port, url) = (server.port(), server.url());
     let mut watched = over_tcp(&url);
-    watched.until_classified(LIMIT);
+    watched.until_classified();
     drop(server);
-    watched.until("refusal", LIMIT, |event| event.waits_for(Cause::ConnectionRefused));
+    watched.until("refusal", |event| event.waits_for(Cause::ConnectionRefused));
     let _server = RtspServer::start_on(port, BOTH);
-    watched.until("return", LIMIT, Event::plays);
-    watched.until_classified(LIMIT);
+    watched.until("return", Event::plays);
+    watched.until_classified();
     // Sender reports map the seconds to the server's clock, which is this machine's.
     let event = watched.until(
         "wall time",
-        LIMIT,
         |event| matches!(event, Event::Second { wall: Some(wall), .. } if wall.source == WallSource::RtcpSenderReport),
     );
     let Event::Second { wall: Some(wall), .. } = event else { unreachable!("`until` matched it") };
@@ -62,21 +60,21 @@ fn the_source_reconnects_to_a_server_that_was_restarted() {
 fn silent_audio_costs_no_picture_and_a_new_size_no_reconnect() {
     let server = RtspServer::start(BOTH);
     let mut watched = over_tcp(&server.url());
-    watched.until_classified(LIMIT);
+    watched.until_classified();
     watched.skip();
     server.send("audio", false);
     let silent = |event: &Event| matches!(event, Event::Incident(Incident::TrackStalled { track: Track::Audio, .. }));
-    watched.until("silence", LIMIT, silent);
-    watched.until("second without sound", LIMIT, |s| matches!(s, Event::Second { has_sound: false, frames: 20.., .. }));
+    watched.until("silence", silent);
+    watched.until("second without sound", |s| matches!(s, Event::Second { has_sound: false, frames: 20.., .. }));
     server.size(640, 360);
     let changed = Incident::FormatChanged { track: Track::Video };
-    watched.until("change", LIMIT, |event| matches!(event, Event::Incident(i) if *i == changed));
-    watched.until("second", LIMIT, |s| matches!(s, Event::Second { width: 640, .. }));
+    watched.until("change", |event| matches!(event, Event::Incident(i) if *i == changed));
+    watched.until("second", |s| matches!(s, Event::Second { width: 640, .. }));
     server.send("audio", true);
     let recovered =
         |event: &Event| matches!(event, Event::Incident(Incident::TrackRecovered { track: Track::Audio, .. }));
-    watched.until("sound", LIMIT, recovered);
-    watched.until("second with sound", LIMIT, |s| matches!(s, Event::Second { has_sound: true, .. }));
+    watched.until("sound", recovered);
+    watched.until("second with sound", |s| matches!(s, Event::Second { has_sound: true, .. }));
     let connections = watched.all().iter().filter(|event| event.plays()).count();
     assert_eq!(connections, 1);
 }
@@ -119,12 +117,12 @@ fn without_udp_the_source_falls_back_to_tcp_and_keeps_it() {
     let server = RtspServer::start(BOTH);
     let url = format!("rtsp://127.0.0.1:{}/live", without_udp(server.port()));
     let mut watched = Watched::start(&url);
-    watched.until("fallback", LIMIT, |event| matches!(event, Event::Incident(Incident::TcpFallback)));
-    watched.until_classified(LIMIT);
+    watched.until("fallback", |event| matches!(event, Event::Incident(Incident::TcpFallback)));
+    watched.until_classified();
     server.send("video", false);
     server.send("audio", false);
-    watched.until("stall", LIMIT, |event| event.waits_for(Cause::Stalled));
-    watched.until_classified(LIMIT);
+    watched.until("stall", |event| event.waits_for(Cause::Stalled));
+    watched.until_classified();
     // Only the first connection waits for UDP.
     let fallbacks = watched.all().iter().filter(|s| matches!(s, Event::Incident(Incident::TcpFallback))).count();
     assert_eq!(fallbacks, 1);

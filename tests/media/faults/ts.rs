@@ -6,7 +6,6 @@ use touchline_core::cause::Cause;
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Track};
 
-use super::LIMIT;
 use crate::common::ts::TsSender;
 use crate::common::watched::{Event, Watched};
 
@@ -15,15 +14,15 @@ fn the_stream_recovers_when_an_srt_sender_restarts() {
     let mut sender = TsSender::srt();
     sender.start();
     let mut watched = Watched::start(sender.url());
-    watched.until_classified(LIMIT);
+    watched.until_classified();
     sender.stop();
-    watched.until("end", LIMIT, |event| {
+    watched.until("end", |event| {
         event.waits_for(Cause::Ended) || event.waits_for(Cause::Stalled) || event.waits_for(Cause::NoAnswer)
     });
     std::thread::sleep(Duration::from_millis(500));
     sender.start();
-    watched.until("return", LIMIT, Event::plays);
-    watched.until_classified(LIMIT);
+    watched.until("return", Event::plays);
+    watched.until_classified();
 }
 
 #[test]
@@ -31,22 +30,21 @@ fn each_track_that_stalls_is_reported() {
     let mut sender = TsSender::udp();
     sender.start();
     let mut watched = Watched::start(sender.url());
-    watched.until_classified(LIMIT);
+    watched.until_classified();
     sender.send("audio", false);
-    watched.until("silence", LIMIT, |event| {
+    watched.until("silence", |event| {
         matches!(event, Event::Incident(Incident::TrackStalled { track: Track::Audio, silent_ns }) if *silent_ns > 2_000_000_000)
     });
-    watched.until("second without sound", LIMIT, |s| matches!(s, Event::Second { has_sound: false, frames: 20.., .. }));
+    watched.until("second without sound", |s| matches!(s, Event::Second { has_sound: false, frames: 20.., .. }));
     sender.send("audio", true);
-    watched.until("sound", LIMIT, |event| {
-        matches!(event, Event::Incident(Incident::TrackRecovered { track: Track::Audio, .. }))
-    });
-    watched.until("second with sound", LIMIT, |s| matches!(s, Event::Second { has_sound: true, .. }));
+    watched
+        .until("sound", |event| matches!(event, Event::Incident(Incident::TrackRecovered { track: Track::Audio, .. })));
+    watched.until("second with sound", |s| matches!(s, Event::Second { has_sound: true, .. }));
     sender.send("video", false);
-    watched.until("no pictures", LIMIT, |event| {
+    watched.until("no pictures", |event| {
         matches!(event, Event::Incident(Incident::TrackStalled { track: Track::Video, .. }))
     });
-    watched.until("failure", LIMIT, |event| event.waits_for(Cause::PicturesStalled));
+    watched.until("failure", |event| event.waits_for(Cause::PicturesStalled));
 }
 
 #[test]
@@ -54,12 +52,12 @@ fn a_new_size_is_reported_and_starts_no_run() {
     let mut sender = TsSender::udp();
     sender.start();
     let mut watched = Watched::start(sender.url());
-    watched.until_classified(LIMIT);
+    watched.until_classified();
     watched.skip();
     sender.size(640, 360);
     let changed = Incident::FormatChanged { track: Track::Video };
-    watched.until("change", LIMIT, |event| matches!(event, Event::Incident(i) if *i == changed));
-    watched.until("second", LIMIT, |s| matches!(s, Event::Second { width: 640, .. }));
+    watched.until("change", |event| matches!(event, Event::Incident(i) if *i == changed));
+    watched.until("second", |s| matches!(s, Event::Second { width: 640, .. }));
     assert!(!watched.all().iter().skip(3).any(|event| matches!(event, Event::State(_))), "no reconnect");
     assert!(!watched.all().iter().any(|event| matches!(event, Event::Run(Some(_)))), "one run");
 }
@@ -70,15 +68,15 @@ fn a_jump_of_time_stamps_starts_a_run() {
         let mut sender = TsSender::udp().beginning_at(20_000_000_000_000);
         sender.start();
         let mut watched = Watched::start(sender.url());
-        watched.until_classified(LIMIT);
+        watched.until_classified();
         watched.skip();
         sender.shift(hours * 3_600_000_000_000);
         let cause = if hours > 0 { Discontinuity::JumpForward } else { Discontinuity::JumpBack };
-        watched.until("run", LIMIT, |event| matches!(event, Event::Run(Some(c)) if *c == cause));
-        watched.until("second", LIMIT, Event::is_second);
+        watched.until("run", |event| matches!(event, Event::Run(Some(c)) if *c == cause));
+        watched.until("second", Event::is_second);
         let before = watched.all().len();
-        watched.until("seconds after it", LIMIT, |s| matches!(s, Event::Second { has_sound: true, frames: 20.., .. }));
-        watched.until("seconds after it", LIMIT, |s| matches!(s, Event::Second { has_sound: true, frames: 20.., .. }));
+        watched.until("seconds after it", |s| matches!(s, Event::Second { has_sound: true, frames: 20.., .. }));
+        watched.until("seconds after it", |s| matches!(s, Event::Second { has_sound: true, frames: 20.., .. }));
         let gaps = watched.all().iter().skip(before).filter(|s| matches!(s, Event::Gap { .. })).count();
         assert!(gaps <= 3, "{hours} h: {gaps} gaps");
     }
@@ -92,10 +90,10 @@ fn time_stamps_that_wrap_lose_no_second() {
     let mut sender = TsSender::udp().beginning_at(WRAP_NS - 3_608_000_000_000);
     sender.start();
     let mut watched = Watched::start(sender.url());
-    watched.until_classified(LIMIT);
-    watched.until("wrap", LIMIT, |event| matches!(event, Event::Incident(Incident::ClockWrapped)));
+    watched.until_classified();
+    watched.until("wrap", |event| matches!(event, Event::Incident(Incident::ClockWrapped)));
     for _ in 0..5 {
-        watched.until("second after the wrap", LIMIT, Event::is_second);
+        watched.until("second after the wrap", Event::is_second);
     }
     let events = watched.all();
     let seconds: Vec<(u32, u64)> = events
@@ -113,7 +111,7 @@ fn the_stream_recovers_from_garbage_between_packets() {
     let mut sender = TsSender::udp();
     sender.start();
     let mut watched = Watched::start(sender.url());
-    watched.until_classified(LIMIT);
+    watched.until_classified();
     let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
     let to = sender.url().trim_start_matches("udp://").to_owned();
     for n in 0..2_000u32 {
@@ -122,7 +120,7 @@ fn the_stream_recovers_from_garbage_between_packets() {
         std::thread::sleep(Duration::from_millis(1));
     }
     watched.skip();
-    watched.until("whole second", LIMIT, |s| matches!(s, Event::Second { has_sound: true, frames: 24.., .. }));
+    watched.until("whole second", |s| matches!(s, Event::Second { has_sound: true, frames: 24.., .. }));
 }
 
 #[test]
@@ -130,13 +128,13 @@ fn a_sender_that_restarts_without_sound_is_reported() {
     let mut sender = TsSender::srt();
     sender.start();
     let mut watched = Watched::start(sender.url());
-    watched.until_classified(LIMIT);
+    watched.until_classified();
     sender.with_audio(false);
     sender.start();
-    watched.until("loss", LIMIT, |s| matches!(s, Event::Incident(Incident::TrackLost { track: Track::Audio })));
-    watched.until("second", LIMIT, Event::is_second);
+    watched.until("loss", |s| matches!(s, Event::Incident(Incident::TrackLost { track: Track::Audio })));
+    watched.until("second", Event::is_second);
     sender.with_audio(true);
     sender.start();
-    watched.until("sound", LIMIT, |s| matches!(s, Event::Incident(Incident::TrackAdded { track: Track::Audio })));
-    watched.until("second", LIMIT, |s| matches!(s, Event::Second { has_sound: true, .. }));
+    watched.until("sound", |s| matches!(s, Event::Incident(Incident::TrackAdded { track: Track::Audio })));
+    watched.until("second", |s| matches!(s, Event::Second { has_sound: true, .. }));
 }

@@ -2,6 +2,8 @@ mod mqtt;
 mod nats;
 mod servers;
 mod tls;
+#[path = "../../../../tests/common/wait.rs"]
+mod wait;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use crossbeam_channel::{Receiver as Messages, Sender, unbounded};
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use self::wait::until;
 use super::*;
 use crate::config::sink::ClientTls;
 use crate::config::{SecretSource, SinkSettings};
@@ -119,19 +122,6 @@ fn open_one(settings: SinkSettings) -> (Box<dyn Sink>, Hub) {
     (sinks.remove(0), hub)
 }
 
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
-    let polls = LIMIT.as_millis() / 5;
-    for _ in 0..polls {
-        if condition() {
-            return;
-        }
-        let _ = stopped.recv_timeout(Duration::from_millis(5));
-    }
-    drop(stop);
-    panic!("{what} did not happen");
-}
-
 fn value(hub: &Hub, metric: &str) -> Option<f64> {
     hub.metrics().encode().lines().find_map(|line| line.strip_prefix(metric)?.trim().parse().ok())
 }
@@ -174,7 +164,7 @@ fn a_webhook_receives_signed_events_in_order() {
     let mut ids: Vec<&str> = all.iter().map(Received::id).collect();
     ids.dedup();
     assert_eq!(ids.len(), 20);
-    wait_until("the last removal", || value(&hub, WAITING) == Some(0.0));
+    until("the last removal", || value(&hub, WAITING) == Some(0.0));
     assert_eq!(value(&hub, "touchline_sink_sent_records_total{sink=\"desk\"}"), Some(20.0));
     assert!(value(&hub, "touchline_sink_last_success_timestamp_seconds{sink=\"desk\"}").is_some());
     let status: Value = serde_json::from_str(&hub.deliveries().json()).unwrap();
@@ -213,7 +203,7 @@ fn a_refused_record_is_put_aside_and_the_next_is_delivered() {
     (0..3).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
     assert_eq!([server.next(), server.next(), server.next()].map(|request| request.n()), [0, 1, 2]);
     let lost = "touchline_sink_lost_records_total{reason=\"refused\",sink=\"desk\"}";
-    wait_until("the last removal", || value(&hub, WAITING) == Some(0.0));
+    until("the last removal", || value(&hub, WAITING) == Some(0.0));
     assert_eq!(
         (value(&hub, lost), value(&hub, "touchline_sink_sent_records_total{sink=\"desk\"}")),
         (Some(1.0), Some(2.0))
@@ -272,7 +262,7 @@ fn a_program_gets_each_record_on_its_standard_input() {
     let script = "cat >> $1/all; echo $TOUCHLINE_RECORD_KIND $TOUCHLINE_RECORD_STREAM >> $1/names";
     let (mut sink, hub) = open_one(shell(folder.path(), script, LIMIT));
     (0..5).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
-    wait_until("five runs", || exits(&hub, "0") == Some(5.0));
+    until("five runs", || exits(&hub, "0") == Some(5.0));
     let all = std::fs::read_to_string(folder.path().join("all")).unwrap();
     let events: Vec<Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(events.iter().map(|e| e["data"]["n"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
@@ -287,7 +277,7 @@ fn exit_codes_accept_refuse_or_repeat() {
     let script = "read line; case $line in *'\"n\":0'*) mkdir $1/once || exit 0; exit 7;; *'\"n\":1'*) exit 65;; esac";
     let (mut sink, hub) = open_one(shell(folder.path(), script, LIMIT));
     (0..3).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
-    wait_until("the end", || value(&hub, WAITING) == Some(0.0));
+    until("the end", || value(&hub, WAITING) == Some(0.0));
     assert_eq!((exits(&hub, "0"), exits(&hub, "7"), exits(&hub, "65")), (Some(2.0), Some(1.0), Some(1.0)));
     assert!(std::fs::read_to_string(folder.path().join("desk.refused.jsonl")).unwrap().contains("\"n\":1"));
     sink.finish();
@@ -299,11 +289,11 @@ fn a_program_that_does_not_end_is_killed_with_its_children() {
     let script = "sleep 1000 & echo $! > $1/child; mkdir $1/once || exit 0; wait";
     let (mut sink, hub) = open_one(shell(folder.path(), script, Duration::from_secs(1)));
     sink.take(&item("court", "event", 0));
-    wait_until("the time-out", || exits(&hub, "timeout") == Some(1.0));
+    until("the time-out", || exits(&hub, "timeout") == Some(1.0));
     let child = std::fs::read_to_string(folder.path().join("child")).unwrap();
     // A killed process is gone, or a zombie until its parent collects it.
     let state = || std::fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
-    wait_until("the end of the child", || state().is_empty() || state().contains(") Z "));
+    until("the end of the child", || state().is_empty() || state().contains(") Z "));
     sink.finish();
 }
 
@@ -312,7 +302,7 @@ fn a_program_that_does_not_exist_is_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     let (mut sink, hub) = open_one(settings(folder.path().into(), Receiver::Exec { command: vec!["/nowhere".into()] }));
     sink.take(&item("court", "event", 0));
-    wait_until("the failure", || hub.deliveries().json().contains("cannot start /nowhere"));
+    until("the failure", || hub.deliveries().json().contains("cannot start /nowhere"));
     sink.finish();
     assert_eq!(value(&hub, WAITING), Some(1.0));
 }
@@ -344,4 +334,5 @@ fn types_of_records_are_read_from_their_first_key() {
         assert_eq!(RecordKind::of(&format!("{{\"type\":\"{}\",\"stream\":\"a\"}}", kind.as_str())), Some(kind));
     }
     assert_eq!(RecordKind::of("{\"type\":\"later\"}"), None);
+    assert_eq!(RecordKind::ALL.map(RecordKind::as_str), RecordKind::NAMES);
 }

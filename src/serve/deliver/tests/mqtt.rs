@@ -73,12 +73,12 @@ fn an_outage_loses_nothing_and_the_broker_publishes_the_last_will() {
         let (mut sink, hub) = open_one(mqtt(folder.path(), way, version));
         sink.take(&item("court", "event", 0));
         assert_eq!(n(&subscriber.next(is_event)), 0);
-        wait_until("the acknowledgement", || value(&hub, WAITING) == Some(0.0));
+        until("the acknowledgement", || value(&hub, WAITING) == Some(0.0));
         drop(forwarder);
         let will = |message: &Message| message.topic.ends_with("/status") && message.payload == "offline";
         subscriber.next(will);
         (1..100).for_each(|number| assert_eq!(sink.take(&item("court", "event", number)), 0));
-        wait_until("a failure", || value(&hub, "touchline_sink_failures_total{sink=\"desk\"}") > Some(0.0));
+        until("a failure", || value(&hub, "touchline_sink_failures_total{sink=\"desk\"}") > Some(0.0));
         assert_eq!(value(&hub, WAITING), Some(99.0));
         let _forwarder = Forwarder::start(way, port);
         let mut events: Vec<u64> = Vec::new();
@@ -110,7 +110,7 @@ fn a_wrong_password_is_reported_and_the_records_wait() {
         };
         let (mut sink, hub) = open_one(login.clone());
         sink.take(&item("court", "event", 1));
-        wait_until("the refusal", || hub.deliveries().json().contains("the broker refuses the login"));
+        until("the refusal", || hub.deliveries().json().contains("the broker refuses the login"));
         assert!(!hub.deliveries().json().contains("pl4nt"));
         sink.finish();
         assert!(value(&hub, WAITING) >= Some(1.0));
@@ -122,9 +122,9 @@ fn a_wrong_password_is_reported_and_the_records_wait() {
         ..mqtt(folder.path(), port, MqttVersion::V5)
     };
     let (mut sink, hub) = open_one(right);
-    wait_until("the refusal", || hub.deliveries().json().contains("the broker refuses the login"));
+    until("the refusal", || hub.deliveries().json().contains("the broker refuses the login"));
     std::fs::write(&secret, "pl4nt-right\n").unwrap();
     sink.reopen();
-    wait_until("the delivery", || value(&hub, WAITING) == Some(0.0));
+    until("the delivery", || value(&hub, WAITING) == Some(0.0));
     sink.finish();
 }

@@ -59,14 +59,14 @@ fn jetstream_keeps_records_in_order_and_once_over_an_outage() {
     let first = server(&program, folder.path(), port);
     let (mut sink, hub) = open_one(nats(folder.path(), port, Some("TOUCHLINE")));
     (0..100).for_each(|n| assert_eq!(sink.take(&item("court.1", "event", n)), 0));
-    wait_until("the acknowledgements", || value(&hub, WAITING) == Some(0.0));
+    until("the acknowledgements", || value(&hub, WAITING) == Some(0.0));
     // Killed.
     drop(first);
     (100..200).for_each(|n| assert_eq!(sink.take(&item("court.1", "event", n)), 0));
-    wait_until("a failure", || value(&hub, "touchline_sink_failures_total{sink=\"desk\"}") > Some(0.0));
+    until("a failure", || value(&hub, "touchline_sink_failures_total{sink=\"desk\"}") > Some(0.0));
     assert_eq!(value(&hub, WAITING), Some(100.0));
     let _second = server(&program, folder.path(), port);
-    wait_until("the acknowledgements", || value(&hub, WAITING) == Some(0.0));
+    until("the acknowledgements", || value(&hub, WAITING) == Some(0.0));
     let stored = stored(port, "TOUCHLINE");
     assert_eq!(stored.iter().map(|(_, _, n)| *n).collect::<Vec<_>>(), (0..200).collect::<Vec<_>>());
     assert!(stored.iter().all(|(subject, ..)| subject == "touchline.watcher-1.court_1.event"), "{stored:?}");
@@ -82,12 +82,12 @@ fn a_missing_stream_and_a_wrong_token_are_reported_and_the_records_wait() {
     let _server = server(&program, folder.path(), port);
     let (mut sink, hub) = open_one(nats(folder.path(), port, None));
     sink.take(&item("court", "event", 0));
-    wait_until("the failure", || hub.deliveries().json().contains("no JetStream stream keeps the subject"));
+    until("the failure", || hub.deliveries().json().contains("no JetStream stream keeps the subject"));
     sink.finish();
     drop(sink);
     std::fs::write(folder.path().join("token"), "pl4nt-wrong").unwrap();
     let (mut sink, hub) = open_one(nats(folder.path(), port, Some("TOUCHLINE")));
-    wait_until("the refusal", || hub.deliveries().json().contains("the server refuses the login"));
+    until("the refusal", || hub.deliveries().json().contains("the server refuses the login"));
     assert!(!hub.deliveries().json().contains("pl4nt"));
     assert_eq!(value(&hub, WAITING), Some(1.0));
     sink.finish();

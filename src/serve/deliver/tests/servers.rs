@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, unbounded};
 use rumqttc::{Event, MqttOptions, Packet, QoS};
 
-use super::{LIMIT, wait_until};
+use super::{LIMIT, until};
 use crate::skip::{Lacks, skip};
 
 pub(super) fn free_port() -> u16 {
@@ -34,7 +34,7 @@ impl Process {
     pub fn start(command: &mut Command, port: u16) -> Self {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let process = Self(child);
-        wait_until("the start of the server", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
+        until("the start of the server", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
         process
     }
 }

@@ -93,7 +93,7 @@ fn delivers_with_a_certificate(receiver: &Receiver, authority: &Authority) {
         sink.take(&item("court", "event", 0));
         let count = |metric: &str| value(&hub, &format!("touchline_sink_{metric}_total{{sink=\"desk\"}}")).unwrap();
         let kind = receiver.kind();
-        wait_until(&format!("the outcome of {kind:?}"), || count("sent_records") + count("failures") > 0.0);
+        until(&format!("the outcome of {kind:?}"), || count("sent_records") + count("failures") > 0.0);
         assert_eq!(count("sent_records") > 0.0, delivers, "{kind:?}: {}", hub.deliveries().json());
         sink.finish();
     }
