@@ -54,16 +54,26 @@ class Pack(TypedDict):
     manifest_sha256: str
 
 
-class Second(TypedDict):
-    """A second with a decision."""
+class Common(TypedDict):
+    """The keys of every record beside its kind."""
 
-    type: Literal["second"]
+    stream: str
     schema: int
     instance: NotRequired[str]
-    stream: str
+
+
+class Place(Common):
+    """The keys of every record of a second."""
+
     run: int
     index: int
     pts_ns: int
+
+
+class Second(Place):
+    """A second with a decision."""
+
+    type: Literal["second"]
     wall: Optional[Wall]
     modalities: Modalities
     frame_share: NotRequired[float]
@@ -81,16 +91,10 @@ class Second(TypedDict):
     pack: Pack
 
 
-class Gap(TypedDict):
+class Gap(Place):
     """A second without a decision."""
 
     type: Literal["gap"]
-    schema: int
-    instance: NotRequired[str]
-    stream: str
-    run: int
-    index: int
-    pts_ns: int
     reason: str
     signal: NotRequired[List[str]]
     window: Window
@@ -118,13 +122,10 @@ Event = TypedDict(
 Event.__doc__ = "A class came on air or went off air."
 
 
-class State(TypedDict):
+class State(Common):
     """The state of the stream changed."""
 
     type: Literal["state"]
-    schema: int
-    instance: NotRequired[str]
-    stream: str
     state: str
     kind: Optional[str]
     cause: Optional[str]
@@ -136,13 +137,10 @@ class State(TypedDict):
     at: Optional[str]
 
 
-class Incident(TypedDict):
+class Incident(Common):
     """An incident of the source while it played or between two connections."""
 
     type: Literal["incident"]
-    schema: int
-    instance: NotRequired[str]
-    stream: str
     incident: str
     track: Optional[str]
     cause: Optional[str]
@@ -154,16 +152,10 @@ class Incident(TypedDict):
     at: Optional[str]
 
 
-class PackChange(TypedDict):
+class PackChange(Place):
     """The model pack changes with this second."""
 
     type: Literal["pack"]
-    schema: int
-    instance: NotRequired[str]
-    stream: str
-    run: int
-    index: int
-    pts_ns: int
     pack: Pack
     previous: Pack
     at: Optional[str]
