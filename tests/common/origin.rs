@@ -32,8 +32,8 @@ pub enum Behaviour {
     Closes,
 }
 
-/// Segments in the playlist.
-const WINDOW: usize = 6;
+/// Segments in the playlist, of one second each.
+pub const WINDOW: usize = 6;
 
 /// The wall time of the first segment, ms since 1970. It is an hour ago, so that it differs from every arrival time.
 pub fn first_ms() -> i64 {

@@ -8,7 +8,7 @@ use touchline_core::time::WallSource;
 use touchline_media::gst::GstOptions;
 use touchline_media::supervise::Policy;
 
-use crate::common::origin::{Behaviour, Origin, first_ms};
+use crate::common::origin::{Behaviour, Origin, WINDOW, first_ms};
 use crate::common::watched::{Event, Watched, quick};
 
 /// Breaks the origin, waits for the failure, and repairs the origin. Returns the reported cause.
@@ -49,6 +49,11 @@ fn a_channel_with_an_end_mark_is_retried() {
     let origin = Origin::start();
     let mut watched = Watched::start(&origin.url());
     watched.until_classified();
+    // Only a playlist that has moved without an end mark proves a channel. The first one had seconds of its own window only.
+    watched.until(
+        "a second of a later playlist",
+        |event| matches!(event, Event::Second { index, .. } if *index >= WINDOW as u64),
+    );
     origin.set_behaviour(Behaviour::Ended);
     watched.until("end", |event| event.waits_for(Cause::Ended));
     // Without new segments in the playlist, the old ones are not played a second time.
