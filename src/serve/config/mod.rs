@@ -18,6 +18,7 @@ mod raw;
 mod record;
 mod secret;
 mod settings;
+mod signal;
 pub mod sink;
 pub mod values;
 
@@ -34,12 +35,12 @@ use touchline_media::options::{HlsOptions, Isolation, SourceKind, TierChoice};
 pub use file::{ConfigFile, RawTable};
 pub use layers::{Entry, Layer, Problem, ValueOrigin, default_layer, environment, flags, misspelt};
 pub use raw::{
-    AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, SINK_KEYS, STREAM_KEYS, SignalFile, StreamFile, VoteFile,
-    defaults, schema,
+    AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, SINK_KEYS, STREAM_KEYS, StreamFile, VoteFile, defaults, schema,
 };
 pub use record::{RecordFile, RecordSettings};
 pub use secret::{Secret, SecretSource, read_pem};
 pub use settings::{Fixed, SettingSources, Settings, Stream, TlsFile, refused, settle};
+pub use signal::SignalFile;
 pub use sink::{RecordKind, SinkSettings};
 pub use touchline_media::guard::SourcesFile;
 pub use values::{

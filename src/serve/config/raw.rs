@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
@@ -12,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::record::RecordFile;
+use super::signal::SignalFile;
 use super::sink::{RecordKind, SinkFile};
 use super::values::{
     BatchMax, BatchWaitMs, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard, text,
 };
 use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::gpu::placement::DeviceChoice;
-use touchline_core::signal::Signal;
 use touchline_core::vote::VoteConfig;
 use touchline_media::guard::SourcesFile;
 use touchline_media::options::{Isolation, SourceKind, TierChoice, VariantChoice};
@@ -178,82 +177,6 @@ pub struct VoteFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1))]
     pub offset: Option<f32>,
-}
-
-/// `[signal]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct SignalFile {
-    /// Detectors that are off.
-    pub off: Option<Vec<Signal>>,
-    /// Colour bars of this length are no programme, seconds.
-    #[schemars(range(min = 0.2, max = 3600))]
-    pub bars_s: Option<f32>,
-    /// A black picture of this length is no programme, seconds.
-    #[schemars(range(min = 0.2, max = 3600))]
-    pub black_s: Option<f32>,
-    /// A picture that stands still for this long is no programme, seconds.
-    #[schemars(range(min = 0.2, max = 3600))]
-    pub freeze_s: Option<f32>,
-    /// Silence of this length is not used as sound, seconds.
-    #[schemars(range(min = 0.2, max = 3600))]
-    pub silence_s: Option<f32>,
-    /// Greatest luminance of a black pixel, from 0 (black) to 1 (white).
-    #[schemars(range(min = 0, max = 1))]
-    pub black_luma: Option<f32>,
-    /// Smallest share of black pixels in a black picture.
-    #[schemars(range(min = 0, max = 1))]
-    pub black_share: Option<f32>,
-    /// Greatest mean difference of pictures that stand still, decibels of full range.
-    #[schemars(range(min = -120, max = 0))]
-    pub freeze_db: Option<f32>,
-    /// Greatest sample value of silence, decibels of full scale.
-    #[schemars(range(min = -120, max = 0))]
-    pub silence_db: Option<f32>,
-}
-
-impl SignalFile {
-    /// The defaults with these values over them.
-    ///
-    /// # Errors
-    /// Names the value that is out of bounds.
-    pub fn settings(self) -> Result<SignalConfig, String> {
-        let base = SignalConfig::default();
-        let hold = |key: &str, seconds: Option<f32>, base: Duration| match seconds {
-            Some(seconds) => Duration::try_from_secs_f32(seconds).map_err(|e| format!("{key} {seconds}: {e}")),
-            None => Ok(base),
-        };
-        let config = SignalConfig {
-            off: self.off.into_iter().flatten().collect(),
-            bars: hold("bars_s", self.bars_s, base.bars)?,
-            black: hold("black_s", self.black_s, base.black)?,
-            freeze: hold("freeze_s", self.freeze_s, base.freeze)?,
-            silence: hold("silence_s", self.silence_s, base.silence)?,
-            black_luma: self.black_luma.unwrap_or(base.black_luma),
-            black_share: self.black_share.unwrap_or(base.black_share),
-            freeze_db: self.freeze_db.unwrap_or(base.freeze_db),
-            silence_db: self.silence_db.unwrap_or(base.silence_db),
-        };
-        config.validate()?;
-        Ok(config)
-    }
-}
-
-impl From<SignalConfig> for SignalFile {
-    fn from(config: SignalConfig) -> Self {
-        let SignalConfig { off, bars, black, freeze, silence, black_luma, black_share, freeze_db, silence_db } = config;
-        Self {
-            off: Some(off.iter().collect()),
-            bars_s: Some(bars.as_secs_f32()),
-            black_s: Some(black.as_secs_f32()),
-            freeze_s: Some(freeze.as_secs_f32()),
-            silence_s: Some(silence.as_secs_f32()),
-            black_luma: Some(black_luma),
-            black_share: Some(black_share),
-            freeze_db: Some(freeze_db),
-            silence_db: Some(silence_db),
-        }
-    }
 }
 
 /// `[[stream]]`

@@ -15,17 +15,20 @@ pub enum StageThread {
     Shadow,
     /// Replaces the running pack.
     Pack,
+    /// Writes the state file.
+    Store,
 }
 
 impl StageThread {
     /// In the order of the variants.
-    pub const ALL: [StageThread; 6] = [
+    pub const ALL: [StageThread; 7] = [
         StageThread::Clip,
         StageThread::Infer,
         StageThread::Sink,
         StageThread::Source,
         StageThread::Shadow,
         StageThread::Pack,
+        StageThread::Store,
     ];
 
     /// Value of the label `stage`.
@@ -37,6 +40,7 @@ impl StageThread {
             StageThread::Source => "source",
             StageThread::Shadow => "shadow",
             StageThread::Pack => "pack",
+            StageThread::Store => "store",
         }
     }
 }

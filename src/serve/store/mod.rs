@@ -28,7 +28,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use crate::config::StreamSettings;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, StageThread};
 use crate::publish::access::{LogOuts, RevokedSession, Role, SessionArchive};
 use crate::publish::hub::{Archive, RecordKind, Restored};
 use runs::Runs;
@@ -128,8 +128,9 @@ impl Drop for StoreThread {
     fn drop(&mut self) {
         // Fails if the thread has ended.
         let _ = self.to.send(StoreMessage::Close);
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the store thread panicked; see the panic message above");
+        if let Some(thread) = self.thread.take() {
+            // A panic was counted in the thread.
+            let _ = thread.join();
         }
     }
 }
@@ -158,7 +159,12 @@ impl Store {
             waiting: Vec::new(),
             misses_runs: misses_runs.clone(),
         };
-        let thread = spawn("store", move || writer.run(&messages))?;
+        let of_thread = metrics.clone();
+        let thread = spawn("store", move || {
+            if of_thread.contain(StageThread::Store, || writer.run(&messages)).is_none() {
+                tracing::error!("the store thread panicked: {} is not written until a restart", place.display());
+            }
+        })?;
         let thread = StoreThread { to: to.clone(), thread: Some(thread) };
         Ok((Self { to, metrics, misses_runs }, thread, contents))
     }
@@ -205,10 +211,13 @@ impl Store {
     /// For rare messages that must not be lost. If the queue is full they are refused at once: the stream manager must
     /// not wait.
     fn send(&self, message: StoreMessage) {
-        if let Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) = self.to.try_send(message)
-            && let StoreMessage::Save(_, on_stored) | StoreMessage::Delete(_, on_stored) = message
-        {
-            on_stored(Err(Error::output("the store", "the disk is too slow", "check the disk of --state")));
+        let (message, cause, advice) = match self.to.try_send(message) {
+            Ok(()) => return,
+            Err(TrySendError::Full(message)) => (message, "the disk is too slow", "check the disk of --state"),
+            Err(TrySendError::Disconnected(message)) => (message, "its thread has ended", "see the log, and restart"),
+        };
+        if let StoreMessage::Save(_, on_stored) | StoreMessage::Delete(_, on_stored) = message {
+            on_stored(Err(Error::output("the store", cause, advice)));
         }
     }
 

@@ -86,6 +86,23 @@ fn keep(store: &Store, stream: &str, kind: RecordKind, text: &str) {
 }
 
 #[test]
+fn a_panic_is_counted_and_later_messages_are_refused() {
+    let test_store = TestStore::new();
+    let metrics = Metrics::new();
+    let (store, thread, _) = Store::open(&test_store.path(), metrics.clone(), clock()).unwrap();
+    save(&store, "a", 1);
+    store.save(Stored { settings: settings("b"), generation: 2 }, Box::new(|_| panic!("injected")));
+    // Once the thread has ended, nobody receives.
+    drop(thread);
+    let (to, outcome) = bounded(1);
+    store.save(Stored { settings: settings("c"), generation: 3 }, Box::new(move |r| to.send(r).unwrap()));
+    assert!(outcome.recv().unwrap().is_err());
+    assert!(metrics.encode().contains("touchline_stage_panics_total{stage=\"store\"} 1"));
+    let (_store, _thread, contents) = test_store.open();
+    assert_eq!(contents.streams.iter().map(|s| s.settings.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
 fn stored_data_survive_a_restart() {
     let test_store = TestStore::new();
     let (store, thread, contents) = test_store.open();
