@@ -3,22 +3,28 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use base64::Engine;
 use serde_json::{Value, json};
 
-use crate::common::Fixtures;
 use crate::common::http::HttpServer;
 use crate::common::program::{self, touchline};
 use crate::common::skip::{Lacks, skip};
 use crate::common::webdriver::Browser;
+use crate::common::{self, Fixtures};
 
 /// Kinds of time with their first second and the one after the last: what [`records`] contains.
 const SEGMENTS: [(&str, u64, u64); 3] = [("Soccer", 0, 1000), ("Tennis", 1000, 1607), ("Soccer", 1607, 2000)];
 
-/// Hand-written records of one stream: [`SEGMENTS`], each with an onset two seconds and an offset five seconds after the change.
+/// Hand-written records of one stream with [`SEGMENTS`].
 fn records(stream: &str) -> String {
+    records_of(stream, &SEGMENTS)
+}
+
+/// Hand-written records of one stream: `segments`, each with an onset two seconds and an offset five seconds after the change.
+fn records_of(stream: &str, segments: &[(&str, u64, u64)]) -> String {
     let mut lines = Vec::new();
     let mut put = |record: Value| lines.push(record.to_string());
-    for (title, from, to) in SEGMENTS {
+    for (title, from, to) in segments.iter().copied() {
         let class = title.to_lowercase();
         for index in from..to {
             put(json!({
@@ -172,6 +178,95 @@ fn browsers_read_the_cues() {
     assert_eq!(objects[1]["mean"], 0.9);
 }
 
+/// hls.js of tests/package.json, which deploy/test.sh installs.
+fn hls_js() -> Option<PathBuf> {
+    let folder = std::env::var_os("TOUCHLINE_TEST_NODE")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-node"), PathBuf::from);
+    let script = folder.join("node_modules/hls.js/dist/hls.min.js");
+    if !script.is_file() {
+        skip(Lacks::Tool, "no hls.js (tests/package.json); deploy/test.sh installs it");
+        return None;
+    }
+    Some(script)
+}
+
+#[test]
+fn players_read_the_date_ranges() {
+    let Some(script) = hls_js() else { return };
+    let Some(browser) = Browser::start() else { return };
+    let fixtures = Fixtures::new();
+    let path = |name: &str| fixtures.path().join(name);
+    std::fs::copy(script, path("hls.js")).unwrap();
+    common::ffmpeg(
+        &format!(
+            "-f lavfi -i testsrc2=size=320x180:rate=25:duration=20 -c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 50 -bf 0 \
+             -f hls -hls_time 2 -hls_list_size 0 -hls_segment_filename {}",
+            path("s%d.ts").display()
+        ),
+        &path("video.m3u8"),
+    );
+    let dated = std::fs::read_to_string(path("video.m3u8")).unwrap().replacen(
+        "#EXTINF",
+        "#EXT-X-PROGRAM-DATE-TIME:2026-03-29T14:00:00Z\n#EXTINF",
+        1,
+    );
+    let playlist = fixtures.write("video.m3u8", dated.as_bytes());
+    let jsonl = fixtures.write("video.jsonl", records_of("video", &[("Soccer", 0, 8), ("Tennis", 8, 20)]).as_bytes());
+    let flags = ["--began", "2026-03-29T14:00:00Z", "--playlist", playlist.to_str().unwrap()];
+    exported(&jsonl, &path("marked.m3u8"), "daterange", &flags);
+    fixtures.write(
+        "index.html",
+        b"<!doctype html><script src=hls.js></script><video muted></video><script>
+        const video = document.querySelector('video'), hls = new Hls();
+        hls.on(Hls.Events.LEVEL_LOADED, (_, loaded) => { window.ranges = Object.values(loaded.details.dateRanges); });
+        hls.loadSource('marked.m3u8');
+        hls.attachMedia(video);
+        window.cues = () => [...video.textTracks].filter(t => t.kind === 'metadata').flatMap(t => { t.mode = 'hidden'; return [...t.cues]; });
+        </script>",
+    );
+    let server = HttpServer::start(fixtures.path());
+    browser.go(&server.url("index.html"));
+    browser.wait("the cues", "return !!window.ranges && cues().some(c => c.value.key === 'X-TOUCHLINE-CLASS')");
+    let ranges = browser.run(
+        "return ranges.map(r => [r.class, r.startDate.toISOString(), r.duration, r.isValid, r.attr['X-TOUCHLINE-CLASS']])",
+    );
+    let expected = json!([
+        ["touchline.segment", "2026-03-29T14:00:00.000Z", 8, true, "soccer"],
+        ["touchline.segment", "2026-03-29T14:00:08.000Z", 12, true, "tennis"],
+    ]);
+    assert_eq!(ranges, expected);
+    // On the timeline of the media, each begins with its segment.
+    let cues = browser.run(
+        "return cues().filter(c => c.value.key === 'X-TOUCHLINE-CLASS').map(c => [c.value.data, c.startTime, c.endTime])",
+    );
+    let cues = cues.as_array().unwrap();
+    assert_eq!(cues.len(), 2, "{cues:?}");
+    for (cue, (class, begin, end)) in cues.iter().zip([("soccer", 0.0, 8.0), ("tennis", 8.0, 20.0)]) {
+        let near = |value: &Value, at: f64| (value.as_f64().unwrap() - at).abs() < 0.04;
+        assert!(cue[0] == class && near(&cue[1], begin) && near(&cue[2], end), "{cue}");
+    }
+}
+
+#[test]
+fn pages_have_pictures_of_the_segments() {
+    let fixtures = Fixtures::new();
+    let clip = fixtures.clip("pattern.mp4", 24);
+    let segments = [("Soccer", 0, 8), ("Other", 8, 16), ("Tennis", 16, 24)];
+    let jsonl = fixtures.write("pattern.jsonl", records_of(clip.to_str().unwrap(), &segments).as_bytes());
+    let page = exported(&jsonl, &fixtures.path().join("a.html"), "html", &["--posters"]);
+    let pictures: Vec<&str> = page.split("src=\"data:image/jpeg;base64,").skip(1).collect();
+    assert_eq!(pictures.len(), 2, "one per segment with a sport");
+    for (picture, alt) in pictures.iter().zip(["Soccer at 00:00:00:00", "Tennis at 00:00:16:00"]) {
+        let (data, rest) = picture.split_once('"').unwrap();
+        assert!(rest.starts_with(&format!(" alt=\"{alt}\"")), "{}", &rest[..60]);
+        let jpeg = base64::engine::general_purpose::STANDARD.decode(data).unwrap();
+        let picture = image::load_from_memory(&jpeg).unwrap();
+        assert_eq!(picture.width().max(picture.height()), 320);
+    }
+    assert_ne!(pictures[0], pictures[1]);
+    assert!(!exported(&jsonl, &fixtures.path().join("b.html"), "html", &[]).contains("<img"));
+}
+
 #[test]
 fn a_scored_recording_is_exported_in_every_format() {
     let fixtures = Fixtures::new();
@@ -225,6 +320,8 @@ fn mistakes_are_one_line_with_advice() {
         (2, &jsonl, &out, "edl", &["--offset", "10:00:00;00"], &["--offset", "drop-frame"]),
         (2, &jsonl, &out, "edl", &["--offset", "00:01:00;00", "--rate", "29.97df"], &["leaves this label out"]),
         (2, &jsonl, &out, "html", &["--cut"], &["--cut", "otio"]),
+        (2, &jsonl, &out, "csv", &["--posters"], &["--posters", "html"]),
+        (3, &jsonl, &out, "html", &["--posters"], &["a.mp4", "--media"]),
         (2, &jsonl, &out, "csv", &["--stream", "c.mp4"], &["no such stream", "\"a.mp4\""]),
         (2, &two, &out, "csv", &[], &["--stream", "\"a.mp4\", \"b\u{fffd}\u{fffd}.mp4\""]),
         (2, &jsonl, &jsonl, "csv", &[], &["would be replaced"]),

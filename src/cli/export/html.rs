@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::colours;
 use super::place::{Export, PlacedSegment, TimeBase, gaps, modalities};
+use super::posters::Posters;
 use super::text::{escaped, file_name};
 use touchline_core::labels::OTHER;
 use touchline_core::segment::SegmentKind;
@@ -40,13 +41,13 @@ const ROWS: [(i64, i64); 13] = [
     (604_800, 86_400),
 ];
 
-/// The page.
-pub(super) fn render(export: &Export<'_>) -> String {
+/// The page, with the pictures of `posters`.
+pub(super) fn render(export: &Export<'_>, posters: &Posters) -> String {
     let title = escaped(file_name(export.stream));
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title} · Touchline</title>\n<style>\n{STYLE}{}</style>\n</head>\n\
          <body>\n<header>{MARK}<div><h1>{title}</h1><p>{}</p></div></header>\n<main>\n",
         class_styles(export),
@@ -54,6 +55,7 @@ pub(super) fn render(export: &Export<'_>) -> String {
     );
     page.push_str(&tiles(export));
     page.push_str(&timeline(export));
+    page.push_str(&pictures(export, posters));
     page.push_str(&totals(export));
     page.push_str(&table(export));
     let _ = write!(
@@ -220,6 +222,27 @@ fn axis(first: i64, row: i64, step: i64) -> String {
     out
 }
 
+/// The pictures in the order of their segments.
+fn pictures(export: &Export<'_>, posters: &Posters) -> String {
+    if posters.is_empty() {
+        return String::new();
+    }
+    let classes = classes(export);
+    let mut out = String::from("<section><h2>Pictures</h2>\n<div class=\"pictures\">\n");
+    for (i, url) in posters {
+        let placed = &export.segments[*i];
+        let (title, begin) = (escaped(&export.title(placed)), export.timecode(placed.begin));
+        let _ = writeln!(
+            out,
+            "<figure><img src=\"{url}\" alt=\"{title} at {begin}\"><figcaption><s class=\"{}\"></s><b>{title}</b> \
+             <span class=\"tc\">{begin}</span></figcaption></figure>",
+            style(export, placed, &classes),
+        );
+    }
+    out.push_str("</div>\n</section>\n");
+    out
+}
+
 fn totals(export: &Export<'_>) -> String {
     let classes = classes(export);
     let all: u64 = export.segments.iter().map(|p| p.segment.seconds()).sum();
@@ -348,7 +371,7 @@ mod tests {
     #[test]
     fn the_page_has_every_segment_and_loads_nothing() {
         for fixture in [Fixture::recording(), Fixture::live()] {
-            let page = render(&fixture.export(&[]));
+            let page = render(&fixture.export(&[]), &Posters::new());
             for text in ["Soccer", "Tennis", "No programme", "Unknown", "10 s no-programme", "90 %"] {
                 assert!(page.contains(text), "{text}");
             }
@@ -360,9 +383,19 @@ mod tests {
     }
 
     #[test]
+    fn pictures_are_part_of_the_page() {
+        let fixture = Fixture::recording();
+        let posters = Posters::from([(0, "data:image/jpeg;base64,AAAA".to_owned())]);
+        let page = render(&fixture.export(&[]), &posters);
+        assert_eq!(page.matches("<figure>").count(), 1);
+        assert!(page.contains("<img src=\"data:image/jpeg;base64,AAAA\" alt=\"Soccer at 00:00:00:00\">"));
+        assert!(page.contains("img-src data:"));
+    }
+
+    #[test]
     fn names_are_text() {
         let fixture = Fixture::named("x/<img src=x onerror=alert(1)>\u{202e}\"'");
-        let page = render(&fixture.export(&[]));
+        let page = render(&fixture.export(&[]), &Posters::new());
         assert!(!page.contains("<img") && !page.contains('\u{202e}') && page.contains("&lt;img"));
     }
 
@@ -370,10 +403,10 @@ mod tests {
     fn long_recordings_have_rows() {
         let fixture = Fixture::recording();
         let mut export = fixture.export(&[]);
-        assert_eq!(render(&export).matches("<div class=\"row\">").count(), 1);
+        assert_eq!(render(&export, &Posters::new()).matches("<div class=\"row\">").count(), 1);
         export.segments[3].end_ns = 5 * 3600 * SECOND;
         export.end_ns = 5 * 3600 * SECOND;
-        assert_eq!(render(&export).matches("<div class=\"row\">").count(), 10);
+        assert_eq!(render(&export, &Posters::new()).matches("<div class=\"row\">").count(), 10);
     }
 
     #[test]

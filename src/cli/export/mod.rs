@@ -7,6 +7,7 @@ mod edl;
 mod html;
 mod otio;
 mod place;
+mod posters;
 #[cfg(test)]
 mod testing;
 mod text;
@@ -21,6 +22,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Deserialize;
 
 use self::place::{Export, ExportPlacement, Moment, TimeBase};
+use self::posters::Posters;
 use super::run::named;
 use touchline_core::error::{Error, Result};
 use touchline_core::segment::SegmentedStream;
@@ -71,7 +73,7 @@ Time:
 Examples:
   touchline score match.mp4 --jsonl match.jsonl
   touchline export --from match.jsonl --format otio -o match.otio
-  touchline export --from match.jsonl --format html -o match.html
+  touchline export --from match.jsonl --format html --posters -o match.html
   touchline export --from match.jsonl --format edl --rate 29.97df \\
       --offset '10:00:00;00' -o match.edl
   touchline export --from decisions.jsonl --stream court1 --format edl --cut \\
@@ -113,7 +115,10 @@ pub struct ExportArgs {
     /// Also unknown and undecided time, and time without programme. csv and html always have them.
     #[arg(long)]
     all: bool,
-    /// File or URL that otio and edl refer to [default: the recording that `score` was given].
+    /// Show a picture of each segment in html. They come from the recording: --media, or the path that `score` was given.
+    #[arg(long)]
+    posters: bool,
+    /// File or URL that otio and edl refer to, or file of --posters [default: the recording that `score` was given].
     #[arg(long, value_name = "FILE|URL")]
     media: Option<String>,
     /// HLS media playlist to insert the lines of daterange into.
@@ -142,7 +147,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     }
     let rendered = match args.format {
         Format::Csv => csv::render(&export)?,
-        Format::Html => html::render(&export),
+        Format::Html => html::render(&export, &args.posters_of(&export)?),
         Format::Otio => otio::render(&shown, args.media.as_deref(), args.cut),
         Format::Edl => edl::render(&shown, args.media.as_deref(), args.cut)?,
         Format::WebVtt => webvtt::chapters(&shown),
@@ -177,11 +182,21 @@ impl ExportArgs {
         })
     }
 
+    fn posters_of(&self, export: &Export<'_>) -> Result<Posters> {
+        if !self.posters {
+            return Ok(Posters::new());
+        }
+        posters::posters(export, Path::new(self.media.as_deref().unwrap_or(export.stream)))
+    }
+
     /// Refuses arguments that do not fit together.
     fn check(&self) -> Result<()> {
         let is = |formats: &[Format]| formats.contains(&self.format);
         if self.cut && !is(&[Format::Otio, Format::Edl]) {
             return Err(Error::Usage("--cut is for --format otio and edl only; leave it out".into()));
+        }
+        if self.posters && !is(&[Format::Html]) {
+            return Err(Error::Usage("--posters is for --format html only; leave it out".into()));
         }
         if self.playlist.is_some() && !is(&[Format::DateRange]) {
             return Err(Error::Usage("--playlist is for --format daterange only; leave it out".into()));

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use touchline_core::time::{Pts, RunId};
 
-pub use self::poster::poster;
+pub use self::poster::{poster, thumbnail};
 pub use self::recording::cut_recording;
 
 use self::index::{ClipSpan, Index};

@@ -15,8 +15,8 @@ use super::{ClipError, write_whole};
 /// JPEG quality, 1 to 100.
 const QUALITY: u8 = 85;
 
-/// Longest side, pixels: a poster is shown in a list.
-const SIDE_MAX: i32 = 1280;
+/// Longest side of a clip's poster, pixels: it is shown in a list.
+const SIDE_MAX: u32 = 1280;
 
 /// How long a picture may take. Decoding begins at the key picture before it.
 const LIMIT: gst::ClockTime = gst::ClockTime::from_seconds(60);
@@ -26,19 +26,29 @@ const LIMIT: gst::ClockTime = gst::ClockTime::from_seconds(60);
 /// # Errors
 /// If there is no picture, or it cannot be written.
 pub fn poster(dir: &Path, media: &str, at_ns: u64, file: &str) -> Result<(), ClipError> {
-    let picture = picture(&dir.join(media), at_ns)?;
+    let jpeg = thumbnail(&dir.join(media), at_ns, SIDE_MAX)?;
+    Ok(write_whole(dir, file, &jpeg)?)
+}
+
+/// The picture at `at_ns` of a media file as JPEG, upright, with square pixels. Its longest side has at most `side_max` pixels.
+///
+/// # Errors
+/// If there is no picture.
+pub fn thumbnail(media: &Path, at_ns: u64, side_max: u32) -> Result<Vec<u8>, ClipError> {
+    let picture = picture(media, at_ns, side_max)?;
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
         .encode(&picture, picture.width(), picture.height(), ExtendedColorType::Rgb8)
         .map_err(|e| ClipError::Failed(format!("cannot encode the poster: {e}")))?;
-    Ok(write_whole(dir, file, &jpeg)?)
+    Ok(jpeg)
 }
 
-fn picture(media: &Path, at_ns: u64) -> Result<RgbImage, ClipError> {
+fn picture(media: &Path, at_ns: u64, side_max: u32) -> Result<RgbImage, ClipError> {
     let failed = |e: &dyn std::fmt::Display| ClipError::Failed(format!("cannot decode the poster: {e}"));
+    crate::gst::init().map_err(|e| failed(&e))?;
     let text = format!(
         "filesrc name=file ! decodebin ! videoflip method=automatic ! videoconvertscale ! \
-         video/x-raw,format=RGB,pixel-aspect-ratio=1/1,width=[1,{SIDE_MAX}],height=[1,{SIDE_MAX}] ! appsink name=picture sync=false"
+         video/x-raw,format=RGB,pixel-aspect-ratio=1/1,width=[1,{side_max}],height=[1,{side_max}] ! appsink name=picture sync=false"
     );
     let pipeline = gst::parse::launch(&text).map_err(|e| failed(&e))?;
     let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| failed(&"not a pipeline"))?;
