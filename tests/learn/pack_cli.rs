@@ -192,6 +192,30 @@ fn state_dicts_that_do_not_fit_are_errors_with_the_reason() {
 }
 
 #[test]
+fn networks_are_exported_once_and_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pack, out) = (program::pack(), folder.path().join("out"));
+    let arguments = |to, modality| {
+        vec!["export", pack.to_str().unwrap(), "--to", to, "-o", out.to_str().unwrap(), "--modality", modality]
+    };
+    let printed = stdout(&run(&arguments("onnx", "flow")));
+    assert!(printed.starts_with("flow: ") && printed.contains("flow.onnx, 8.9 MB"), "{printed}");
+    stdout(&run(&arguments("safetensors", "audio")));
+    let mut files: Vec<_> = std::fs::read_dir(&out).unwrap().map(|file| file.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["audio.safetensors", "flow.onnx"]);
+    assert!(refused(&arguments("onnx", "flow"), 5).contains("it exists already"));
+    // A state dict that was exported can be imported again.
+    let file = out.join("audio.safetensors");
+    let again = folder.path().join("again");
+    let classes = Manifest::read(&pack).unwrap().audio.unwrap().classes.join(",");
+    let printed = stdout(&run(&import(&file, "audio", &again, &["--classes", &classes])));
+    assert!(printed.contains("262 tensors imported, 52 batch norm counters skipped, 0 unknown"), "{printed}");
+    let sha256 = |dir: &Path| Manifest::read(dir).unwrap().audio.unwrap().sha256;
+    assert_eq!(sha256(&again), sha256(&pack));
+}
+
+#[test]
 fn pickles_are_not_opened() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("court");

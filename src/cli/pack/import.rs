@@ -1,4 +1,4 @@
-//! `touchline pack import`: imports a state dict into a pack.
+//! `touchline pack import`: imports a network into a pack.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use touchline_compute::models::Architecture;
 use touchline_compute::models::foundation::{Foundation, Prompts};
 use touchline_compute::models::import::{Import, Imported};
 use touchline_compute::models::pack::{Pack, parse_toml};
+use touchline_compute::models::timm::Timm;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 
@@ -18,13 +19,13 @@ pub struct ImportArgs {
     /// State dict as safetensors. A .pth file is a pickle and is not opened; the error says how to convert it.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Library whose naming the tensors follow.
+    /// Library whose naming the tensors follow. MobileCLIP is not supported.
     #[arg(long, value_enum)]
     from: ImportFormat,
     /// Network architecture. For torchvision.
     #[arg(long, value_enum, required_if_eq("from", "torchvision"))]
     arch: Option<Arch>,
-    /// Modality of the network's input. For torchvision; the encoders are for pictures.
+    /// Modality of the network's input. For torchvision; all others are for pictures.
     #[arg(long, value_enum, required_if_eq("from", "torchvision"))]
     modality: Option<ModalityArg>,
     /// Directory of the pack to write.
@@ -36,13 +37,16 @@ pub struct ImportArgs {
     /// Import the network into a copy of this pack [default: a new pack with this network only].
     #[arg(long, value_name = "DIR")]
     onto: Option<PathBuf>,
-    /// Prompts per class, for clip: TOML with `class = ["a picture of {class}", …]`, or CSV with the columns class and prompt
+    /// Prompts per class, for clip and siglip: TOML with `class = ["a picture of {class}", …]`, or CSV with the columns class and prompt
     /// [default: built-in prompts].
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// The tokenizer.json of the model, for clip [default: the one beside FILE].
+    /// The tokenizer.json of the model, for clip and siglip [default: the one beside FILE].
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// Give the encoder an empty classifier for --classes, which `touchline adapt` then fits. For dinov2 and the vision transformers of timm.
+    #[arg(long)]
+    new_classifier: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -50,9 +54,13 @@ enum ImportFormat {
     Torchvision,
     /// CLIP of transformers; the classifier is made of text prompts.
     Clip,
-    /// DINOv2 of transformers, with the classifier in its file.
+    /// SigLIP of transformers; the classifier is made of text prompts.
+    Siglip,
+    /// DINOv2 of transformers, with the classifier in its file or an empty one.
     #[value(name = "dinov2")]
     DinoV2,
+    /// MobileNetV2, ResNet50, EfficientNet-Lite and plain vision transformers of timm, with the classifier in the file.
+    Timm,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -64,10 +72,20 @@ enum Arch {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum ModalityArg {
+pub(super) enum ModalityArg {
     Rgb,
     Flow,
     Audio,
+}
+
+impl ModalityArg {
+    pub(super) const fn modality(self) -> Modality {
+        match self {
+            ModalityArg::Rgb => Modality::Rgb,
+            ModalityArg::Flow => Modality::Flow,
+            ModalityArg::Audio => Modality::Audio,
+        }
+    }
 }
 
 pub fn import(args: ImportArgs) -> Result<()> {
@@ -75,7 +93,9 @@ pub fn import(args: ImportArgs) -> Result<()> {
     let imported = match args.from {
         ImportFormat::Torchvision => torchvision(args)?,
         ImportFormat::Clip => encoder(args, Architecture::ClipVit)?,
+        ImportFormat::Siglip => encoder(args, Architecture::SiglipVit)?,
         ImportFormat::DinoV2 => encoder(args, Architecture::DinoV2)?,
+        ImportFormat::Timm => timm(args)?,
     };
     // The pack is loaded as by the detector and run once, to make sure that it works.
     Engine::load(Pack::open(&out)?)?;
@@ -99,8 +119,9 @@ pub fn import(args: ImportArgs) -> Result<()> {
 }
 
 fn torchvision(args: ImportArgs) -> Result<Imported> {
-    if args.prompts.is_some() || args.tokenizer.is_some() {
-        return Err(Error::Usage("--prompts and --tokenizer are for --from clip; leave them out".into()));
+    without_prompts(&args)?;
+    if args.new_classifier {
+        return Err(Error::Usage("--new-classifier is for encoders; leave it out".into()));
     }
     let (Some(arch), Some(modality)) = (args.arch, args.modality) else {
         return Err(Error::Usage("--from torchvision needs --arch and --modality".into()));
@@ -111,11 +132,7 @@ fn torchvision(args: ImportArgs) -> Result<Imported> {
             Arch::MobileNetV2 => Architecture::MobileNetV2,
             Arch::ResNet50 => Architecture::ResNet50,
         },
-        modality: match modality {
-            ModalityArg::Rgb => Modality::Rgb,
-            ModalityArg::Flow => Modality::Flow,
-            ModalityArg::Audio => Modality::Audio,
-        },
+        modality: modality.modality(),
         out: args.out,
         classes: args.classes.as_deref().map(classes).transpose()?,
         onto: args.onto,
@@ -124,20 +141,40 @@ fn torchvision(args: ImportArgs) -> Result<Imported> {
 }
 
 fn encoder(args: ImportArgs, architecture: Architecture) -> Result<Imported> {
-    if args.arch.is_some() || args.modality.is_some() || args.onto.is_some() {
-        let cause = "--arch, --modality and --onto are for --from torchvision";
-        return Err(Error::Usage(format!("{cause}; an encoder becomes the picture model of a new pack")));
-    }
-    let given = args.classes.as_deref().ok_or_else(|| Error::Usage("name the classes with --classes".into()))?;
+    let classes = classes_of_new_pack(&args)?;
     let import = Foundation {
         architecture,
         file: args.file,
         tokenizer: args.tokenizer,
         prompts: args.prompts.as_deref().map(prompts).transpose()?.unwrap_or_default(),
-        classes: classes(given)?,
+        classes,
+        new_classifier: args.new_classifier,
         out: args.out,
     };
     import.run()
+}
+
+fn timm(args: ImportArgs) -> Result<Imported> {
+    without_prompts(&args)?;
+    let classes = classes_of_new_pack(&args)?;
+    Timm { file: args.file, classes, new_classifier: args.new_classifier, out: args.out }.run()
+}
+
+fn without_prompts(args: &ImportArgs) -> Result<()> {
+    if args.prompts.is_some() || args.tokenizer.is_some() {
+        let cause = "--prompts and --tokenizer are for --from clip and --from siglip";
+        return Err(Error::Usage(format!("{cause}; leave them out")));
+    }
+    Ok(())
+}
+
+/// The classes of a network that becomes the picture model of a new pack.
+fn classes_of_new_pack(args: &ImportArgs) -> Result<Vec<String>> {
+    if args.arch.is_some() || args.modality.is_some() || args.onto.is_some() {
+        let cause = "--arch, --modality and --onto are for --from torchvision";
+        return Err(Error::Usage(format!("{cause}; this network becomes the picture model of a new pack")));
+    }
+    classes(args.classes.as_deref().ok_or_else(|| Error::Usage("name the classes with --classes".into()))?)
 }
 
 /// Reads prompts from TOML or, by the file's ending, CSV.

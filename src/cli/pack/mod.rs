@@ -1,9 +1,10 @@
-//! `touchline pack`: builds, calibrates and inspects packs, and imports weights.
+//! `touchline pack`: builds, calibrates and inspects packs, and imports and exports networks.
 
 #[cfg(feature = "train")]
 mod build;
 #[cfg(feature = "train")]
 mod calibrate;
+mod export;
 mod import;
 mod inspect;
 
@@ -27,6 +28,8 @@ enum PackCommand {
     Calibrate(calibrate::CalibrateArgs),
     /// Verify a pack, load it, run its models once, and print its contents.
     Inspect(inspect::InspectArgs),
+    /// Write the networks of a pack as state dicts for PyTorch or as ONNX.
+    Export(export::ExportArgs),
     /// Import weights from elsewhere into a new pack or into a copy of a pack.
     Import(import::ImportArgs),
 }
@@ -38,6 +41,7 @@ pub fn pack(args: PackArgs) -> Result<()> {
         #[cfg(feature = "train")]
         PackCommand::Calibrate(args) => calibrate::calibrate(&args),
         PackCommand::Inspect(args) => inspect::inspect(&args),
+        PackCommand::Export(args) => export::export(&args),
         PackCommand::Import(args) => import::import(args),
     }
 }

@@ -34,7 +34,7 @@ impl GpuNetwork {
                 let parts = inverted_residual::parts(architecture, &plan, tensors, Some(classes))?;
                 Self::build(parts, device, numbers)
             }
-            (None, Architecture::ClipVit | Architecture::DinoV2) => {
+            (None, encoder) if encoder.is_encoder() => {
                 Err(candle_core::Error::Msg("encoders compute on the CPU only; choose --device cpu".into()))
             }
             (None, Architecture::ResNet50) => Self::build(resnet50::parts(tensors, Some(classes))?, device, numbers),

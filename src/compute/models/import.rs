@@ -15,7 +15,7 @@ use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassSet, Modality};
 
 /// Suffix of the batch counters in torchvision's batch norms, which inference does not need.
-const COUNTER: &str = "num_batches_tracked";
+pub(super) const COUNTER: &str = "num_batches_tracked";
 
 /// How many names a message lists.
 const NAMES_SHOWN: usize = 4;
@@ -60,7 +60,7 @@ impl Import {
         let state = self.read()?;
         let onto = self.onto.as_deref().map(Manifest::read).transpose()?;
         let classes = self.classes(&state.tensors, onto.as_ref())?;
-        let (tensors, counters, unknown) = self.fitting(state.tensors, classes.len())?;
+        let (tensors, counters, unknown) = self.fitting(state.tensors, classes.len(), "torchvision", &str::to_owned)?;
         let manifest = self.write(&tensors, classes, &state.sha256, onto, |_| {})?;
         Ok(Imported { manifest, taken: tensors.len(), counters, unknown })
     }
@@ -153,10 +153,18 @@ impl Import {
     }
 
     /// The tensors of the network, the number of batch counters, and the names of all other tensors.
-    fn fitting(&self, mut state: Tensors, classes: usize) -> Result<(Tensors, usize, Vec<String>)> {
+    /// `theirs` is the name of a tensor in `library`, of which the file is.
+    pub(super) fn fitting(
+        &self,
+        mut state: Tensors,
+        classes: usize,
+        library: &str,
+        theirs: &dyn Fn(&str) -> String,
+    ) -> Result<(Tensors, usize, Vec<String>)> {
         let mut taken = Tensors::new();
         let (mut missing, mut wrong) = (Vec::new(), Vec::new());
-        for (name, want) in self.architecture.tensors(classes) {
+        for (own, want) in self.architecture.tensors(classes) {
+            let name = theirs(&own);
             match state.remove(&name) {
                 None => missing.push(name),
                 Some(tensor) if tensor.dims() != want => {
@@ -165,7 +173,7 @@ impl Import {
                 Some(tensor) if !tensor.dtype().is_float() => {
                     wrong.push(format!("{name} is of type {}", tensor.dtype().as_str()));
                 }
-                Some(tensor) => drop(taken.insert(name, tensor)),
+                Some(tensor) => drop(taken.insert(own, tensor)),
             }
         }
         let (counters, mut unknown): (Vec<_>, Vec<_>) = state.into_keys().partition(|name| name.ends_with(COUNTER));
@@ -179,8 +187,8 @@ impl Import {
                 said.push(format!("{what} {}: {}", names.len(), first(names)));
             }
         }
-        let cause = format!("it is not a {} with torchvision's keys: it {}", self.architecture, said.join("; it "));
-        Err(Error::data(&self.file, cause, "give the matching --arch, and torchvision's names"))
+        let cause = format!("it is not a {} with {library}'s keys: it {}", self.architecture, said.join("; it "));
+        Err(Error::data(&self.file, cause, format!("give the matching network, with {library}'s names")))
     }
 
     /// Copies all files of a pack except its manifest and those of the replaced network.

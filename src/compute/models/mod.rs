@@ -5,6 +5,7 @@
 
 mod efficientnet_lite;
 mod encoder;
+pub mod export;
 pub mod foundation;
 #[cfg(feature = "cuda")]
 pub mod gpu;
@@ -18,6 +19,7 @@ mod mobilenet_v2;
 pub mod pack;
 mod ranges;
 mod resnet50;
+pub mod timm;
 mod weights;
 mod zero_shot;
 
@@ -65,6 +67,14 @@ pub enum Architecture {
     /// is used if it is there.
     #[serde(rename = "resnet50_v2")]
     ResNet50V2,
+    /// The picture tower of SigLIP, a vision transformer of any size, with the names of `transformers`. Its features are those that the
+    /// head takes from the patches, of length 1. Beside the weights the file has `config.heads`.
+    #[serde(rename = "siglip_vit")]
+    SiglipVit,
+    /// A plain vision transformer of any size, with the names of `timm`. Its features are the class token after the last norm. Beside the
+    /// weights the file has `config.heads`.
+    #[serde(rename = "vit")]
+    Vit,
 }
 
 impl Architecture {
@@ -80,7 +90,7 @@ impl Architecture {
     /// Whether it is a foundation encoder that `touchline pack import` brings. Encoders are frozen, and they compute in f32 on
     /// the CPU.
     pub const fn is_encoder(self) -> bool {
-        matches!(self, Architecture::ClipVit | Architecture::DinoV2)
+        matches!(self, Architecture::ClipVit | Architecture::DinoV2 | Architecture::SiglipVit | Architecture::Vit)
     }
 
     /// The name in packs and messages.
@@ -93,6 +103,8 @@ impl Architecture {
             Architecture::MobileNetV2 => "mobilenet_v2",
             Architecture::ResNet50 => "resnet50",
             Architecture::ResNet50V2 => "resnet50_v2",
+            Architecture::SiglipVit => "siglip_vit",
+            Architecture::Vit => "vit",
         }
     }
 
@@ -110,7 +122,8 @@ impl Architecture {
     pub const fn classifier(self) -> &'static str {
         match self {
             Architecture::EfficientNetLite0 | Architecture::EfficientNetLite2 => "_fc",
-            Architecture::ClipVit | Architecture::DinoV2 => encoder::CLASSIFIER,
+            Architecture::ClipVit | Architecture::DinoV2 | Architecture::SiglipVit => encoder::CLASSIFIER,
+            Architecture::Vit => encoder::TIMM_CLASSIFIER,
             Architecture::MobileNetV2 => "classifier.1",
             Architecture::ResNet50 | Architecture::ResNet50V2 => resnet50::CLASSIFIER,
         }
@@ -120,7 +133,7 @@ impl Architecture {
     /// ([`Network::feature_width`]).
     pub const fn feature_width(self) -> usize {
         match self {
-            Architecture::ClipVit | Architecture::DinoV2 => 0,
+            Architecture::ClipVit | Architecture::DinoV2 | Architecture::SiglipVit | Architecture::Vit => 0,
             Architecture::EfficientNetLite0 | Architecture::EfficientNetLite2 | Architecture::MobileNetV2 => {
                 inverted_residual::FEATURE_WIDTH
             }
@@ -134,7 +147,12 @@ impl Architecture {
             Architecture::EfficientNetLite0 => Some(efficientnet_lite::plan(efficientnet_lite::LITE0)),
             Architecture::EfficientNetLite2 => Some(efficientnet_lite::plan(efficientnet_lite::LITE2)),
             Architecture::MobileNetV2 => Some(mobilenet_v2::plan()),
-            Architecture::ClipVit | Architecture::DinoV2 | Architecture::ResNet50 | Architecture::ResNet50V2 => None,
+            Architecture::ClipVit
+            | Architecture::DinoV2
+            | Architecture::ResNet50
+            | Architecture::ResNet50V2
+            | Architecture::SiglipVit
+            | Architecture::Vit => None,
         }
     }
 
@@ -148,7 +166,9 @@ impl Architecture {
             | Architecture::DinoV2
             | Architecture::MobileNetV2
             | Architecture::ResNet50
-            | Architecture::ResNet50V2 => 1e-5,
+            | Architecture::ResNet50V2
+            | Architecture::SiglipVit
+            | Architecture::Vit => 1e-5,
         }
     }
 
@@ -162,6 +182,7 @@ impl Architecture {
             Architecture::ClipVit => {
                 ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1])
             }
+            Architecture::SiglipVit | Architecture::Vit => ([0.5; 3], [0.5; 3]),
             Architecture::DinoV2 | Architecture::MobileNetV2 | Architecture::ResNet50 | Architecture::ResNet50V2 => {
                 ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
             }
@@ -177,7 +198,9 @@ impl Architecture {
             | Architecture::DinoV2
             | Architecture::MobileNetV2
             | Architecture::ResNet50
-            | Architecture::ResNet50V2 => Padding::Symmetric,
+            | Architecture::ResNet50V2
+            | Architecture::SiglipVit
+            | Architecture::Vit => Padding::Symmetric,
         }
     }
 }
@@ -224,7 +247,7 @@ impl Network {
                 let parts = inverted_residual::parts(architecture, &plan, tensors, classes)?;
                 Self::assemble(architecture, parts, Body::InvertedResidual, arithmetic)
             }
-            (None, Architecture::ClipVit | Architecture::DinoV2) => {
+            (None, encoder) if encoder.is_encoder() => {
                 Self::of_encoder(encoder::parts(architecture, tensors, classes)?)
             }
             (None, Architecture::ResNet50) => {

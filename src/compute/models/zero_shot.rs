@@ -1,14 +1,14 @@
-//! A classifier from text: the text tower of CLIP turns prompts into rows of a linear layer.
+//! A classifier from text: the text tower of CLIP or SigLIP turns prompts into rows of a linear layer.
 //!
 //! It runs once, at import. The pack holds the rows, so serving needs neither the tower nor the tokenizer.
 
 use std::path::Path;
 
 use candle_core::{DType, Device, IndexOp, Module, Tensor};
-use candle_nn::LayerNorm;
+use candle_nn::{LayerNorm, Linear};
 use tokenizers::Tokenizer;
 
-use super::encoder::{Blocks, Gelu, HEAD_WIDTH, clip_norm, unit};
+use super::encoder::{Blocks, CLIP_EPSILON, EPSILON, Gelu, HEAD_WIDTH, TowerShape, linear, norm, unit};
 use super::loader::Loader;
 use super::{Architecture, LoadError, Tensors};
 use touchline_core::error::{Error, Result};
@@ -16,16 +16,33 @@ use touchline_core::error::{Error, Result};
 const TOKENS: &str = "text_model.embeddings.token_embedding.weight";
 const POSITIONS: &str = "text_model.embeddings.position_embedding.weight";
 const SCALE: &str = "logit_scale";
+const BIAS: &str = "logit_bias";
 
-/// The text tower of CLIP.
+/// The token that fills a text of SigLIP up, where the tokenizer does not name one.
+const PADDING: u32 = 1;
+
+/// The text tower of CLIP or SigLIP.
 pub(super) struct TextTower {
     tokens: Tensor,
     positions: Tensor,
     blocks: Blocks,
     after: LayerNorm,
-    projection: Tensor,
-    /// Logits are the cosine times this.
+    projection: Linear,
+    /// Logits are the cosine times this …
     scale: f64,
+    /// … plus this.
+    bias: f64,
+    /// SigLIP fills texts up to the tower's length, and reads the answer at the last token. CLIP reads it at the end of the text, and a
+    /// token sees those before it only.
+    is_siglip: bool,
+}
+
+/// The classifier that prompts make.
+pub(super) struct PromptClassifier {
+    /// (classes, embedding)
+    pub weight: Tensor,
+    /// The same for all classes.
+    pub bias: f64,
 }
 
 impl TextTower {
@@ -34,40 +51,60 @@ impl TextTower {
         tensors.contains_key(TOKENS)
     }
 
-    /// Reads the tower. `heads` is a guess from the width when it is not given.
+    /// Reads the tower that belongs to the pictures of `architecture`. `heads` is a guess from the width when it is not given.
     ///
     /// # Errors
     /// As [`super::Network::load`].
-    pub fn load(tensors: &Tensors, heads: Option<usize>, gelu: Gelu) -> std::result::Result<Self, LoadError> {
-        let mut loader = Loader::new(Architecture::ClipVit, tensors, str::to_owned);
+    pub fn load(
+        architecture: Architecture,
+        tensors: &Tensors,
+        heads: Option<usize>,
+        gelu: Gelu,
+    ) -> std::result::Result<Self, LoadError> {
+        let mut loader = Loader::new(architecture, tensors, str::to_owned);
+        let is_siglip = architecture == Architecture::SiglipVit;
         let shape = |loader: &Loader<'_>, name: &str, or: (usize, usize)| match loader.dims(name) {
             Some(&[rows, columns]) => (rows, columns),
             _ => or,
         };
         let (vocabulary, width) = shape(&loader, TOKENS, (49_408, 512));
         let (context, _) = shape(&loader, POSITIONS, (77, width));
-        let (embedding, _) = shape(&loader, "text_projection.weight", (width, width));
-        let heads = heads.unwrap_or(width / HEAD_WIDTH);
-        let scale = loader.tensor(SCALE, &[], DType::F32)?;
-        let tower = Self {
+        let projection = if is_siglip { "text_model.head" } else { "text_projection" };
+        let (embedding, _) = shape(&loader, &format!("{projection}.weight"), (width, width));
+        let epsilon = if is_siglip { EPSILON } else { CLIP_EPSILON };
+        let tower = TowerShape { width, heads: heads.unwrap_or(width / HEAD_WIDTH), gelu, epsilon };
+        // A scalar in CLIP, a list of one value in SigLIP.
+        let number = |loader: &mut Loader<'_>, name: &str| {
+            let shape = loader.dims(name).unwrap_or_default();
+            let value = loader.tensor(name, if shape == [1] { &[1] } else { &[] }, DType::F32)?;
+            let value = value.flatten_all().and_then(|value| value.to_vec1::<f32>());
+            loader.built(value).map(|value| f64::from(value[0]))
+        };
+        let loaded = Self {
             tokens: loader.tensor(TOKENS, &[vocabulary, width], DType::F32)?,
             positions: loader.tensor(POSITIONS, &[context, width], DType::F32)?,
-            blocks: Blocks::clip(&mut loader, "text_model.encoder.layers", width, heads, gelu)?,
-            after: clip_norm(&mut loader, "text_model.final_layer_norm", width)?,
-            projection: loader.tensor("text_projection.weight", &[embedding, width], DType::F32)?,
-            scale: loader.built(scale.to_scalar::<f32>())?.exp().into(),
+            blocks: Blocks::clip(&mut loader, "text_model.encoder.layers", tower)?,
+            after: norm(&mut loader, "text_model.final_layer_norm", tower)?,
+            projection: if is_siglip {
+                linear(&mut loader, projection, (width, embedding))?
+            } else {
+                Linear::new(loader.tensor(&format!("{projection}.weight"), &[embedding, width], DType::F32)?, None)
+            },
+            scale: number(&mut loader, SCALE)?.exp(),
+            bias: if is_siglip { number(&mut loader, BIAS)? } else { 0.0 },
+            is_siglip,
         };
-        Ok(loader.finish(None, tower, None)?.body)
+        Ok(loader.finish(None, loaded, None)?.body)
     }
 
-    /// The classifier's weight (classes, embedding): for each class the mean of its prompts' embeddings, scaled to length 1 and then by
-    /// the tower's logit scale.
+    /// The classifier: for each class a row, the mean of its prompts' embeddings, scaled to length 1 and then by the tower's logit scale.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the prompt that does not fit the tower, [`Error::Data`] for a tokenizer that does not.
-    pub fn classifier(&self, tokenizer: &Path, prompts: &[(&str, Vec<String>)]) -> Result<Tensor> {
+    pub fn classifier(&self, tokenizer: &Path, prompts: &[(&str, Vec<String>)]) -> Result<PromptClassifier> {
         let other = |cause: String| Error::data(tokenizer, cause, "give the tokenizer.json of the same model");
         let mut encoder = Tokenizer::from_file(tokenizer).map_err(|e| other(format!("it is not a tokenizer: {e}")))?;
+        let padding = self.is_siglip.then(|| padding(&encoder, tokenizer));
         encoder.with_padding(None);
         encoder.with_truncation(None).map_err(|e| other(e.to_string()))?;
         let (vocabulary, context) = (self.tokens.dim(0)?, self.positions.dim(0)?);
@@ -75,14 +112,15 @@ impl TextTower {
         for (class, prompts) in prompts {
             let mut embeddings = Vec::with_capacity(prompts.len());
             for prompt in prompts {
-                let encoding = encoder.encode(prompt.as_str(), true).map_err(|e| other(e.to_string()))?;
+                let text = if self.is_siglip { canonical(prompt) } else { prompt.clone() };
+                let encoding = encoder.encode(text, true).map_err(|e| other(e.to_string()))?;
                 let ids = encoding.get_ids();
                 let largest = ids.iter().copied().max().unwrap_or(0);
                 if largest as usize >= vocabulary {
                     return Err(other(format!("it has token {largest}, the text tower only {vocabulary} tokens")));
                 }
                 // The tower's answer is read at the end token, which has the largest number in CLIP's vocabularies.
-                if ids.last() != Some(&largest) {
+                if !self.is_siglip && ids.last() != Some(&largest) {
                     return Err(other("it does not end a text with CLIP's end token".into()));
                 }
                 if ids.len() > context {
@@ -90,11 +128,15 @@ impl TextTower {
                     let said = format!("the prompt {prompt:?} of class {class} has {have} tokens");
                     return Err(Error::Usage(format!("{said}, the text tower takes {context}; shorten it")));
                 }
-                embeddings.push(unit(&self.embed(ids)?)?);
+                let mut ids = ids.to_vec();
+                if let Some(padding) = padding {
+                    ids.resize(context, padding);
+                }
+                embeddings.push(unit(&self.embed(&ids)?)?);
             }
             rows.push(unit(&Tensor::cat(&embeddings, 0)?.mean_keepdim(0)?)?);
         }
-        Ok((Tensor::cat(&rows, 0)? * self.scale)?)
+        Ok(PromptClassifier { weight: (Tensor::cat(&rows, 0)? * self.scale)?, bias: self.bias })
     }
 
     /// The projected embedding of a text, (1, embedding), not normalised.
@@ -102,9 +144,34 @@ impl TextTower {
         let n = ids.len();
         let ids = Tensor::new(ids, &Device::Cpu)?;
         let x = (self.tokens.index_select(&ids, 0)? + self.positions.narrow(0, 0, n)?)?.unsqueeze(0)?;
-        // A token sees itself and those before it.
-        let mask: Vec<f32> = (0..n * n).map(|i| if i % n > i / n { f32::NEG_INFINITY } else { 0.0 }).collect();
-        let x = self.blocks.forward(&x, Some(&Tensor::from_vec(mask, (n, n), &Device::Cpu)?))?;
-        self.after.forward(&x.i((.., n - 1))?.contiguous()?)?.matmul(&self.projection.t()?)
+        let mask = if self.is_siglip {
+            None
+        } else {
+            // A token sees itself and those before it.
+            let mask: Vec<f32> = (0..n * n).map(|i| if i % n > i / n { f32::NEG_INFINITY } else { 0.0 }).collect();
+            Some(Tensor::from_vec(mask, (n, n), &Device::Cpu)?)
+        };
+        let x = self.blocks.forward(&x, mask.as_ref())?;
+        self.projection.forward(&self.after.forward(&x.i((.., n - 1))?.contiguous()?)?)
     }
+}
+
+/// A text as SigLIP's own tokenizer prepares it: in lower case, without punctuation, with single spaces.
+fn canonical(text: &str) -> String {
+    let plain: String = text.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect();
+    plain.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The token that fills texts up: the tokenizer's, or the one named in the `tokenizer_config.json` beside it.
+fn padding(tokenizer: &Tokenizer, path: &Path) -> u32 {
+    if let Some(padding) = tokenizer.get_padding() {
+        return padding.pad_id;
+    }
+    let read = || -> Option<u32> {
+        let text = std::fs::read_to_string(path.with_file_name("tokenizer_config.json")).ok()?;
+        let config: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let token = &config["pad_token"];
+        tokenizer.token_to_id(token.as_str().or_else(|| token["content"].as_str())?)
+    };
+    read().unwrap_or(PADDING)
 }

@@ -1,24 +1,31 @@
-"""Writes clip_vit.json and dinov2.json, the reference numbers of src/compute/tests/parity/encoders.rs: features and logits of
-tiny encoders of the package transformers for generated weights, pictures and prompts. The networks run in f64.
+"""Writes clip_vit.json, siglip_vit.json, dinov2.json, vit.json and timm_mobilenetv2_100.json, the reference numbers of
+src/compute/tests/parity/encoders.rs: features and logits of tiny encoders of the packages transformers and timm, and of timm's
+MobileNetV2, for generated weights, pictures and prompts. The networks run in f64.
 
-    python encoders.py      # needs torch and transformers
+    python encoders.py [NAME …]     # needs torch, transformers and timm; NAME: clip, siglip, dino, timm
 
 The committed files name the versions that wrote them.
 """
 
 import json
 import pathlib
+import sys
 
+import timm
 import torch
+import torchvision
 import transformers
-from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2ForImageClassification
+from timm.models.vision_transformer import VisionTransformer
+from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2ForImageClassification, SiglipConfig, SiglipModel
 
 from generate import parameter, uniform
 
 HERE = pathlib.Path(__file__).parent
-VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__}
+VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__, "timm": timm.__version__}
 # The numbers of tokens in a vocabulary of words; the last one ends a text.
 START, END = 14, 15
+# What fills up a text of SigLIP, and the length of its texts.
+PADDING, CONTEXT = 12, 8
 PROMPTS = [[[1, 2, 3], [4, 3]], [[5, 6]], [[7, 8, 9, 10], [1, 11]]]
 
 
@@ -86,11 +93,62 @@ def dino():
     return tensors, cases
 
 
-def main():
-    cases = [clip("quick_gelu"), clip("gelu")]
-    write("clip_vit", {"prompts": PROMPTS, "tensors": cases[0][0], "cases": [case for _, case in cases]})
-    tensors, cases = dino()
-    write("dinov2", {"tensors": tensors, "cases": cases})
+def siglip():
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text |= {"vocab_size": 16, "max_position_embeddings": CONTEXT, "projection_size": 48}
+    vision = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 6}
+    vision |= {"image_size": 64, "patch_size": 16}
+    model, tensors = filled(SiglipModel(SiglipConfig(text_config=text, vision_config=vision)))
+    unit = torch.nn.functional.normalize
+    with torch.no_grad():
+        features = unit(model.vision_model(pixel_values=pictures(64)).pooler_output, dim=-1)
+        rows = []
+        for prompts in PROMPTS:
+            texts = []
+            for prompt in prompts:
+                ids = [START, *prompt, END]
+                ids += [PADDING] * (CONTEXT - len(ids))
+                texts.append(unit(model.text_model(input_ids=torch.tensor([ids])).pooler_output[0], dim=-1))
+            rows.append(unit(torch.stack(texts).mean(0), dim=-1))
+        logits = model.logit_scale.exp() * features @ torch.stack(rows).T + model.logit_bias
+    return tensors, [{"features": numbers(features), "logits": numbers(logits)}]
 
 
-main()
+def transformer():
+    model = VisionTransformer(img_size=64, patch_size=16, embed_dim=128, depth=2, num_heads=2, num_classes=3)
+    model, tensors = filled(model)
+    with torch.no_grad():
+        features = model.forward_head(model.forward_features(pictures(64)), pre_logits=True)
+        return tensors, [{"features": numbers(features), "logits": numbers(model(pictures(64)))}]
+
+
+def mobilenet():
+    """The parameters are rounded to f16, as in a pack."""
+    model = timm.create_model("mobilenetv2_100", num_classes=3)
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    values = {name: torch.from_numpy(parameter(name, tuple(t.shape))).half() for name, t in state.items()}
+    model.load_state_dict(values, strict=False)
+    with torch.no_grad():
+        logits = model.double().eval()(pictures(64))
+    return [[name, list(t.shape)] for name, t in state.items()], [{"features": [], "logits": numbers(logits)}]
+
+
+def main(chosen):
+    if "clip" in chosen:
+        cases = [clip("quick_gelu"), clip("gelu")]
+        write("clip_vit", {"prompts": PROMPTS, "tensors": cases[0][0], "cases": [case for _, case in cases]})
+    if "siglip" in chosen:
+        tensors, cases = siglip()
+        write("siglip_vit", {"prompts": PROMPTS, "tensors": tensors, "cases": cases})
+    if "dino" in chosen:
+        tensors, cases = dino()
+        write("dinov2", {"tensors": tensors, "cases": cases})
+    if "timm" in chosen:
+        # The import takes the names of timm's ResNet50 for torchvision's.
+        names = [list(model.state_dict()) for model in (timm.create_model("resnet50"), torchvision.models.resnet50())]
+        assert names[0] == names[1]
+        for name, (tensors, cases) in [("vit", transformer()), ("timm_mobilenetv2_100", mobilenet())]:
+            write(name, {"tensors": tensors, "cases": cases})
+
+
+main(sys.argv[1:] or ["clip", "siglip", "dino", "timm"])

@@ -1,13 +1,14 @@
-//! Foundation encoders against the package `transformers` (`tests/reference/models/encoders.py`): features, classifiers made of prompts,
-//! and imported packs from the file to the engine.
+//! Imported networks against the packages `transformers` and `timm` (`tests/reference/models/encoders.py`): features, classifiers made of
+//! prompts, and packs from the file to the engine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use touchline_compute::infer::Engine;
 use touchline_compute::models::foundation::Foundation;
 use touchline_compute::models::pack::Pack;
+use touchline_compute::models::timm::Timm;
 use touchline_compute::models::{Architecture, Network, Tensors, read_weights};
 use touchline_compute::nn::fused::Precision;
 use touchline_core::clip::ClipSecond;
@@ -55,6 +56,9 @@ impl Observer for Unobserved {
 
     fn device_fault(&self, _: DeviceFault) {}
 }
+
+/// The word that fills up texts of SigLIP: `PADDING` of `encoders.py`.
+const PADDING: &str = "w12";
 
 fn state(architecture: Architecture) -> Tensors {
     parameters(architecture, CLASSES.len(), parameter)
@@ -108,6 +112,8 @@ fn publish(dir: &Path, tensors: &Tensors, hidden_act: &str) {
         "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "unknown" },
     });
     std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).expect("a file");
+    let padding = serde_json::json!({ "pad_token": { "content": PADDING } });
+    std::fs::write(dir.join("tokenizer_config.json"), padding.to_string()).expect("a file");
 }
 
 fn foundation(architecture: Architecture, dir: &Path) -> Foundation {
@@ -117,8 +123,72 @@ fn foundation(architecture: Architecture, dir: &Path) -> Foundation {
         tokenizer: None,
         prompts: Default::default(),
         classes: CLASSES.map(str::to_owned).to_vec(),
+        new_classifier: false,
         out: dir.join("pack"),
     }
+}
+
+fn with_heads(mut tensors: Tensors, heads: usize) -> Tensors {
+    tensors.insert("config.heads".into(), Tensor::new(&[heads as f32], &Device::Cpu).expect("a tensor"));
+    tensors
+}
+
+/// Publishes CLIP or SigLIP in `dir` and imports it. `written` writes prompts that are lists of words.
+fn imported_by_prompts(
+    architecture: Architecture,
+    hidden_act: &str,
+    dir: &Path,
+    written: fn(&[usize]) -> String,
+) -> PathBuf {
+    let reference: Reference = json(&format!("models/{architecture}.json"));
+    publish(dir, &state(architecture), hidden_act);
+    let mut import = foundation(architecture, dir);
+    for (class, prompts) in CLASSES.iter().zip(&reference.prompts) {
+        import.prompts.insert((*class).to_owned(), prompts.iter().map(|ids| written(ids)).collect());
+    }
+    let imported = import.run().expect("an import");
+    assert!(imported.unknown.is_empty(), "{:?}", imported.unknown);
+    import.out
+}
+
+pub(crate) fn imported_clip(dir: &Path) -> PathBuf {
+    imported_by_prompts(Architecture::ClipVit, "quick_gelu", dir, words)
+}
+
+pub(crate) fn imported_siglip(dir: &Path) -> PathBuf {
+    // SigLIP reads prompts in lower case and without punctuation.
+    imported_by_prompts(Architecture::SiglipVit, "gelu_pytorch_tanh", dir, |ids| {
+        format!("{}.", words(ids).to_uppercase())
+    })
+}
+
+pub(crate) fn imported_dino(dir: &Path) -> PathBuf {
+    publish(dir, &state(Architecture::DinoV2), "");
+    let import = foundation(Architecture::DinoV2, dir);
+    assert!(import.run().expect("an import").unknown.is_empty());
+    import.out
+}
+
+pub(crate) fn imported_transformer(dir: &Path) -> PathBuf {
+    let import = timm("vit_small_patch16_64.in1k", [3, 64, 64], &state(Architecture::Vit), dir);
+    import.run().expect("an import");
+    import.out
+}
+
+fn words(ids: &[usize]) -> String {
+    ids.iter().map(|id| format!("w{id}")).collect::<Vec<_>>().join(" ")
+}
+
+/// Publishes a network as timm does.
+fn timm(name: &str, input_size: [usize; 3], tensors: &Tensors, dir: &Path) -> Timm {
+    let file = dir.join("model.safetensors");
+    candle_core::safetensors::save(tensors, &file).expect("weights are written");
+    let preprocessing = serde_json::json!({
+        "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "input_size": input_size, "interpolation": "bicubic", "crop_pct": 0.9
+    });
+    let config = serde_json::json!({ "architecture": name, "num_classes": 3, "pretrained_cfg": preprocessing });
+    std::fs::write(dir.join("config.json"), config.to_string()).expect("a file");
+    Timm { file, classes: CLASSES.map(str::to_owned).to_vec(), new_classifier: false, out: dir.join("pack") }
 }
 
 /// Logits of the imported pack, and the scores of the engine for two streams at once and one after the other.
@@ -150,26 +220,26 @@ fn assert_pack(pack: &Path, case: &Case) {
 fn clip_matches_transformers_from_file_to_pack() {
     let reference: Reference = json("models/clip_vit.json");
     for case in &reference.cases {
-        let mut tensors = state(Architecture::ClipVit);
-        let dir = tempfile::tempdir().expect("a folder");
-        publish(dir.path(), &tensors, &case.hidden_act);
+        let mut tensors = with_heads(state(Architecture::ClipVit), HEADS);
         let quick = f32::from(u8::from(case.hidden_act == "quick_gelu"));
-        for (name, value) in [("config.heads", HEADS as f32), ("config.quick_gelu", quick)] {
-            tensors.insert(name.into(), Tensor::new(&[value], &candle_core::Device::Cpu).expect("a tensor"));
-        }
+        tensors.insert("config.quick_gelu".into(), Tensor::new(&[quick], &Device::Cpu).expect("a tensor"));
         let network = Network::load(Architecture::ClipVit, &tensors, None).expect("all tensors are present");
         let features = network.features(&pictures(case.side)).expect("a forward pass");
         assert_near(&values(&features), &case.features, TOLERANCE);
-
-        let written = |ids: &Vec<usize>| ids.iter().map(|id| format!("w{id}")).collect::<Vec<_>>().join(" ");
-        let mut import = foundation(Architecture::ClipVit, dir.path());
-        for (class, prompts) in CLASSES.iter().zip(&reference.prompts) {
-            import.prompts.insert((*class).to_owned(), prompts.iter().map(written).collect());
-        }
-        let imported = import.run().expect("an import");
-        assert!(imported.unknown.is_empty(), "{:?}", imported.unknown);
-        assert_pack(&import.out, case);
+        let dir = tempfile::tempdir().expect("a folder");
+        assert_pack(&imported_by_prompts(Architecture::ClipVit, &case.hidden_act, dir.path(), words), case);
     }
+}
+
+#[test]
+fn siglip_matches_transformers_from_file_to_pack() {
+    let reference: Reference = json("models/siglip_vit.json");
+    let [case] = &reference.cases[..] else { panic!("one case") };
+    let tensors = with_heads(state(Architecture::SiglipVit), HEADS);
+    let network = Network::load(Architecture::SiglipVit, &tensors, None).expect("all tensors are present");
+    assert_near(&values(&network.features(&pictures(case.side)).expect("a pass")), &case.features, TOLERANCE);
+    let dir = tempfile::tempdir().expect("a folder");
+    assert_pack(&imported_siglip(dir.path()), case);
 }
 
 #[test]
@@ -177,20 +247,98 @@ fn dinov2_matches_transformers_from_file_to_pack() {
     let reference: Reference = json("models/dinov2.json");
     let [own, resampled] = &reference.cases[..] else { panic!("two cases") };
     let published = state(Architecture::DinoV2);
-    let dir = tempfile::tempdir().expect("a folder");
-    publish(dir.path(), &published, "");
-    let mut tensors: Tensors = published
-        .iter()
-        .map(|(name, tensor)| (name.trim_start_matches("dinov2.").to_owned(), tensor.clone()))
-        .collect();
-    tensors.insert("config.heads".into(), Tensor::new(&[HEADS as f32], &candle_core::Device::Cpu).expect("a tensor"));
+    let tensors =
+        published.iter().map(|(name, tensor)| (name.trim_start_matches("dinov2.").to_owned(), tensor.clone()));
+    let tensors = with_heads(tensors.collect(), HEADS);
     let network = Network::load(Architecture::DinoV2, &tensors, Some(3)).expect("all tensors are present");
     assert_near(&values(&network.features(&pictures(own.side)).expect("a pass")), &own.features, TOLERANCE);
     assert_near(&values(&network.forward(&pictures(own.side)).expect("a pass")), &own.logits, TOLERANCE);
+    let dir = tempfile::tempdir().expect("a folder");
+    assert_pack(&imported_dino(dir.path()), resampled);
+}
 
-    let import = foundation(Architecture::DinoV2, dir.path());
-    assert!(import.run().expect("an import").unknown.is_empty());
-    assert_pack(&import.out, resampled);
+#[test]
+fn transformers_of_timm_match_it_from_file_to_pack() {
+    let reference: Reference = json("models/vit.json");
+    let [case] = &reference.cases[..] else { panic!("one case") };
+    let tensors = with_heads(state(Architecture::Vit), 2);
+    let network = Network::load(Architecture::Vit, &tensors, Some(3)).expect("all tensors are present");
+    assert_near(&values(&network.features(&pictures(case.side)).expect("a pass")), &case.features, TOLERANCE);
+    assert_near(&values(&network.forward(&pictures(case.side)).expect("a pass")), &case.logits, TOLERANCE);
+    let dir = tempfile::tempdir().expect("a folder");
+    let pack = imported_transformer(dir.path());
+    assert_pack(&pack, case);
+    let input = Pack::open(&pack).expect("a pack").rgb.expect("a picture model").input;
+    assert_eq!((input.mean, input.std), ([0.5; 3], [0.25; 3]), "the preprocessing of its file");
+}
+
+/// The names of `timm` are other than torchvision's, whose tensors the pack has.
+#[test]
+fn mobilenet_v2_of_timm_matches_it() {
+    #[derive(Deserialize)]
+    struct Shapes {
+        tensors: Vec<(String, Vec<usize>)>,
+    }
+    let (shapes, reference): (Shapes, Reference) =
+        (json("models/timm_mobilenetv2_100.json"), json("models/timm_mobilenetv2_100.json"));
+    let rounded = |name: &str, shape: &[usize]| parameter(name, shape).to_dtype(DType::F16).expect("rounded values");
+    let tensors: Tensors =
+        shapes.tensors.into_iter().map(|(name, shape)| (name.clone(), rounded(&name, &shape))).collect();
+    let dir = tempfile::tempdir().expect("a folder");
+    let import = timm("mobilenetv2_100.ra_in1k", [3, 64, 64], &tensors, dir.path());
+    assert_eq!(import.run().expect("an import").taken, tensors.len());
+    let model = Pack::open(&import.out).expect("a pack").rgb.expect("a picture model").model;
+    let own = read_weights(&model.weights, &Device::Cpu).expect("weights").tensors;
+    let network = Network::load(model.architecture, &own, Some(CLASSES.len())).expect("all tensors");
+    let logits = network.forward(&pictures(64)).expect("a forward pass");
+    assert_near(&values(&logits), &reference.cases[0].logits, TOLERANCE);
+}
+
+/// All answers of an empty classifier are unknown.
+#[test]
+fn an_empty_classifier_is_made_on_request_only() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut tensors = state(Architecture::DinoV2);
+    tensors.retain(|name, _| !name.starts_with("classifier."));
+    publish(dir.path(), &tensors, "");
+    let classes: Vec<String> = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
+    let import = Foundation { classes, new_classifier: true, ..foundation(Architecture::DinoV2, dir.path()) };
+    import.run().expect("an import");
+    let pack = Pack::open(&import.out).expect("a pack");
+    assert!(pack.known_from() > 0.9 && pack.card.limits.contains("`touchline adapt`"), "{:?}", pack.card);
+    let model = pack.rgb.expect("a picture model").model;
+    let own = read_weights(&model.weights, &Device::Cpu).expect("weights").tensors;
+    assert_eq!(own["classifier.weight"].dims(), [4, 96]);
+    let network = Network::load(model.architecture, &own, Some(4)).expect("all tensors");
+    assert_eq!(values(&network.forward(&pictures(224)).expect("a pass")), [0.0; 8]);
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let import = timm("vit_small_patch16_64", [3, 64, 64], &state(Architecture::Vit), dir.path());
+    let classes = vec!["a".to_owned(), "b".to_owned()];
+    let error =
+        Timm { classes: classes.clone(), ..import.clone() }.run().expect_err("it has three outputs").to_string();
+    assert!(error.contains("3 outputs") && error.contains("--new-classifier"), "{error}");
+    Timm { classes, new_classifier: true, ..import }.run().expect("an import");
+}
+
+#[test]
+fn other_networks_of_timm_are_refused_by_name() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let refused = |name: &str, size: usize, tensors: &Tensors| {
+        let import = timm(name, [3, size, size], tensors, dir.path());
+        let message = import.run().expect_err("it is refused").to_string();
+        assert!(!import.out.exists(), "nothing is written: {message}");
+        message
+    };
+    let mut tensors = state(Architecture::Vit);
+    for name in ["efficientnet_lite0", "vit_base_patch16_clip_quickgelu_224", "vit_huge_patch14_224", "resnet50d"] {
+        let message = refused(name, 64, &tensors);
+        assert!(message.contains(name) && message.contains("mobilenetv2_100"), "{message}");
+    }
+    assert!(refused("vit_small_patch16_64", 96, &tensors).contains("96 x 96"));
+    assert!(refused("mobilenetv2_100", 64, &tensors).contains("no classifier"));
+    tensors.insert("norm_pre.weight".into(), tensors["norm.weight"].clone());
+    assert!(refused("vit_small_patch16_64", 64, &tensors).contains("norm_pre.weight"));
 }
 
 #[test]
@@ -210,10 +358,10 @@ fn what_cannot_be_imported_is_refused_with_advice() {
         assert!(!import.out.exists(), "nothing is written: {message}");
         message
     };
-    for (architecture, part) in [(Architecture::DinoV2, "classifier."), (Architecture::ClipVit, "text_model.")] {
-        let message = refused(architecture, part, &|_| {});
-        assert!(message.contains("`touchline adapt`"), "{message}");
-    }
+    let message = refused(Architecture::DinoV2, "classifier.", &|_| {});
+    assert!(message.contains("--new-classifier") && message.contains("`touchline adapt`"), "{message}");
+    let message = refused(Architecture::ClipVit, "text_model.", &|_| {});
+    assert!(message.contains("no text tower"), "{message}");
     let message = refused(Architecture::ClipVit, "vision_model.post_layernorm", &|_| {});
     assert!(message.contains("vision_model.post_layernorm.weight"), "{message}");
     let clip = |change: &dyn Fn(&mut Foundation)| refused(Architecture::ClipVit, "nothing", change);

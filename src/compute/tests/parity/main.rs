@@ -1,8 +1,10 @@
-//! Numerical parity of features, networks and kernels with the libraries that they follow, and the engine with the shipped pack.
+//! Numerical parity of features, networks and kernels with the libraries that they follow, the engine with the shipped pack, and exported
+//! networks in onnxruntime.
 
 mod cuda_kernels;
 mod encoders;
 mod engine;
+mod export;
 mod features;
 mod models;
 #[path = "../../../../tests/common/reference.rs"]

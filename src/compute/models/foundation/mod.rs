@@ -1,16 +1,18 @@
-//! Imports a foundation encoder as the picture model of a pack: CLIP with a classifier made of text prompts, or DINOv2 with the classifier
-//! in its file.
+//! Imports a foundation encoder as the picture model of a pack: CLIP or SigLIP with a classifier made of text prompts, or DINOv2 with the
+//! classifier in its file or an empty one.
 //!
 //! The file is that of `transformers`: `model.safetensors`, with `config.json` beside it for the settings that the tensors do not show.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+mod prompts;
+
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
 use super::encoder::{self, Gelu};
 use super::import::{Import, Imported};
+use super::pack::{Manifest, Unknown};
 use super::zero_shot::TextTower;
 use super::{Architecture, LoadError, Network, Tensors};
 use crate::features::cpu::axis::cubic;
@@ -18,52 +20,26 @@ use crate::features::params::{Filter, Fit, PictureParams};
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassSet, Modality};
 
+pub use prompts::Prompts;
+
 /// Side of the pictures that DINOv2 is used with, pixels. Its position embeddings are resampled to it.
 const DINO_SIDE: usize = 224;
-
-/// Prompts of a class for which the user gives none. `{class}` is the name of the class as people write it.
-const TEMPLATES: [&str; 4] = [
-    "a broadcast picture of {class}",
-    "a television picture of a {class} match",
-    "a photo of people doing {class}",
-    "live coverage of {class}",
-];
-
-/// Prompts of the class `other`.
-const OTHER: [&str; 5] = [
-    "a television studio with a presenter",
-    "a television advertisement",
-    "a news broadcast",
-    "a crowd of spectators",
-    "a picture without any sport",
-];
-
-/// Names of classes as people write them, where they differ from the class.
-const SPELLED: [(&str, &str); 6] = [
-    ("americanfootball", "american football"),
-    ("fieldhockey", "field hockey"),
-    ("football", "gaelic football"),
-    ("formula1", "formula 1 racing"),
-    ("icehockey", "ice hockey"),
-    ("tabletennis", "table tennis"),
-];
-
-/// Prompts by class.
-pub type Prompts = BTreeMap<String, Vec<String>>;
 
 /// An import of an encoder to run.
 #[derive(Clone, Debug)]
 pub struct Foundation {
-    /// [`Architecture::ClipVit`] or [`Architecture::DinoV2`].
+    /// [`Architecture::ClipVit`], [`Architecture::SiglipVit`] or [`Architecture::DinoV2`].
     pub architecture: Architecture,
     /// The state dict of the whole model.
     pub file: PathBuf,
-    /// CLIP: its `tokenizer.json`. `None`: the one beside `file`.
+    /// With a text tower: its `tokenizer.json`. `None`: the one beside `file`.
     pub tokenizer: Option<PathBuf>,
-    /// CLIP: prompts by class, `{class}` standing for its name. Classes without an entry have the prompts that are built in.
+    /// With a text tower: prompts by class, `{class}` standing for its name. Classes without an entry have the prompts that are built in.
     pub prompts: Prompts,
     /// Classes, in order.
     pub classes: Vec<String>,
+    /// DINOv2: gives it an empty classifier for the classes instead of the one in its file.
+    pub new_classifier: bool,
     /// Directory of the pack to write; it must not hold a pack yet.
     pub out: PathBuf,
 }
@@ -84,12 +60,16 @@ struct Tower {
 }
 
 impl Tower {
+    /// The activation: `default` if the file does not name one.
     fn gelu(&self, default: Gelu) -> std::result::Result<Gelu, String> {
-        match self.hidden_act.as_deref() {
-            None => Ok(default),
-            Some("quick_gelu") => Ok(Gelu::Quick),
-            Some("gelu") => Ok(Gelu::Exact),
-            Some(other) => Err(format!("hidden_act {other:?} is not quick_gelu or gelu")),
+        match (self.hidden_act.as_deref(), default) {
+            (None, default) => Ok(default),
+            (Some("gelu_pytorch_tanh"), Gelu::Tanh) => Ok(Gelu::Tanh),
+            (Some("quick_gelu"), Gelu::Quick) => Ok(Gelu::Quick),
+            (Some("gelu"), Gelu::Quick) => Ok(Gelu::Exact),
+            (Some(other), _) => {
+                Err(format!("the activation {other:?} in config.json is not one that such a model has"))
+            }
         }
     }
 }
@@ -115,10 +95,9 @@ impl Foundation {
         };
         let state = import.read()?;
         let config = self.config()?;
-        let (tensors, said) = if self.architecture == Architecture::ClipVit {
-            self.clip(&state.tensors, &classes, &config)?
-        } else {
-            self.dino(&state.tensors, &classes, &config)?
+        let (tensors, said) = match self.architecture {
+            Architecture::ClipVit | Architecture::SiglipVit => self.by_prompts(&state.tensors, &classes, &config)?,
+            _ => self.dino(&state.tensors, &classes, &config)?,
         };
         let input = self.input(&tensors, classes.len())?;
         let manifest = import.write(&tensors, classes, &state.sha256, None, |manifest| {
@@ -126,6 +105,9 @@ impl Foundation {
                 section.input = input;
             }
             manifest.card.method = format!("{}; {said}", manifest.card.method);
+            if self.new_classifier {
+                leave_unknown(manifest);
+            }
         })?;
         let used = |name: &str| tensors.contains_key(name.strip_prefix("dinov2.").unwrap_or(name));
         let mut unknown: Vec<String> =
@@ -146,62 +128,57 @@ impl Foundation {
         serde_json::from_str(&text).map_err(|e| Error::data(&path, e.to_string(), advice))
     }
 
-    fn clip(&self, state: &Tensors, classes: &ClassSet, config: &Config) -> Result<(Tensors, String)> {
+    /// CLIP or SigLIP.
+    fn by_prompts(&self, state: &Tensors, classes: &ClassSet, config: &Config) -> Result<(Tensors, String)> {
+        if self.new_classifier {
+            let cause = "--new-classifier is for encoders without a text tower";
+            return Err(Error::Usage(format!("{cause}; prompts make the classifier of this one")));
+        }
         if !TextTower::is_in(state) {
             let cause = "it has no text tower, so no classifier can be made of prompts";
-            return Err(Error::data(&self.file, cause, NO_HEAD));
+            let advice = "bring the model.safetensors of the whole model, with both towers";
+            return Err(Error::data(&self.file, cause, advice));
         }
+        let is_siglip = self.architecture == Architecture::SiglipVit;
+        let (default, what) = if is_siglip { (Gelu::Tanh, "SigLIP") } else { (Gelu::Quick, "CLIP") };
         let of = |tower: &Option<Tower>| tower.clone().unwrap_or_default();
         let (text, vision) = (of(&config.text_config), of(&config.vision_config));
-        let failed = |cause: String| Error::data(&self.file, cause, "give a CLIP model with the names of transformers");
-        let gelu = text.gelu(Gelu::Quick).map_err(failed)?;
-        let tower = TextTower::load(state, text.num_attention_heads, gelu).map_err(|e| failed(e.to_string()))?;
+        let advice = format!("give a {what} model with the names of transformers");
+        let failed = |cause: String| Error::data(&self.file, cause, advice.as_str());
+        let gelu = text.gelu(default).map_err(failed)?;
+        let tower = TextTower::load(self.architecture, state, text.num_attention_heads, gelu)
+            .map_err(|e| failed(e.to_string()))?;
         let tokenizer = self.tokenizer.clone().unwrap_or_else(|| self.file.with_file_name("tokenizer.json"));
         if !tokenizer.is_file() {
             let cause = format!("there is no {}, which the text tower needs", tokenizer.display());
             return Err(Error::Usage(format!("{cause}; give the model's tokenizer.json with --tokenizer")));
         }
         let prompts: Vec<(&str, Vec<String>)> =
-            classes.names().iter().map(|class| (class.as_str(), self.prompts_of(class))).collect();
-        let weight = tower.classifier(&tokenizer, &prompts)?;
-        let mut tensors = picked(state, "", &["vision_model.", "visual_projection."]);
-        settings(&mut tensors, &vision, vision.gelu(Gelu::Quick).map_err(failed)?)?;
-        put_head(&mut tensors, weight, Tensor::zeros(classes.len(), DType::F32, &Device::Cpu)?);
+            classes.names().iter().map(|class| (class.as_str(), prompts::prompts_of(&self.prompts, class))).collect();
+        let made = tower.classifier(&tokenizer, &prompts)?;
+        let parts: &[&str] = if is_siglip { &["vision_model."] } else { &["vision_model.", "visual_projection."] };
+        let mut tensors = picked(state, "", parts);
+        settings(&mut tensors, &vision, vision.gelu(default).map_err(failed)?)?;
+        put_head(&mut tensors, made.weight, Tensor::full(made.bias as f32, classes.len(), &Device::Cpu)?);
         let count: usize = prompts.iter().map(|(_, prompts)| prompts.len()).sum();
         Ok((tensors, format!("classifier from {count} text prompts")))
     }
 
-    /// The prompts of a class.
-    fn prompts_of(&self, class: &str) -> Vec<String> {
-        let spelled = SPELLED.iter().find(|(name, _)| *name == class).map_or(class, |(_, spelled)| spelled);
-        let written: Vec<&str> = match self.prompts.get(class) {
-            Some(prompts) => prompts.iter().map(String::as_str).collect(),
-            None if class == "other" => OTHER.to_vec(),
-            None => TEMPLATES.to_vec(),
-        };
-        written.into_iter().map(|prompt| prompt.replace("{class}", spelled)).collect()
-    }
-
     fn dino(&self, state: &Tensors, classes: &ClassSet, config: &Config) -> Result<(Tensors, String)> {
         if !self.prompts.is_empty() || self.tokenizer.is_some() {
-            let cause = "DINOv2 has no text tower; --prompts and --tokenizer are for --from clip";
+            let cause = "DINOv2 has no text tower; --prompts and --tokenizer are for --from clip and --from siglip";
             return Err(Error::Usage(cause.into()));
         }
         let prefix = if state.contains_key("dinov2.embeddings.cls_token") { "dinov2." } else { "" };
         let mut tensors = picked(state, prefix, &["embeddings.", "encoder.", "layernorm."]);
         tensors.remove("embeddings.mask_token");
-        let name = |part: &str| format!("{}.{part}", encoder::CLASSIFIER);
-        let head = (state.get(&name("weight")), state.get(&name("bias")));
-        let (Some(weight), Some(bias)) = head else {
-            return Err(Error::data(&self.file, "it has no classifier, and DINOv2 has no text tower", NO_HEAD));
-        };
-        let rows = weight.dims().first().copied().unwrap_or(0);
-        if rows != classes.len() {
-            let named = classes.len();
-            let said = format!("the classifier has {rows} outputs and --classes names {named}");
-            return Err(Error::Usage(format!("{said}; give one name per output, in order")));
+        if self.new_classifier {
+            let width = tensors.get("layernorm.weight").map_or(0, Tensor::elem_count);
+            empty_head(&mut tensors, encoder::CLASSIFIER, classes.len(), 2 * width)?;
+        } else {
+            let (weight, bias) = head(&self.file, state, encoder::CLASSIFIER, classes, NO_HEAD)?;
+            put_head(&mut tensors, weight, bias);
         }
-        put_head(&mut tensors, weight.clone(), bias.clone());
         settings(&mut tensors, &config.own, Gelu::Exact)?;
         let positions = "embeddings.position_embeddings";
         if let (Some(&[1, _, _]), Some(&[_, _, _, patch])) = (
@@ -211,7 +188,7 @@ impl Foundation {
             let resampled = resample(&tensors[positions].to_dtype(DType::F32)?, DINO_SIDE / patch)?;
             tensors.insert(positions.into(), resampled);
         }
-        Ok((tensors, "with the classifier of its file".into()))
+        Ok((tensors, if self.new_classifier { NEW_CLASSIFIER } else { "with the classifier of its file" }.into()))
     }
 
     /// The input of the encoder, as its preprocessing makes it.
@@ -223,17 +200,61 @@ impl Foundation {
         let network = Network::load(self.architecture, tensors, Some(classes)).map_err(failed)?;
         let (mean, std) = self.architecture.normalisation();
         let side = network.side().unwrap_or(DINO_SIDE);
-        Ok(PictureParams { width: side, height: side, fit: Fit::Crop, filter: Filter::Bicubic, mean, std })
+        // SigLIP was trained on whole pictures, squashed to a square.
+        let fit = if self.architecture == Architecture::SiglipVit { Fit::Stretch } else { Fit::Crop };
+        Ok(PictureParams { width: side, height: side, fit, filter: Filter::Bicubic, mean, std })
     }
 }
 
-/// Advice for an encoder without a classifier.
-const NO_HEAD: &str = "the import needs a classifier: a linear head cannot be fitted here, because `touchline adapt` and `touchline train` do not \
-     take encoders yet; bring a CLIP model with its text tower, or a Dinov2ForImageClassification with a trained head";
+/// Advice for an encoder without a classifier for the classes.
+pub(super) const NO_HEAD: &str = "give --new-classifier, and then fit the classifier to labelled recordings with `touchline adapt`; or bring a model with a classifier";
+
+/// How the card describes an empty classifier.
+pub(super) const NEW_CLASSIFIER: &str = "with an empty classifier";
+
+/// The probability below which a pack with an empty classifier answers unknown: more than it ever gives a class.
+const NEVER_REACHED: f32 = 0.99;
+
+/// Makes every answer of a pack with an empty classifier unknown.
+pub(super) fn leave_unknown(manifest: &mut Manifest) {
+    manifest.unknown = Some(Unknown { below: NEVER_REACHED, precision: 0.0, coverage: 0.0 });
+    let limit = "The classifier is empty, so every answer is unknown until `touchline adapt` has fitted it.";
+    manifest.card.limits = format!("{} {limit}", manifest.card.limits);
+}
+
+/// Puts a classifier of zeros in the place of any other.
+pub(super) fn empty_head(tensors: &mut Tensors, layer: &str, classes: usize, width: usize) -> Result<()> {
+    tensors.insert(format!("{layer}.weight"), Tensor::zeros((classes, width), DType::F32, &Device::Cpu)?);
+    tensors.insert(format!("{layer}.bias"), Tensor::zeros(classes, DType::F32, &Device::Cpu)?);
+    Ok(())
+}
+
+/// The classifier in a file: weight and bias. `advice` is for a file without one for these classes.
+///
+/// # Errors
+/// [`Error::Data`] without one, [`Error::Usage`] when the classes do not fit it.
+pub(super) fn head(
+    file: &Path,
+    state: &Tensors,
+    layer: &str,
+    classes: &ClassSet,
+    advice: &str,
+) -> Result<(Tensor, Tensor)> {
+    let get = |part: &str| state.get(&format!("{layer}.{part}")).cloned();
+    let (Some(weight), Some(bias)) = (get("weight"), get("bias")) else {
+        return Err(Error::data(file, "it has no classifier", advice));
+    };
+    let (rows, named) = (weight.dims().first().copied().unwrap_or(0), classes.len());
+    if rows != named {
+        let said = format!("the classifier has {rows} outputs and --classes names {named}");
+        return Err(Error::Usage(format!("{said}; give one name per output, in order. For other classes: {advice}")));
+    }
+    Ok((weight, bias))
+}
 
 /// Whether a tensor has no use in a pack but belongs to such a model.
 fn is_known(name: &str) -> bool {
-    let parts = ["text_model.", "text_projection.", "logit_scale"];
+    let parts = ["text_model.", "text_projection.", "logit_scale", "logit_bias"];
     parts.iter().any(|part| name.starts_with(part)) || name.ends_with("mask_token") || name.ends_with("position_ids")
 }
 
@@ -256,8 +277,10 @@ fn settings(tensors: &mut Tensors, tower: &Tower, gelu: Gelu) -> Result<()> {
     if let Some(heads) = tower.num_attention_heads {
         tensors.insert(encoder::HEADS.into(), Tensor::new(&[heads as f32], &Device::Cpu)?);
     }
-    let quick = if gelu == Gelu::Quick { 1f32 } else { 0.0 };
-    tensors.insert(encoder::QUICK_GELU.into(), Tensor::new(&[quick], &Device::Cpu)?);
+    if gelu != Gelu::Tanh {
+        let quick = if gelu == Gelu::Quick { 1f32 } else { 0.0 };
+        tensors.insert(encoder::QUICK_GELU.into(), Tensor::new(&[quick], &Device::Cpu)?);
+    }
     Ok(())
 }
 
