@@ -140,6 +140,8 @@ fn print(report: &AdaptReport, out: &Path) {
         ));
     }
     line(format!("{:width$}  {:>6.2}  {:>5.2}", "all classes", report.channel.before, report.channel.after));
-    line(format!("{:width$}  {:>6.2}  {:>5.2}", "pack's own material", report.replay.before, report.replay.after));
+    if let Some(own) = &report.replay {
+        line(format!("{:width$}  {:>6.2}  {:>5.2}", "pack's own material", own.before, own.after));
+    }
     line(format!("written to {}; compare it first: touchline run URI --shadow {}", out.display(), out.display()));
 }

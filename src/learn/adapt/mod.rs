@@ -4,6 +4,8 @@
 //! the channel's material, and the pack's replay features, which keep what the pack knows. The fit is multinomial logistic
 //! regression with a penalty on the distance from the pack's classifier; its optimum is unique. Cross-validation measures the pack
 //! before and after on held-out material of the channel and on held-out replay features, and chooses how much the channel counts.
+//!
+//! An imported encoder has no replay features. It learns from material of all its classes, and is then like any other pack.
 
 mod folds;
 pub mod replay;
@@ -16,17 +18,17 @@ use candle_core::Device;
 use serde::Serialize;
 
 pub use folds::HeldOutBy;
-use replay::Replay;
-use samples::{AdaptSamples, Classifier};
+use replay::{Frozen, Replay};
+use samples::{AdaptSamples, Classifier, PENALTY};
 use write::write;
 
 use crate::dataset::{Dataset, Item};
 use crate::evaluate::temperature::temperature;
 use crate::inputs::Inputs;
-use crate::net::{Built, build};
-use crate::rows::{Rows, teaches};
+use crate::net::build;
+use crate::rows::{RowNetwork, Rows, teaches};
 use touchline_compute::models::pack::{Manifest, Pack};
-use touchline_compute::models::{LoadError, read_weights_verified};
+use touchline_compute::models::{LoadError, Network, read_weights_verified};
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassSet, Modality, OTHER};
 
@@ -83,8 +85,10 @@ pub struct AdaptReport {
     pub classes: Vec<ClassChange>,
     /// Mean over the classes of the material.
     pub channel: Change,
-    /// Mean over the classes of the replay features, which are from the pack's training material.
-    pub replay: Change,
+    /// Mean over the classes of the replay features, which are from the pack's training material. `None`: an imported encoder, which
+    /// has no such features.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Change>,
     /// The chosen weight of new samples, relative to replay samples.
     pub share: f64,
     /// Whether the pack was written.
@@ -94,7 +98,8 @@ pub struct AdaptReport {
 impl AdaptReport {
     /// Whether the adapted pack is worse on the channel, or has forgotten more of what the pack knew than is accepted.
     pub fn is_worse(&self) -> bool {
-        self.channel.after < self.channel.before || self.replay.after < self.replay.before - MAX_FORGOTTEN
+        let has_forgotten = |replay: &Change| replay.after < replay.before - MAX_FORGOTTEN;
+        self.channel.after < self.channel.before || self.replay.as_ref().is_some_and(has_forgotten)
     }
 }
 
@@ -110,25 +115,44 @@ pub fn adapt(dataset: &Dataset, config: &AdaptConfig, progress: &mut dyn FnMut(u
     let Some(section) = &manifest.rgb else {
         return Err(Error::pack(&config.pack, "it has no RGB model", "adapt a pack that classifies pictures"));
     };
-    let replay = Replay::load(&config.pack, &section.sha256, section.classes.len())?;
     let outputs = outputs(dataset, &section.classes, config)?;
     let weights = config.pack.join(&section.weights);
     let broken = |e: LoadError| Error::pack(&config.pack, e.to_string(), e.advice());
     let tensors = read_weights_verified(&weights, &section.sha256, &Device::Cpu).map_err(broken)?;
-    let built = build(section.architecture, &tensors, section.classes.len(), 0, &Device::Cpu).map_err(broken)?;
+    // One of the two computes the features.
+    let (encoder, built);
+    let (frozen, replay) = if section.architecture.is_encoder() {
+        encoder = Network::load(section.architecture, &tensors, None).map_err(broken)?;
+        let replay = if config.pack.join(replay::FILE).is_file() {
+            Replay::load(&config.pack, &section.sha256, section.classes.len())?
+        } else {
+            needs_all_classes(dataset, &outputs)?;
+            Replay::none(encoder.feature_width())
+        };
+        (Frozen { net: RowNetwork::Encoder(&encoder), blocks: 0 }, replay)
+    } else {
+        built = build(section.architecture, &tensors, section.classes.len(), 0, &Device::Cpu).map_err(broken)?;
+        (Frozen::of(&built), Replay::load(&config.pack, &section.sha256, section.classes.len())?)
+    };
     let mut inputs = Inputs::standard(section.input.width, dataset.meta.sample_rate, dataset.meta.flow_gap_ms());
     inputs.rgb = section.input.clone();
-    let rows = channel_rows(dataset, &outputs, (&built, &section.sha256), &inputs, config, progress)?;
+    let rows = channel_rows(dataset, &outputs, (frozen, &section.sha256), &inputs, config, progress)?;
     let own = Classifier::read(&tensors, section.architecture.classifier(), outputs.len())?;
-    let samples = AdaptSamples::new(dataset, &outputs, &rows, &replay, &own)?;
+    let mut samples = AdaptSamples::new(dataset, &outputs, &rows, &replay, &own)?;
+    if section.architecture.is_encoder() {
+        // The penalty is made for features of about unit size. Those of CLIP and SigLIP are vectors of length 1.
+        samples.penalty = PENALTY * samples.mean_square();
+    }
     let (share, scores) = samples.choose_share()?;
     let report = samples.report(dataset, &outputs, section.classes.len(), share, &scores);
     if report.is_worse() && !config.force {
         let AdaptReport { channel, replay, .. } = &report;
-        let cause = format!(
-            "adapting does not help: {:.2} → {:.2} of the channel's held-out samples are right, and {:.2} → {:.2} of the pack's own",
-            channel.before, channel.after, replay.before, replay.after
-        );
+        let (before, after) = (channel.before, channel.after);
+        let mut cause =
+            format!("adapting does not help: {before:.2} → {after:.2} of the channel's held-out samples are right");
+        if let Some(Change { before, after }) = replay {
+            cause.push_str(&format!(", and {before:.2} → {after:.2} of the pack's own"));
+        }
         let advice = "check the labels, give more recordings per class, or give --force to write the pack anyway";
         return Err(Error::data(&dataset.dir, cause, advice));
     }
@@ -170,18 +194,28 @@ fn outputs(dataset: &Dataset, known: &[String], config: &AdaptConfig) -> Result<
     Ok(outputs)
 }
 
+/// Without replay features nothing keeps what the pack knows of a class without material, so there must be none.
+fn needs_all_classes(dataset: &Dataset, outputs: &[String]) -> Result<()> {
+    let is_usable = |item: &&Item| teaches(Modality::Rgb, item);
+    let has = |class: &String| dataset.items.iter().filter(is_usable).any(|item| item.class == *class);
+    let Some(class) = outputs.iter().find(|class| !has(class)) else { return Ok(()) };
+    let cause = format!("it has nothing of {class:?}, and an imported encoder can only learn all its classes at once");
+    let advice = "add material of this class, or import the encoder with --classes that the material has";
+    Err(Error::data(&dataset.dir, cause, advice))
+}
+
 /// The features of the channel's material.
 fn channel_rows(
     dataset: &Dataset,
     outputs: &[String],
-    (built, hash): (&Built, &str),
+    (frozen, hash): (Frozen<'_>, &str),
     inputs: &Inputs,
     config: &AdaptConfig,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Rows> {
     let is_usable = |item: &Item| teaches(Modality::Rgb, item) && outputs.contains(&item.class);
     let items = dataset.items.iter().enumerate().filter(|(_, item)| is_usable(item)).map(|(i, _)| i);
-    let rows = replay::whole_network_rows(dataset, items, (built, hash), inputs, &config.cache, progress)?;
+    let rows = replay::whole_network_rows(dataset, items, (frozen, hash), inputs, &config.cache, progress)?;
     if rows.is_empty() {
         let advice = "give recordings with pictures in one folder per class";
         return Err(Error::data(&dataset.dir, "it has no usable pictures", advice));

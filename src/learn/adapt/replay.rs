@@ -12,7 +12,7 @@ use crate::dataset::Dataset;
 use crate::dataset::split::Side;
 use crate::inputs::Inputs;
 use crate::net::Built;
-use crate::rows::{Recipe, Rows, WantedRow, make, teaches};
+use crate::rows::{Recipe, RowNetwork, Rows, WantedRow, make, teaches};
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 
@@ -69,7 +69,7 @@ impl Replay {
             }
             items.push(i);
         }
-        let rows = whole_network_rows(dataset, items, (built, hash), inputs, cache, progress)?;
+        let rows = whole_network_rows(dataset, items, (Frozen::of(built), hash), inputs, cache, progress)?;
         let mut numbers: HashMap<&str, u32> = HashMap::new();
         let mut all = Vec::with_capacity(rows.len());
         for key in &rows.keys {
@@ -136,6 +136,11 @@ impl Replay {
         })
     }
 
+    /// No samples, of features of `width` values.
+    pub(super) fn none(width: usize) -> Self {
+        Self { width, ..Self::default() }
+    }
+
     /// Reads the file of the pack in `dir`, whose RGB weights have the SHA-256 `weights` and `outputs` classes.
     ///
     /// # Errors
@@ -174,12 +179,25 @@ impl Replay {
     }
 }
 
+/// A network with all blocks frozen.
+#[derive(Clone, Copy)]
+pub(super) struct Frozen<'a> {
+    pub net: RowNetwork<'a>,
+    pub blocks: usize,
+}
+
+impl<'a> Frozen<'a> {
+    pub fn of(built: &'a Built) -> Self {
+        Self { net: (&built.net).into(), blocks: built.net.blocks() }
+    }
+}
+
 /// Computes the pooled features of `items` with the whole network frozen. The network comes with the hash of its weights; `progress`
 /// receives the number of finished items and the number of all.
 pub(super) fn whole_network_rows(
     dataset: &Dataset,
     items: impl IntoIterator<Item = usize>,
-    (built, hash): (&Built, &str),
+    (frozen, hash): (Frozen<'_>, &str),
     inputs: &Inputs,
     cache: &Path,
     progress: &mut dyn FnMut(usize, usize),
@@ -190,13 +208,13 @@ pub(super) fn whole_network_rows(
     let recipe = Recipe {
         modality: Modality::Rgb,
         inputs: inputs.clone(),
-        frozen: built.net.blocks(),
+        frozen: frozen.blocks,
         activations: false,
         // Only random views use these.
         frames: 1,
         seed: 0,
     };
-    make(dataset, &wanted, (&built.net, hash), &recipe, cache, &mut |done, _| progress(done, wanted.len()))
+    make(dataset, &wanted, (frozen.net, hash), &recipe, cache, &mut |done, _| progress(done, wanted.len()))
 }
 
 /// Indices of at most `per_class` samples of each class, in order. Sources take turns; a source gives samples at even distances.

@@ -18,7 +18,7 @@ use touchline_core::fusion::argmax;
 const SHARES: [f64; 3] = [0.3, 1.0, 3.0];
 
 /// Penalty on half the squared distance from the pack's classifier: that of step 1 of training.
-const PENALTY: f64 = 1e-2;
+pub(super) const PENALTY: f64 = 1e-2;
 
 /// Steps of L-BFGS at most.
 const STEPS: usize = 200;
@@ -76,6 +76,8 @@ pub(super) struct AdaptSamples {
     folds: Vec<usize>,
     /// Number of replay samples.
     replayed: usize,
+    /// Penalty of the fit.
+    pub penalty: f64,
     /// Logits of the pack's classifier, N × outputs.
     before: Vec<f32>,
     /// Item and second of the channel's samples.
@@ -112,7 +114,13 @@ impl AdaptSamples {
         let before = own.logits(&features)?;
         let places = rows.keys.iter().map(|key| (key.item, key.second)).collect();
         let (width, outputs, replayed) = (rows.width, outputs.len(), replay.len());
-        Ok(Self { width, outputs, features, labels, folds, replayed, before, places, held_out_by })
+        Ok(Self { width, outputs, features, labels, folds, replayed, penalty: PENALTY, before, places, held_out_by })
+    }
+
+    /// Mean square of a feature.
+    pub(super) fn mean_square(&self) -> f64 {
+        let sum: f64 = self.features.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+        sum / self.features.len().max(1) as f64
     }
 
     /// The channel's samples weigh `share` times the replay samples of their class; a class without replay samples weighs as much
@@ -156,7 +164,7 @@ impl AdaptSamples {
                 classes: self.outputs,
                 width: self.width,
                 smoothing: 0.1,
-                penalty: PENALTY,
+                penalty: self.penalty,
                 offsets: &offsets,
             },
             STEPS,
@@ -244,7 +252,7 @@ impl AdaptSamples {
         AdaptReport {
             classes: self.held_out_by.iter().map(class).collect(),
             channel: change(true),
-            replay: change(false),
+            replay: (self.replayed > 0).then(|| change(false)),
             share,
             written: false,
         }

@@ -40,7 +40,8 @@ fn samples(replay: &Replay, channel: &[(u32, &str, Vec<f32>)], outputs: usize) -
     folds.extend(of_channel);
     let before = own.logits(&features).unwrap();
     let places = origins.iter().map(|o| (o.item, o.second)).collect();
-    AdaptSamples { width: WIDTH, outputs, features, labels, folds, replayed: replay.len(), before, places, held_out_by }
+    let (replayed, penalty) = (replay.len(), PENALTY);
+    AdaptSamples { width: WIDTH, outputs, features, labels, folds, replayed, penalty, before, places, held_out_by }
 }
 
 fn accuracy(samples: &AdaptSamples, scores: &[Vec<f32>], of_channel: bool) -> f64 {

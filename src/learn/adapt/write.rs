@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::samples::Classifier;
 use super::{AdaptConfig, AdaptReport, replay};
@@ -38,6 +38,10 @@ pub(super) fn write(
     let mut tensors = tensors.clone();
     let name = section.architecture.classifier();
     let width = classifier.weight.len() / classifier.outputs;
+    let is_empty = match tensors.get(&format!("{name}.weight")) {
+        Some(weight) => weight.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()? == 0.0,
+        None => false,
+    };
     let weight = Tensor::from_slice(&classifier.weight, (classifier.outputs, width), &Device::Cpu)?;
     let bias = Tensor::from_slice(&classifier.bias, classifier.outputs, &Device::Cpu)?;
     tensors.insert(format!("{name}.weight"), weight);
@@ -54,20 +58,25 @@ pub(super) fn write(
         let entry = FusionEntry { modality: Modality::Rgb, rgb: None, flow: None, audio: None };
         adapted.fusion.table.insert(class.clone(), entry);
     }
+    if is_empty {
+        // The pack answered unknown until it had a classifier.
+        adapted.unknown = None;
+    }
     if let Some(name) = &config.name {
         adapted.name.clone_from(name);
     }
     let seconds: usize = report.classes.iter().map(|c| c.seconds).sum();
+    let own = report
+        .replay
+        .map_or_else(String::new, |own| format!("; of the pack's own, {:.2} and {:.2}", own.before, own.after));
     adapted.card.method = format!(
         "{} The classifier of the pictures was adapted from {} (weights with SHA-256 {hash}…) with {seconds} seconds and stills of {} \
-         classes of a channel: {:.2} of held-out samples right before, {:.2} after; of the pack's own, {:.2} and {:.2}.",
+         classes of a channel: {:.2} of held-out samples right before, {:.2} after{own}.",
         adapted.card.method,
         manifest.name,
         report.classes.len(),
         report.channel.before,
         report.channel.after,
-        report.replay.before,
-        report.replay.after,
     );
     adapted.card.limits =
         format!("The measured figures are those of the pack before it was adapted. {}", adapted.card.limits);

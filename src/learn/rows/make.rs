@@ -10,11 +10,10 @@ use crossbeam_channel::bounded;
 use half::f16;
 
 use super::chunk::{Chunk, Collected};
-use super::{Key, Recipe, Rows, dependencies};
+use super::{Key, Recipe, RowNetwork, Rows, dependencies};
 use crate::augment;
 use crate::dataset::{Dataset, Item};
 use crate::inputs::Inputs;
-use crate::net::Net;
 use touchline_compute::features::FeatureExtractor;
 use touchline_compute::models::sha256_hex;
 use touchline_core::clip::{ClipSecond, SamplingPlan};
@@ -62,22 +61,22 @@ struct Prepared {
 /// # Errors
 /// [`Error::Output`] when the cache cannot be written, [`Error::Data`] when a chunk file in it is damaged, and errors of the
 /// network.
-pub fn make(
+pub fn make<'a>(
     dataset: &Dataset,
     wanted: &[WantedRow],
-    (net, network): (&Net, &str),
+    (net, network): (impl Into<RowNetwork<'a>>, &str),
     recipe: &Recipe,
     cache: &Path,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Rows> {
-    make_within(CHUNK_BYTES, dataset, wanted, (net, network), recipe, cache, progress)
+    make_within(CHUNK_BYTES, dataset, wanted, (net.into(), network), recipe, cache, progress)
 }
 
 fn make_within(
     chunk_bytes: u64,
     dataset: &Dataset,
     wanted: &[WantedRow],
-    (net, network): (&Net, &str),
+    (net, network): (RowNetwork<'_>, &str),
     recipe: &Recipe,
     cache: &Path,
     progress: &mut dyn FnMut(usize, usize),
@@ -92,18 +91,14 @@ fn make_within(
     let dependencies = dependencies(dataset, network, recipe);
     let mut rows = Rows {
         keys: Vec::new(),
-        width: net.architecture().feature_width(),
-        shape: [0; 3],
+        width: net.width(),
+        shape: net.shape(recipe, recipe.inputs.size(recipe.modality))?,
         pooled: Vec::new(),
         chunks: Vec::new(),
         places: Vec::new(),
         skipped: Vec::new(),
     };
-    let (width, height) = recipe.inputs.size(recipe.modality);
-    let probe = Tensor::zeros((3, 1, height, width), DType::F32, &Device::Cpu)?;
-    let (c, _, h, w) = net.run(&probe, 0, recipe.frozen)?.dims4()?;
-    rows.shape = [c, h, w];
-    let activations = if recipe.activations { c * h * w } else { 0 };
+    let activations = if recipe.activations { rows.shape.iter().product() } else { 0 };
     let row_bytes = (size_of::<Key>() + size_of::<f16>() * (rows.width + activations)) as u64;
     let items = wanted.iter().map(|w| {
         let item = &dataset.items[w.item as usize];
@@ -186,7 +181,7 @@ type Skipped = Vec<(std::path::PathBuf, String)>;
 fn compute(
     dataset: &Dataset,
     part: &[WantedRow],
-    net: &Net,
+    net: RowNetwork<'_>,
     recipe: &Recipe,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(Collected, Skipped)> {
@@ -234,7 +229,7 @@ fn compute(
 
 /// Collects model inputs into batches and runs the network on each.
 struct Batches<'a> {
-    net: &'a Net,
+    net: RowNetwork<'a>,
     recipe: &'a Recipe,
     pending: Prepared,
     out: Collected,
@@ -264,12 +259,10 @@ impl Batches<'_> {
         let (width, height) = self.recipe.inputs.size(self.recipe.modality);
         let values = n * 3 * height * width;
         let x = Tensor::from_slice(&self.pending.input[..values], (n, 3, height, width), &Device::Cpu)?;
-        let x = x.transpose(0, 1)?.contiguous()?;
-        let border = self.net.run(&x, 0, self.recipe.frozen)?;
-        let pooled = self.net.pool(&self.net.run(&border, self.recipe.frozen, self.net.blocks())?)?;
-        self.out.pooled.extend(halves(&pooled)?);
+        let outputs = self.net.run(self.recipe, &x)?;
+        self.out.pooled.extend(halves(&outputs.pooled)?);
         if self.recipe.activations {
-            self.out.activations.extend(halves(&border.transpose(0, 1)?.contiguous()?)?);
+            self.out.activations.extend(halves(&outputs.border)?);
         }
         self.out.keys.extend(self.pending.keys.drain(..n));
         self.pending.input.drain(..values);
@@ -406,7 +399,8 @@ mod tests {
         let rows_with = |chunk_bytes: u64| {
             let cache = dir.path().join(chunk_bytes.to_string());
             let rows =
-                make_within(chunk_bytes, &dataset, &wanted, (&net, "fresh"), &recipe, &cache, &mut |_, _| {}).unwrap();
+                make_within(chunk_bytes, &dataset, &wanted, ((&net).into(), "fresh"), &recipe, &cache, &mut |_, _| {})
+                    .unwrap();
             let all: Vec<u32> = (0..rows.len() as u32).collect();
             let values = |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let pooled = values(rows.pooled(&all, &Device::Cpu).unwrap());

@@ -9,12 +9,14 @@
 
 mod chunk;
 mod make;
+mod network;
 
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 
 pub use make::{WantedRow, make};
+pub use network::RowNetwork;
 
 use self::chunk::Chunk;
 use super::dataset::{Dataset, Item, Kind};
