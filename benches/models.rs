@@ -5,6 +5,7 @@
 //! cargo bench --bench models                    batches of 1, 5 and 8, without peers
 //! cargo bench --bench models -- --by-turns      reads lines "NETWORK PRECISION BATCH RUNS", prints the best time, ms
 //! cargo bench --bench models -- --layers        the time of each layer, with its operations and bytes per second
+//! cargo bench --bench models -- --encoders      vision transformers and EfficientNet-Lite2 in turn, one picture each
 //! ```
 //!
 //! Weights are those of the parity test: the time of a dense forward pass does not depend on them.
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput};
-use touchline_compute::models::{Architecture, Network};
+use touchline_compute::models::{Architecture, Network, Tensors};
 use touchline_compute::nn::fused::{Arithmetic, Observed, Precision};
 
 /// The same number as in the peers' models. A classifier of a thousand classes would take a noticeable part of the
@@ -115,12 +116,116 @@ fn layers() {
     }
 }
 
+/// The size of a vision transformer.
+struct Transformer {
+    name: &'static str,
+    width: usize,
+    blocks: usize,
+    patch: usize,
+    side: usize,
+}
+
+/// Sizes that encoders are published in. CLIP, SigLIP, DINOv2 and the plain one of timm have the same blocks.
+const TRANSFORMERS: [Transformer; 5] = [
+    Transformer { name: "ViT-Ti/16, 224 x 224", width: 192, blocks: 12, patch: 16, side: 224 },
+    Transformer { name: "ViT-S/16, 224 x 224", width: 384, blocks: 12, patch: 16, side: 224 },
+    Transformer { name: "ViT-S/14, 224 x 224", width: 384, blocks: 12, patch: 14, side: 224 },
+    Transformer { name: "ViT-B/32, 224 x 224", width: 768, blocks: 12, patch: 32, side: 224 },
+    Transformer { name: "ViT-B/16, 224 x 224", width: 768, blocks: 12, patch: 16, side: 224 },
+];
+
+impl Transformer {
+    fn tokens(&self) -> usize {
+        1 + (self.side / self.patch).pow(2)
+    }
+
+    /// The values of all weights that are matrices.
+    fn weights(&self) -> usize {
+        self.width * (3 * self.patch.pow(2) + self.blocks * 12 * self.width)
+    }
+
+    /// Products of one picture.
+    fn products(&self) -> usize {
+        self.tokens() * (self.weights() + self.blocks * 2 * self.tokens() * self.width)
+    }
+
+    fn network(&self) -> Network {
+        let (width, inner) = (self.width, 4 * self.width);
+        let mut tensors = Tensors::new();
+        let mut put =
+            |name: String, shape: &[usize]| drop(tensors.insert(name.clone(), reference::parameter(&name, shape)));
+        put("cls_token".into(), &[1, 1, width]);
+        put("pos_embed".into(), &[1, self.tokens(), width]);
+        put("patch_embed.proj.weight".into(), &[width, 3, self.patch, self.patch]);
+        put("patch_embed.proj.bias".into(), &[width]);
+        let mut layer = |name: String, outputs: usize, inputs: usize| {
+            put(format!("{name}.weight"), &[outputs, inputs]);
+            put(format!("{name}.bias"), &[outputs]);
+        };
+        for block in 0..self.blocks {
+            layer(format!("blocks.{block}.attn.qkv"), 3 * width, width);
+            layer(format!("blocks.{block}.attn.proj"), width, width);
+            layer(format!("blocks.{block}.mlp.fc1"), inner, width);
+            layer(format!("blocks.{block}.mlp.fc2"), width, inner);
+        }
+        layer("head".into(), CLASSES, width);
+        let norms = (0..self.blocks).flat_map(|n| [format!("blocks.{n}.norm1"), format!("blocks.{n}.norm2")]);
+        for name in norms.chain(["norm".to_owned()]) {
+            put(format!("{name}.weight"), &[width]);
+            put(format!("{name}.bias"), &[width]);
+        }
+        Network::load(Architecture::Vit, &tensors, Some(CLASSES)).expect("all tensors are there")
+    }
+}
+
+/// Median of an odd number of values.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Runs the picture network of `compact` and the encoders in turn.
+fn encoders() {
+    const ROUNDS: usize = 15;
+    let lite2 = NETWORKS[2];
+    let mut networks: Vec<(String, Tensor, Network, Option<&Transformer>)> = [Precision::F32, Precision::Bf16]
+        .map(|p| {
+            (format!("EfficientNet-Lite2, 256 x 256, {}", p.name()), pictures(1, lite2.1), network(lite2, p), None)
+        })
+        .into();
+    networks.extend(TRANSFORMERS.iter().map(|t| (t.name.to_owned(), pictures(1, t.side), t.network(), Some(t))));
+    let mut times = vec![Vec::new(); networks.len()];
+    for _ in 0..ROUNDS {
+        for ((_, x, network, _), times) in networks.iter().zip(&mut times) {
+            // Not timed: after another network's run, the weights are no longer in the caches.
+            network.forward(x).expect("a forward pass");
+            let began = Instant::now();
+            black_box(network.forward(x).expect("a forward pass"));
+            times.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    println!("{:<36} {:>8} {:>8} {:>9} {:>9} {:>9}", "network", "ms", "ratio", "GFLOP", "GFLOP/s", "weights");
+    let first = times[0].clone();
+    for ((name, _, _, transformer), times) in networks.iter().zip(times) {
+        let ratio = median(times.iter().zip(&first).map(|(a, b)| a / b).collect());
+        let ms = median(times);
+        print!("{name:<36} {ms:>8.2} {ratio:>8.2}");
+        if let Some(t) = transformer {
+            let operations = 2.0 * t.products() as f64 / 1e9;
+            print!(" {operations:>9.2} {:>9.0} {:>6.0} MB", operations / ms * 1e3, t.weights() as f64 * 4e-6);
+        }
+        println!();
+    }
+}
+
 fn main() {
     let has_flag = |flag: &str| std::env::args().any(|arg| arg == flag);
     if has_flag("--by-turns") {
         by_turns();
     } else if has_flag("--layers") {
         layers();
+    } else if has_flag("--encoders") {
+        encoders();
     } else {
         alone();
     }
