@@ -179,6 +179,7 @@ fn encoder_learns_a_channel(dir: &Path, sources: &[Source]) {
     assert!(figures["channel"]["after"].as_f64().unwrap() > 0.8, "{figures}");
     let (empty, adapted) = (Pack::open(&dir.join("vit-pack")).unwrap(), Pack::open(&dir.join("vit-adapted")).unwrap());
     assert!(empty.known_from() > 0.9 && adapted.known_from() == 0.0, "only the adapted pack has answers");
+    assert!(empty.card.limits.contains("empty") && !adapted.card.limits.contains("empty"), "{}", adapted.card.limits);
     // What it has learned is now its own material.
     let out = run(dir, "adapt --from material/golf.csv --pack vit-adapted -o vit-twice").well();
     assert!(out.contains("pack's own material"), "{out}");

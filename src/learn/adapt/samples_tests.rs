@@ -119,7 +119,7 @@ fn a_loss_on_the_channel_or_on_replay_is_worse() {
         AdaptReport {
             classes: Vec::new(),
             channel: change(channel),
-            replay: change(replay),
+            replay: Some(change(replay)),
             share: 1.0,
             written: false,
         }

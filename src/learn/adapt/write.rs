@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::samples::Classifier;
 use super::{AdaptConfig, AdaptReport, replay};
+use touchline_compute::models::foundation::EMPTY_CLASSIFIER;
 use touchline_compute::models::pack::{FusionEntry, MANIFEST, Manifest, Pack};
 use touchline_compute::models::{Tensors, save_f16};
 use touchline_core::error::{Error, Result};
@@ -61,6 +62,7 @@ pub(super) fn write(
     if is_empty {
         // The pack answered unknown until it had a classifier.
         adapted.unknown = None;
+        adapted.card.limits = adapted.card.limits.replace(EMPTY_CLASSIFIER, "").trim().to_owned();
     }
     if let Some(name) = &config.name {
         adapted.name.clone_from(name);

@@ -209,6 +209,10 @@ impl Foundation {
 /// Advice for an encoder without a classifier for the classes.
 pub(super) const NO_HEAD: &str = "give --new-classifier, and then fit the classifier to labelled recordings with `touchline adapt`; or bring a model with a classifier";
 
+/// A limit of packs with an empty classifier, in the card.
+pub const EMPTY_CLASSIFIER: &str =
+    "The classifier is empty, so every answer is unknown until `touchline adapt` has fitted it.";
+
 /// How the card describes an empty classifier.
 pub(super) const NEW_CLASSIFIER: &str = "with an empty classifier";
 
@@ -218,8 +222,7 @@ const NEVER_REACHED: f32 = 0.99;
 /// Makes every answer of a pack with an empty classifier unknown.
 pub(super) fn leave_unknown(manifest: &mut Manifest) {
     manifest.unknown = Some(Unknown { below: NEVER_REACHED, precision: 0.0, coverage: 0.0 });
-    let limit = "The classifier is empty, so every answer is unknown until `touchline adapt` has fitted it.";
-    manifest.card.limits = format!("{} {limit}", manifest.card.limits);
+    manifest.card.limits = format!("{} {EMPTY_CLASSIFIER}", manifest.card.limits);
 }
 
 /// Puts a classifier of zeros in the place of any other.
