@@ -1,5 +1,6 @@
 //! Datasets, training, evaluation, packs and reports, through the program and the library.
 
+mod adapt_encoder;
 #[path = "../common/mod.rs"]
 mod common;
 mod dataset;

@@ -3,13 +3,12 @@
 
 use std::path::Path;
 
-use crate::common::reference::{parameter, parameters};
 use crate::common::training::{
     CLASSES, Source, clip_name, first_weights, log_lines, make_clips, make_stills, mixed, run, sources, write_csv,
 };
 use candle_core::Device;
 use touchline_compute::models::pack::Pack;
-use touchline_compute::models::{Architecture, read_weights};
+use touchline_compute::models::read_weights;
 use touchline_core::labels::Modality;
 use touchline_learn::evaluate::result::{Evaluation, Level, LevelReport, Predictor};
 use touchline_learn::record::{Collection, TensorSummary};
@@ -81,7 +80,6 @@ fn learnable_material_gives_full_accuracy_and_shuffled_labels_do_not() {
     pack_labels_test_recordings(dir, &sources);
     pack_keeps_models_that_were_not_trained(dir);
     pack_adapts_to_a_channel(dir, &sources);
-    encoder_learns_a_channel(dir, &sources);
 
     let guessed = chain(dir, "shuffled.csv", "shuffled");
     let fusion = report(&guessed, Level::Video, Predictor::Table);
@@ -145,44 +143,6 @@ fn pack_adapts_to_a_channel(dir: &Path, sources: &[Source]) {
     write("typo.csv", &|i| if sources[i].0 == 2 { "tenis" } else { CLASSES[sources[i].0] });
     run(dir, "adapt --from material/typo.csv --pack true-pack -o refused").refused(6, &["did you mean \"tennis\"?"]);
     run(dir, "adapt --from material/channel.csv --pack true-pack -o true-pack").refused(2, &["another directory"]);
-}
-
-/// An encoder gets its classifier from recordings of all its classes.
-fn encoder_learns_a_channel(dir: &Path, sources: &[Source]) {
-    let model = dir.join("vit");
-    std::fs::create_dir(&model).unwrap();
-    let tensors = parameters(Architecture::Vit, CLASSES.len(), parameter);
-    candle_core::safetensors::save(&tensors, model.join("model.safetensors")).unwrap();
-    let preprocessing = serde_json::json!({
-        "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "input_size": [3, 64, 64], "interpolation": "bicubic"
-    });
-    let config = serde_json::json!({ "architecture": "vit_small_patch16_64", "pretrained_cfg": preprocessing });
-    std::fs::write(model.join("config.json"), config.to_string()).unwrap();
-    let classes = CLASSES.join(",");
-    run(
-        dir,
-        &format!("pack import --from timm vit/model.safetensors --classes {classes} --new-classifier -o vit-pack"),
-    )
-    .well();
-
-    let golf = sources.iter().find(|source| CLASSES[source.0] == "golf").unwrap();
-    let row = format!("path,class,source\n{0},golf,{0}\n", clip_name(*golf));
-    std::fs::write(dir.join("material/golf.csv"), row).unwrap();
-    run(dir, "adapt --from material/golf.csv --pack vit-pack -o refused")
-        .refused(6, &["nothing of \"chess\"", "can only learn all its classes at once"]);
-    assert!(!dir.join("refused/pack.toml").exists());
-
-    let out = run(dir, "adapt --from material/channel.csv --pack vit-pack -o vit-adapted --json vit.json").well();
-    assert!(out.contains("golf") && !out.contains("pack's own material"), "{out}");
-    let figures: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(dir.join("vit.json")).unwrap()).unwrap();
-    assert!(figures["channel"]["after"].as_f64().unwrap() > 0.8, "{figures}");
-    let (empty, adapted) = (Pack::open(&dir.join("vit-pack")).unwrap(), Pack::open(&dir.join("vit-adapted")).unwrap());
-    assert!(empty.known_from() > 0.9 && adapted.known_from() == 0.0, "only the adapted pack has answers");
-    assert!(empty.card.limits.contains("empty") && !adapted.card.limits.contains("empty"), "{}", adapted.card.limits);
-    // What it has learned is now its own material.
-    let out = run(dir, "adapt --from material/golf.csv --pack vit-adapted -o vit-twice").well();
-    assert!(out.contains("pack's own material"), "{out}");
 }
 
 /// Checks log, weights, tensors and report of a run of all modalities.

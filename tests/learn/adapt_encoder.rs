@@ -1,0 +1,48 @@
+//! `touchline adapt` on an imported encoder, which has a frozen network and no classifier.
+
+use crate::common::reference::{parameter, parameters};
+use crate::common::training::{CLASSES, make_clips, run, sources, write_csv};
+use touchline_compute::models::Architecture;
+use touchline_compute::models::pack::Pack;
+
+#[test]
+fn an_encoder_gets_its_classifier_from_recordings_of_all_its_classes() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let material = dir.join("material");
+    let all = sources(3);
+    make_clips(&material, &all);
+    write_csv(&material.join("channel.csv"), &all, |i| all[i].0);
+    let golf: Vec<_> = all.iter().copied().filter(|source| CLASSES[source.0] == "golf").collect();
+    write_csv(&material.join("golf.csv"), &golf, |i| golf[i].0);
+
+    let tensors = parameters(Architecture::Vit, CLASSES.len(), parameter);
+    candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
+    let preprocessing = serde_json::json!({
+        "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "input_size": [3, 64, 64], "interpolation": "bicubic"
+    });
+    let config = serde_json::json!({ "architecture": "vit_small_patch16_64", "pretrained_cfg": preprocessing });
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let classes = CLASSES.join(",");
+    run(dir, &format!("pack import --from timm model.safetensors --classes {classes} --new-classifier -o empty"))
+        .well();
+
+    run(dir, "adapt --from material/golf.csv --pack empty -o refused")
+        .refused(6, &["nothing of \"chess\"", "can only learn all its classes at once"]);
+    assert!(!dir.join("refused/pack.toml").exists());
+
+    let out = run(dir, "adapt --from material/channel.csv --pack empty -o adapted --json figures.json").well();
+    assert!(out.contains("golf") && !out.contains("pack's own material"), "{out}");
+    let figures: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(dir.join("figures.json")).unwrap()).unwrap();
+    // The classes differ in colour, which an untrained encoder sees too. Chance is a third.
+    assert!(figures["channel"]["after"].as_f64().unwrap() > 0.8, "{figures}");
+    assert!(figures["channel"]["before"].as_f64().unwrap() < 0.4, "{figures}");
+    let (empty, adapted) = (Pack::open(&dir.join("empty")).unwrap(), Pack::open(&dir.join("adapted")).unwrap());
+    assert!(empty.known_from() > 0.9 && adapted.known_from() == 0.0, "only the adapted pack has answers");
+    assert!(empty.card.limits.contains("empty") && !adapted.card.limits.contains("empty"), "{}", adapted.card.limits);
+
+    // What it has learned is now its own material, so one class is enough.
+    let out = run(dir, "adapt --from material/golf.csv --pack adapted -o twice").well();
+    assert!(out.contains("pack's own material"), "{out}");
+}
