@@ -12,6 +12,7 @@ use super::foundation::{NEW_CLASSIFIER, NO_HEAD, empty_head, head, leave_unknown
 use super::import::{Import, Imported};
 use super::{Architecture, Network, Tensors, encoder};
 use crate::features::params::{Filter, Fit, PictureParams};
+use crate::nn::Padding;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassSet, Modality};
 
@@ -24,6 +25,9 @@ const SIZES: [&str; 4] = ["vit_tiny_patch", "vit_small_patch", "vit_base_patch",
 
 /// Advice for a network that is no encoder and has no classifier for the classes.
 const NO_CLASSES: &str = "`touchline train --init` gives such a network other classes";
+
+/// Networks halve a side five times. It is even each time if it is a multiple of this.
+const EVEN: usize = 32;
 
 /// An import of a network of `timm` to run.
 #[derive(Clone, Debug)]
@@ -150,7 +154,11 @@ impl Timm {
         let advice = "give the model.safetensors and the config.json of one model";
         let failed = |cause: String| Error::data(&self.file, cause, advice);
         let network = Network::load(architecture, tensors, Some(classes)).map_err(|e| failed(e.to_string()))?;
-        let [_, height, width] = *input_size;
+        let [_, mut height, mut width] = *input_size;
+        if architecture.padding() == Padding::Same {
+            // TensorFlow pads odd sides in another way than even ones, and the network here pads as for even sides.
+            (height, width) = (height / EVEN * EVEN, width / EVEN * EVEN);
+        }
         if let Some(side) = network.side().filter(|side| (height, width) != (*side, *side)) {
             return Err(failed(format!(
                 "config.json states {width} x {height} pixels, the weights are for {side} x {side}"
