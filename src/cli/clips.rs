@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use touchline_core::error::{Error, Result};
+use touchline_core::labels::ClassSet;
 use touchline_core::redact;
-use touchline_core::segment::{Segment, SegmentKind};
+use touchline_core::segment::{Segment, SegmentKind, SegmentedStream};
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
 use touchline_media::gst::clips::{ClipError, ClipRequest, cut_recording};
 use touchline_serve::clips::{self, ClipReason, ClipStore, ClipSubject, DecisionRecord};
-use touchline_serve::publish::record_reader;
 
 #[derive(Debug, Args)]
 pub struct ClipArgs {
@@ -45,21 +45,23 @@ impl ClipCutter {
         Ok(Some(Self { dir: dir.clone(), pre_roll_ns, post_roll_ns, names: BTreeSet::new() }))
     }
 
-    /// Cuts the segments of the recording at `path`. Returns the number of clips.
+    /// Cuts the segments of the recording at `path`, with the records of its seconds. Returns the number of clips.
     ///
     /// # Errors
     /// [`Error::Output`] if a clip cannot be written, [`Error::Source`] if the media cannot be read.
-    pub fn cut(&mut self, path: &Path, records: &[DecisionRecord]) -> Result<usize> {
-        let lines: Vec<&str> = records.iter().map(|record| record.json.as_str()).collect();
-        let file = record_reader::read(lines.join("\n").as_bytes())
-            .map_err(|e| Error::Internal(format!("the records cannot be read back: {e}")))?;
-        let segments: Vec<(Segment, &str)> = file
-            .streams
-            .values()
-            .flat_map(|stream| stream.segments(|_| true))
+    pub fn cut(
+        &mut self,
+        path: &Path,
+        decided: &SegmentedStream,
+        classes: &ClassSet,
+        records: &[DecisionRecord],
+    ) -> Result<usize> {
+        let segments: Vec<(Segment, &str)> = decided
+            .segments(|_| true)
+            .into_iter()
             .filter_map(|segment| {
                 let SegmentKind::Class(class) = segment.kind else { return None };
-                Some((segment, file.classes[class.index()].as_str()))
+                Some((segment, classes.name(class)))
             })
             .collect();
         if segments.is_empty() {
@@ -103,6 +105,8 @@ impl ClipCutter {
                 to: Pts::from_second(segment.last + 1),
                 strongest: segment.peak_index.unwrap_or(segment.first),
                 wall: None,
+                missing: Vec::new(),
+                wav: false,
             };
             clips::complete(&self.dir, &request.name, &subject, files, records).map_err(|e| self.unwritable(&e))?;
             count += 1;

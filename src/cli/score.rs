@@ -18,9 +18,11 @@ use touchline_compute::models::pack::Pack;
 use touchline_core::cause::Cause;
 use touchline_core::clip::{ClipOutput, ClipSecond, PlanSelector};
 use touchline_core::clock::{Clock, SystemClock};
+use touchline_core::decision::WindowEstimate;
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, Pace};
 use touchline_core::labels::ClassSet;
+use touchline_core::segment::Segmenter;
 use touchline_core::tier::SharedTier;
 use touchline_core::vote::{VideoVote, VoteConfig, Voter};
 use touchline_media::Open;
@@ -307,7 +309,7 @@ impl Scorer {
         let recorder = Recorder::new(&name, self.classes.clone(), Pace::File);
         let mut voter = Voter::new(self.vote, self.classes.len());
         let mut video = VideoVote::new(self.classes.len());
-        let mut decisions = Vec::new();
+        let (mut decisions, mut segmenter) = (Vec::new(), Segmenter::default());
         loop {
             let decided =
                 self.workers.decided.recv().map_err(|_| Error::Internal("the inference thread ended".into()))?;
@@ -324,6 +326,9 @@ impl Scorer {
                     let records = recorder.published(&published);
                     self.write(&records)?;
                     if self.clips.is_some() {
+                        let WindowEstimate { seconds, gaps, .. } = published.estimate;
+                        segmenter.push(published.recorded(), seconds + gaps);
+                        published.events.iter().for_each(|event| segmenter.event(event));
                         decisions.extend(records.into_iter().map(|json| DecisionRecord { run, index, json }));
                     }
                 }
@@ -353,7 +358,8 @@ impl Scorer {
                         None => FileState::Whole,
                     };
                     if let Some(clips) = &mut self.clips {
-                        clips.cut(path, &decisions)?;
+                        events.iter().for_each(|event| segmenter.event(event));
+                        clips.cut(path, &segmenter.finish(), &self.classes, &decisions)?;
                     }
                     return Ok(Labelled { label, guess, seconds: video.seconds(), gaps: video.gaps(), state });
                 }

@@ -1,9 +1,7 @@
 //! The publisher's state of one stream: its vote, its events and its news for the hub.
 
-use std::sync::Arc;
-
 use crate::publish::hub::StreamHandle;
-use crate::publish::record::{Published, StreamState};
+use crate::publish::record::{OutputRecord, Published, StreamState};
 use touchline_core::clip::ClipOutput;
 use touchline_core::decision::{Event, SecondOutcome, WindowEstimate};
 use touchline_core::item::End;
@@ -38,7 +36,7 @@ impl LiveStream {
     }
 
     /// Ends the stream now, although its source has not ended.
-    pub fn cut(&mut self, records: &mut Vec<Arc<str>>) -> Option<StreamState> {
+    pub fn cut(&mut self, records: &mut Vec<OutputRecord>) -> Option<StreamState> {
         self.news(ClipOutput::Ended(End::Finished), records)
     }
 
@@ -62,7 +60,7 @@ impl LiveStream {
     }
 
     /// Passes news to the hub and appends the records for other outputs. Returns the new state, if it changed.
-    pub fn news(&mut self, news: ClipOutput, records: &mut Vec<Arc<str>>) -> Option<StreamState> {
+    pub fn news(&mut self, news: ClipOutput, records: &mut Vec<OutputRecord>) -> Option<StreamState> {
         match news {
             ClipOutput::Opened(tracks) => {
                 records.extend(self.handle.set_tracks(tracks));
@@ -100,7 +98,7 @@ impl LiveStream {
         }
     }
 
-    fn change(&self, state: StreamState, records: &mut Vec<Arc<str>>) -> Option<StreamState> {
+    fn change(&self, state: StreamState, records: &mut Vec<OutputRecord>) -> Option<StreamState> {
         let record = self.handle.set_state(state.clone())?;
         records.push(record);
         Some(state)

@@ -170,3 +170,65 @@ fn events_of_live_streams_are_cut_from_the_original_media() {
         std::fs::read_dir(record.join("clips")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert!({ left }.all(|file| !file.ends_with(".part")));
 }
+
+#[test]
+fn a_killed_program_completes_its_open_clips_and_leaves_out_streams_on_request() {
+    let _alone = crate::common::alone();
+    let fixtures = Fixtures::new();
+    let server = RtspServer::start(Media::Test { video: true, audio: true });
+    let record = fixtures.path().join("media");
+    let text = format!(
+        "rtsp_transport = \"tcp\"\n[vote]\nwindow = 2\nonset = 0.01\noffset = 0.005\n[record]\ndir = {record:?}\npre_roll_s = 1\npost_roll_s = 50\n\
+         ring_s = 60\nwav = true\n[[stream]]\nid = \"court\"\nuri = \"{0}\"\n[[stream]]\nid = \"off\"\nuri = \"{0}\"\nrecord = false\n",
+        server.url()
+    );
+    let config = fixtures.write("touchline.toml", text.as_bytes());
+    let arguments = ["--config".to_owned(), config.to_str().unwrap().to_owned()];
+    let mut live = Live::start_with(fixtures.path(), "127.0.0.1", &arguments);
+    let open = || -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(record.join("clips")).into_iter().flatten().filter_map(Result::ok);
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "open")).collect()
+    };
+    let is_begun = |path: &PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.lines().count() >= 5);
+    until_some("open clips", || (!open().is_empty() && open().iter().all(is_begun)).then_some(()));
+    live.wait(|records| crate::common::live::seconds(records, "off").count() > 0);
+    // SIGKILL.
+    drop(live);
+    let left = open();
+    assert!(!left.is_empty());
+    let live = Live::start_with(fixtures.path(), "127.0.0.1", &arguments);
+    wait_until_ready(&live.address);
+    let clips = listed(&live.address);
+    assert_eq!(clips.len(), left.len(), "{clips:?}");
+    let mut with_event = 0;
+    for clip in &clips {
+        assert_eq!((&clip["stream"], &clip["missing"][0]["reason"]), (&"court".into(), &"killed".into()), "{clip}");
+        let media = &clip["media"][0];
+        let path = record.join("clips").join(media["file"].as_str().unwrap());
+        assert_eq!(probe(&path, "stream=codec_name").split_whitespace().collect::<Vec<_>>(), ["h264", "aac"]);
+        let (id, wav) = (clip["id"].as_str().unwrap(), media["wav"].as_str().unwrap());
+        let (status, _, sound) = download(&live.address, &format!("/api/v1/clips/{id}/{wav}"), "bytes=0-");
+        assert_eq!((status, &sound[..4]), (206, &b"RIFF"[..]));
+        let detail = ask(&live.address, "GET", &format!("/api/v1/clips/{id}"), None, &[]).body;
+        with_event += u32::from(detail["records"].as_array().unwrap().iter().any(|record| record["type"] == "event"));
+    }
+    assert!(with_event > 0, "{clips:?}");
+    assert!(left.iter().all(|path| !path.exists()));
+    let names: Vec<String> = std::fs::read_dir(record.join("ring"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(names, ["court.stream"], "the other stream is not recorded");
+    // A page with one clip of each.
+    let mut found = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = ask(&live.address, "GET", &format!("/api/v1/clips?limit=1{after}"), None, &[]).body;
+        found.extend(page["clips"].as_array().unwrap().iter().cloned());
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(found, clips);
+    assert_eq!(ask(&live.address, "GET", "/api/v1/clips?limit=0", None, &[]).status, 422);
+    assert_eq!(live.stop(), 0);
+}

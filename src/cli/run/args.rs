@@ -12,7 +12,9 @@ use crate::cli::Compute;
 use crate::cli::signal::SignalArgs;
 use crate::cli::vote::VoteArgs;
 use touchline_media::options::{Isolation, TierChoice, VariantChoice};
-use touchline_serve::config::{BatchMax, BatchWaitMs, LatencyMs, MaxHeight, MaxStreams, RecordKind, RtspTransport};
+use touchline_serve::config::{
+    BatchMax, BatchWaitMs, ClipKind, LatencyMs, MaxHeight, MaxStreams, RecordKind, RtspTransport,
+};
 
 #[derive(Clone, Debug, Args, Serialize)]
 #[command(
@@ -161,6 +163,12 @@ struct RecordArgs {
     /// The oldest clips are removed beyond this size of all, 10 to 100000000 [default: 20000].
     #[arg(long = "record-keep-mb", value_name = "MB")]
     keep_mb: Option<u32>,
+    /// What clips are cut, with commas between: event, each event; segment, all the time a class is on air [default: event].
+    #[arg(long = "record-clips", value_name = "LIST", value_delimiter = ',', value_parser = named::<ClipKind>(&ClipKind::NAMES))]
+    clips: Option<Vec<ClipKind>>,
+    /// Write the sound of each clip as a WAV file too.
+    #[arg(long = "record-wav", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    wav: Option<bool>,
 }
 
 #[derive(Clone, Debug, Args, Serialize)]

@@ -406,7 +406,8 @@ impl GstOpener {
         let clock = self.clock.clone();
         let graph =
             graph::Graph::new(&pipeline, [video, audio], outlet.clone(), o.counters.clone(), is_synced, map, clock);
-        let ring = o.record.as_ref().and_then(|ring| RingTap::start(ring, &o.id, self.clock.clone()));
+        let ring =
+            o.record.as_ref().and_then(|ring| RingTap::start(ring, &o.id, self.clock.clone(), o.counters.clone()));
         element_setup::connect(&pipeline, &graph, pace, o.selection.as_ref(), ring);
         sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
         if o.guard.is_some() || proxy.is_some() || is_fed {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use touchline_core::item::Discontinuity;
 use touchline_core::time::{NANOS_PER_SECOND, Pts, RunId};
 use touchline_media::gst::clips::{self, ClipError, ClipFile};
 
@@ -29,6 +30,55 @@ pub enum ClipReason {
     Event,
     /// A request over the API.
     Request,
+}
+
+/// Why a part of a clip has no media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MissingReason {
+    /// The source was opened again.
+    Reconnect,
+    /// PTS jumped forward.
+    JumpForward,
+    /// PTS jumped back.
+    JumpBack,
+    /// A track was added.
+    Tracks,
+    /// The playlist has an `EXT-X-DISCONTINUITY`.
+    Playlist,
+    /// The stream had not begun, or had ended.
+    StreamEnd,
+    /// The stream was paused or removed.
+    Stopped,
+    /// The program ended.
+    ProgramEnd,
+    /// The program was killed.
+    Killed,
+    /// The ring no longer had it, or could not be written.
+    Ring,
+}
+
+impl From<Discontinuity> for MissingReason {
+    fn from(cause: Discontinuity) -> Self {
+        match cause {
+            Discontinuity::Reconnect => MissingReason::Reconnect,
+            Discontinuity::JumpForward => MissingReason::JumpForward,
+            Discontinuity::JumpBack => MissingReason::JumpBack,
+            Discontinuity::Tracks => MissingReason::Tracks,
+            Discontinuity::Playlist => MissingReason::Playlist,
+        }
+    }
+}
+
+/// A part of the wanted time that has no media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MissingSpan {
+    /// Why.
+    pub reason: MissingReason,
+    /// Its start, PTS in nanoseconds.
+    pub from_pts_ns: Pts,
+    /// Its end.
+    pub to_pts_ns: Pts,
 }
 
 /// The sidecar of a clip: what is in its files, and what was decided about its time.
@@ -54,6 +104,9 @@ pub struct Sidecar {
     pub to_pts_ns: Pts,
     /// Media files in order. Another file begins where the format changes.
     pub media: Vec<ClipMedia>,
+    /// Parts of the wanted time, pre- and post-roll included, that have no media.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingSpan>,
     /// The poster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poster: Option<Poster>,
@@ -82,12 +135,15 @@ pub struct ClipMedia {
     /// Coding of the sound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audio: Option<String>,
+    /// File with its sound alone: WAV, 16 bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wav: Option<String>,
 }
 
 impl From<ClipFile> for ClipMedia {
     fn from(file: ClipFile) -> Self {
         let ClipFile { file, bytes, begin, end, video, audio } = file;
-        Self { file, bytes, begin_pts_ns: begin, end_pts_ns: end, began_unix_ns: None, video, audio }
+        Self { file, bytes, begin_pts_ns: begin, end_pts_ns: end, began_unix_ns: None, video, audio, wav: None }
     }
 }
 
@@ -101,7 +157,7 @@ pub struct Poster {
 }
 
 /// The record of a second or of an event.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DecisionRecord {
     /// The run.
     pub run: RunId,
@@ -159,12 +215,17 @@ pub struct ClipSubject<'a> {
     pub strongest: u64,
     /// Wall time of a PTS, nanoseconds since 1970-01-01 UTC.
     pub wall: Option<(Pts, i64)>,
+    /// Parts of the wanted time that have no media.
+    pub missing: Vec<MissingSpan>,
+    /// Whether its sound is also written as a WAV file.
+    pub wav: bool,
 }
 
-/// Completes a clip whose media are cut: makes the poster and writes the sidecar.
+/// Completes a clip whose media are cut: makes the poster and the WAV files, and writes the sidecar.
 ///
 /// # Errors
-/// If the sidecar cannot be written. A poster that cannot be made is logged and left out: the media are whole.
+/// If the sidecar cannot be written. Then no file of the clip stays. A poster or a WAV file that cannot be made is logged and left out:
+/// the media are whole.
 pub fn complete(
     dir: &Path,
     name: &str,
@@ -174,8 +235,11 @@ pub fn complete(
 ) -> std::io::Result<Sidecar> {
     let poster = poster(dir, name, subject.strongest, &files);
     let mut media: Vec<ClipMedia> = files.into_iter().map(ClipMedia::from).collect();
-    for file in &mut media {
-        let Some((pts, unix_ns)) = subject.wall else { break };
+    for (i, file) in media.iter_mut().enumerate() {
+        if subject.wav && file.audio.is_some() {
+            file.wav = wav(dir, name, i, &file.file);
+        }
+        let Some((pts, unix_ns)) = subject.wall else { continue };
         let since_ns = i128::from(file.begin_pts_ns.0) - i128::from(pts.0);
         file.began_unix_ns = i64::try_from(i128::from(unix_ns) + since_ns).ok();
     }
@@ -196,13 +260,38 @@ pub fn complete(
         from_pts_ns: subject.from,
         to_pts_ns: subject.to,
         media,
+        missing: subject.missing.clone(),
         poster,
         records: records.collect(),
     };
     let mut json = serde_json::to_vec_pretty(&sidecar)?;
     json.push(b'\n');
-    clips::write_whole(dir, &format!("{name}.json"), &json)?;
-    Ok(sidecar)
+    let written = clips::write_whole(dir, &format!("{name}.json"), &json);
+    if written.is_err() {
+        // They may be gone already.
+        sidecar.files().for_each(|file| drop(std::fs::remove_file(dir.join(file))));
+    }
+    written.map(|()| sidecar)
+}
+
+impl Sidecar {
+    /// The names of its files but for the sidecar itself.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let media = self.media.iter().flat_map(|media| [Some(media.file.as_str()), media.wav.as_deref()]);
+        media.chain([self.poster.as_ref().map(|poster| poster.file.as_str())]).flatten()
+    }
+}
+
+/// Writes the sound of a media file.
+fn wav(dir: &Path, name: &str, place: usize, media: &str) -> Option<String> {
+    let file = if place == 0 { format!("{name}.wav") } else { format!("{name}-{}.wav", place + 1) };
+    match clips::wav(dir, media, &file) {
+        Ok(_) => Some(file),
+        Err(cause) => {
+            tracing::warn!("clip {name}: no WAV file: {cause}; the clip itself is whole");
+            None
+        }
+    }
 }
 
 /// Writes the picture in the middle of the second `strongest`.
@@ -277,6 +366,8 @@ mod tests {
             to: Pts::from_second(5),
             strongest: 4,
             wall: Some((Pts::from_second(3), 1_700_000_000_000_000_000)),
+            missing: Vec::new(),
+            wav: false,
         };
         complete(dir.path(), "a", &subject, vec![file], &records).unwrap();
         let text = std::fs::read_to_string(dir.path().join("a.json")).unwrap();

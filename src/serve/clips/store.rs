@@ -92,9 +92,7 @@ impl ClipStore {
 
     /// All files of a clip, the sidecar first.
     pub fn files(&self, sidecar: &Sidecar) -> Vec<PathBuf> {
-        let media = sidecar.media.iter().map(|media| media.file.as_str());
-        let poster = sidecar.poster.iter().map(|poster| poster.file.as_str());
-        let files = media.chain(poster).filter_map(|file| self.path(file));
+        let files = sidecar.files().filter_map(|file| self.path(file));
         [self.dir.join(format!("{}.json", sidecar.id))].into_iter().chain(files).collect()
     }
 

@@ -37,7 +37,7 @@ pub use layers::{Entry, Layer, Problem, ValueOrigin, default_layer, environment,
 pub use raw::{
     AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, SINK_KEYS, STREAM_KEYS, StreamFile, VoteFile, defaults, schema,
 };
-pub use record::{RecordFile, RecordSettings};
+pub use record::{ClipKind, RecordFile, RecordSettings};
 pub use secret::{Secret, SecretSource, read_pem};
 pub use settings::{Fixed, SettingSources, Settings, Stream, TlsFile, refused, settle};
 pub use signal::SignalFile;
@@ -81,6 +81,9 @@ pub struct StreamSettings {
     pub enabled: bool,
     /// Keep trying when the first attempt fails; `None`: as set for the run.
     pub retry: Option<bool>,
+    /// Whether its media are recorded, if the program records.
+    #[serde(default = "yes")]
+    pub record: bool,
     /// Overrides the vote of the run.
     pub vote: VoteFile,
 }
@@ -100,7 +103,7 @@ impl StreamSettings {
             || self.rtsp_transport != other.rtsp_transport
             || (self.kind, &self.hls) != (other.kind, &other.hls)
             || (self.isolation, self.tier) != (other.isolation, other.tier)
-            || self.retry != other.retry
+            || (self.retry, self.record) != (other.retry, other.record)
     }
 }
 
@@ -171,9 +174,14 @@ impl StreamFile {
             label: self.label,
             enabled: self.enabled.unwrap_or(true),
             retry: self.retry,
+            record: self.record.unwrap_or(true),
             vote: self.vote,
         }
     }
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Checks the form of a stream's id.

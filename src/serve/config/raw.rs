@@ -215,6 +215,8 @@ pub struct StreamFile {
     pub enabled: Option<bool>,
     /// Keep trying when the first attempt fails.
     pub retry: Option<bool>,
+    /// False: its media are not recorded, also where the program has `[record]`.
+    pub record: Option<bool>,
     /// Overrides the vote of the run.
     #[serde(default)]
     pub vote: VoteFile,

@@ -5,6 +5,21 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// What clips are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClipKind {
+    /// An event, with pre- and post-roll.
+    Event,
+    /// A segment: all the time a class was on air.
+    Segment,
+}
+
+impl ClipKind {
+    /// The names, in the order of the variants.
+    pub const NAMES: [&str; 2] = ["event", "segment"];
+}
+
 /// `[record]`
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -29,6 +44,10 @@ pub struct RecordFile {
     /// The oldest clips are removed beyond this size of all, MB.
     #[schemars(range(min = 10, max = 100_000_000))]
     pub keep_mb: Option<u32>,
+    /// What clips are cut: each event, each segment; by default events.
+    pub clips: Option<Vec<ClipKind>>,
+    /// Whether each clip also has its sound as a WAV file; by default not.
+    pub wav: Option<bool>,
 }
 
 /// The settings of recording, valid.
@@ -48,6 +67,10 @@ pub struct RecordSettings {
     pub keep_s: u64,
     /// Size of all clips.
     pub keep_bytes: u64,
+    /// What clips are cut.
+    pub clips: Vec<ClipKind>,
+    /// Whether clips have their sound as a WAV file.
+    pub wav: bool,
 }
 
 const MEGABYTE: u64 = 1_000_000;
@@ -63,6 +86,8 @@ impl RecordFile {
             post_roll_s: Some(20),
             keep_days: Some(30),
             keep_mb: Some(20_000),
+            clips: Some(vec![ClipKind::Event]),
+            wav: Some(false),
         }
     }
 
@@ -99,6 +124,8 @@ impl RecordFile {
             post_roll_s,
             keep_s: keep_days * 86_400,
             keep_bytes: keep_mb * MEGABYTE,
+            clips: self.clips.or(defaults.clips).unwrap_or_default(),
+            wav: self.wav.unwrap_or_default(),
         }))
     }
 }

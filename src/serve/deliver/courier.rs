@@ -65,6 +65,15 @@ pub(super) struct Delivered {
     pub failure: Option<Failure>,
 }
 
+/// What all sinks of a program share.
+#[derive(Clone)]
+pub(super) struct Place {
+    /// Name of the program.
+    pub instance: Arc<str>,
+    /// Environment variables with the secrets of all sinks.
+    pub secret_variables: Arc<[String]>,
+}
+
 /// A connection to a receiver.
 pub(super) enum Transport {
     Webhook(Box<Webhook>),
@@ -78,10 +87,13 @@ impl Transport {
     ///
     /// # Errors
     /// Cause and advice.
-    pub fn open(settings: &SinkSettings, instance: &Arc<str>, clock: &Arc<dyn Clock>) -> Result<Self, String> {
+    pub fn open(settings: &SinkSettings, place: &Place, clock: &Arc<dyn Clock>) -> Result<Self, String> {
+        let instance = &place.instance;
         Ok(match &settings.receiver {
             Receiver::Webhook { url } => Self::Webhook(Box::new(Webhook::open(url, settings, clock.clone())?)),
-            Receiver::Exec { command } => Self::Exec(Exec::new(command.clone(), settings.timeout)),
+            Receiver::Exec { command } => {
+                Self::Exec(Exec::new(command.clone(), settings.timeout, place.secret_variables.clone()))
+            }
             Receiver::Mqtt { url, mqtt } => Self::Mqtt(Box::new(Mqtt::open(url, mqtt, settings, instance)?)),
             Receiver::Nats { url, nats } => Self::Nats(Box::new(Nats::open(url, nats, settings, instance)?)),
         })
@@ -90,7 +102,7 @@ impl Transport {
 
 pub(super) struct Courier {
     settings: SinkSettings,
-    instance: Arc<str>,
+    place: Place,
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
     transport: Transport,
@@ -102,13 +114,13 @@ pub(super) struct Courier {
 impl Courier {
     pub const fn new(
         settings: SinkSettings,
-        instance: Arc<str>,
+        place: Place,
         shared: Arc<Shared>,
         clock: Arc<dyn Clock>,
         transport: Transport,
         dead_letters: DeadLetters,
     ) -> Self {
-        Self { settings, instance, shared, clock, transport, dead_letters, failures: 0 }
+        Self { settings, place, shared, clock, transport, dead_letters, failures: 0 }
     }
 
     /// Delivers until the sink closes, and then for a short while.
@@ -182,7 +194,7 @@ impl Courier {
         let mut batch = Vec::with_capacity(records.len());
         for record in records {
             let number = record.number;
-            match Envelope::new(record, &self.instance, spool.id()) {
+            match Envelope::new(record, &self.place.instance, spool.id()) {
                 Ok(envelope) => batch.push(envelope),
                 // Only this program writes records, and they are JSON: the disk has changed one. It blocks no other.
                 Err(_) if batch.is_empty() => {
@@ -253,7 +265,7 @@ impl Courier {
 
     /// Reads secrets and certificates again.
     fn reload(&mut self) {
-        match Transport::open(&self.settings, &self.instance, &self.clock) {
+        match Transport::open(&self.settings, &self.place, &self.clock) {
             Ok(transport) => self.transport = transport,
             Err(e) => tracing::error!("sink {}: {e}; the previous ones stay in use", self.settings.name),
         }

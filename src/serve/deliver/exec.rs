@@ -4,6 +4,7 @@
 //! limit, which kills the process, the record is delivered again.
 
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -20,12 +21,14 @@ const REFUSED: i32 = 65;
 pub(super) struct Exec {
     command: Vec<String>,
     timeout: Duration,
+    /// Variables that it does not get: the secrets of all sinks.
+    hidden: Arc<[String]>,
 }
 
 impl Exec {
     /// `command` is the program, then its arguments.
-    pub const fn new(command: Vec<String>, timeout: Duration) -> Self {
-        Self { command, timeout }
+    pub const fn new(command: Vec<String>, timeout: Duration, hidden: Arc<[String]>) -> Self {
+        Self { command, timeout, hidden }
     }
 
     /// Runs the program with a record.
@@ -33,13 +36,17 @@ impl Exec {
         let [program, arguments @ ..] = self.command.as_slice() else {
             return Err(Failure::retry("the sink has no program"));
         };
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        for name in
+            ["TOUCHLINE_ADMIN_TOKEN", "TOUCHLINE_READ_TOKEN"].into_iter().chain(self.hidden.iter().map(|s| &**s))
+        {
+            command.env_remove(name);
+        }
+        let mut child = command
             .args(arguments)
             .env("TOUCHLINE_RECORD_ID", &envelope.id)
             .env("TOUCHLINE_RECORD_KIND", envelope.kind.as_str())
             .env("TOUCHLINE_RECORD_STREAM", &envelope.stream)
-            .env_remove("TOUCHLINE_ADMIN_TOKEN")
-            .env_remove("TOUCHLINE_READ_TOKEN")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -31,12 +31,11 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::config::sink::Receiver;
 use crate::config::{RecordKind, SinkSettings};
 use crate::metrics::Loss;
 use crate::publish::hub::Hub;
 use crate::publish::sink::{DeliveryStatus, Item, Sink};
-use courier::{Courier, Transport};
+use courier::{Courier, Place, Transport};
 use dead_letters::DeadLetters;
 use spool::Spool;
 use touchline_core::clock::Clock;
@@ -52,8 +51,9 @@ const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 /// # Errors
 /// [`Error::Usage`] for a secret or a certificate that cannot be used, [`Error::Output`] for a spool that cannot be opened.
 pub fn open(sinks: Vec<SinkSettings>, instance: Option<String>, hub: &Hub) -> Result<Vec<Box<dyn Sink>>> {
-    let instance: Arc<str> = instance.unwrap_or_else(host_name).into();
-    let open = |settings| Ok(Box::new(Delivery::open(settings, instance.clone(), hub)?) as Box<dyn Sink>);
+    let secret_variables = sinks.iter().flat_map(SinkSettings::secret_variables).map(str::to_owned).collect();
+    let place = Place { instance: instance.unwrap_or_else(host_name).into(), secret_variables };
+    let open = |settings| Ok(Box::new(Delivery::open(settings, place.clone(), hub)?) as Box<dyn Sink>);
     sinks.into_iter().map(open).collect()
 }
 
@@ -96,7 +96,7 @@ struct Delivery {
 }
 
 impl Delivery {
-    fn open(settings: SinkSettings, instance: Arc<str>, hub: &Hub) -> Result<Self> {
+    fn open(settings: SinkSettings, place: Place, hub: &Hub) -> Result<Self> {
         let SinkSettings { name, receiver, spool, spool_max_bytes, streams, kinds, .. } = &settings;
         let (name, streams, kinds) = (name.clone(), streams.clone(), kinds.clone());
         let usage = |text: String| Error::Usage(format!("sink {name}: {text}"));
@@ -107,18 +107,16 @@ impl Delivery {
             .map_err(|e| Error::Internal(format!("sink {name}: cannot start its asynchronous runtime: {e}")))?;
         let transport = {
             let _runtime = runtime.enter();
-            Transport::open(&settings, &instance, &clock).map_err(usage)?
+            Transport::open(&settings, &place, &clock).map_err(usage)?
         };
         let path = spool.join(format!("{name}.spool"));
         let (spool, damaged) = Spool::open(&path, *spool_max_bytes)?;
         let metrics = hub.metrics().delivery(&name);
         let status = DeliveryStatus::new(&name, receiver.kind().as_str(), &receiver.shown(), metrics);
         status.lost(Loss::Damaged, damaged);
-        if let Receiver::Webhook { url } | Receiver::Mqtt { url, .. } | Receiver::Nats { url, .. } = receiver
-            && matches!(url.scheme(), "http" | "mqtt" | "nats")
-            && !is_loopback(url)
-        {
-            tracing::warn!("sink {name}: no TLS: others on the network can read the records; use https, mqtts or tls");
+        if receiver.is_readable() {
+            let advice = "use https, mqtts or tls";
+            tracing::warn!("sink {name}: no TLS: others on the network can read the records; {advice}");
         }
         let shared = Arc::new(Shared {
             spool: Mutex::new(spool),
@@ -130,7 +128,7 @@ impl Delivery {
         shared.report(&shared.spool.lock());
         hub.deliveries().add(status);
         let dead_letters = DeadLetters::new(path.with_extension("refused.jsonl"), *spool_max_bytes);
-        let courier = Courier::new(settings, instance, shared.clone(), clock.clone(), transport, dead_letters);
+        let courier = Courier::new(settings, place, shared.clone(), clock.clone(), transport, dead_letters);
         let metrics = hub.metrics().clone();
         let thread = spawn(&format!("deliver/{name}"), move || {
             // A panic ends deliveries of this sink. Its records stay in the spool.
@@ -145,15 +143,6 @@ impl Delivery {
 
     fn takes(&self, kind: RecordKind) -> bool {
         self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind))
-    }
-}
-
-fn is_loopback(url: &url::Url) -> bool {
-    match url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
     }
 }
 
@@ -194,8 +183,8 @@ impl Sink for Delivery {
         if self.streams.as_ref().is_some_and(|ids| ids.iter().all(|id| **id != *item.stream)) {
             return 0;
         }
-        let records = item.records.iter().filter_map(|record| Some((RecordKind::of(record)?, &**record)));
-        let records: Vec<(RecordKind, &str)> = records.filter(|(kind, _)| self.takes(*kind)).collect();
+        let records = item.records.iter().filter(|record| self.takes(record.kind));
+        let records: Vec<(RecordKind, &str)> = records.map(|record| (record.kind, &*record.json)).collect();
         if records.is_empty() {
             return 0;
         }

@@ -17,13 +17,14 @@ use super::courier::{Delivered, Failure};
 use super::envelope::{Envelope, MEDIA_TYPE};
 use super::{filled, tls};
 use crate::config::sink::NatsSettings;
-use crate::config::{Secret, SinkSettings};
+use crate::config::{Secret, SecretSource, SinkSettings};
 
 pub(super) struct Nats {
     settings: NatsSettings,
     url: Url,
     user: Option<String>,
     secret: Secret,
+    credentials: Option<Credentials>,
     tls: Option<rustls::ClientConfig>,
     timeout: Duration,
     name: String,
@@ -36,12 +37,14 @@ impl Nats {
     /// Cause and advice for a secret or a certificate that cannot be used.
     pub fn open(url: &Url, nats: &NatsSettings, settings: &SinkSettings, instance: &Arc<str>) -> Result<Self, String> {
         let secret = settings.secret.as_ref().map(|secret| secret.read()).transpose()?.unwrap_or_default();
+        let credentials = settings.credentials.as_ref().map(|source| Credentials::read(source)).transpose()?;
         let tls = (url.scheme() == "tls").then(|| tls::client(&settings.tls)).transpose()?;
         Ok(Self {
             settings: nats.clone(),
             url: url.clone(),
             user: settings.user.clone(),
             secret,
+            credentials,
             tls,
             timeout: settings.timeout,
             name: format!("touchline-{instance}-{}", settings.name),
@@ -134,6 +137,9 @@ impl Nats {
         if let Some(tls) = &self.tls {
             options = options.require_tls(true).tls_client_config(tls.clone());
         }
+        if let Some(credentials) = &self.credentials {
+            return credentials.add_to(options);
+        }
         match (&self.user, self.secret.lines.first()) {
             (Some(user), secret) => options.user_and_password(user.clone(), secret.cloned().unwrap_or_default()),
             (None, Some(token)) => options.token(token.clone()),
@@ -145,6 +151,46 @@ impl Nats {
         // A full stop separates the parts of a subject.
         let part = |text: &str| text.replace('.', "_");
         filled(&self.settings.subject, &part(&self.instance), &part(&envelope.stream), envelope.kind.as_str())
+    }
+}
+
+/// A login with a key pair: the key signs a challenge of the server and is never sent.
+struct Credentials {
+    /// The content of the file.
+    text: String,
+    _secret: Secret,
+}
+
+impl Credentials {
+    /// # Errors
+    /// Cause and advice, without the content.
+    fn read(source: &SecretSource) -> Result<Self, String> {
+        let secret = source.read()?;
+        // The client wants a line break behind the last line too.
+        let text = secret.lines.iter().flat_map(|line| [line, "\n"]).collect();
+        let credentials = Self { text, _secret: secret };
+        let is_usable = match credentials.seed() {
+            Some(seed) => nkeys::KeyPair::from_seed(seed).is_ok(),
+            None => ConnectOptions::with_credentials(&credentials.text).is_ok(),
+        };
+        if is_usable {
+            return Ok(credentials);
+        }
+        let advice = "give a .creds file, or the seed of a user (SU…)";
+        Err(format!("the credentials are neither those of a NATS user nor the seed of an nkey; {advice}"))
+    }
+
+    /// The seed, if the file has nothing else.
+    fn seed(&self) -> Option<&str> {
+        let text = self.text.trim_end();
+        (text.starts_with("SU") && !text.contains('\n')).then_some(text)
+    }
+
+    fn add_to(&self, options: ConnectOptions) -> ConnectOptions {
+        match self.seed() {
+            Some(seed) => options.nkey(seed.to_owned()),
+            None => options.credentials(&self.text).expect("they were checked when they were read"),
+        }
     }
 }
 

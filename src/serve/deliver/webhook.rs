@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -45,10 +45,12 @@ pub(super) struct Webhook {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     uri: Uri,
     keys: Vec<hmac::Key>,
+    /// Value of the header `Authorization`.
+    authorization: Option<HeaderValue>,
     timeout: Duration,
     clock: Arc<dyn Clock>,
     _known: MaskGuard,
-    _secret: crate::config::Secret,
+    _secrets: [crate::config::Secret; 2],
 }
 
 impl Webhook {
@@ -57,6 +59,8 @@ impl Webhook {
     pub fn open(url: &Url, settings: &SinkSettings, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let secret = settings.secret.as_ref().map(|secret| secret.read()).transpose()?.unwrap_or_default();
         let keys = secret.lines.iter().map(|line| key(line)).collect::<Result<_, _>>()?;
+        let token = settings.token.as_ref().map(|token| token.read()).transpose()?.unwrap_or_default();
+        let authorization = token.lines.first().map(|token| bearer(token)).transpose()?;
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls::client(&settings.tls)?)
             .https_or_http()
@@ -69,7 +73,8 @@ impl Webhook {
             .build(connector);
         let uri = url.as_str().parse().map_err(|e| format!("url: not a valid address: {e}; check it"))?;
         let known = touchline_core::redact::remember(url.as_str());
-        Ok(Self { client, uri, keys, timeout: settings.timeout, clock, _known: known, _secret: secret })
+        let (timeout, _secrets) = (settings.timeout, [secret, token]);
+        Ok(Self { client, uri, keys, authorization, timeout, clock, _known: known, _secrets })
     }
 
     /// Sends a record.
@@ -82,6 +87,9 @@ impl Webhook {
             .header("webhook-timestamp", unix_s);
         if !self.keys.is_empty() {
             request = request.header("webhook-signature", signatures(&self.keys, &envelope.id, unix_s, &envelope.json));
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
         let body = Full::new(Bytes::from(envelope.json.clone()));
         let request = request.body(body).map_err(|e| Failure::retry(format!("cannot form the request: {e}")))?;
@@ -97,6 +105,13 @@ impl Webhook {
             .map_err(|_| Failure::retry(format!("no answer within {} s", self.timeout.as_secs())))??;
         outcome(head.status, &head.headers, unix_s)
     }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+        .map_err(|_| "the token has characters that no header can have; check it".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn key(line: &str) -> Result<hmac::Key, String> {

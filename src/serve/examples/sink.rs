@@ -28,7 +28,7 @@ impl Sink for EventsAsCsv {
     fn take(&mut self, item: &Item) -> u64 {
         for record in &item.records {
             // `/api/v1/schema` describes the records.
-            let Ok(record) = serde_json::from_str::<Value>(record) else { return 1 };
+            let Ok(record) = serde_json::from_str::<Value>(&record.json) else { return 1 };
             if record["type"] == "event" {
                 let [second, kind, class] = ["index", "kind", "class"].map(|key| &record[key]);
                 println!("{second},{kind},{class},{}", record["probability"]);

@@ -50,7 +50,7 @@ impl ClipFamilies {
             unrecorded: counters(
                 r,
                 "touchline_ring_lost_units_total",
-                "Coded pictures and pieces of sound that are missing in the ring, because its disk was too slow.",
+                "Coded pictures and pieces of sound that are missing in the ring, because its disk was too slow or full.",
                 &["stream"],
             ),
             ring_bytes: int_gauges(r, "touchline_ring_bytes", "Size of the rings of all streams, in bytes.", &[])

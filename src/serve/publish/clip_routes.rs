@@ -16,7 +16,7 @@ use super::app_state::AppState;
 use super::format::parse_rfc3339;
 use super::record::to_json;
 use super::stream_routes::{StreamPath, parse};
-use crate::clips::{ClipAccess, ClipMedia, ClipReason, ClipRefusal, ClipStore, Poster, Sidecar};
+use crate::clips::{ClipAccess, ClipMedia, ClipReason, ClipRefusal, ClipStore, MissingSpan, Poster, Sidecar};
 use touchline_core::time::{Pts, RunId};
 use touchline_media::gst::clips::ClipError;
 
@@ -38,20 +38,31 @@ pub(super) struct ClipFilePath {
     name: String,
 }
 
+/// Clips on a page, by default and at most. Each is a file that is read.
+const LIMIT: usize = 100;
+const LIMIT_MAX: usize = 1000;
+
 /// Which clips are listed.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ClipFilter {
     /// Id of a stream: only its clips.
     stream: Option<String>,
+    /// At most this many clips, 1 to 1000.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<usize>,
+    /// Only clips whose id comes after this one: `next` of the page before.
+    after: Option<String>,
 }
 
-/// All clips.
+/// Clips.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Clips")]
 pub(super) struct ClipsView {
     /// The clips, in the order of their ids.
     clips: Vec<ClipView>,
+    /// There are more: `after` for the next page.
+    next: Option<String>,
 }
 
 /// A clip without its decisions.
@@ -74,31 +85,47 @@ struct ClipView {
     to_pts_ns: Pts,
     /// Media files in order.
     media: Vec<ClipMedia>,
+    /// Parts of the wanted time that have no media.
+    missing: Vec<MissingSpan>,
     /// The poster.
     poster: Option<Poster>,
 }
 
 impl From<Sidecar> for ClipView {
     fn from(sidecar: Sidecar) -> Self {
-        let Sidecar { id, stream, reason, class, run, from_pts_ns, to_pts_ns, media, poster, .. } = sidecar;
-        Self { id, stream, reason, class, run, from_pts_ns, to_pts_ns, media, poster }
+        let Sidecar { id, stream, reason, class, run, from_pts_ns, to_pts_ns, media, missing, poster, .. } = sidecar;
+        Self { id, stream, reason, class, run, from_pts_ns, to_pts_ns, media, missing, poster }
     }
 }
 
-/// Lists the clips without their decisions.
+/// Lists the clips without their decisions, page by page.
 #[utoipa::path(get, path = "/api/v1/clips", operation_id = "listClips", params(ClipFilter), responses(
     (status = 200, description = "The clips.", body = ref("#/components/schemas/Clips")),
+    (status = 400, description = "A parameter has a wrong form."),
     (status = 404, description = "Nothing is recorded: [record] has no dir."),
+    (status = 422, description = "limit is not 1 to 1000."),
 ))]
 pub(super) async fn list(
     State(state): State<AppState>,
     Query(filter): Query<ClipFilter>,
 ) -> Result<Response, ApiError> {
+    let limit = filter.limit.unwrap_or(LIMIT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        let error = format!("limit {limit} is not allowed");
+        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error, format!("choose 1 to {LIMIT_MAX}")));
+    }
     let view = with_store(&state, move |store| {
         let ids = store.ids().map_err(|e| unreadable(&e))?;
-        let clips = ids.iter().filter_map(|id| store.sidecar(id));
+        let after = filter.after.as_ref();
+        let ids = ids.iter().filter(|id| after.is_none_or(|after| *id > after));
+        let clips = ids.filter_map(|id| store.sidecar(id));
         let clips = clips.filter(|clip| filter.stream.as_ref().is_none_or(|stream| *stream == clip.stream));
-        Ok(ClipsView { clips: clips.map(ClipView::from).collect() })
+        // One more tells whether there is a next page.
+        let mut clips: Vec<ClipView> = clips.take(limit + 1).map(ClipView::from).collect();
+        let has_more = clips.len() > limit;
+        clips.truncate(limit);
+        let next = clips.last().filter(|_| has_more).map(|clip| clip.id.clone());
+        Ok(ClipsView { clips, next })
     });
     Ok(json(to_json(&view.await?)))
 }

@@ -24,12 +24,23 @@ use super::record_types::{
 pub use super::record_types::{Missing, SCHEMA, SCHEMA_VERSION};
 use super::state::StateFields;
 pub use super::state::StreamState;
+use crate::config::RecordKind;
 use touchline_core::clip::{Absent, FrameShare, Gap};
 use touchline_core::decision::{Event, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, WindowEstimate};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Pace, Tracks};
 use touchline_core::labels::{ClassId, ClassSet, Modality};
+use touchline_core::segment::{MILLION, RecordedSecond, Verdict};
 use touchline_core::time::{Pts, RunId, WallSource, WallTime};
+
+/// A record for the outputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputRecord {
+    /// Its type.
+    pub kind: RecordKind,
+    /// One line of JSON.
+    pub json: Arc<str>,
+}
 
 /// One second of a stream: its outcome, the estimate and the events that follow.
 #[derive(Clone, Debug)]
@@ -53,6 +64,25 @@ impl Published {
             SecondOutcome::Predicted(second) => Some(second.wall),
             SecondOutcome::Gap(_) => None,
         }
+    }
+
+    /// The second as segments are made of it: as it is read back from its record, without wall time.
+    pub fn recorded(&self) -> RecordedSecond {
+        let verdict = match &self.outcome {
+            SecondOutcome::Predicted(second) => Verdict::Decided {
+                is_unknown: second.is_unknown(),
+                modality: second.decision.modality,
+                // As records round them.
+                probabilities: second
+                    .decision
+                    .probabilities
+                    .iter()
+                    .map(|probability| (f64::from(*probability) * f64::from(MILLION)).round() as u32)
+                    .collect(),
+            },
+            SecondOutcome::Gap(gap) => Verdict::Gap(gap.reason),
+        };
+        RecordedSecond { run: self.outcome.run(), index: self.outcome.index(), wall_ns: None, verdict }
     }
 }
 

@@ -62,6 +62,7 @@ impl JsonSchema for NewStream {
             keys["isolation"]["default"] = "process".into();
             keys["enabled"]["default"] = true.into();
             keys["retry"]["default"] = true.into();
+            keys["record"]["default"] = true.into();
         }
         schema
     }
@@ -110,6 +111,8 @@ pub struct StreamPatch {
     /// Whether it retries if the first attempt fails.
     #[serde(default, deserialize_with = "given")]
     pub retry: Option<Option<bool>>,
+    /// Whether its media are recorded, if the program records.
+    pub record: Option<bool>,
     /// Overrides of the vote of the run.
     #[serde(default, deserialize_with = "given")]
     pub vote: Option<Option<VotePatch>>,
@@ -206,6 +209,7 @@ impl StreamPatch {
         new.isolation = self.isolation.unwrap_or(new.isolation);
         new.enabled = self.enabled.unwrap_or(new.enabled);
         new.retry = self.retry.unwrap_or(new.retry);
+        new.record = self.record.unwrap_or(new.record);
         match &self.vote {
             None => {}
             Some(None) => new.vote = VoteFile::default(),

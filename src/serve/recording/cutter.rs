@@ -1,15 +1,19 @@
 //! Makes clips from the rings: knows the latest seconds of every stream, and which media belong to them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::clips::{self, ClipMaker, ClipReason, ClipRefusal, ClipStore, ClipSubject, DecisionRecord, Sidecar};
+use super::open_clips::LeftClip;
+use crate::clips::{
+    self, ClipMaker, ClipReason, ClipRefusal, ClipStore, ClipSubject, DecisionRecord, MissingReason, MissingSpan,
+    Sidecar,
+};
 use crate::config::RecordSettings;
 use crate::metrics::{ClipResult, Metrics};
+use touchline_core::item::Discontinuity;
 use touchline_core::time::{NANOS_PER_SECOND, Pts, RunId};
 use touchline_media::gst::clips::ring::{self, RingAnchor, RingOptions, cut_ring};
 use touchline_media::gst::clips::{ClipError, ClipFile, ClipRequest};
@@ -21,8 +25,11 @@ const MAKE_ROOM_MAX: usize = 16;
 /// are no media.
 const HOLE_MAX_NS: i64 = 2 * NANOS_PER_SECOND as i64;
 
+/// A shorter part without media is not worth a word: tracks do not begin and end at the same time.
+const MISSING_MIN_NS: u64 = NANOS_PER_SECOND;
+
 /// Where a second of a stream is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct SecondPlace {
     pub run: RunId,
     pub index: u64,
@@ -30,6 +37,9 @@ pub(super) struct SecondPlace {
     pub arrived_ns: u64,
     /// Wall time of its start, nanoseconds since 1970-01-01 UTC.
     pub wall_ns: Option<i64>,
+    /// Its label, as the number of the class, and its probability.
+    #[serde(skip)]
+    pub top: Option<(usize, f32)>,
 }
 
 /// The latest seconds of one stream: at most `ring_s`, the length of its ring.
@@ -37,15 +47,45 @@ pub(super) struct SecondPlace {
 struct LatestSeconds {
     places: VecDeque<SecondPlace>,
     records: VecDeque<DecisionRecord>,
+    /// The latest runs, with the number of the first second and why each began.
+    runs: VecDeque<RunBegin>,
+    /// Why the next run begins, once that is known.
+    cause: Option<(RunId, Discontinuity)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct RunBegin {
+    run: RunId,
+    first: u64,
+    cause: Option<Discontinuity>,
 }
 
 /// What a clip is made of.
-pub(super) struct WantedClip<'a> {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct WantedClip {
     pub reason: ClipReason,
-    pub class: Option<&'a str>,
+    pub class: Option<String>,
     pub place: SecondPlace,
+    /// Start and end of what it is made for, without pre- and post-roll.
+    pub span: (Pts, Pts),
+    /// With pre-roll.
     pub from: Pts,
+    /// With post-roll.
     pub to: Pts,
+}
+
+impl WantedClip {
+    /// The name of the clip. Times in names keep the order of events, and run and PTS keep them apart.
+    pub fn id(&self, stream: &str) -> String {
+        let label = match (self.reason, &self.class) {
+            (ClipReason::Request, _) => "request".to_owned(),
+            (ClipReason::Segment, Some(class)) => format!("{class}-segment"),
+            (_, class) => class.clone().unwrap_or_else(|| "event".to_owned()),
+        };
+        let unix_ms = self.place.wall_ns.unwrap_or(0) / 1_000_000;
+        let place = format!("{}.{}", self.place.run.0, self.from.0 / 1_000_000);
+        clips::name(&[stream, &unix_ms.to_string(), &place, &label])
+    }
 }
 
 /// Cuts clips from the rings.
@@ -54,28 +94,37 @@ pub(super) struct RingCutter {
     pub ring: RingOptions,
     pub store: ClipStore,
     metrics: Metrics,
+    /// Names of the classes, by number.
+    classes: Vec<String>,
     streams: Mutex<BTreeMap<Arc<str>, LatestSeconds>>,
 }
 
-/// The keys of a second's record that tell the strongest one.
-#[derive(Deserialize)]
-struct StrengthRecord {
-    label: String,
-    probability: f64,
-}
-
 impl RingCutter {
-    pub fn new(settings: RecordSettings, ring: RingOptions, store: ClipStore, metrics: Metrics) -> Self {
-        Self { settings, ring, store, metrics, streams: Mutex::default() }
+    pub fn new(
+        settings: RecordSettings,
+        ring: RingOptions,
+        store: ClipStore,
+        metrics: Metrics,
+        classes: Vec<String>,
+    ) -> Self {
+        Self { settings, ring, store, metrics, classes, streams: Mutex::default() }
+    }
+
+    /// The run that begins next began because of `cause`.
+    pub fn run_started(&self, stream: &Arc<str>, run: RunId, cause: Discontinuity) {
+        self.streams.lock().entry(stream.clone()).or_default().cause = Some((run, cause));
     }
 
     /// Takes a second and its records.
-    pub fn second(&self, stream: &Arc<str>, place: SecondPlace, records: &[Arc<str>]) {
+    pub fn second(&self, stream: &Arc<str>, place: SecondPlace, records: &[DecisionRecord]) {
         let mut streams = self.streams.lock();
         let latest = streams.entry(stream.clone()).or_default();
+        if latest.runs.back().is_none_or(|begin| begin.run != place.run) {
+            let cause = latest.cause.take().filter(|(run, _)| *run == place.run).map(|(_, cause)| cause);
+            latest.runs.push_back(RunBegin { run: place.run, first: place.index, cause });
+        }
         latest.places.push_back(place);
-        let (run, index) = (place.run, place.index);
-        latest.records.extend(records.iter().map(|json| DecisionRecord { run, index, json: json.to_string() }));
+        latest.records.extend(records.iter().cloned());
         // Each place is a second, so the ring has no more of them.
         while latest.places.len() as u64 > self.settings.ring_s {
             let Some(old) = latest.places.pop_front() else { break };
@@ -84,6 +133,30 @@ impl RingCutter {
                 latest.records.pop_front();
             }
         }
+        let oldest = latest.places.front().map(|place| place.run);
+        while latest.runs.len() > 1 && latest.runs.front().map(|begin| begin.run) != oldest {
+            latest.runs.pop_front();
+        }
+    }
+
+    /// The records of a stream from the second `first` of a run on.
+    pub fn records(&self, stream: &str, run: RunId, first: u64) -> Vec<DecisionRecord> {
+        let streams = self.streams.lock();
+        let latest = streams.get(stream).into_iter().flat_map(|latest| &latest.records);
+        latest.filter(|record| record.run == run && record.index >= first).cloned().collect()
+    }
+
+    /// The latest second of a run.
+    pub fn last(&self, stream: &str, run: RunId) -> Option<u64> {
+        let streams = self.streams.lock();
+        streams.get(stream)?.places.iter().rev().find(|place| place.run == run).map(|place| place.index)
+    }
+
+    /// Why the run after `run` began.
+    pub fn cause_after(&self, stream: &str, run: RunId) -> Option<Discontinuity> {
+        let streams = self.streams.lock();
+        let mut runs = streams.get(stream)?.runs.iter().skip_while(|begin| begin.run != run);
+        runs.nth(1)?.cause
     }
 
     /// Forgets a stream that is over.
@@ -91,9 +164,30 @@ impl RingCutter {
         self.streams.lock().remove(stream);
     }
 
-    /// Makes a clip, and counts it.
-    pub fn make(&self, stream: &str, wanted: &WantedClip<'_>) -> Result<Sidecar, ClipError> {
-        let result = self.try_make(stream, wanted);
+    /// Makes a clip, and counts it. `end` is why its media may end early.
+    pub fn make(&self, stream: &str, wanted: &WantedClip, end: MissingReason) -> Result<Sidecar, ClipError> {
+        let first = wanted.from.0 / NANOS_PER_SECOND;
+        let records = self.records(stream, wanted.place.run, first.saturating_sub(1));
+        let begin = {
+            let streams = self.streams.lock();
+            let runs = streams.get(stream).into_iter().flat_map(|latest| &latest.runs);
+            runs.rev().find(|begin| begin.run == wanted.place.run).copied()
+        };
+        // A run that began later than the clip, or media that the ring does not have any more.
+        let begin = match begin {
+            Some(RunBegin { first: at, cause, .. }) if at > first => cause.map_or(MissingReason::StreamEnd, Into::into),
+            _ => MissingReason::Ring,
+        };
+        self.counted(self.try_make(stream, wanted, (begin, end), 0, &records))
+    }
+
+    /// Makes a clip that a killed program left open, and counts it.
+    pub fn salvage(&self, left: &LeftClip) -> Result<Sidecar, ClipError> {
+        let reasons = (MissingReason::Ring, MissingReason::Killed);
+        self.counted(self.try_make(&left.stream, &left.wanted, reasons, left.since_unix_ns, &left.records))
+    }
+
+    fn counted(&self, result: Result<Sidecar, ClipError>) -> Result<Sidecar, ClipError> {
         self.metrics.clip(match &result {
             Ok(_) => ClipResult::Made,
             Err(ClipError::NoMedia) => ClipResult::NoMedia,
@@ -103,38 +197,55 @@ impl RingCutter {
         result
     }
 
-    fn try_make(&self, stream: &str, wanted: &WantedClip<'_>) -> Result<Sidecar, ClipError> {
-        let WantedClip { reason, class, place, from, to } = *wanted;
+    fn try_make(
+        &self,
+        stream: &str,
+        wanted: &WantedClip,
+        reasons: (MissingReason, MissingReason),
+        since_unix_ns: u64,
+        records: &[DecisionRecord],
+    ) -> Result<Sidecar, ClipError> {
+        let WantedClip { reason, class, place, span, from, to } = wanted;
         let pts = Pts::from_second(place.index);
-        let label = match reason {
-            ClipReason::Request => "request".to_owned(),
-            _ => class.unwrap_or("event").to_owned(),
+        let (dir, name) = (self.store.dir(), wanted.id(stream));
+        let request = ClipRequest { run: place.run, from: *from, to: *to, dir: dir.into(), name };
+        let anchor = RingAnchor { pts, arrived_ns: place.arrived_ns, since_unix_ns };
+        let ring = self.ring.dir(stream);
+        let subject = ClipSubject {
+            stream,
+            reason: *reason,
+            class: class.as_deref(),
+            run: place.run,
+            from: span.0,
+            to: span.1,
+            strongest: self.strongest(stream, wanted).unwrap_or(place.index),
+            wall: place.wall_ns.map(|wall_ns| (pts, wall_ns)),
+            missing: Vec::new(),
+            wav: self.settings.wav,
         };
-        // Times in names keep the order of events, and run and PTS keep them apart.
-        let unix_ms = place.wall_ns.unwrap_or(0) / 1_000_000;
-        let name =
-            clips::name(&[stream, &unix_ms.to_string(), &format!("{}.{}", place.run.0, from.0 / 1_000_000), &label]);
-        let dir = self.store.dir();
-        let request = ClipRequest { run: place.run, from, to, dir: dir.into(), name };
-        let anchor = RingAnchor { pts, arrived_ns: place.arrived_ns };
-        let files = self.cut_with_room(&self.ring.dir(stream), anchor, &request)?;
-        let records: Vec<DecisionRecord> =
-            self.streams.lock().get(stream).map_or_else(Vec::new, |latest| latest.records.iter().cloned().collect());
-        let strongest = strongest(&records, place.run, from..to, class).unwrap_or(place.index);
-        let wall = place.wall_ns.map(|wall_ns| (pts, wall_ns));
-        let subject = ClipSubject { stream, reason, class, run: place.run, from, to, strongest, wall };
-        Ok(clips::complete(dir, &request.name, &subject, files, &records)?)
+        self.with_room(|| {
+            let files = cut_ring(&ring, anchor, &request)?;
+            let missing = missing(&files, *from..*to, reasons);
+            Ok(clips::complete(dir, &request.name, &ClipSubject { missing, ..subject.clone() }, files, records)?)
+        })
     }
 
-    /// Cuts a clip. When the disk is full, the oldest media of all rings make room.
-    fn cut_with_room(&self, dir: &Path, anchor: RingAnchor, request: &ClipRequest) -> Result<Vec<ClipFile>, ClipError> {
+    /// Repeats `make` while the disk is full and the oldest media of all rings can make room.
+    fn with_room<T>(&self, make: impl Fn() -> Result<T, ClipError>) -> Result<T, ClipError> {
         for _ in 0..MAKE_ROOM_MAX {
-            match cut_ring(dir, anchor, request) {
+            match make() {
                 Err(ClipError::NoSpace) if ring::remove_oldest(&self.ring.root) => {}
                 result => return result,
             }
         }
         Err(ClipError::NoSpace)
+    }
+
+    /// The second with the highest probability: of the clip's class, or of any.
+    fn strongest(&self, stream: &str, wanted: &WantedClip) -> Option<u64> {
+        let class = wanted.class.as_ref().and_then(|class| self.classes.iter().position(|name| name == class));
+        let streams = self.streams.lock();
+        strongest(&streams.get(stream)?.places, wanted.place.run, wanted.from..wanted.to, class)
     }
 
     /// Finds the second of a wall time, and checks that the ring has everything up to `to_ns`.
@@ -161,24 +272,44 @@ impl ClipMaker for RingCutter {
         let since_ns = place.wall_ns.map_or(0, |wall_ns| from_ns.abs_diff(wall_ns));
         let from = Pts::from_second(place.index).plus(since_ns);
         let to = from.plus(to_ns.abs_diff(from_ns));
-        let wanted = WantedClip { reason: ClipReason::Request, class: None, place, from, to };
-        RingCutter::make(self, stream, &wanted).map_err(ClipRefusal::Clip)
+        let wanted = WantedClip { reason: ClipReason::Request, class: None, place, span: (from, to), from, to };
+        let end = self.cause_after(stream, place.run).map_or(MissingReason::Ring, Into::into);
+        RingCutter::make(self, stream, &wanted, end).map_err(ClipRefusal::Clip)
     }
 }
 
-/// The second with the highest probability: of `class`, or of any.
-fn strongest(records: &[DecisionRecord], run: RunId, span: std::ops::Range<Pts>, class: Option<&str>) -> Option<u64> {
-    let within = records.iter().filter(|record| record.run == run && span.contains(&Pts::from_second(record.index)));
-    let decided = within.filter_map(|record| {
-        let StrengthRecord { label, probability } = serde_json::from_str(&record.json).ok()?;
-        class.is_none_or(|class| class == label).then_some((record.index, probability))
-    });
-    decided.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| index)
+/// The parts of `wanted` before and after the media of `files`, with the reasons for each.
+fn missing(
+    files: &[ClipFile],
+    wanted: std::ops::Range<Pts>,
+    (before, after): (MissingReason, MissingReason),
+) -> Vec<MissingSpan> {
+    let begin = files.iter().map(|file| file.begin).min().unwrap_or(wanted.start);
+    let end = files.iter().map(|file| file.end).max().unwrap_or(wanted.end);
+    let spans = [(before, wanted.start, begin), (after, end, wanted.end)];
+    let is_missing = |(_, from, to): &(MissingReason, Pts, Pts)| to.0.saturating_sub(from.0) > MISSING_MIN_NS;
+    let span = |(reason, from_pts_ns, to_pts_ns)| MissingSpan { reason, from_pts_ns, to_pts_ns };
+    spans.into_iter().filter(is_missing).map(span).collect()
+}
+
+fn strongest(
+    places: &VecDeque<SecondPlace>,
+    run: RunId,
+    span: std::ops::Range<Pts>,
+    class: Option<usize>,
+) -> Option<u64> {
+    let within = places.iter().filter(|place| place.run == run && span.contains(&Pts::from_second(place.index)));
+    let decided = within.filter_map(|place| Some((place.index, place.top?)));
+    let of_class = decided.filter(|(_, (label, _))| class.is_none_or(|class| class == *label));
+    of_class.max_by(|(_, (_, a)), (_, (_, b))| a.total_cmp(b)).map(|(index, _)| index)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::ClipKind;
 
     fn cutter(dir: &Path) -> RingCutter {
         let settings = RecordSettings {
@@ -189,9 +320,11 @@ mod tests {
             post_roll_s: 5,
             keep_s: 1 << 30,
             keep_bytes: 1 << 30,
+            clips: vec![ClipKind::Event],
+            wav: false,
         };
         let (store, _) = ClipStore::open(&dir.join("clips")).unwrap();
-        RingCutter::new(settings, RingOptions { root: dir.join("ring") }, store, Metrics::new())
+        RingCutter::new(settings, RingOptions { root: dir.join("ring") }, store, Metrics::new(), Vec::new())
     }
 
     const BASE_NS: i64 = 1_700_000_000_000_000_000;
@@ -200,9 +333,8 @@ mod tests {
     fn fill(cutter: &RingCutter, run: u32, indices: std::ops::Range<u64>) {
         for index in indices {
             let wall_ns = Some(BASE_NS + (i64::from(run) * 1000 + index as i64) * SECOND);
-            let place = SecondPlace { run: RunId(run), index, arrived_ns: 0, wall_ns };
-            let json = format!(r#"{{"label":"tennis","probability":0.{index:03}}}"#);
-            cutter.second(&"a".into(), place, &[json.into()]);
+            let place = SecondPlace { run: RunId(run), index, arrived_ns: 0, wall_ns, top: None };
+            cutter.second(&"a".into(), place, &[DecisionRecord { run: RunId(run), index, json: "{}".into() }]);
         }
     }
 
@@ -230,16 +362,38 @@ mod tests {
 
     #[test]
     fn the_strongest_second_is_that_of_the_class() {
-        let record = |index: u64, label: &str, probability: f64| DecisionRecord {
+        let place = |index: u64, label: usize, probability: f32| SecondPlace {
             run: RunId(0),
             index,
-            json: format!(r#"{{"label":"{label}","probability":{probability}}}"#),
+            arrived_ns: 0,
+            wall_ns: None,
+            top: Some((label, probability)),
         };
-        let records =
-            [record(1, "golf", 0.9), record(2, "tennis", 0.5), record(3, "tennis", 0.7), record(9, "tennis", 1.0)];
+        let places = [place(1, 0, 0.9), place(2, 1, 0.5), place(3, 1, 0.7), place(9, 1, 1.0)].into();
         let span = || Pts::from_second(0)..Pts::from_second(5);
-        assert_eq!(strongest(&records, RunId(0), span(), Some("tennis")), Some(3));
-        assert_eq!(strongest(&records, RunId(0), span(), None), Some(1));
-        assert_eq!(strongest(&records, RunId(1), span(), None), None);
+        assert_eq!(strongest(&places, RunId(0), span(), Some(1)), Some(3));
+        assert_eq!(strongest(&places, RunId(0), span(), None), Some(1));
+        assert_eq!(strongest(&places, RunId(1), span(), None), None);
+    }
+
+    #[test]
+    fn parts_without_media_are_named_with_their_reasons() {
+        let file = |begin_s: u64, end_s: u64| ClipFile {
+            file: "a.mp4".into(),
+            bytes: 1,
+            begin: Pts::from_second(begin_s),
+            end: Pts::from_second(end_s),
+            video: None,
+            audio: None,
+        };
+        let of = |files: &[ClipFile]| {
+            let wanted = Pts::from_second(10)..Pts::from_second(30);
+            let found = missing(files, wanted, (MissingReason::Ring, MissingReason::Reconnect));
+            let s = |pts: Pts| pts.0 / NANOS_PER_SECOND;
+            found.iter().map(|m| (m.reason, s(m.from_pts_ns), s(m.to_pts_ns))).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[file(8, 30)]), []);
+        assert_eq!(of(&[file(10, 20), file(20, 24)]), [(MissingReason::Reconnect, 24, 30)]);
+        assert_eq!(of(&[file(14, 40)]), [(MissingReason::Ring, 10, 14)]);
     }
 }

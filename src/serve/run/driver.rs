@@ -173,7 +173,7 @@ impl GstDriver {
             counters: counters.clone(),
             hls: settings.hls.clone(),
             kind: Some(location.kind),
-            record: self.record.clone(),
+            record: self.record.clone().filter(|_| settings.record),
             // Convert the pictures that the plan may choose, and those for viewers of the preview.
             selection: Some(PlanSelector::selection(&pack.plan).at(tier).unless({
                 let handle = handle.clone();

@@ -264,7 +264,7 @@ pub(super) fn outputs(
     outputs.extend(deliver::open(std::mem::take(&mut config.sinks), config.instance.clone(), &shared.hub)?);
     let mut clips = None;
     if let Some(record) = config.record.clone() {
-        let sink = ClipSink::open(record, shared.hub.metrics().clone(), shared.clock.clone())?;
+        let sink = ClipSink::open(record, &shared.hub)?;
         clips = Some(sink.access());
         outputs.push(Box::new(sink));
     }

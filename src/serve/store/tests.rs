@@ -23,6 +23,7 @@ fn settings(id: &str) -> StreamSettings {
         label: Some("Centre court".into()),
         enabled: false,
         retry: Some(false),
+        record: true,
         vote: VoteFile { window: Some(7), onset: Some(0.7), ..VoteFile::default() },
     }
 }

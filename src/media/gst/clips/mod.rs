@@ -11,6 +11,7 @@ mod poster;
 mod recording;
 pub mod ring;
 mod unit;
+mod wav;
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use touchline_core::time::{Pts, RunId};
 
 pub use self::poster::{poster, thumbnail};
 pub use self::recording::cut_recording;
+pub use self::wav::wav;
 
 use self::index::{ClipSpan, Index};
 use self::mux::Muxer;

@@ -107,7 +107,7 @@ fn record(source: &Path, root: &Path, anchor_s: u64) -> RingAnchor {
         _ => None,
     });
     let arrived_ns = arrived.collect::<Vec<_>>()[0];
-    RingAnchor { pts, arrived_ns }
+    RingAnchor { pts, arrived_ns, since_unix_ns: 0 }
 }
 
 #[test]

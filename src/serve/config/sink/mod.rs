@@ -1,5 +1,8 @@
 //! `[[sink]]`: receivers outside the program that records are delivered to.
 
+mod checks;
+mod kinds;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use self::checks::{Mistake, address, server, template};
+pub use self::kinds::{MqttVersion, RecordKind, SinkKind};
 use super::file::RawTable;
 use super::layers::{Layer, Problem, ValueOrigin, typed};
 use super::secret::{SecretSource, read_pem};
@@ -24,95 +29,6 @@ const TIMEOUT: TimeoutS = TimeoutS::of::<10>();
 
 /// Names of outputs that the program has without `[[sink]]`. They are values of the same metric label.
 const TAKEN_NAMES: [&str; 3] = ["clips", "jsonl", "terminal"];
-
-/// Type of a record, and name of its server-sent event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RecordKind {
-    /// A second with a decision.
-    Second,
-    /// A second without one.
-    Gap,
-    /// An onset or offset.
-    Event,
-    /// A change of state.
-    State,
-    /// An incident of the source.
-    Incident,
-    /// A change of the pack.
-    Pack,
-}
-
-impl RecordKind {
-    /// In the order of the variants.
-    pub const ALL: [RecordKind; 6] = [
-        RecordKind::Second,
-        RecordKind::Gap,
-        RecordKind::Event,
-        RecordKind::State,
-        RecordKind::Incident,
-        RecordKind::Pack,
-    ];
-
-    /// The names, in the order of [`RecordKind::ALL`].
-    pub const NAMES: [&str; 6] = ["second", "gap", "event", "state", "incident", "pack"];
-
-    /// The kind of a record. `type` is its first key.
-    pub fn of(record: &str) -> Option<Self> {
-        let name = record.strip_prefix("{\"type\":\"")?.split('"').next()?;
-        RecordKind::ALL.into_iter().find(|kind| kind.as_str() == name)
-    }
-
-    /// Value of the key `type`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            RecordKind::Second => "second",
-            RecordKind::Gap => "gap",
-            RecordKind::Event => "event",
-            RecordKind::State => "state",
-            RecordKind::Incident => "incident",
-            RecordKind::Pack => "pack",
-        }
-    }
-}
-
-/// What a sink delivers to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum SinkKind {
-    /// An HTTP server: CloudEvents, signed.
-    Webhook,
-    /// A program: one record on its standard input.
-    Exec,
-    /// An MQTT broker.
-    Mqtt,
-    /// JetStream of a NATS server.
-    Nats,
-}
-
-/// Version of MQTT.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum MqttVersion {
-    /// 3.1.1
-    #[serde(rename = "3.1.1")]
-    V3,
-    /// 5
-    #[default]
-    #[serde(rename = "5")]
-    V5,
-}
-
-impl SinkKind {
-    /// Name in the file.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            SinkKind::Webhook => "webhook",
-            SinkKind::Exec => "exec",
-            SinkKind::Mqtt => "mqtt",
-            SinkKind::Nats => "nats",
-        }
-    }
-}
 
 /// `[[sink]]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -141,12 +57,22 @@ pub struct SinkFile {
     /// mqtt, nats: the user of the login.
     #[schemars(length(min = 1))]
     pub user: Option<String>,
-    /// File with the secret. webhook: the key that signs (whsec_… or at least 24 characters), one a line; all sign. mqtt, nats: the
-    /// password of `user`; nats without it: a token.
+    /// File with the secret. webhook: the key that signs (whsec_… or at least 24 characters), one a line; all sign. mqtt, nats:
+    /// the password of `user`; nats without it: a token.
     pub secret_file: Option<PathBuf>,
     /// Environment variable with the secret, in place of a file.
     #[schemars(length(min = 1))]
     pub secret_env: Option<String>,
+    /// webhook: file with a token that each request has (`Authorization: Bearer`).
+    pub token_file: Option<PathBuf>,
+    /// Environment variable with the token, in place of a file.
+    #[schemars(length(min = 1))]
+    pub token_env: Option<String>,
+    /// nats: file with the credentials of a user (.creds), or with the seed of an nkey.
+    pub credentials_file: Option<PathBuf>,
+    /// Environment variable with the content of that file.
+    #[schemars(length(min = 1))]
+    pub credentials_env: Option<String>,
     /// Certificates of the authorities that the receiver's certificate may come from (PEM); by default those of the system.
     pub ca_file: Option<PathBuf>,
     /// Certificate chain that the receiver may ask for (PEM). Needs `client_key`.
@@ -187,8 +113,23 @@ pub struct SinkSettings {
     pub user: Option<String>,
     /// Where the secret comes from.
     pub secret: Option<SecretSource>,
+    /// Where the token of a webhook comes from.
+    pub token: Option<SecretSource>,
+    /// Where the credentials for NATS come from.
+    pub credentials: Option<SecretSource>,
     /// Certificates of connections.
     pub tls: ClientTls,
+}
+
+impl SinkSettings {
+    /// The names of the environment variables with its secrets.
+    pub fn secret_variables(&self) -> impl Iterator<Item = &str> {
+        let sources = [&self.secret, &self.token, &self.credentials].into_iter().flatten();
+        sources.filter_map(|source| match source {
+            SecretSource::Variable(name) => Some(name.as_str()),
+            SecretSource::File(_) => None,
+        })
+    }
 }
 
 /// Certificates for connections to a receiver.
@@ -269,6 +210,22 @@ impl Receiver {
             Receiver::Exec { command } => command.first().cloned().unwrap_or_default(),
         }
     }
+
+    /// Whether others on the network can read what is sent.
+    pub fn is_readable(&self) -> bool {
+        let is_local = |host: Option<url::Host<&str>>| match host {
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        };
+        match self {
+            Receiver::Webhook { url } | Receiver::Mqtt { url, .. } | Receiver::Nats { url, .. } => {
+                matches!(url.scheme(), "http" | "mqtt" | "nats") && !is_local(url.host())
+            }
+            Receiver::Exec { .. } => false,
+        }
+    }
 }
 
 /// Scheme, host and port of an address; the rest of it is masked.
@@ -297,12 +254,14 @@ impl Sink {
         let place = |key: &str| self.values.get(key).map_or(&self.place, |entry| &entry.place).clone();
         let mut problems = Vec::new();
         let mut problem = |key: &str, text: String| problems.push(Problem { place: place(key), key: key.into(), text });
-        if let Some(secret @ SecretSource::File(_)) = &self.settings.secret
-            && let Err(text) = secret.read()
-        {
-            problem("secret_file", text);
+        let SinkSettings { secret, token, credentials, tls, .. } = &self.settings;
+        for (key, source) in [("secret_file", secret), ("token_file", token), ("credentials_file", credentials)] {
+            if let Some(source @ SecretSource::File(_)) = source
+                && let Err(text) = source.read()
+            {
+                problem(key, text);
+            }
         }
-        let tls = &self.settings.tls;
         let pair = tls.identity.as_ref().map(|(cert, key)| [("client_cert", cert), ("client_key", key)]);
         let files = tls.ca.iter().map(|ca| ("ca_file", ca)).chain(pair.into_iter().flatten());
         for (key, path) in files {
@@ -345,8 +304,6 @@ pub(super) fn sinks(tables: Vec<RawTable>, problems: &mut Vec<Problem>) -> Vec<S
     sinks
 }
 
-type Mistake = (&'static str, String);
-
 impl SinkFile {
     /// Mistakes of keys that all kinds have, and keys that this kind does not have.
     fn problems(&self) -> Vec<Mistake> {
@@ -374,8 +331,19 @@ impl SinkFile {
                 wrong.push((key, "the list is empty, so nothing would be delivered; leave the key out for all".into()));
             }
         }
-        if self.secret_file.is_some() && self.secret_env.is_some() {
-            wrong.push(("secret_env", "the secret comes from a file or from a variable; give one of them".into()));
+        for (key, file, variable) in [
+            ("secret_env", &self.secret_file, &self.secret_env),
+            ("token_env", &self.token_file, &self.token_env),
+            ("credentials_env", &self.credentials_file, &self.credentials_env),
+        ] {
+            if file.is_some() && variable.is_some() {
+                wrong.push((key, "the secret comes from a file or from a variable; give one of them".into()));
+            }
+        }
+        let has_credentials = self.credentials_file.is_some() || self.credentials_env.is_some();
+        if has_credentials && (self.user.is_some() || self.secret_file.is_some() || self.secret_env.is_some()) {
+            let key = if self.credentials_file.is_some() { "credentials_file" } else { "credentials_env" };
+            wrong.push((key, "credentials are a login of their own; remove user and secret".into()));
         }
         let secret =
             self.secret_file.as_ref().map(|_| "secret_file").or(self.secret_env.as_ref().map(|_| "secret_env"));
@@ -397,7 +365,7 @@ impl SinkFile {
     }
 
     /// Keys that only some kinds have: whether each is given, and the kinds.
-    fn keys_of_kinds(&self) -> [(&'static str, bool, &'static [SinkKind]); 12] {
+    fn keys_of_kinds(&self) -> [(&'static str, bool, &'static [SinkKind]); 16] {
         const NETWORK: &[SinkKind] = &[SinkKind::Webhook, SinkKind::Mqtt, SinkKind::Nats];
         const BUSES: &[SinkKind] = &[SinkKind::Mqtt, SinkKind::Nats];
         const MQTT: &[SinkKind] = &[SinkKind::Mqtt];
@@ -406,6 +374,10 @@ impl SinkFile {
             ("command", self.command.is_some(), &[SinkKind::Exec]),
             ("secret_file", self.secret_file.is_some(), NETWORK),
             ("secret_env", self.secret_env.is_some(), NETWORK),
+            ("token_file", self.token_file.is_some(), &[SinkKind::Webhook]),
+            ("token_env", self.token_env.is_some(), &[SinkKind::Webhook]),
+            ("credentials_file", self.credentials_file.is_some(), &[SinkKind::Nats]),
+            ("credentials_env", self.credentials_env.is_some(), &[SinkKind::Nats]),
             ("ca_file", self.ca_file.is_some(), NETWORK),
             ("client_cert", self.client_cert.is_some(), NETWORK),
             ("client_key", self.client_key.is_some(), NETWORK),
@@ -452,10 +424,8 @@ impl SinkFile {
                 Receiver::Nats { url, nats: NatsSettings { subject, create_stream } }
             }
         };
-        let secret = match (self.secret_file, self.secret_env) {
-            (Some(path), _) => Some(SecretSource::File(path)),
-            (None, Some(name)) => Some(SecretSource::Variable(name)),
-            (None, None) => None,
+        let source = |file: Option<PathBuf>, variable: Option<String>| {
+            file.map(SecretSource::File).or(variable.map(SecretSource::Variable))
         };
         Ok(SinkSettings {
             name: self.name,
@@ -466,58 +436,12 @@ impl SinkFile {
             kinds: self.kinds,
             timeout: Duration::from_secs(self.timeout_s.unwrap_or(TIMEOUT).get().into()),
             user: self.user,
-            secret,
+            secret: source(self.secret_file, self.secret_env),
+            token: source(self.token_file, self.token_env),
+            credentials: source(self.credentials_file, self.credentials_env),
             tls: ClientTls { ca: self.ca_file, identity: self.client_cert.zip(self.client_key) },
         })
     }
-}
-
-/// The address of a receiver. `example` is one.
-fn address(url: Option<&str>, schemes: &[&str], example: &str) -> Result<Url, Mistake> {
-    let wrong = |text: String| Err(("url", text));
-    let Some(text) = url else {
-        return wrong(format!("the sink has no address; add one as in url = \"{example}\""));
-    };
-    let url = match Url::parse(text) {
-        Ok(url) => url,
-        Err(e) => return wrong(format!("not a valid address: {e}; write one as in {example}")),
-    };
-    if !schemes.contains(&url.scheme()) {
-        return wrong(format!("unknown scheme {:?}; use {}", url.scheme(), schemes.join(" or ")));
-    }
-    if url.host_str().is_none_or(str::is_empty) {
-        return wrong(format!("the host is missing; write the address as in {example}"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return wrong(
-            "the address contains a login; remove it and give the secret by secret_file or secret_env".into(),
-        );
-    }
-    if url.fragment().is_some() {
-        return wrong("the address contains a fragment (#…); remove it".into());
-    }
-    Ok(url)
-}
-
-/// The address of a server, which has no path.
-fn server(url: Option<&str>, schemes: &[&str], example: &str) -> Result<Url, Mistake> {
-    let url = address(url, schemes, example)?;
-    if !matches!(url.path(), "" | "/") || url.query().is_some() {
-        return Err(("url", format!("the address has a path; write it as in {example}")));
-    }
-    Ok(url)
-}
-
-/// A topic or a subject with places, or the default.
-fn template(text: Option<String>, default: &str, wildcards: &[char]) -> Result<String, Mistake> {
-    let text = text.unwrap_or_else(|| default.to_owned());
-    let rest = ["{instance}", "{stream}", "{kind}"].iter().fold(text.clone(), |rest, place| rest.replace(place, "x"));
-    let is_bad = |c: char| wildcards.contains(&c) || c.is_whitespace() || c.is_control() || matches!(c, '{' | '}');
-    if rest.is_empty() || rest.len() > 512 || rest.contains(is_bad) {
-        let advice = format!("use {{instance}}, {{stream}} and {{kind}}, and no spaces and wildcards, as in {default}");
-        return Err(("topic", format!("{text:?} cannot be used; {advice}")));
-    }
-    Ok(text)
 }
 
 #[cfg(test)]

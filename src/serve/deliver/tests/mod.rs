@@ -1,6 +1,7 @@
 mod mqtt;
 mod nats;
 mod servers;
+mod stalled;
 mod tls;
 #[path = "../../../../tests/common/wait.rs"]
 mod wait;
@@ -20,10 +21,11 @@ use serde_json::Value;
 
 use self::wait::until;
 use super::*;
-use crate::config::sink::ClientTls;
+use crate::config::sink::{ClientTls, Receiver};
 use crate::config::{SecretSource, SinkSettings};
 use crate::metrics::Metrics;
 use crate::publish::hub::HubInfo;
+use crate::publish::record::OutputRecord;
 use crate::publish::sink::Content;
 use crate::publish::testing;
 use touchline_core::clock::SystemClock;
@@ -64,6 +66,10 @@ struct WebServer {
 
 impl WebServer {
     fn start(answers: &[(u16, Option<&str>)]) -> Self {
+        Self::serve(std::net::TcpListener::bind("127.0.0.1:0").unwrap(), answers)
+    }
+
+    fn serve(listener: std::net::TcpListener, answers: &[(u16, Option<&str>)]) -> Self {
         let answers: VecDeque<_> = answers.iter().map(|(status, after)| (*status, after.map(str::to_owned))).collect();
         let answers = Arc::new(Mutex::new(answers));
         let (to, received) = unbounded();
@@ -79,9 +85,12 @@ impl WebServer {
             }
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = format!("http://{}/s3cret", listener.local_addr().unwrap()).parse().unwrap();
-        runtime.spawn(async move { axum::serve(listener, Router::new().fallback(handler)).await });
+        listener.set_nonblocking(true).unwrap();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            axum::serve(listener, Router::new().fallback(handler)).await
+        });
         Self { url, received, _runtime: runtime }
     }
 
@@ -101,13 +110,17 @@ fn settings(spool: PathBuf, receiver: Receiver) -> SinkSettings {
         timeout: LIMIT,
         user: None,
         secret: None,
+        token: None,
+        credentials: None,
         tls: ClientTls::default(),
     }
 }
 
 fn item(stream: &str, kind: &str, n: u64) -> Item {
-    let record = format!("{{\"type\":\"{kind}\",\"stream\":\"{stream}\",\"n\":{n}}}");
-    Item { stream: stream.into(), content: Content::RecordsOnly, records: vec![record.into()] }
+    let json = format!("{{\"type\":\"{kind}\",\"stream\":\"{stream}\",\"n\":{n}}}");
+    let kind = RecordKind::ALL.into_iter().find(|known| known.as_str() == kind).unwrap();
+    let records = vec![OutputRecord { kind, json: json.into() }];
+    Item { stream: stream.into(), content: Content::RecordsOnly, records }
 }
 
 fn hub() -> Hub {
@@ -132,8 +145,11 @@ fn a_webhook_receives_signed_events_in_order() {
     let server = WebServer::start(&[]);
     let key = folder.path().join("key");
     std::fs::write(&key, format!("{KEY}\nwhsec_{}\n", BASE64_STANDARD.encode(KEY))).unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "pl4nt-token\n").unwrap();
     let settings = SinkSettings {
         secret: Some(SecretSource::File(key)),
+        token: Some(SecretSource::File(token)),
         kinds: Some(vec![RecordKind::Event]),
         streams: Some(vec!["court".into()]),
         ..settings(folder.path().to_owned(), Receiver::Webhook { url: server.url.clone() })
@@ -150,6 +166,7 @@ fn a_webhook_receives_signed_events_in_order() {
     for request in &all {
         let Received { headers, body, text } = request;
         assert_eq!(headers["content-type"], "application/cloudevents+json; charset=utf-8");
+        assert_eq!(headers["authorization"], "Bearer pl4nt-token");
         let stamp = headers["webhook-timestamp"].to_str().unwrap();
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, KEY.as_bytes());
         let signature = ring::hmac::sign(&key, format!("{}.{stamp}.{text}", request.id()).as_bytes());
@@ -184,6 +201,7 @@ fn a_passing_failure_is_retried_with_the_same_id_and_keeps_the_order() {
     assert_eq!(all.iter().map(Received::n).collect::<Vec<_>>(), [0, 0, 0, 1, 1, 2]);
     assert!(all[0].id() == all[2].id() && all[2].id() != all[3].id());
     assert!(!all[0].headers.contains_key("webhook-signature"), "there is no key");
+    assert!(!all[0].headers.contains_key("authorization"), "there is no token");
     assert_eq!(value(&hub, "touchline_sink_failures_total{sink=\"desk\"}"), Some(3.0));
     let status: Value = serde_json::from_str(&hub.deliveries().json()).unwrap();
     assert!(status["sinks"][0]["last_error"]["cause"].as_str().unwrap().contains("(500)"), "{status}");
@@ -271,6 +289,28 @@ fn a_program_gets_each_record_on_its_standard_input() {
 }
 
 #[test]
+fn a_program_does_not_see_the_secrets_of_any_sink() {
+    let folder = tempfile::tempdir().unwrap();
+    // Variables that every test has. One is named as the secret of another sink.
+    let [secret, other] = ["CARGO_MANIFEST_DIR", "PATH"];
+    assert!([secret, other].iter().all(|name| std::env::var_os(name).is_some()));
+    let webhook = SinkSettings {
+        name: "web".into(),
+        token: Some(SecretSource::Variable(secret.into())),
+        ..settings(folder.path().into(), Receiver::Webhook { url: "http://127.0.0.1:1/".parse().unwrap() })
+    };
+    let hub = hub();
+    let exec = shell(folder.path(), "env > $1/env", LIMIT);
+    let mut sinks = open(vec![exec, webhook], None, &hub).unwrap();
+    sinks[0].take(&item("court", "event", 0));
+    until("the run", || exits(&hub, "0") == Some(1.0));
+    let env = std::fs::read_to_string(folder.path().join("env")).unwrap();
+    let has = |name: &str| env.lines().any(|line| line.starts_with(&format!("{name}=")));
+    assert!(has(other) && !has(secret), "{env}");
+    sinks.iter_mut().for_each(|sink| sink.finish());
+}
+
+#[test]
 fn exit_codes_accept_refuse_or_repeat() {
     let folder = tempfile::tempdir().unwrap();
     // Record 0 fails once, record 1 is refused.
@@ -329,10 +369,6 @@ fn unusable_secrets_stop_the_start_without_being_shown() {
 }
 
 #[test]
-fn types_of_records_are_read_from_their_first_key() {
-    for kind in RecordKind::ALL {
-        assert_eq!(RecordKind::of(&format!("{{\"type\":\"{}\",\"stream\":\"a\"}}", kind.as_str())), Some(kind));
-    }
-    assert_eq!(RecordKind::of("{\"type\":\"later\"}"), None);
+fn names_of_kinds_are_in_their_order() {
     assert_eq!(RecordKind::ALL.map(RecordKind::as_str), RecordKind::NAMES);
 }

@@ -39,6 +39,14 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Sends a signal, as to stop or to continue it.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let id = i32::try_from(self.0.id()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // Both fail only if it has ended.

@@ -51,6 +51,8 @@ pub struct StreamFacts {
     pub isolation: Isolation,
     /// Whether it retries if the first attempt fails.
     pub retry: bool,
+    /// Whether its media are recorded, if the program records.
+    pub record: bool,
     /// Its vote.
     pub vote: VoteFacts,
 }

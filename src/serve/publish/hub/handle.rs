@@ -10,7 +10,7 @@ use super::{
     Stream, StreamFacts, push_bounded,
 };
 use crate::metrics::StreamMetrics;
-use crate::publish::record::{Published, StreamState};
+use crate::publish::record::{OutputRecord, Published, StreamState};
 use touchline_core::decision::{Event, SecondOutcome};
 use touchline_core::frame::Frame;
 use touchline_core::incident::Incident;
@@ -102,7 +102,7 @@ impl StreamHandle {
     }
 
     /// Sets and publishes the state. Returns the record, or `None` if nothing changed.
-    pub fn set_state(&self, state: StreamState) -> Option<Arc<str>> {
+    pub fn set_state(&self, state: StreamState) -> Option<OutputRecord> {
         let state = state.redacted();
         let mut live = self.stream.live();
         if live.state == state {
@@ -128,7 +128,7 @@ impl StreamHandle {
     }
 
     /// Sets the tracks of the opened source. Returns the record, or `None` if nothing changed.
-    pub fn set_tracks(&self, tracks: Tracks) -> Option<Arc<str>> {
+    pub fn set_tracks(&self, tracks: Tracks) -> Option<OutputRecord> {
         let mut live = self.stream.live();
         if live.tracks == Some(tracks) {
             return None;
@@ -138,18 +138,18 @@ impl StreamHandle {
         Some(self.send_state(&mut live))
     }
 
-    fn send_state(&self, live: &mut LiveState) -> Arc<str> {
+    fn send_state(&self, live: &mut LiveState) -> OutputRecord {
         let recorder = self.stream.source().recorder;
         let json: Arc<str> = recorder.state(&live.state, live.tracks, live.since_unix_ns).into();
         self.stream.send(live, RecordKind::State, json.clone());
         if live.state != StreamState::Removed {
             self.hub.keep(&self.stream, RecordKind::State, &json);
         }
-        json
+        OutputRecord { kind: RecordKind::State, json }
     }
 
     /// Run `run` began; `cause` is `None` for the first of a stream. Returns the record, if there was a cause.
-    pub fn run_started(&self, run: RunId, cause: Option<Discontinuity>) -> Option<Arc<str>> {
+    pub fn run_started(&self, run: RunId, cause: Option<Discontinuity>) -> Option<OutputRecord> {
         {
             let mut live = self.stream.live();
             live.counters.runs += 1;
@@ -164,7 +164,7 @@ impl StreamHandle {
     }
 
     /// Publishes an incident of the source and returns its record.
-    pub fn incident(&self, incident: Incident) -> Arc<str> {
+    pub fn incident(&self, incident: Incident) -> OutputRecord {
         let track = incident.track().map(tracing::field::debug);
         let signal = incident.signal().map(|(signal, ..)| signal.as_str());
         tracing::info!(stream = self.stream.id, track, signal, "{}", incident.as_str());
@@ -183,7 +183,7 @@ impl StreamHandle {
         push_bounded(&mut live.incidents, json.clone(), HISTORY_INCIDENTS);
         self.stream.send(&mut live, RecordKind::Incident, json.clone());
         self.hub.keep(&self.stream, RecordKind::Incident, &json);
-        json
+        OutputRecord { kind: RecordKind::Incident, json }
     }
 
     /// Counts reconnects, with or without data.
@@ -202,12 +202,12 @@ impl StreamHandle {
     ///
     /// # Panics
     /// If a class id or a probability vector does not belong to the hub's classes.
-    pub fn publish(&self, published: &Published) -> Vec<Arc<str>> {
+    pub fn publish(&self, published: &Published) -> Vec<OutputRecord> {
         let clock = &self.hub.shared.clock;
         let began_ns = clock.mono_ns();
         let unix_ns = clock.unix_ns();
         let recorder = self.stream.source().recorder;
-        let mut lines: Vec<Arc<str>> = recorder.published(published).into_iter().map(Arc::from).collect();
+        let lines = recorder.published(published).into_iter().map(Arc::<str>::from);
         self.count(published, unix_ns);
         let mut live = self.stream.live();
         let live = &mut *live;
@@ -232,21 +232,25 @@ impl StreamHandle {
         if let Some(line) = &change {
             self.stream.send(live, RecordKind::Pack, line.clone());
         }
-        for (i, line) in lines.iter().enumerate() {
+        let mut records = Vec::from_iter(change.map(|json| OutputRecord { kind: RecordKind::Pack, json }));
+        for (i, json) in lines.enumerate() {
             if i == 0 {
-                live.last = Some(line.clone());
-                self.stream.send(live, kind, line.clone());
+                live.last = Some(json.clone());
+                self.stream.send(live, kind, json.clone());
+                records.push(OutputRecord { kind, json });
             } else {
-                push_bounded(&mut live.events, line.clone(), HISTORY_EVENTS);
-                self.stream.send(live, RecordKind::Event, line.clone());
-                self.hub.keep(&self.stream, RecordKind::Event, line);
+                records.push(self.send_event(live, json));
             }
         }
-        if let Some(line) = change {
-            lines.insert(0, line);
-        }
         self.hub.shared.metrics.observe_stage(Stage::Publish, clock.mono_ns().saturating_sub(began_ns));
-        lines
+        records
+    }
+
+    fn send_event(&self, live: &mut LiveState, json: Arc<str>) -> OutputRecord {
+        push_bounded(&mut live.events, json.clone(), HISTORY_EVENTS);
+        self.stream.send(live, RecordKind::Event, json.clone());
+        self.hub.keep(&self.stream, RecordKind::Event, &json);
+        OutputRecord { kind: RecordKind::Event, json }
     }
 
     /// The record of a change of the pack, if this is the first second of a new pack.
@@ -260,17 +264,12 @@ impl StreamHandle {
     ///
     /// # Panics
     /// If a class id does not belong to the hub's classes.
-    pub fn publish_events(&self, events: &[Event]) -> Vec<Arc<str>> {
-        let lines: Vec<Arc<str>> = self.stream.source().recorder.events(events).into_iter().map(Arc::from).collect();
+    pub fn publish_events(&self, events: &[Event]) -> Vec<OutputRecord> {
+        let lines = self.stream.source().recorder.events(events);
         let mut live = self.stream.live();
         live.counters.events += events.len() as u64;
-        for line in &lines {
-            push_bounded(&mut live.events, line.clone(), HISTORY_EVENTS);
-            self.stream.send(&mut live, RecordKind::Event, line.clone());
-            self.hub.keep(&self.stream, RecordKind::Event, line);
-        }
         events.iter().for_each(|event| self.stream.metrics.event(event));
-        lines
+        lines.into_iter().map(|line| self.send_event(&mut live, line.into())).collect()
     }
 
     fn count(&self, published: &Published, unix_ns: i64) {

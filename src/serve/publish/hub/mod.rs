@@ -267,6 +267,16 @@ impl Hub {
         self.stream(id).is_some()
     }
 
+    /// Whether stream `id` is recorded, if the program records.
+    pub fn is_recorded(&self, id: &str) -> bool {
+        self.stream(id).is_some_and(|stream| stream.live().facts.as_ref().is_none_or(|facts| facts.record))
+    }
+
+    /// The classes of the records.
+    pub fn classes(&self) -> &Arc<ClassSet> {
+        &self.shared.classes
+    }
+
     /// The status of the sinks of the configuration.
     pub fn deliveries(&self) -> &DeliveryBoard {
         &self.shared.deliveries

@@ -129,7 +129,7 @@ fn a_condition_of_the_signal_lasts_until_its_end_or_that_of_the_stream() {
     let cam = add(&hub, "cam");
     clock.advance(5_000_000_000);
     let (began, lasted_ns) = (Pts(0), 2_000_000_000);
-    let record = json(&cam.incident(Incident::SignalBegan { signal: Signal::Bars, began, lasted_ns }));
+    let record = json(&cam.incident(Incident::SignalBegan { signal: Signal::Bars, began, lasted_ns }).json);
     assert_eq!((&record["signal"], &record["lasted_ms"]), (&"bars".into(), &2000.0.into()));
     cam.incident(Incident::SignalBegan { signal: Signal::Silence, began, lasted_ns });
     let shown = detail(&hub, "cam");
@@ -175,7 +175,8 @@ fn publishing_reaches_snapshot_subscribers_metrics_and_the_caller() {
     assert_eq!(lines.len(), 2);
     for (line, kind) in lines.iter().zip([RecordKind::Second, RecordKind::Event]) {
         let record = subscription.records.try_recv().unwrap();
-        assert_eq!((&record.json, record.kind), (line, kind));
+        assert_eq!((&record.json, record.kind), (&line.json, kind));
+        assert_eq!(line.kind, kind);
         subscription.sequence += 1;
         assert_eq!(record.sequence, subscription.sequence, "nothing is missed between snapshot and records");
     }
@@ -329,7 +330,7 @@ fn a_new_pack_is_published_before_its_first_second() {
     let mut second = predicted(2, "tennis", 0.9);
     let SecondOutcome::Predicted(inner) = &mut second.outcome else { unreachable!() };
     inner.pack = other;
-    let lines: Vec<Value> = cam.publish(&second).iter().map(|line| json(line)).collect();
+    let lines: Vec<Value> = cam.publish(&second).iter().map(|line| json(&line.json)).collect();
     assert_eq!((&lines[0]["type"], &lines[1]["type"]), (&json("\"pack\""), &json("\"second\"")));
     assert_eq!((&lines[0]["index"], &lines[0]["previous"]["name"]), (&json("2"), &json("\"compact\"")));
     assert_eq!(lines[0]["pack"], lines[1]["pack"]);

@@ -16,14 +16,16 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError, bounded};
 
 use super::jsonl::JsonlWriter;
-use super::record::{Published, StreamState};
+use super::record::{OutputRecord, Published, StreamState};
 use super::terminal::Terminal;
 use crate::config::RecordKind;
 use crate::metrics::{Metrics, StageThread};
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
+use touchline_core::item::Discontinuity;
 use touchline_core::limits::LogLimiter;
 use touchline_core::threads::{Heartbeat, spawn};
+use touchline_core::time::RunId;
 
 pub(in crate::publish) use status::SinksView;
 pub use status::{DeliveryBoard, DeliveryStatus};
@@ -45,6 +47,8 @@ pub enum Content {
     Second(Box<Published>),
     /// A change of state.
     State(StreamState),
+    /// A run began after a discontinuity. Its seconds follow.
+    RunStarted(RunId, Discontinuity),
     /// The item has records only.
     RecordsOnly,
 }
@@ -56,8 +60,8 @@ pub struct Item {
     pub stream: Arc<str>,
     /// The content in typed form.
     pub content: Content,
-    /// The records, each one line of JSON.
-    pub records: Vec<Arc<str>>,
+    /// The records.
+    pub records: Vec<OutputRecord>,
 }
 
 /// An output. It runs on its own thread and may block.
@@ -345,8 +349,8 @@ impl JsonLines {
         Self { writer, kinds, clock }
     }
 
-    fn takes(&self, record: &str) -> bool {
-        self.kinds.as_ref().is_none_or(|kinds| RecordKind::of(record).is_some_and(|kind| kinds.contains(&kind)))
+    fn takes(&self, kind: RecordKind) -> bool {
+        self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind))
     }
 }
 
@@ -367,8 +371,8 @@ impl Sink for JsonLines {
         let now_ns = self.clock.mono_ns();
         let mut lost = 0;
         for record in &item.records {
-            if self.takes(record) {
-                lost += u64::from(!self.writer.write_or_count(record, now_ns));
+            if self.takes(record.kind) {
+                lost += u64::from(!self.writer.write_or_count(&record.json, now_ns));
             }
         }
         lost
@@ -388,7 +392,7 @@ impl Sink for Terminal {
         match &item.content {
             Content::Second(published) => self.published(&item.stream, published),
             Content::State(state) => self.state(&item.stream, state),
-            Content::RecordsOnly => {}
+            Content::RunStarted(..) | Content::RecordsOnly => {}
         }
         // A closed terminal is not an error.
         0

@@ -37,7 +37,7 @@ impl Sink for Gated {
         let _ = self.began.send(());
         // Without a sender, all items pass.
         let _ = self.let_in.recv();
-        self.taken.lock().extend(item.records.iter().cloned());
+        self.taken.lock().extend(item.records.iter().map(|record| record.json.clone()));
         0
     }
 }
@@ -52,14 +52,18 @@ impl Sink for Collector {
     }
 
     fn take(&mut self, item: &Item) -> u64 {
-        assert!(!item.records.iter().any(|record| record.contains("panic")), "the record requests a panic");
-        self.0.lock().extend(item.records.iter().cloned());
+        assert!(!item.records.iter().any(|record| record.json.contains("panic")), "the record requests a panic");
+        self.0.lock().extend(item.records.iter().map(|record| record.json.clone()));
         0
     }
 }
 
+fn record(json: &str) -> OutputRecord {
+    OutputRecord { kind: RecordKind::Event, json: json.into() }
+}
+
 fn item(n: usize) -> Item {
-    Item { stream: "a".into(), content: Content::RecordsOnly, records: vec![format!("{{\"n\":{n}}}").into()] }
+    Item { stream: "a".into(), content: Content::RecordsOnly, records: vec![record(&format!("{{\"n\":{n}}}"))] }
 }
 
 fn sinks() -> (Sinks, Metrics, Arc<ManualClock>) {
@@ -139,7 +143,7 @@ fn a_panic_costs_one_item() {
     let (mut sinks, metrics, _) = sinks();
     let kept = Collector::default();
     sinks.add(kept.clone()).unwrap();
-    let bad = Item { records: vec!["panic".into()], ..item(0) };
+    let bad = Item { records: vec![record("panic")], ..item(0) };
     for item in [item(1), bad, item(2)] {
         sinks.send(item, WhenFull::Wait);
     }

@@ -229,6 +229,7 @@ impl ManagedStream {
             audio_language: self.settings.hls.audio_language.clone(),
             isolation: self.settings.isolation(self.origin == Origin::Api),
             retry: self.retries(retry),
+            record: self.settings.record,
             vote: self.vote(vote).into(),
         });
     }

@@ -13,7 +13,7 @@ use crate::backlog::QueueId;
 use crate::live::LiveStream;
 use crate::metrics::StageThread;
 use crate::publish::hub::{Hub, StreamHandle};
-use crate::publish::record::StreamState;
+use crate::publish::record::{OutputRecord, StreamState};
 use crate::publish::sink::{Content, Item, Sinks, WhenFull};
 use crate::workers::{Decided, DecidedItem};
 use touchline_core::cause::Cause;
@@ -271,8 +271,12 @@ impl Publisher {
             }
             DecidedItem::News(news) => {
                 let mut records = Vec::new();
+                let content = match &news {
+                    ClipOutput::RunStarted { run, cause: Some(cause) } => Content::RunStarted(*run, *cause),
+                    _ => Content::RecordsOnly,
+                };
                 let state = running.stream.news(news, &mut records);
-                self.changed(queue, state, records);
+                self.changed(queue, state.map_or(content, Content::State), records);
             }
         }
     }
@@ -280,30 +284,30 @@ impl Publisher {
     fn cut(&mut self, queue: QueueId) {
         let Some(running) = self.running.get_mut(&queue) else { return };
         let mut records = Vec::new();
-        let state = running.stream.cut(&mut records);
+        let state = running.stream.cut(&mut records).map_or(Content::RecordsOnly, Content::State);
         // The manager knows that it cut the stream. Nothing more is published of it.
         self.changed(queue, state, records);
         self.running.remove(&queue);
     }
 
     /// Publishes a change of a stream, and reports to the stream manager if its source has ended.
-    fn changed(&mut self, queue: QueueId, state: Option<StreamState>, records: Vec<Arc<str>>) {
+    fn changed(&mut self, queue: QueueId, content: Content, records: Vec<OutputRecord>) {
         let Some(running) = self.running.get_mut(&queue) else { return };
         let handle = running.stream.handle().clone();
         let is_over = running.stream.is_over();
         if is_over {
             running.update_counts();
         }
-        let error = match &state {
-            Some(StreamState::Failed { kind: Cause::Internal, cause, .. }) if is_over => {
+        let error = match &content {
+            Content::State(StreamState::Failed { kind: Cause::Internal, cause, .. }) if is_over => {
                 Some(Error::Internal(format!("{}: {cause}", handle.id())))
             }
-            Some(StreamState::Failed { kind, cause, advice }) if is_over => {
+            Content::State(StreamState::Failed { kind, cause, advice }) if is_over => {
                 Some(Error::source_failure(*kind, &*handle.uri(), cause.clone(), advice.clone()))
             }
             _ => None,
         };
-        self.send(&handle, state.map_or(Content::RecordsOnly, Content::State), records);
+        self.send(&handle, content, records);
         if is_over {
             self.running.remove(&queue);
             // The stream manager is gone only at shutdown.
@@ -340,7 +344,7 @@ impl Publisher {
         self.send(&handle, Content::RecordsOnly, vec![record]);
     }
 
-    fn send(&mut self, handle: &StreamHandle, content: Content, records: Vec<Arc<str>>) {
+    fn send(&mut self, handle: &StreamHandle, content: Content, records: Vec<OutputRecord>) {
         if matches!(content, Content::RecordsOnly) && records.is_empty() {
             return;
         }

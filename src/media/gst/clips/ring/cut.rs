@@ -17,6 +17,8 @@ pub struct RingAnchor {
     pub pts: Pts,
     /// Monotonic clock when the media of that time arrived, ns.
     pub arrived_ns: u64,
+    /// Media from before this wall time are left out, nanoseconds since 1970-01-01 UTC: the clock was that of an earlier process then.
+    pub since_unix_ns: u64,
 }
 
 /// Cuts a clip from the ring of a stream in `dir`. The run of the request is ignored: the anchor tells it.
@@ -29,7 +31,8 @@ pub fn cut_ring(dir: &Path, anchor: RingAnchor, request: &ClipRequest) -> Result
         let open = File::open(&file.path).ok()?;
         Some((file, open))
     };
-    let files: Vec<(RingFile, File)> = files(dir)?.into_iter().filter_map(open).collect();
+    let files = files(dir)?.into_iter().filter(|file| file.begun_ns >= anchor.since_unix_ns);
+    let files: Vec<(RingFile, File)> = files.filter_map(open).collect();
     let mut index = Index::default();
     let mut best: Option<(u64, u32)> = None;
     read(&files, false, |RecordedUnit { unit, arrived_ns }| {

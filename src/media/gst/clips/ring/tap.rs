@@ -17,6 +17,7 @@ use super::format::RingWriter;
 use super::{RingFile, RingOptions, remove_oldest};
 use crate::gst::graph::Graph;
 use crate::gst::sinks::running_time;
+use crate::outlet::Counters;
 use touchline_core::clock::Clock;
 use touchline_core::item::Track;
 use touchline_core::threads::spawn;
@@ -41,7 +42,7 @@ pub(in crate::gst) struct RingTap {
 
 impl RingTap {
     /// Starts the writer. It ends when the tap and its probes are dropped. [`None`] if the ring cannot be written, which is logged.
-    pub fn start(options: &RingOptions, id: &str, clock: Arc<dyn Clock>) -> Option<Arc<Self>> {
+    pub fn start(options: &RingOptions, id: &str, clock: Arc<dyn Clock>, counters: Arc<Counters>) -> Option<Arc<Self>> {
         let dir = options.dir(id);
         let (to, units) = bounded(QUEUE);
         let writer = Writer {
@@ -49,6 +50,7 @@ impl RingTap {
             connection_ns: u64::try_from(clock.unix_ns()).unwrap_or(0),
             dir,
             clock,
+            counters,
             file: None,
             begun_ns: 0,
             formats: [None, None],
@@ -140,6 +142,7 @@ struct Writer {
     dir: PathBuf,
     connection_ns: u64,
     clock: Arc<dyn Clock>,
+    counters: Arc<Counters>,
     file: Option<RingWriter>,
     /// PTS of the file's first unit, ns.
     begun_ns: i64,
@@ -165,6 +168,10 @@ impl Writer {
             };
             let Some((unit, arrived_ns)) = next else { break };
             let written = self.write(&unit, arrived_ns);
+            // A unit is also lost while no file is open.
+            if written.is_err() || self.file.is_none() {
+                self.counters.unrecorded.fetch_add(1, Ordering::Relaxed);
+            }
             self.check(written);
         }
         let flushed = self.file.as_mut().map_or(Ok(()), RingWriter::flush);

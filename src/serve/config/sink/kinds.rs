@@ -1,0 +1,87 @@
+//! Names of `[[sink]]`: kinds of records and receivers, versions, logins.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Type of a record, and name of its server-sent event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordKind {
+    /// A second with a decision.
+    Second,
+    /// A second without one.
+    Gap,
+    /// An onset or offset.
+    Event,
+    /// A change of state.
+    State,
+    /// An incident of the source.
+    Incident,
+    /// A change of the pack.
+    Pack,
+}
+
+impl RecordKind {
+    /// In the order of the variants.
+    pub const ALL: [RecordKind; 6] = [
+        RecordKind::Second,
+        RecordKind::Gap,
+        RecordKind::Event,
+        RecordKind::State,
+        RecordKind::Incident,
+        RecordKind::Pack,
+    ];
+
+    /// The names, in the order of [`RecordKind::ALL`].
+    pub const NAMES: [&str; 6] = ["second", "gap", "event", "state", "incident", "pack"];
+
+    /// Value of the key `type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RecordKind::Second => "second",
+            RecordKind::Gap => "gap",
+            RecordKind::Event => "event",
+            RecordKind::State => "state",
+            RecordKind::Incident => "incident",
+            RecordKind::Pack => "pack",
+        }
+    }
+}
+
+/// What a sink delivers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SinkKind {
+    /// An HTTP server: CloudEvents, signed.
+    Webhook,
+    /// A program: one record on its standard input.
+    Exec,
+    /// An MQTT broker.
+    Mqtt,
+    /// JetStream of a NATS server.
+    Nats,
+}
+
+/// Version of MQTT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MqttVersion {
+    /// 3.1.1
+    #[serde(rename = "3.1.1")]
+    V3,
+    /// 5
+    #[default]
+    #[serde(rename = "5")]
+    V5,
+}
+
+impl SinkKind {
+    /// Name in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            SinkKind::Webhook => "webhook",
+            SinkKind::Exec => "exec",
+            SinkKind::Mqtt => "mqtt",
+            SinkKind::Nats => "nats",
+        }
+    }
+}
