@@ -237,6 +237,7 @@ mod tests {
                     continue;
                 }
                 Value::Array(list) if list.is_empty() => continue,
+                Value::Array(list) => list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
                 Value::String(text) => text.clone(),
                 // 1 in place of 1.0.
                 number => number.as_f64().unwrap().to_string(),
