@@ -6,11 +6,11 @@ use std::process::{Command, Output};
 use base64::Engine;
 use serde_json::{Value, json};
 
+use crate::common::Fixtures;
 use crate::common::http::HttpServer;
 use crate::common::program::{self, touchline};
 use crate::common::skip::{Lacks, skip};
 use crate::common::webdriver::Browser;
-use crate::common::{self, Fixtures};
 
 /// Kinds of time with their first second and the one after the last: what [`records`] contains.
 const SEGMENTS: [(&str, u64, u64); 3] = [("Soccer", 0, 1000), ("Tennis", 1000, 1607), ("Soccer", 1607, 2000)];
@@ -176,75 +176,6 @@ fn browsers_read_the_cues() {
         .collect();
     assert_eq!(objects.iter().map(|o| o["class"].clone()).collect::<Vec<_>>(), ["soccer", "tennis", "soccer"]);
     assert_eq!(objects[1]["mean"], 0.9);
-}
-
-/// hls.js of tests/package.json, which deploy/test.sh installs.
-fn hls_js() -> Option<PathBuf> {
-    let folder = std::env::var_os("TOUCHLINE_TEST_NODE")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-node"), PathBuf::from);
-    let script = folder.join("node_modules/hls.js/dist/hls.min.js");
-    if !script.is_file() {
-        skip(Lacks::Tool, "no hls.js (tests/package.json); deploy/test.sh installs it");
-        return None;
-    }
-    Some(script)
-}
-
-#[test]
-fn players_read_the_date_ranges() {
-    let Some(script) = hls_js() else { return };
-    let Some(browser) = Browser::start() else { return };
-    let fixtures = Fixtures::new();
-    let path = |name: &str| fixtures.path().join(name);
-    std::fs::copy(script, path("hls.js")).unwrap();
-    common::ffmpeg(
-        &format!(
-            "-f lavfi -i testsrc2=size=320x180:rate=25:duration=20 -c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 50 -bf 0 \
-             -f hls -hls_time 2 -hls_list_size 0 -hls_segment_filename {}",
-            path("s%d.ts").display()
-        ),
-        &path("video.m3u8"),
-    );
-    let dated = std::fs::read_to_string(path("video.m3u8")).unwrap().replacen(
-        "#EXTINF",
-        "#EXT-X-PROGRAM-DATE-TIME:2026-03-29T14:00:00Z\n#EXTINF",
-        1,
-    );
-    let playlist = fixtures.write("video.m3u8", dated.as_bytes());
-    let jsonl = fixtures.write("video.jsonl", records_of("video", &[("Soccer", 0, 8), ("Tennis", 8, 20)]).as_bytes());
-    let flags = ["--began", "2026-03-29T14:00:00Z", "--playlist", playlist.to_str().unwrap()];
-    exported(&jsonl, &path("marked.m3u8"), "daterange", &flags);
-    fixtures.write(
-        "index.html",
-        b"<!doctype html><script src=hls.js></script><video muted></video><script>
-        const video = document.querySelector('video'), hls = new Hls();
-        hls.on(Hls.Events.LEVEL_LOADED, (_, loaded) => { window.ranges = Object.values(loaded.details.dateRanges); });
-        hls.loadSource('marked.m3u8');
-        hls.attachMedia(video);
-        window.cues = () => [...video.textTracks].filter(t => t.kind === 'metadata').flatMap(t => { t.mode = 'hidden'; return [...t.cues]; });
-        </script>",
-    );
-    let server = HttpServer::start(fixtures.path());
-    browser.go(&server.url("index.html"));
-    browser.wait("the cues", "return !!window.ranges && cues().some(c => c.value.key === 'X-TOUCHLINE-CLASS')");
-    let ranges = browser.run(
-        "return ranges.map(r => [r.class, r.startDate.toISOString(), r.duration, r.isValid, r.attr['X-TOUCHLINE-CLASS']])",
-    );
-    let expected = json!([
-        ["touchline.segment", "2026-03-29T14:00:00.000Z", 8, true, "soccer"],
-        ["touchline.segment", "2026-03-29T14:00:08.000Z", 12, true, "tennis"],
-    ]);
-    assert_eq!(ranges, expected);
-    // On the timeline of the media, each begins with its segment.
-    let cues = browser.run(
-        "return cues().filter(c => c.value.key === 'X-TOUCHLINE-CLASS').map(c => [c.value.data, c.startTime, c.endTime])",
-    );
-    let cues = cues.as_array().unwrap();
-    assert_eq!(cues.len(), 2, "{cues:?}");
-    for (cue, (class, begin, end)) in cues.iter().zip([("soccer", 0.0, 8.0), ("tennis", 8.0, 20.0)]) {
-        let near = |value: &Value, at: f64| (value.as_f64().unwrap() - at).abs() < 0.04;
-        assert!(cue[0] == class && near(&cue[1], begin) && near(&cue[2], end), "{cue}");
-    }
 }
 
 #[test]
