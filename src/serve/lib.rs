@@ -22,3 +22,6 @@ pub mod workers;
 #[cfg(test)]
 #[path = "../../tests/common/skip.rs"]
 mod skip;
+#[cfg(test)]
+#[path = "../../tests/common/wait.rs"]
+mod wait;

@@ -37,7 +37,7 @@ impl Nats {
     /// Cause and advice for a secret or a certificate that cannot be used.
     pub fn open(url: &Url, nats: &NatsSettings, settings: &SinkSettings, instance: &Arc<str>) -> Result<Self, String> {
         let secret = settings.secret.as_ref().map(|secret| secret.read()).transpose()?.unwrap_or_default();
-        let credentials = settings.credentials.as_ref().map(|source| Credentials::read(source)).transpose()?;
+        let credentials = settings.credentials.as_ref().map(Credentials::read).transpose()?;
         let tls = (url.scheme() == "tls").then(|| tls::client(&settings.tls)).transpose()?;
         Ok(Self {
             settings: nats.clone(),

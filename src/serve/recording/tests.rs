@@ -1,20 +1,17 @@
 //! Clips from rings of generated media, checked with FFmpeg.
 
-#[path = "../../../tests/common/wait.rs"]
-mod wait;
-
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-use self::wait::until;
 use super::*;
 use crate::clips::MissingSpan;
 use crate::metrics::Metrics;
 use crate::publish::hub::{HubInfo, StreamInfo};
 use crate::publish::record::Recorder;
 use crate::publish::testing::{self, predicted};
+use crate::wait::until;
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::item::{Discontinuity, MediaItem, Pace};
 use touchline_core::labels::{ClassId, Modality};

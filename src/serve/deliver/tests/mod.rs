@@ -3,8 +3,6 @@ mod nats;
 mod servers;
 mod stalled;
 mod tls;
-#[path = "../../../../tests/common/wait.rs"]
-mod wait;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -19,7 +17,6 @@ use crossbeam_channel::{Receiver as Messages, Sender, unbounded};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use self::wait::until;
 use super::*;
 use crate::config::sink::{ClientTls, Receiver};
 use crate::config::{SecretSource, SinkSettings};
@@ -28,6 +25,7 @@ use crate::publish::hub::HubInfo;
 use crate::publish::record::OutputRecord;
 use crate::publish::sink::Content;
 use crate::publish::testing;
+use crate::wait::until;
 use touchline_core::clock::SystemClock;
 use touchline_core::labels::Modality;
 
