@@ -56,7 +56,7 @@ impl Backend for CpuBackend {
     fn warm(&mut self) -> Result<()> {
         let mut logits = Vec::new();
         for modality in Modality::ALL {
-            if let Some((width, height)) = self.input_size(modality) {
+            if let Some((width, height)) = self.pack.input_size(modality) {
                 // Any picture with contrast: zeros would hide a faulty weight behind the first layer's bias.
                 self.buffers.input = (0..3 * width * height).map(|i| (i as f32 * 0.37).sin()).collect();
                 self.forward(modality, &mut logits)?;
@@ -106,7 +106,7 @@ impl Backend for CpuBackend {
     fn observe(&mut self, seconds: &[&ClipSecond], observed: &mut PerModality<Observed>) -> Result<()> {
         let mut rows = Vec::new();
         for modality in Modality::ALL {
-            let Some((width, height)) = self.input_size(modality) else { continue };
+            let Some((width, height)) = self.pack.input_size(modality) else { continue };
             rows.clear();
             self.features(modality, seconds, &mut rows);
             let count: usize = rows.iter().sum();
@@ -129,15 +129,6 @@ impl Backend for CpuBackend {
 }
 
 impl CpuBackend {
-    /// Width and height of a model's input, pixels.
-    fn input_size(&self, modality: Modality) -> Option<(usize, usize)> {
-        match modality {
-            Modality::Rgb => self.pack.rgb.as_ref().map(|p| (p.input.width, p.input.height)),
-            Modality::Flow => self.pack.flow.as_ref().map(|p| (p.input.width, p.input.height)),
-            Modality::Audio => self.pack.audio.as_ref().map(|p| (p.input.width, p.input.height)),
-        }
-    }
-
     /// Computes a model's inputs into the buffer, and appends to `rows` how many each second has.
     fn features(&mut self, modality: Modality, seconds: &[&ClipSecond], rows: &mut Vec<usize>) {
         let (Buffers { input, .. }, extractor) = (&mut self.buffers, &mut self.extractor);
@@ -152,7 +143,7 @@ impl CpuBackend {
 
     /// Runs the network on the buffered inputs: `logits` is overwritten with one row each.
     fn forward(&mut self, modality: Modality, logits: &mut Vec<f32>) -> Result<()> {
-        let size = self.input_size(modality).expect("the caller checked that the model is there");
+        let size = self.pack.input_size(modality).expect("the caller checked that the model is there");
         let network = self.networks.get(modality).as_ref().expect("every model of the pack is loaded");
         let Buffers { input, pooled } = &mut self.buffers;
         Ok(network.logits_into(input, size, pooled, logits)?)

@@ -196,14 +196,13 @@ impl Pack {
         }
     }
 
-    /// Width and height of a model's input, pixels; zeros if the pack has no model for the modality.
-    pub fn input_size(&self, modality: Modality) -> (usize, usize) {
+    /// Width and height of a model's input, pixels, if the pack has one for the modality.
+    pub fn input_size(&self, modality: Modality) -> Option<(usize, usize)> {
         match modality {
             Modality::Rgb => self.rgb.as_ref().map(|p| (p.input.width, p.input.height)),
             Modality::Flow => self.flow.as_ref().map(|p| (p.input.width, p.input.height)),
             Modality::Audio => self.audio.as_ref().map(|p| (p.input.width, p.input.height)),
         }
-        .unwrap_or_default()
     }
 
     /// One SHA-256 for all the pack's weights: over the hashes of the files, in the order rgb, flow, audio.

@@ -5,6 +5,21 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::values::Within;
+
+/// Length of a stream's ring, seconds.
+pub type RingS = Within<30, 3600>;
+/// Size of all rings, MB.
+pub type RingMb = Within<10, 10_000_000>;
+/// Seconds before an event.
+pub type PreRollS = Within<0, 600>;
+/// Seconds after an event.
+pub type PostRollS = Within<1, 600>;
+/// Age of the oldest clip, days.
+pub type KeepDays = Within<1, 36_500>;
+/// Size of all clips, MB.
+pub type KeepMb = Within<10, 100_000_000>;
+
 /// What clips are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -27,23 +42,17 @@ pub struct RecordFile {
     /// Folder for the ring of original media and the clips of events. Without it nothing is recorded.
     pub dir: Option<PathBuf>,
     /// Length of the ring of each stream, seconds.
-    #[schemars(range(min = 30, max = 3600))]
-    pub ring_s: Option<u32>,
+    pub ring_s: Option<RingS>,
     /// Size of the rings of all streams, MB.
-    #[schemars(range(min = 10, max = 10_000_000))]
-    pub ring_mb: Option<u32>,
+    pub ring_mb: Option<RingMb>,
     /// What a clip has before its event, seconds. It begins at the key picture before that.
-    #[schemars(range(min = 0, max = 600))]
-    pub pre_roll_s: Option<u32>,
+    pub pre_roll_s: Option<PreRollS>,
     /// What a clip has after its event, seconds.
-    #[schemars(range(min = 1, max = 600))]
-    pub post_roll_s: Option<u32>,
+    pub post_roll_s: Option<PostRollS>,
     /// Clips that are older are removed, days.
-    #[schemars(range(min = 1, max = 36_500))]
-    pub keep_days: Option<u32>,
+    pub keep_days: Option<KeepDays>,
     /// The oldest clips are removed beyond this size of all, MB.
-    #[schemars(range(min = 10, max = 100_000_000))]
-    pub keep_mb: Option<u32>,
+    pub keep_mb: Option<KeepMb>,
     /// What clips are cut: each event, each segment; by default events.
     pub clips: Option<Vec<ClipKind>>,
     /// Whether each clip also has its sound as a WAV file; by default not.
@@ -80,12 +89,12 @@ impl RecordFile {
     pub(super) fn default_values() -> Self {
         Self {
             dir: None,
-            ring_s: Some(300),
-            ring_mb: Some(4000),
-            pre_roll_s: Some(10),
-            post_roll_s: Some(20),
-            keep_days: Some(30),
-            keep_mb: Some(20_000),
+            ring_s: Some(RingS::of::<300>()),
+            ring_mb: Some(RingMb::of::<4000>()),
+            pre_roll_s: Some(PreRollS::of::<10>()),
+            post_roll_s: Some(PostRollS::of::<20>()),
+            keep_days: Some(KeepDays::of::<30>()),
+            keep_mb: Some(KeepMb::of::<20_000>()),
             clips: Some(vec![ClipKind::Event]),
             wav: Some(false),
         }
@@ -94,22 +103,15 @@ impl RecordFile {
     /// The settings; `None` without a folder.
     ///
     /// # Errors
-    /// Names the value that is out of bounds.
+    /// If the ring is shorter than a clip.
     pub fn settings(self) -> Result<Option<RecordSettings>, String> {
         let defaults = Self::default_values();
-        let within = |key: &str, value: Option<u32>, default: Option<u32>, least: u32, most: u32| {
-            let value = value.or(default).unwrap_or(least);
-            if (least..=most).contains(&value) {
-                return Ok(u64::from(value));
-            }
-            Err(format!("{key} {value} is not allowed; choose {least} to {most}"))
-        };
-        let ring_s = within("ring_s", self.ring_s, defaults.ring_s, 30, 3600)?;
-        let ring_mb = within("ring_mb", self.ring_mb, defaults.ring_mb, 10, 10_000_000)?;
-        let pre_roll_s = within("pre_roll_s", self.pre_roll_s, defaults.pre_roll_s, 0, 600)?;
-        let post_roll_s = within("post_roll_s", self.post_roll_s, defaults.post_roll_s, 1, 600)?;
-        let keep_days = within("keep_days", self.keep_days, defaults.keep_days, 1, 36_500)?;
-        let keep_mb = within("keep_mb", self.keep_mb, defaults.keep_mb, 10, 100_000_000)?;
+        let ring_s = number(self.ring_s, defaults.ring_s);
+        let ring_mb = number(self.ring_mb, defaults.ring_mb);
+        let pre_roll_s = number(self.pre_roll_s, defaults.pre_roll_s);
+        let post_roll_s = number(self.post_roll_s, defaults.post_roll_s);
+        let keep_days = number(self.keep_days, defaults.keep_days);
+        let keep_mb = number(self.keep_mb, defaults.keep_mb);
         if ring_s < pre_roll_s + post_roll_s {
             let clip_s = pre_roll_s + post_roll_s;
             return Err(format!(
@@ -130,6 +132,10 @@ impl RecordFile {
     }
 }
 
+fn number<const MIN: u32, const MAX: u32>(given: Option<Within<MIN, MAX>>, default: Option<Within<MIN, MAX>>) -> u64 {
+    given.or(default).map_or(0, Within::get).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,12 +144,16 @@ mod tests {
     fn values_are_checked() {
         let dir = || Some(PathBuf::from("/var/lib/touchline/media"));
         assert_eq!(RecordFile::default().settings(), Ok(None));
-        let settings =
-            RecordFile { dir: dir(), ring_mb: Some(12), ..RecordFile::default() }.settings().unwrap().unwrap();
+        let settings = RecordFile { dir: dir(), ring_mb: Some(Within::of::<12>()), ..RecordFile::default() }.settings();
+        let settings = settings.unwrap().unwrap();
         assert_eq!((settings.ring_bytes, settings.ring_s, settings.keep_s), (12_000_000, 300, 30 * 86_400));
-        let refused = RecordFile { ring_mb: Some(9), ..RecordFile::default() }.settings().unwrap_err();
-        assert!(refused.contains("ring_mb 9") && refused.contains("10 to 10000000"), "{refused}");
-        let short = RecordFile { ring_s: Some(30), pre_roll_s: Some(20), ..RecordFile::default() };
+        let refused = toml::from_str::<RecordFile>("ring_mb = 9").unwrap_err().to_string();
+        assert!(refused.contains("ring_mb = 9") && refused.contains("10 to 10000000"), "{refused}");
+        let short = RecordFile {
+            ring_s: Some(Within::of::<30>()),
+            pre_roll_s: Some(Within::of::<20>()),
+            ..RecordFile::default()
+        };
         assert!(short.settings().unwrap_err().contains("shorter than a clip"));
     }
 }

@@ -122,13 +122,8 @@ impl ClipSink {
     fn end_runs(&self, stream: &str, open: &mut Vec<OpenClip>, place: SecondPlace) {
         let over: Vec<OpenClip> = open.extract_if(.., |clip| clip.wanted.place.run != place.run).collect();
         for mut clip in over {
-            let run = clip.wanted.place.run;
-            if clip.is_open_ended {
-                let last = self.cutter.last(stream, run).map_or(clip.wanted.from, |index| Pts::from_second(index + 1));
-                (clip.wanted.span.1, clip.wanted.to) = (last, last);
-            }
-            let reason = self.cutter.cause_after(stream, run).map_or(MissingReason::Reconnect, Into::into);
-            self.cut(stream, &clip, reason);
+            let cause = self.cutter.cause_after(stream, clip.wanted.place.run);
+            self.end(stream, &mut clip, cause.map_or(MissingReason::Reconnect, Into::into));
             if clip.is_open_ended {
                 let begin = Pts::from_second(place.index);
                 open.push(self.open_segment(stream, &clip.wanted.class, place, (begin, begin)));
@@ -152,13 +147,11 @@ impl ClipSink {
             let is_known =
                 |clip: &&mut OpenClip| (clip.wanted.reason, clip.wanted.class.as_deref()) == (reason, Some(&*class));
             match open.iter_mut().find(is_known) {
-                Some(clip) if *kind == ClipKind::Segment => {
-                    clip.is_open_ended = is_onset;
-                    (clip.wanted.span.1, clip.wanted.to) = (end, to);
-                    clip.write_head(stream, self.since_unix_ns);
-                }
-                // The ring must still have the beginning when the clip is cut.
-                Some(clip) if clip.wanted.from.distance(to) <= ring_s * NANOS_PER_SECOND => {
+                // The ring must still have the beginning when the clip of an event is cut.
+                Some(clip)
+                    if *kind == ClipKind::Segment || clip.wanted.from.distance(to) <= ring_s * NANOS_PER_SECOND =>
+                {
+                    clip.is_open_ended = is_onset && *kind == ClipKind::Segment;
                     (clip.wanted.span.1, clip.wanted.to) = (end, to);
                     clip.write_head(stream, self.since_unix_ns);
                 }
@@ -192,13 +185,18 @@ impl ClipSink {
     /// Cuts all clips of a stream as far as its media go.
     fn cut_open(&mut self, stream: &str, end: MissingReason) {
         for mut clip in self.open.remove(stream).unwrap_or_default() {
-            if clip.is_open_ended {
-                let last = self.cutter.last(stream, clip.wanted.place.run);
-                let last = last.map_or(clip.wanted.from, |index| Pts::from_second(index + 1));
-                (clip.wanted.span.1, clip.wanted.to) = (last, last);
-            }
-            self.cut(stream, &clip, end);
+            self.end(stream, &mut clip, end);
         }
+    }
+
+    /// Cuts a clip whose run or stream has ended. One without an end ends with the last decided second.
+    fn end(&self, stream: &str, clip: &mut OpenClip, reason: MissingReason) {
+        if clip.is_open_ended {
+            let last = self.cutter.last(stream, clip.wanted.place.run);
+            let last = last.map_or(clip.wanted.from, |index| Pts::from_second(index + 1));
+            (clip.wanted.span.1, clip.wanted.to) = (last, last);
+        }
+        self.cut(stream, clip, reason);
     }
 
     fn trim(&mut self) {

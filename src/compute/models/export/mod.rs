@@ -64,16 +64,24 @@ pub struct Exported {
     pub bytes: u64,
 }
 
+/// A network to write.
+struct NetworkToExport<'a> {
+    modality: Modality,
+    model: &'a ModelSpec,
+    /// Width and height of its input, pixels.
+    size: (usize, usize),
+}
+
 /// Writes each network of a pack, or that of one modality, into the folder `out`: `rgb.onnx`, `flow.onnx` and so on.
 ///
 /// # Errors
 /// [`Error::Usage`] when the pack has no model for the modality; [`Error::Pack`] when its weights cannot be used; [`Error::Output`] when a
 /// file exists already or cannot be written.
 pub fn export(pack: &Pack, format: ExportFormat, modality: Option<Modality>, out: &Path) -> Result<Vec<Exported>> {
-    let wanted: Vec<(Modality, &ModelSpec)> = Modality::ALL
+    let wanted: Vec<NetworkToExport<'_>> = Modality::ALL
         .into_iter()
         .filter(|m| modality.is_none_or(|wanted| wanted == *m))
-        .filter_map(|m| Some((m, pack.model(m)?)))
+        .filter_map(|m| Some(NetworkToExport { modality: m, model: pack.model(m)?, size: pack.input_size(m)? }))
         .collect();
     if wanted.is_empty() {
         let what = modality.map_or("", |m| m.as_str());
@@ -83,7 +91,7 @@ pub fn export(pack: &Pack, format: ExportFormat, modality: Option<Modality>, out
         )));
     }
     let path = |modality: Modality| out.join(format!("{modality}.{}", format.extension()));
-    if let Some(path) = wanted.iter().map(|(m, _)| path(*m)).find(|path| path.exists()) {
+    if let Some(path) = wanted.iter().map(|w| path(w.modality)).find(|path| path.exists()) {
         return Err(Error::output(path.display().to_string(), "it exists already", "choose another -o"));
     }
     let cannot = |path: &Path, e: std::io::Error| {
@@ -91,14 +99,15 @@ pub fn export(pack: &Pack, format: ExportFormat, modality: Option<Modality>, out
     };
     std::fs::create_dir_all(out).map_err(|e| cannot(out, e))?;
     let mut exported = Vec::with_capacity(wanted.len());
-    for (modality, model) in wanted {
+    for wanted in wanted {
+        let NetworkToExport { modality, model, .. } = wanted;
         let broken = |e: LoadError| Error::pack(&pack.dir, format!("{modality} model: {e}"), e.advice());
         let tensors = read_weights_verified(&model.weights, &model.sha256, &Device::Cpu).map_err(broken)?;
-        let properties = properties(pack, modality, model)?;
+        let properties = properties(pack, &wanted)?;
         let bytes = match format {
             ExportFormat::Safetensors => state_dict(tensors, properties)?,
             ExportFormat::Onnx => {
-                let network = graph(pack, modality, model, &tensors).map_err(broken)?;
+                let network = graph(&wanted, &tensors).map_err(broken)?;
                 onnx(network, properties).map_err(|cause| Error::pack(&pack.dir, cause, "export to safetensors"))?
             }
         };
@@ -139,12 +148,8 @@ fn onnx(graph: OnnxGraph, properties: BTreeMap<&'static str, String>) -> std::re
 }
 
 /// The network of a modality as ONNX's operators.
-fn graph(
-    pack: &Pack,
-    modality: Modality,
-    model: &ModelSpec,
-    tensors: &Tensors,
-) -> std::result::Result<OnnxGraph, LoadError> {
+fn graph(wanted: &NetworkToExport<'_>, tensors: &Tensors) -> std::result::Result<OnnxGraph, LoadError> {
+    let NetworkToExport { model, size: (width, height), .. } = *wanted;
     let (architecture, classes) = (model.architecture, Some(model.outputs.len()));
     let mut builder = OnnxBuilder::default();
     let logits = match (architecture.inverted_residuals(), architecture) {
@@ -158,7 +163,6 @@ fn graph(
         }
     };
     let logits = logits.map_err(|cause| LoadError::Build { architecture, cause })?;
-    let (width, height) = pack.input_size(modality);
     Ok(builder.finish(logits, [3, height, width], model.outputs.len(), model.temperature, architecture.name()))
 }
 
@@ -184,7 +188,8 @@ fn classified(
 }
 
 /// What a user of the file must know, by name.
-fn properties(pack: &Pack, modality: Modality, model: &ModelSpec) -> Result<BTreeMap<&'static str, String>> {
+fn properties(pack: &Pack, wanted: &NetworkToExport<'_>) -> Result<BTreeMap<&'static str, String>> {
+    let NetworkToExport { modality, model, size } = *wanted;
     let json = |e: serde_json::Error| Error::Internal(format!("a property cannot be written as JSON: {e}"));
     let classes: Vec<&str> = model.outputs.iter().map(|id| pack.classes.name(*id)).collect();
     let input = match modality {
@@ -201,7 +206,7 @@ fn properties(pack: &Pack, modality: Modality, model: &ModelSpec) -> Result<BTre
         ("classes", serde_json::to_string(&classes).map_err(json)?),
         ("temperature", model.temperature.to_string()),
         ("input", input.transpose().map_err(json)?.unwrap_or_default()),
-        ("preprocessing", preprocessing(pack, modality)),
+        ("preprocessing", preprocessing(pack, modality, size)),
         (
             "postprocessing",
             "scores = softmax(logits / temperature), one per class in the order of `classes`; the scores of a second are the mean of those \
@@ -212,13 +217,12 @@ fn properties(pack: &Pack, modality: Modality, model: &ModelSpec) -> Result<BTre
 }
 
 /// How the input is made, for people. The parameters are those of the property `input`.
-fn preprocessing(pack: &Pack, modality: Modality) -> String {
+fn preprocessing(pack: &Pack, modality: Modality, (width, height): (usize, usize)) -> String {
     let fitted = |fit: Fit| match fit {
         Fit::Pad => "scaled to fit inside, centred, the rest filled with the mean",
         Fit::Crop => "scaled to cover, cropped at the centre",
         Fit::Stretch => "scaled on both axes independently",
     };
-    let (width, height) = pack.input_size(modality);
     let layout = format!("float32 (batch, 3, {height}, {width})");
     match modality {
         Modality::Rgb => pack.rgb.as_ref().map(|part| {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use touchline_core::labels::OTHER;
+
 /// Prompts by class.
 pub type Prompts = BTreeMap<String, Vec<String>>;
 
@@ -13,8 +15,8 @@ const TEMPLATES: [&str; 4] = [
     "live coverage of {class}",
 ];
 
-/// Prompts of the class `other`.
-const OTHER: [&str; 5] = [
+/// Prompts of the class [`OTHER`].
+const OTHER_PROMPTS: [&str; 5] = [
     "a television studio with a presenter",
     "a television advertisement",
     "a news broadcast",
@@ -37,7 +39,7 @@ pub(super) fn prompts_of(given: &Prompts, class: &str) -> Vec<String> {
     let spelled = SPELLED.iter().find(|(name, _)| *name == class).map_or(class, |(_, spelled)| spelled);
     let written: Vec<&str> = match given.get(class) {
         Some(prompts) => prompts.iter().map(String::as_str).collect(),
-        None if class == "other" => OTHER.to_vec(),
+        None if class == OTHER => OTHER_PROMPTS.to_vec(),
         None => TEMPLATES.to_vec(),
     };
     written.into_iter().map(|prompt| prompt.replace("{class}", spelled)).collect()

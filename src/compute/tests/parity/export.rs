@@ -52,7 +52,7 @@ fn exported(pack: &Path, modality: Modality, folder: PathBuf) -> Exported {
     let pack = Pack::open(pack).expect("a pack");
     let files = export(&pack, ExportFormat::Onnx, Some(modality), &folder).expect("an export");
     std::fs::rename(&files[0].path, folder.join("network.onnx")).expect("the file is there");
-    let (width, height) = pack.input_size(modality);
+    let (width, height) = pack.input_size(modality).expect("the pack has the model");
     let input = generated("input", &[2, 3, height, width], -2.0, 2.0);
     let values = input.flatten_all().and_then(|values| values.to_vec1::<f32>()).expect("values");
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
