@@ -3,6 +3,7 @@
 //!
 //! The glossary in CONTRIBUTING.md defines the preferred words. Add a row here when a word is replaced.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -249,6 +250,39 @@ fn phrases_are_plain_in_tests_documents_and_deployed_files() {
     assert_none(&paths, phrases);
 }
 
+/// Types that may have the same name. A pair may be two sides of one thing, such as an op and its CUDA form.
+const SAME_NAME_MAX: usize = 2;
+
+/// The names of the types that a file defines, without those of its unit tests.
+fn types(text: &str) -> Vec<String> {
+    let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let mut found = Vec::new();
+    for line in product.lines() {
+        let code = code(line);
+        let mut words = words(&code).skip_while(|word| ["pub", "crate", "super", "in"].contains(word));
+        if words.next().is_some_and(|word| ["struct", "enum", "trait"].contains(&word)) {
+            found.extend(words.next().map(str::to_owned));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_name_has_one_meaning() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for path in sources(&src) {
+        let place = path.strip_prefix(&src).unwrap().display().to_string();
+        let is_product = !["tests", "testing.rs", "examples/"].iter().any(|part| place.contains(part));
+        for name in types(&fs::read_to_string(&path).unwrap()).into_iter().filter(|_| is_product) {
+            places.entry(name).or_default().push(place.clone());
+        }
+    }
+    assert!(places.len() > 500, "the definitions are found");
+    let many: Vec<_> = places.iter().filter(|(_, places)| places.len() > SAME_NAME_MAX).collect();
+    assert!(many.is_empty(), "these names have several meanings; qualify them: {many:#?}");
+}
+
 #[test]
 fn faults_are_found_in_code_and_text() {
     assert_eq!(faults("struct Shown(u8);").len(), 1);
@@ -259,6 +293,7 @@ fn faults_are_found_in_code_and_text() {
     assert_eq!(faults("warn!(\"the \\\"time line\\\"\");").len(), 1);
     assert_eq!(faults("let quote = '\"'; let thinning = 1;").len(), 1);
     assert_eq!(faults("// this untold story").len(), 0);
+    assert_eq!(types("pub(super) struct Pool<T>(T);\n#[cfg(test)]\nmod tests {\n    struct Fixture;\n}"), ["Pool"]);
     assert_eq!(phrases("| Whoever | a table of a document |").len(), 1);
     assert_eq!(phrases("a raw string of several lines: the time line").len(), 1);
 }
