@@ -30,7 +30,7 @@ const LONGER_SIDE: u32 = 960;
 /// JPEG quality: no visible artefacts at the size of the page's picture.
 const QUALITY: u8 = 80;
 
-/// Widths of thumbnails, pixels: these serve every tile within a factor of two.
+/// Widths of thumbnails, pixels: these serve every tile.
 pub(super) const THUMBNAIL_WIDTHS: [u32; 4] = [160, 320, 640, 960];
 
 /// Least time between two thumbnails of a stream, nanoseconds.

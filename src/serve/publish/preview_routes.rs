@@ -125,7 +125,7 @@ pub(super) struct ThumbnailsQuery {
     /// Ids of streams, separated by commas: at most 64.
     #[param(pattern = "^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*$")]
     stream: String,
-    /// Least width of the pictures, pixels. They are 160, 320, 640 or 960 wide.
+    /// Width of the tiles, pixels. The pictures are 160, 320, 640 or 960 wide, and at least four fifths of it.
     width: Option<u32>,
 }
 
@@ -148,7 +148,9 @@ pub(super) async fn thumbnails(
         let advice = format!("request the pictures of at most {THUMBNAILS_MAX} streams at a time");
         return Err(ApiError::new(StatusCode::BAD_REQUEST, error, advice));
     }
-    let size = THUMBNAIL_WIDTHS.iter().position(|w| *w >= width.unwrap_or(0)).unwrap_or(THUMBNAIL_WIDTHS.len() - 1);
+    // A little enlarged is as good to look at, and has a quarter of the bytes.
+    let is_enough = |picture: &u32| picture * 5 / 4 >= width.unwrap_or(0);
+    let size = THUMBNAIL_WIDTHS.iter().position(is_enough).unwrap_or(THUMBNAIL_WIDTHS.len() - 1);
     // A stream may have been removed since the caller listed them.
     let previews: Vec<_> = ids
         .iter()

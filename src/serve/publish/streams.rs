@@ -409,6 +409,7 @@ mod tests {
             patch(r#"{"label": null, "retry": null}"#),
             StreamSettings { label: None, retry: None, ..settings.clone() }
         );
+        assert_eq!(patch(r#"{"group": "Arena"}"#).group.as_deref(), Some("Arena"));
         let inside = patch(r#"{"isolation": "none"}"#);
         assert_eq!(inside.isolation, Some(Isolation::None));
         let cleared: StreamPatch = serde_json::from_str(r#"{"isolation": null}"#).unwrap();
@@ -440,6 +441,7 @@ mod tests {
             (r#"{"uri": "rtsp://h/\u0000"}"#, "uri"),
             (r#"{"uri": "rtsp://h/a", "id": "a/b"}"#, "a/b"),
             (r#"{"uri": "rtsp://h/a", "label": "two\nlines"}"#, "label"),
+            (r#"{"uri": "rtsp://h/a", "group": "a,b"}"#, "group"),
         ] {
             let refused = new(text).check().unwrap_err();
             assert!(refused.kind == StreamRefusalKind::Invalid && refused.error.contains(word), "{refused}");

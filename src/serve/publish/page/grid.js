@@ -3,6 +3,8 @@
 // Height of the strip below a picture, as a share of the tile's width: see wall.css.
 const STRIP = 0.052;
 const GAP = 8;
+// Below the footer, or in its place.
+const MARGIN = 12;
 // Below this the page scrolls: a label of 11 % of the width must stay readable.
 const LEAST = 150;
 const PHONE = 600;
@@ -11,7 +13,7 @@ const PHONE = 600;
 export function layOut(list, count) {
   const width = list.clientWidth;
   const footer = document.querySelector("footer").offsetHeight;
-  const height = innerHeight - list.getBoundingClientRect().top - scrollY - Math.max(12, footer);
+  const height = innerHeight - list.getBoundingClientRect().top - scrollY - footer - MARGIN;
   const aspect = 9 / 16 + STRIP;
   let best = { columns: 1, wide: 0 };
   for (let columns = 1; columns <= Math.max(1, count); columns++) {

@@ -90,7 +90,9 @@ export function showNotice(stream, server, problem, now, silent, last) {
   }
 }
 
-export function showVitals(latencyMs, backlog, playing) {
+export function showVitals(latencyMs, backlog, playing, timecode) {
+  $("timecode").parentElement.hidden = !timecode;
+  setText($("timecode"), timecode ? timecode.label : "");
   const latency = $("latency");
   // Old numbers of a stream that does not play would look current.
   if (!playing) latencyMs = backlog = null;
@@ -100,11 +102,13 @@ export function showVitals(latencyMs, backlog, playing) {
   $("backlog").dataset.level = backlog > 5 ? "bad" : backlog > 1 ? "warn" : "good";
 }
 
-// The answer of a record: the class on air, or that it is not sure. `onAir`: the ids of the classes on air. Null without a decision.
-export function answerOfRecord(record, onAir) {
+// The answer of a record: the class on air, or that it is not sure. `onAir`: the ids of the classes on air. A stream that is over has
+// none, and keeps its last answer. Null without a decision.
+export function answerOfRecord(record, onAir, isOver) {
   const { label, mean, unknown } = record?.window ?? {};
   if (!label) return null;
-  const classes = onAir.map((id) => ({ label: id, probability: mean[id] })).sort((a, b) => b.probability - a.probability);
+  const last = isOver && !onAir.length && !unknown ? [label] : onAir;
+  const classes = last.map((id) => ({ label: id, probability: mean[id] })).sort((a, b) => b.probability - a.probability);
   return answerOf({ label, probability: mean[label], unknown: unknown === true, on_air: classes });
 }
 
@@ -362,7 +366,9 @@ export function showStreams(streams, current) {
     const [dot, name, state, top] = link.children;
     link.href = `?stream=${encodeURIComponent(stream.id)}`;
     link.dataset.state = stream.state;
-    link.setAttribute("aria-current", stream.id === current);
+    const isCurrent = stream.id === current;
+    if (isCurrent && link.getAttribute("aria-current") !== "true") link.scrollIntoView({ block: "nearest", inline: "center" });
+    link.setAttribute("aria-current", isCurrent);
     setText(name, stream.settings?.label ?? stream.id);
     setText(state, words[stream.state] ?? stream.state);
     setText(top, topText(stream));

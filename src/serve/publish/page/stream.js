@@ -150,11 +150,12 @@ let spokenTitle = null;
 function showLast() {
   const { last, stream } = known;
   // The signal times of a file say nothing: it plays as fast as the machine allows.
-  const answer = answerOfRecord(last, known.onAir);
+  const isOver = ["ended", "failed", "removed", "paused"].includes(stream.state);
+  const answer = answerOfRecord(last, known.onAir, isOver);
   showThird(last, stream.state, stream.pace === "live" ? stream.signal : [], answer);
   modalities.show(last);
   bars.show(last, answer?.label);
-  showVitals(stream.latency_ms, stream.backlog, stream.state === "playing");
+  showVitals(stream.latency_ms, stream.backlog, stream.state === "playing", last?.timecode);
   const over = { connecting: "Connecting", waiting: stream.kind === "no-caller" ? "Waiting" : "Down", paused: "Paused", ended: "Ended", failed: "Failed", removed: "Removed" }[stream.state];
   const now = over ?? (isNoProgramme(last) ? "No programme" : answer && `${answer.title} ${percent(answer.probability)}`);
   document.title = `${now ? `${now} · ` : ""}${stream.id} – Touchline`;

@@ -20,7 +20,7 @@ const perPage = Math.min(64, Math.max(1, Math.round(Number(query.get("tiles")) |
 document.body.dataset.kiosk = rotate > 0 || query.has("kiosk");
 
 const STATES = {
-  "": "All",
+  "": "All states",
   problem: "Problems",
   "on-air": "On air",
   "not-sure": "Not sure",
@@ -207,11 +207,11 @@ function fillFilters(all) {
   const sorted = (values) => [...new Set(values.filter(Boolean))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const groups = sorted([...all.map(({ stream }) => groupOf(stream)), query.get("group")]);
   const labels = sorted([...all.map(({ shows }) => (shows.kind === "on-air" ? shows.label : null)), query.get("label")]);
-  fill("group", { "": "All", ...Object.fromEntries(groups.map((group) => [group, group])) });
-  fill("label", { "": "All", ...Object.fromEntries(labels.map((label) => [label, titleOf(label)])) });
+  fill("group", { "": "All groups", ...Object.fromEntries(groups.map((group) => [group, group])) });
+  fill("label", { "": "All sports", ...Object.fromEntries(labels.map((label) => [label, titleOf(label)])) });
   fill("state", STATES);
   fill("sort", SORTS);
-  $("filter-group").parentElement.hidden = groups.length === 0;
+  $("filter-group").hidden = groups.length === 0;
 }
 
 function fill(name, options) {

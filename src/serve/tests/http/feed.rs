@@ -155,7 +155,7 @@ fn pictures_of_many_streams_come_in_one_answer_and_only_while_they_are_polled() 
     radio.set_tracks(Tracks { video: false, audio: true });
     court_1.set_state(StreamState::Playing);
     let server = Server::start(hub.clone());
-    let path = "/api/v1/preview?stream=court-1,pitch-3,radio,nope&width=200";
+    let path = "/api/v1/preview?stream=court-1,pitch-3,radio,nope&width=300";
     assert!(!court_1.preview_wanted());
     assert_eq!(get(&server, path).status, 204, "no picture yet");
     assert!(court_1.preview_wanted() && pitch.preview_wanted() && !radio.preview_wanted());

@@ -307,6 +307,7 @@ fn problems_are_shown_with_advice() {
     browser.wait("doubt", "return document.getElementById('third-title').textContent === 'Not sure'");
     assert_eq!(browser.text("#third-sub"), "Best guess: Golf, over the last 2 s");
     browser.wait("the title", "return document.title.startsWith('Not sure ')");
+    rest(&browser);
     browser.screenshot(&screenshots().join("not-sure.png"));
     cam.run_started(RunId(1), Some(Discontinuity::Playlist));
     browser

@@ -212,8 +212,10 @@ fn the_wall_shows_all_streams_and_problems_first() {
         .wait("overload", "return document.querySelector('[data-id=channel-11] strong').textContent === 'Overloaded'");
     assert_eq!(ids(&browser)[..4], ["channel-8", "channel-5", "channel-11", "channel-1"], "the worst first");
     assert_eq!(browser.text(&tile(8, "strong")), "Down");
-    assert!(browser.text(&tile(8, ".detail")).starts_with("No route to host. Since "));
-    assert_eq!(browser.text(&tile(8, ".flag")), "Down", "not by colour alone");
+    let detail = browser.text(&tile(8, ".detail"));
+    assert!(detail.starts_with("Since ") && detail.ends_with(". No route to host"), "{detail}");
+    let sign = browser.run("return document.querySelector('[data-id=channel-8] em use').getAttribute('href')");
+    assert_eq!(sign, "#icon-down", "not by colour alone");
     assert!(browser.text(&tile(5, ".detail")).starts_with("Colour bars since "));
     assert_eq!(browser.text(&tile(3, ".detail")), "Best guess: Golf");
     assert_eq!(browser.text(&tile(10, "strong")), "Ended");
@@ -255,8 +257,11 @@ fn the_wall_takes_one_to_sixty_four_streams() {
         assert_eq!(overflow, serde_json::json!([]), "labels are cut off");
         let fits = "return document.documentElement.scrollHeight <= innerHeight";
         assert!(browser.run(fits).as_bool().unwrap(), "{count} tiles at {width} × {height} scroll");
+        assert_eq!(browser.console(), Vec::<String>::new());
+        // Before the server stops: the browser logs every refused connection.
+        browser.go("about:blank");
+        browser.console();
     }
-    assert_eq!(browser.console(), Vec::<String>::new());
 }
 
 #[test]
@@ -322,13 +327,21 @@ fn a_kiosk_rotates_through_the_groups() {
     let house = House::open(9);
     browser.go(&format!("{}/?rotate=1&tiles=9", house.url()));
     for n in [1, 2, 3, 1] {
-        browser
-            .wait("the page", &format!("return document.getElementById('page-of').textContent.endsWith('· {n} of 3')"));
-        assert_eq!(browser.run("return document.querySelectorAll('.tile').length"), 3);
+        let page = format!(
+            "return document.getElementById('page-of').textContent.endsWith('· {n} of 3')
+                 && document.querySelectorAll('.tile').length === 3"
+        );
+        browser.wait("the page", &page);
     }
     assert_eq!(browser.run("return getComputedStyle(document.getElementById('filters')).display"), "none");
-    open(&browser, &format!("{}/?rotate=3600&group=Arena&tiles=2", house.url()), 2);
-    assert!(browser.text("#page-of").ends_with(" of 2"), "{}", browser.text("#page-of"));
+    browser.go(&format!("{}/?rotate=1&group=Arena&tiles=2", house.url()));
+    for (n, tiles) in [(1, 2), (2, 1)] {
+        let page = format!(
+            "return document.getElementById('page-of').textContent === '{n} of 2'
+                 && document.querySelectorAll('.tile').length === {tiles}"
+        );
+        browser.wait("the page of the group", &page);
+    }
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
@@ -427,4 +440,14 @@ fn the_page_works_below_a_prefix_and_requests_nothing_else() {
     key(&browser, "Escape");
     browser.wait("the wall", "return document.querySelectorAll('.tile').length === 3");
     assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+#[test]
+fn zz_measure() {
+    let Some(file) = std::env::var_os("WALL_MEASURE") else { return };
+    let house = House::open(64);
+    std::fs::write(&file, house.url()).unwrap();
+    while std::path::Path::new(&file).exists() {
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
