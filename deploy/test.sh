@@ -8,13 +8,15 @@ cd "$(dirname "$0")/.."
 need_cargo
 # shellcheck disable=SC2086
 install_packages $BUILD_PACKAGES $RUN_PACKAGES $TEST_PACKAGES
-# Python packages that read exported files.
+# Python packages that read exported files, and axe-core for the page.
 python="${CARGO_TARGET_DIR:-target}/test-python"
-if ! cmp -s tests/requirements.txt "$python/installed"; then
+if ! cat tests/requirements.txt tests/requirements-bare.txt | cmp -s - "$python/installed"; then
     rm -rf "$python"
     python3 -m venv "$python"
-    "$python/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: -r tests/requirements.txt
-    cp tests/requirements.txt "$python/installed"
+    pip=("$python/bin/pip" install --quiet --disable-pip-version-check --only-binary :all:)
+    "${pip[@]}" -r tests/requirements.txt
+    "${pip[@]}" --no-deps -r tests/requirements-bare.txt
+    cat tests/requirements.txt tests/requirements-bare.txt > "$python/installed"
 fi
 TOUCHLINE_TEST_PYTHON="$(realpath -s "$python")/bin/python"
 export TOUCHLINE_TEST_PYTHON

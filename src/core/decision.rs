@@ -259,6 +259,8 @@ pub struct Event {
 pub enum EventReason {
     /// The vote window has no programme.
     NoProgramme,
+    /// The stream ended.
+    Ended,
 }
 
 /// Predictions for the tests of modules that read decisions.

@@ -165,7 +165,7 @@ impl Voter {
                     run,
                     index,
                     probability,
-                    reason: None,
+                    reason: Some(EventReason::Ended),
                 });
             }
         }

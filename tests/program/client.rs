@@ -28,6 +28,6 @@ fn the_tests_of_the_python_client_pass() {
     tests.env("TOUCHLINE_URL", format!("http://{}", live.address)).env("TOUCHLINE_TOKEN", TOKEN);
     let output = finish(&mut tests);
     let report = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && report.contains("Ran 7 tests"), "{report}");
+    assert!(output.status.success() && report.contains("Ran 8 tests"), "{report}");
     assert_eq!(live.stop(), 0);
 }

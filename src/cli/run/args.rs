@@ -58,6 +58,9 @@ pub struct RunArgs {
     /// Name of this process in records and in what the sinks of the configuration deliver.
     #[arg(long, value_name = "NAME")]
     instance: Option<String>,
+    /// Time zone of the house, which the page shows times in, as in Europe/London; by default that of the viewer.
+    #[arg(long, value_name = "ZONE")]
+    time_zone: Option<String>,
     /// Keep streams that were added over the API, and last events, in this SQLite file for the next start.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,

@@ -54,6 +54,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         jsonl: settings.jsonl,
         jsonl_kinds: settings.jsonl_kinds,
         instance: settings.instance,
+        time_zone: settings.time_zone,
         sinks: settings.sinks.into_iter().map(|sink| sink.settings).collect(),
         state: settings.state,
         max_streams: settings.max_streams,

@@ -77,6 +77,9 @@ pub struct StreamSettings {
     pub isolation: Option<Isolation>,
     /// Name for people.
     pub label: Option<String>,
+    /// The streams that a wall shows together.
+    #[serde(default)]
+    pub group: Option<String>,
     /// False: known, and not opened.
     pub enabled: bool,
     /// Keep trying when the first attempt fails; `None`: as set for the run.
@@ -149,6 +152,9 @@ pub fn streams_beside(files: Vec<StreamFile>, mut taken: HashSet<String>) -> Res
         if let Some(label) = &file.label {
             stream_label(label).map_err(|e| Error::Usage(format!("stream {id:?}: {e}")))?;
         }
+        if let Some(group) = &file.group {
+            stream_group(group).map_err(|e| Error::Usage(format!("stream {id:?}: {e}")))?;
+        }
         settings.push(file.settings(id, raw::DEFAULT_LATENCY.get()));
     }
     Ok(settings)
@@ -172,6 +178,7 @@ impl StreamFile {
             },
             isolation: self.isolation,
             label: self.label,
+            group: self.group,
             enabled: self.enabled.unwrap_or(true),
             retry: self.retry,
             record: self.record.unwrap_or(true),
@@ -206,6 +213,25 @@ pub fn stream_id(id: &str) -> Result<(), String> {
 pub fn stream_label(label: &str) -> Result<(), String> {
     let fits = (1..=120).contains(&label.chars().count()) && !label.chars().any(char::is_control);
     if fits { Ok(()) } else { Err("a label is 1 to 120 characters on one line".to_owned()) }
+}
+
+/// Checks the group of a stream.
+///
+/// # Errors
+/// Names the permitted form.
+pub fn stream_group(group: &str) -> Result<(), String> {
+    let fits = (1..=64).contains(&group.chars().count()) && !group.chars().any(|c| c.is_control() || c == ',');
+    if fits { Ok(()) } else { Err("a group is 1 to 64 characters on one line, without commas".to_owned()) }
+}
+
+/// Checks the form of a time zone's name. The browser knows the zones.
+///
+/// # Errors
+/// Names the permitted form.
+pub fn time_zone(name: &str) -> Result<(), String> {
+    let well_formed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '/');
+    let fits = (1..=64).contains(&name.len()) && name.chars().all(well_formed);
+    if fits { Ok(()) } else { Err(format!("{name:?} is no name of a time zone, as in Europe/London or UTC")) }
 }
 
 /// A readable id for a stream without one, which is not `taken`.

@@ -107,6 +107,9 @@ pub struct RawSettings {
     pub sources: RawSources,
     /// Name of this process in records and in what sinks deliver. By default records have none, and sinks deliver the name of the machine.
     pub instance: Option<String>,
+    /// Time zone of the house, which the page shows times in, as in Europe/London; by default that of the viewer.
+    #[schemars(regex(pattern = "^[A-Za-z0-9_+/-]{1,64}$"))]
+    pub time_zone: Option<String>,
     /// The streams to watch.
     pub stream: Vec<StreamFile>,
     /// Receivers that records are delivered to.
@@ -211,6 +214,9 @@ pub struct StreamFile {
     /// Name for people: 1 to 120 characters.
     #[schemars(length(min = 1, max = 120))]
     pub label: Option<String>,
+    /// The streams that a wall shows together: 1 to 64 characters without commas.
+    #[schemars(length(min = 1, max = 64))]
+    pub group: Option<String>,
     /// False: the stream is known and not opened.
     pub enabled: Option<bool>,
     /// Keep trying when the first attempt fails.

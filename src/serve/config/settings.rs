@@ -11,7 +11,9 @@ use super::raw::{RUN_KEYS, RawSettings, SINK, StreamFile};
 use super::record::RecordSettings;
 use super::sink::{RecordKind, Sink, SinkSettings, sinks};
 use super::values::{BatchMax, BatchWaitMs, LatencyMs, Listen, MaxStreams, PrecisionChoice, Shard};
-use super::{AccessFile, SourcesFile, StreamSettings, stream_id, stream_label, streams, streams_beside};
+use super::{
+    AccessFile, SourcesFile, StreamSettings, stream_group, stream_id, stream_label, streams, streams_beside, time_zone,
+};
 use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::gpu::placement::DeviceChoice;
 use touchline_core::error::Error;
@@ -127,6 +129,8 @@ pub struct Settings {
     pub named: Vec<Stream>,
     /// Name of this process in what sinks deliver; `None`: the name of the machine.
     pub instance: Option<String>,
+    /// Time zone of the page; `None`: that of the viewer.
+    pub time_zone: Option<String>,
     /// Receivers that records are delivered to.
     pub sinks: Vec<Sink>,
     /// Every value that is set, with its place.
@@ -186,6 +190,9 @@ pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
         let text = "the name is ill-formed; use 1 to 64 letters, digits, '-', '_' and '.'".to_owned();
         problems.push(Problem { key: "instance".into(), place: place_of(&values, "instance", ""), text });
     }
+    if let Some(Err(text)) = raw.time_zone.as_deref().map(time_zone) {
+        problems.push(Problem { key: "time_zone".into(), place: place_of(&values, "time_zone", ""), text });
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -231,6 +238,7 @@ pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
         streams: of_file,
         named,
         instance: raw.instance,
+        time_zone: raw.time_zone,
         sinks,
         values,
     })
@@ -289,6 +297,9 @@ fn checked(
     }
     if let Some(Err(text)) = file.label.as_deref().map(stream_label) {
         problem("label", place("label"), text);
+    }
+    if let Some(Err(text)) = file.group.as_deref().map(stream_group) {
+        problem("group", place("group"), text);
     }
     if let Err(text) = file.vote.over(vote) {
         problem("vote", place_of(&stream.values, "vote.", &text), text);

@@ -50,7 +50,7 @@ fn each_stream_belongs_to_exactly_one_shard() {
 fn only_source_settings_require_reopening() {
     let one = streams(vec![stream(Some("a"), "rtsp://h/a")]).unwrap().remove(0);
     let voted = StreamSettings { vote: VoteFile { window: Some(3), ..VoteFile::default() }, ..one.clone() };
-    let named = StreamSettings { label: Some("Court".into()), enabled: false, ..one.clone() };
+    let named = StreamSettings { label: Some("Court".into()), group: Some("A".into()), enabled: false, ..one.clone() };
     assert!(!voted.needs_reopening(&one) && !named.needs_reopening(&one));
     assert!(StreamSettings { latency_ms: 300, ..one.clone() }.needs_reopening(&one));
     let isolated = StreamSettings { isolation: Some(Isolation::Process), ..one.clone() };
@@ -112,7 +112,7 @@ fn a_stream_inherits_settings_of_the_run_and_flags_override_them() {
 #[test]
 fn conflicts_between_keys_are_reported_with_their_lines() {
     let text = "[tls]\ncert = \"x\"\n[vote]\noffset = 0.9\n[[stream]]\nid = \"a\"\nuri = \"x\"\n[[stream]]\nid = \"a\"\n\
-                uri = \"y\"\nlabel = \"\"\nvote = { window = 0 }\n[[stream]]\nid = \"b c\"\nuri = \"z\"\n";
+                uri = \"y\"\nlabel = \"\"\nvote = { window = 0 }\n[[stream]]\nid = \"b c\"\nuri = \"z\"\ngroup = \"a,b\"\n";
     let problems = settled(text, &[], &[]).unwrap_err();
     let expected = [
         ("t.toml:4: vote: ", "0.9"),
@@ -121,11 +121,16 @@ fn conflicts_between_keys_are_reported_with_their_lines() {
         ("t.toml:11: label: ", "120"),
         ("t.toml:12: vote: ", "1 to 600"),
         ("t.toml:14: id: ", "b c"),
+        ("t.toml:16: group: ", "commas"),
     ];
     assert_eq!(problems.len(), expected.len(), "{problems:#?}");
     for (problem, (place, word)) in problems.iter().zip(expected) {
         assert!(problem.starts_with(place) && problem.contains(word), "{problem}");
     }
+    let zone = settled("time_zone = \"Europe London\"\n", &[], &[]).unwrap_err();
+    assert!(zone.len() == 1 && zone[0].starts_with("t.toml:1: time_zone: ") && zone[0].contains("UTC"), "{zone:?}");
+    let zone = settled("", &[], &[("time_zone", json!("Europe/London"))]).unwrap().time_zone;
+    assert_eq!(zone.as_deref(), Some("Europe/London"));
     let flag = settled("[vote]\nwindow = 5\n", &[], &[("vote.stride", json!(7))]).unwrap_err();
     assert!(flag[0].starts_with("vote.stride: "), "{flag:?}");
 }

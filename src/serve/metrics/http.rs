@@ -63,6 +63,11 @@ impl Metrics {
     pub fn http_connections(&self, by: i64) {
         self.families.http_connections.add(by);
     }
+
+    /// Counts a thumbnail that was encoded.
+    pub fn thumbnail_encoded(&self) {
+        self.families.thumbnails.inc();
+    }
 }
 
 pub(super) fn refusals(registry: &Registry) -> Vec<IntCounter> {
@@ -74,4 +79,10 @@ pub(super) fn refusals(registry: &Registry) -> Vec<IntCounter> {
 pub(super) fn connections(registry: &Registry) -> IntGauge {
     let help = "Open connections to the HTTP server.";
     int_gauges(registry, "touchline_http_connections", help, &[]).with_label_values::<&str>(&[])
+}
+
+pub(super) fn thumbnails(registry: &Registry) -> IntCounter {
+    let help =
+        "Pictures encoded for walls: at most one a second for each stream and size, and only while a wall is open.";
+    counters(registry, "touchline_thumbnails_total", help, &[]).with_label_values::<&str>(&[])
 }

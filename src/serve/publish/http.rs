@@ -2,65 +2,48 @@
 //!
 //! The description of every route is at the route. `/api/v1/openapi.json` is made from them.
 //!
-//! `access` checks permissions, `serve` limits connections, `pack_routes` changes the pack, `stream_routes` the
-//! streams.
+//! `access` checks permissions, `serve` limits connections. `live_routes` has the live records, `preview_routes` the
+//! pictures; `pack_routes` changes the pack, `stream_routes` the streams.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{from_fn_with_state, map_response};
-use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use utoipa::{IntoParams, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::access::{self, Access, AccessConfig, login};
-use super::answer::{json, no_stream, not_found, problem};
+use super::answer::{json, not_found, problem};
 use super::app_state::AppState;
 pub use super::app_state::{PackAccess, StreamAccess};
 use super::clip_routes;
-use super::hub::{Hub, Subscription};
+use super::hub::Hub;
+use super::live_routes;
 use super::openapi;
 use super::pack_routes;
 use super::page;
-use super::preview::Watcher;
+use super::preview_routes;
 use super::record::SCHEMA;
 use super::serve::{self, Limits};
-use super::stream_routes::{self, StreamPath};
+use super::stream_routes;
 use super::tls::Tls;
 use crate::clips::ClipAccess;
 use crate::metrics;
-use crate::metrics::Viewer;
 use touchline_core::error::{Error, Result};
 
 /// How long open answers may take to end when the server stops. Live answers end at once; this is for clients that do
 /// not read.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Silence on the live records after which a comment is sent, so that proxies and clients see a working connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-
-/// How long `?single=1` waits for a picture: a live stream delivers one within a second.
-const PICTURE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Records buffered per connection, in addition to the hub's buffer: enough to fill a packet.
-const CONNECTION_RECORDS: usize = 4;
-
-/// Separates pictures. Parts state their length, so it may not be confused with data.
-const BOUNDARY: &str = "touchline-picture";
 
 /// Forbids foreign scripts, images and frames.
 const POLICY: &str = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; \
@@ -168,8 +151,11 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(clip_routes::get, clip_routes::delete))
         .routes(routes!(clip_routes::file))
         .routes(routes!(clip_routes::post))
-        .routes(routes!(live))
-        .routes(routes!(preview))
+        .routes(routes!(live_routes::stream))
+        .routes(routes!(live_routes::streams))
+        .routes(routes!(live_routes::overview))
+        .routes(routes!(preview_routes::stream))
+        .routes(routes!(preview_routes::thumbnails))
         .routes(routes!(prometheus))
         .routes(routes!(health))
         .routes(routes!(ready))
@@ -199,14 +185,22 @@ async fn protect(mut response: Response) -> Response {
     response
 }
 
-/// Returns the overlay page.
-#[utoipa::path(get, path = "/", operation_id = "page", responses(
+/// What the page shows.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct PageQuery {
+    /// Id of the stream that is shown alone. Without it the wall, whose other parameters the page reads.
+    stream: Option<String>,
+}
+
+/// Returns the page: the wall of all streams, or one stream.
+#[utoipa::path(get, path = "/", operation_id = "page", params(PageQuery), responses(
     (status = 200, description = "The page.", body = String, content_type = "text/html"),
     (status = 401, description = "The request has no token (the login page), or a wrong one.",
         content((String = "text/html"), (ref("#/components/schemas/Problem") = "application/json"))),
 ))]
-async fn page() -> Response {
-    file("index.html")
+async fn page(Query(query): Query<PageQuery>) -> Response {
+    file(if query.stream.is_some() { "stream.html" } else { "wall.html" })
 }
 
 /// Returns a file of the page.
@@ -276,166 +270,4 @@ async fn ready(State(server): State<AppState>) -> Response {
         None => "ready\n".into_response(),
         Some(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}"), "retry in a second"),
     }
-}
-
-/// Counts a viewer for as long as it lives.
-struct ViewerGauge {
-    hub: Hub,
-    kind: Viewer,
-}
-
-impl ViewerGauge {
-    fn new(hub: &Hub, kind: Viewer) -> Self {
-        hub.metrics().viewers(kind, 1);
-        Self { hub: hub.clone(), kind }
-    }
-}
-
-impl Drop for ViewerGauge {
-    fn drop(&mut self) {
-        self.hub.metrics().viewers(self.kind, -1);
-    }
-}
-
-/// Streams server-sent events: snapshot, then second, gap, event, state, incident and pack.
-///
-/// After lost records it sends lagged and a new snapshot. It ends after the state removed.
-#[utoipa::path(get, path = "/api/v1/streams/{id}/live", operation_id = "liveStream", params(StreamPath), responses(
-    (status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
-    (status = 404),
-))]
-async fn live(State(server): State<AppState>, Path(StreamPath { id }): Path<StreamPath>) -> Response {
-    let Some(subscription) = server.hub.subscribe(&id) else { return no_stream(&id) };
-    let (to, events) = mpsc::channel(CONNECTION_RECORDS);
-    tokio::spawn(send_live(server, id, subscription, to));
-    Sse::new(ReceiverStream::new(events)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
-}
-
-/// Sends the snapshot and every record after it, until the client disconnects or the server stops.
-async fn send_live(
-    mut server: AppState,
-    id: String,
-    mut subscription: Subscription,
-    to: mpsc::Sender<Result<Event, Infallible>>,
-) {
-    let _viewing = ViewerGauge::new(&server.hub, Viewer::Live);
-    let snapshot = |s: &mut Subscription| {
-        let data = std::mem::take(&mut s.snapshot);
-        Event::default().event("snapshot").id(s.sequence.to_string()).retry(Duration::from_secs(2)).data(data)
-    };
-    let mut pending = vec![snapshot(&mut subscription)];
-    loop {
-        for event in pending.drain(..) {
-            let sent = tokio::select! {
-                sent = to.send(Ok(event)) => sent.is_ok(),
-                _ = server.closing.wait_for(|closing| *closing) => false,
-            };
-            if !sent {
-                return;
-            }
-        }
-        tokio::select! {
-            () = to.closed() => return,
-            _ = server.closing.wait_for(|closing| *closing) => return,
-            record = subscription.records.recv() => match record {
-                Ok(record) => pending.push(
-                    Event::default()
-                        .event(record.kind.as_str())
-                        .id(record.sequence.to_string())
-                        .data(&*record.json),
-                ),
-                Err(RecvError::Lagged(skipped)) => {
-                    server.hub.metrics().records_skipped(skipped);
-                    let Some(again) = server.hub.subscribe(&id) else { return };
-                    subscription = again;
-                    pending.push(Event::default().event("lagged").data(serde_json::json!({ "skipped": skipped }).to_string()));
-                    pending.push(snapshot(&mut subscription));
-                }
-                Err(RecvError::Closed) => return,
-            },
-        }
-    }
-}
-
-/// Query parameters of the preview.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-struct PreviewQuery {
-    /// `1`: one JPEG instead of a stream.
-    single: Option<String>,
-}
-
-/// Streams pictures as multipart/x-mixed-replace. With single=1 it returns one JPEG.
-#[utoipa::path(get, path = "/api/v1/streams/{id}/preview", operation_id = "previewStream", params(StreamPath, PreviewQuery), responses(
-    (status = 200, description = "The pictures.", content(("multipart/x-mixed-replace"), ("image/jpeg"))),
-    (status = 404, description = "There is no such stream, or it has no pictures."),
-    (status = 503, description = "No picture arrived in time."),
-))]
-async fn preview(
-    State(server): State<AppState>,
-    Path(StreamPath { id }): Path<StreamPath>,
-    Query(query): Query<PreviewQuery>,
-) -> Response {
-    let Some((preview, has_pictures)) = server.hub.preview(&id) else { return no_stream(&id) };
-    if !has_pictures {
-        return not_found(
-            &format!("stream {id:?} has no pictures"),
-            "it has audio only; see /api/v1/streams for its decisions",
-        );
-    }
-    let mut watcher = preview.watch();
-    if query.single.as_deref().is_some_and(|v| v != "0") {
-        return match tokio::time::timeout(PICTURE_TIMEOUT, first_picture(&mut watcher)).await {
-            Ok(Some(jpeg)) => ([(header::CONTENT_TYPE, "image/jpeg")], jpeg).into_response(),
-            Ok(None) | Err(_) => problem(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "no picture arrived in time",
-                "see the state of the stream at /api/v1/streams",
-            ),
-        };
-    }
-    let (to, parts) = mpsc::channel::<Result<Bytes, Infallible>>(1);
-    tokio::spawn(send_pictures(server, watcher, to));
-    let kind = format!("multipart/x-mixed-replace; boundary={BOUNDARY}");
-    ([(header::CONTENT_TYPE, kind)], Body::from_stream(ReceiverStream::new(parts))).into_response()
-}
-
-/// The newest picture, or the first to arrive.
-async fn first_picture(watcher: &mut Watcher) -> Option<Bytes> {
-    watcher.pictures.wait_for(Option::is_some).await.ok().and_then(|picture| picture.clone())
-}
-
-/// Sends every picture that the client is fast enough for, until it disconnects or the server stops.
-async fn send_pictures(mut server: AppState, mut watcher: Watcher, to: mpsc::Sender<Result<Bytes, Infallible>>) {
-    let _viewing = ViewerGauge::new(&server.hub, Viewer::Preview);
-    // The first picture may exist already.
-    watcher.pictures.mark_changed();
-    let mut next = Bytes::from(format!("--{BOUNDARY}\r\n"));
-    loop {
-        let sent = tokio::select! {
-            sent = to.send(Ok(next)) => sent.is_ok(),
-            _ = server.closing.wait_for(|closing| *closing) => false,
-        };
-        if !sent {
-            return;
-        }
-        next = loop {
-            tokio::select! {
-                () = to.closed() => return,
-                _ = server.closing.wait_for(|closing| *closing) => return,
-                changed = watcher.pictures.changed() => if changed.is_err() || watcher.is_over() { return },
-            }
-            let picture = watcher.pictures.borrow_and_update().clone();
-            if let Some(jpeg) = picture {
-                break part(&jpeg);
-            }
-        };
-    }
-}
-
-/// One picture with its closing boundary: browsers show a picture once they have seen its end.
-fn part(jpeg: &[u8]) -> Bytes {
-    let head = format!("Content-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n", jpeg.len());
-    let tail = format!("\r\n--{BOUNDARY}\r\n");
-    [head.as_bytes(), jpeg, tail.as_bytes()].concat().into()
 }

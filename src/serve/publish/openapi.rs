@@ -11,6 +11,7 @@ use super::access::{self, Caller};
 use super::answer::Problem;
 use super::clip_routes::{ClipsView, NewClip};
 use super::config_status::ConfigView;
+use super::hub::overview::OverviewView;
 use super::hub::view::{DetailView, InfoView, StreamsView};
 use super::pack_routes::PackUpdate;
 use super::packs::{AppliedPack, PackStatusView};
@@ -116,6 +117,7 @@ fn schemas() -> Map<String, Value> {
     answers.subschema_for::<ConfigView>();
     answers.subschema_for::<DetailView>();
     answers.subschema_for::<InfoView>();
+    answers.subschema_for::<OverviewView>();
     answers.subschema_for::<PackStatusView>();
     answers.subschema_for::<Problem>();
     answers.subschema_for::<SinksView>();

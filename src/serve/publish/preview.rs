@@ -1,7 +1,10 @@
 //! The preview of a stream: JPEG pictures, encoded once for all watchers and only while there are any.
 //!
-//! The clip thread offers frames. A task of the HTTP server takes the newest, encodes it on a blocking thread and sends
-//! it to every watcher. A slow watcher misses pictures. Nothing is queued.
+//! The clip thread offers frames. A task of the HTTP server encodes the newest on a blocking thread and sends it to every
+//! watcher. A slow watcher misses pictures. Nothing is queued.
+//!
+//! Walls poll thumbnails of many streams. A thumbnail is encoded when a wall requests it, once for all walls, and at most once
+//! in [`THUMBNAIL_INTERVAL_NS`] and width: the number of viewers does not change the cost.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::io;
@@ -27,6 +30,18 @@ const LONGER_SIDE: u32 = 960;
 /// JPEG quality: no visible artefacts at the size of the page's picture.
 const QUALITY: u8 = 80;
 
+/// Widths of thumbnails, pixels: these serve every tile.
+pub(super) const THUMBNAIL_WIDTHS: [u32; 4] = [160, 320, 640, 960];
+
+/// Least time between two thumbnails of a stream, nanoseconds.
+const THUMBNAIL_INTERVAL_NS: u64 = NANOS_PER_SECOND;
+
+/// How long a poll requests frames: three polls of the slowest wall, and no more after the last has closed.
+const POLL_LEASE_NS: u64 = 10 * NANOS_PER_SECOND;
+
+/// JPEG quality of thumbnails: their pixels are small on every screen.
+const THUMBNAIL_QUALITY: u8 = 70;
+
 /// The preview of one stream.
 pub(super) struct Preview {
     clock: Arc<dyn Clock>,
@@ -36,19 +51,42 @@ pub(super) struct Preview {
     closed: AtomicBool,
     /// When the next picture is due, monotonic clock, ns.
     due_ns: AtomicU64,
+    /// Until when walls want frames, monotonic clock, ns.
+    polled_until_ns: AtomicU64,
     inner: Mutex<PreviewState>,
+    /// Locked while one is encoded, so that two walls do not encode the same.
+    thumbnails: Mutex<[Option<Thumbnail>; THUMBNAIL_WIDTHS.len()]>,
     fresh: Notify,
     pictures: watch::Sender<Option<Bytes>>,
 }
 
 #[derive(Default)]
 struct PreviewState {
-    /// The newest frame, not encoded yet.
+    /// The newest frame.
     frame: Option<Frame>,
+    /// Number of frames that were offered.
+    offered: u64,
+    /// When the last was, monotonic clock, ns.
+    offered_ns: u64,
+    /// `offered` at the time of the last picture.
+    encoded: u64,
     watchers: usize,
     /// A task encodes. Under one lock with `watchers`: a task without watchers ends, and the next watcher starts a new
     /// one, so there are never two.
     encoding: bool,
+}
+
+/// A small picture of a stream.
+#[derive(Clone)]
+pub(super) struct Thumbnail {
+    /// Number of its frame.
+    offered: u64,
+    encoded_ns: u64,
+    /// How old its frame is when it is read, nanoseconds.
+    pub(super) age_ns: u64,
+    /// Whether this call encoded it.
+    pub(super) is_new: bool,
+    pub(super) jpeg: Bytes,
 }
 
 /// A watcher, until it is dropped.
@@ -65,7 +103,9 @@ impl Preview {
             watched: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             due_ns: AtomicU64::new(0),
+            polled_until_ns: AtomicU64::new(0),
             inner: Mutex::default(),
+            thumbnails: Mutex::default(),
             fresh: Notify::new(),
             pictures: watch::Sender::new(None),
         }
@@ -73,23 +113,69 @@ impl Preview {
 
     /// Whether there are watchers and the next picture is due.
     pub(super) fn wanted(&self) -> bool {
-        self.watched.load(Ordering::Relaxed) && self.clock.mono_ns() >= self.due_ns.load(Ordering::Relaxed)
+        let now_ns = self.clock.mono_ns();
+        (self.watched.load(Ordering::Relaxed) || now_ns < self.polled_until_ns.load(Ordering::Relaxed))
+            && now_ns >= self.due_ns.load(Ordering::Relaxed)
     }
 
     /// Keeps `frame` as the newest, even without watchers: the first watcher of a paused or ended stream sees its last
     /// picture.
     pub(super) fn offer(&self, frame: Frame) {
-        let due_ns = self.clock.mono_ns() + NANOS_PER_SECOND / PICTURES_PER_SECOND;
-        self.due_ns.store(due_ns, Ordering::Relaxed);
+        let now_ns = self.clock.mono_ns();
+        let pause_ns = if self.watched.load(Ordering::Relaxed) {
+            NANOS_PER_SECOND / PICTURES_PER_SECOND
+        } else {
+            THUMBNAIL_INTERVAL_NS
+        };
+        self.due_ns.store(now_ns + pause_ns, Ordering::Relaxed);
+        let mut inner = self.inner();
+        inner.offered += 1;
+        inner.offered_ns = now_ns;
+        let old = inner.frame.replace(frame);
+        drop(inner);
         // Frees the old frame after the lock.
-        let _old = self.inner().frame.replace(frame);
+        drop(old);
         self.fresh.notify_one();
+    }
+
+    /// Requests frames for thumbnails for a while.
+    pub(super) fn poll(&self) {
+        self.polled_until_ns.store(self.clock.mono_ns() + POLL_LEASE_NS, Ordering::Relaxed);
+    }
+
+    /// The newest thumbnail of the width `THUMBNAIL_WIDTHS[size]`; `None` without a frame. May encode it: blocks for a
+    /// millisecond.
+    pub(super) fn thumbnail(&self, size: usize) -> Option<Thumbnail> {
+        let mut thumbnails = self.thumbnails.lock();
+        let now_ns = self.clock.mono_ns();
+        let (frame, offered, offered_ns) = {
+            let inner = self.inner();
+            (inner.frame.clone()?, inner.offered, inner.offered_ns)
+        };
+        let age_ns = now_ns.saturating_sub(offered_ns);
+        if let Some(last) = &thumbnails[size]
+            && (last.offered == offered || now_ns.saturating_sub(last.encoded_ns) < THUMBNAIL_INTERVAL_NS)
+        {
+            return Some(Thumbnail { age_ns, is_new: false, ..last.clone() });
+        }
+        match encode_thumbnail(&frame, THUMBNAIL_WIDTHS[size]) {
+            Ok(jpeg) => {
+                let new = Thumbnail { offered, encoded_ns: now_ns, age_ns, is_new: true, jpeg };
+                thumbnails[size] = Some(new.clone());
+                Some(new)
+            }
+            Err(error) => {
+                tracing::warn!("cannot encode a thumbnail: {error}");
+                None
+            }
+        }
     }
 
     /// Ends all watchers: the stream is removed.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.inner().frame = None;
+        *self.thumbnails.lock() = Default::default();
         self.pictures.send_replace(None);
     }
 
@@ -97,7 +183,10 @@ impl Preview {
     pub(super) fn watch(self: &Arc<Self>) -> Watcher {
         let mut inner = self.inner();
         inner.watchers += 1;
-        self.watched.store(true, Ordering::Relaxed);
+        if !self.watched.swap(true, Ordering::Relaxed) {
+            // Not after the pause that walls need.
+            self.due_ns.store(0, Ordering::Relaxed);
+        }
         if !std::mem::replace(&mut inner.encoding, true) {
             tokio::spawn(self.clone().encode_while_watched());
         }
@@ -112,7 +201,9 @@ impl Preview {
                     inner.encoding = false;
                     return;
                 }
-                inner.frame.take()
+                let is_new = inner.encoded != inner.offered;
+                inner.encoded = inner.offered;
+                inner.frame.clone().filter(|_| is_new)
             };
             let Some(frame) = frame else {
                 self.fresh.notified().await;
@@ -156,11 +247,27 @@ impl Drop for Watcher {
     }
 }
 
+fn image(frame: &Frame) -> io::Result<ImageBuffer<Rgb<u8>, &[u8]>> {
+    ImageBuffer::from_raw(frame.width, frame.height, frame.view().data)
+        .ok_or_else(|| io::Error::other("the frame has less data than its size requires"))
+}
+
+/// `frame` as a JPEG that is at most `width` wide.
+fn encode_thumbnail(frame: &Frame, width: u32) -> io::Result<Bytes> {
+    let picture = image(frame)?;
+    let width = width.min(frame.width);
+    let height = (u64::from(frame.height) * u64::from(width) / u64::from(frame.width)).clamp(1, 4 * u64::from(width));
+    let small = image::imageops::thumbnail(&picture, width, height as u32);
+    let mut jpeg = Vec::with_capacity(8 * 1024);
+    let encoder = JpegEncoder::new_with_quality(&mut jpeg, THUMBNAIL_QUALITY);
+    encoder.write_image(&small, small.width(), small.height(), ExtendedColorType::Rgb8).map_err(io::Error::other)?;
+    Ok(jpeg.into())
+}
+
 /// `frame` as a JPEG whose longer side is at most [`LONGER_SIDE`].
 fn encode(frame: &Frame) -> io::Result<Bytes> {
     let view = frame.view();
-    let picture: ImageBuffer<Rgb<u8>, &[u8]> = ImageBuffer::from_raw(frame.width, frame.height, view.data)
-        .ok_or_else(|| io::Error::other("the frame has less data than its size requires"))?;
+    let picture = image(frame)?;
     let mut jpeg = Vec::with_capacity(64 * 1024);
     let encoder = JpegEncoder::new_with_quality(&mut jpeg, QUALITY);
     let longer = frame.width.max(frame.height);
@@ -271,6 +378,43 @@ mod tests {
         let mut watcher = preview.watch();
         watcher.pictures.changed().await.unwrap();
         assert_eq!(size(&watcher.pictures.borrow().clone().unwrap()), (8, 8));
-        assert_eq!(pool.idle(), 2);
+        drop(watcher);
+        assert_eq!(pool.idle(), 1, "the newest stays for the next watcher");
+        let mut late = preview.watch();
+        late.pictures.wait_for(Option::is_some).await.unwrap();
+    }
+
+    #[test]
+    fn thumbnails_are_encoded_once_a_second_for_all_walls() {
+        let (preview, clock) = preview();
+        assert!(!preview.wanted() && preview.thumbnail(0).is_none());
+        preview.poll();
+        assert!(preview.wanted());
+        preview.offer(frame(1920, 1080, 9));
+        assert!(!preview.wanted(), "a thumbnail a second is enough");
+        let first = preview.thumbnail(0).unwrap();
+        assert_eq!((size(&first.jpeg), first.is_new), ((160, 90), true));
+        assert!(!preview.thumbnail(0).unwrap().is_new);
+        assert_eq!(size(&preview.thumbnail(2).unwrap().jpeg), (640, 360));
+        preview.offer(frame(1920, 1080, 200));
+        assert!(!preview.thumbnail(0).unwrap().is_new, "too soon");
+        clock.advance(NANOS_PER_SECOND);
+        assert!(preview.wanted());
+        let second = preview.thumbnail(0).unwrap();
+        assert!(second.is_new && second.jpeg != first.jpeg);
+        clock.advance(POLL_LEASE_NS);
+        assert!(!preview.wanted(), "no wall polls any more");
+        let old = preview.thumbnail(0).unwrap();
+        assert_eq!((old.is_new, old.age_ns), (false, NANOS_PER_SECOND + POLL_LEASE_NS), "the last picture stays");
+        preview.close();
+        assert!(preview.thumbnail(0).is_none());
+    }
+
+    #[test]
+    fn thumbnails_of_odd_frames_are_bounded() {
+        let size_of = |width, height| size(&encode_thumbnail(&frame(width, height, 1), 160).unwrap());
+        assert_eq!(size_of(33, 17), (33, 17), "never larger than the frame");
+        assert_eq!(size_of(3, 3000), (3, 12));
+        assert_eq!(size_of(4000, 1), (160, 1));
     }
 }

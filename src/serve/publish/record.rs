@@ -127,16 +127,11 @@ impl Recorder {
             SecondOutcome::Predicted(second) => self.second(second, published),
             SecondOutcome::Gap(gap) => self.gap(gap, published),
         });
-        lines.extend(published.events.iter().map(|event| self.event(event, Some(published))));
+        lines.extend(published.events.iter().map(|event| {
+            let is_own = published.outcome.run() == event.run && published.outcome.index() == event.index;
+            self.event(event, published.wall().filter(|_| is_own))
+        }));
         lines
-    }
-
-    /// The records of events without a second: the offsets at the end of a stream.
-    ///
-    /// # Panics
-    /// If a class id does not belong to the recorder's classes.
-    pub fn events(&self, events: &[Event]) -> Vec<String> {
-        events.iter().map(|event| self.event(event, None)).collect()
     }
 
     /// The record of a change of state at `unix_ns`, nanoseconds since 1970-01-01 UTC.
@@ -233,8 +228,11 @@ impl Recorder {
         })
     }
 
-    fn event(&self, event: &Event, published: Option<&Published>) -> String {
-        let own = published.filter(|p| p.outcome.run() == event.run && p.outcome.index() == event.index);
+    /// The record of an event. `wall` is the time of its second, if known.
+    ///
+    /// # Panics
+    /// If the class id does not belong to the recorder's classes.
+    pub fn event(&self, event: &Event, wall: Option<WallTime>) -> String {
         self.stamp(Record::Event {
             stream: &self.stream,
             kind: event.kind,
@@ -242,7 +240,7 @@ impl Recorder {
             run: event.run,
             index: event.index,
             pts_ns: Pts::from_second(event.index),
-            wall: self.wall(own.and_then(Published::wall)),
+            wall: self.wall(wall),
             probability: event.probability.into(),
             reason: event.reason,
         })

@@ -218,7 +218,7 @@ mod tests {
             published.events = if index == 2 { vec![event(EventKind::Onset, 2)] } else { Vec::new() };
             lines.extend(recorder.published(&published));
         }
-        lines.extend(recorder.events(&[event(EventKind::Offset, 9)]));
+        lines.push(recorder.event(&event(EventKind::Offset, 9), None));
         lines
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 pub use super::config_status::{ConfigStatus, ReloadChanges};
 use crate::config::{
-    LatencyMs, MaxHeight, RtspTransport, StreamFile, StreamSettings, VoteFile, stream_id, stream_label,
+    LatencyMs, MaxHeight, RtspTransport, StreamFile, StreamSettings, VoteFile, stream_group, stream_id, stream_label,
 };
 use touchline_core::vote::VoteConfig;
 use touchline_media::options::{Isolation, SourceKind, TierChoice, VariantChoice};
@@ -86,6 +86,10 @@ pub struct StreamPatch {
     #[serde(default, deserialize_with = "given")]
     #[schemars(length(min = 1, max = 120))]
     pub label: Option<Option<String>>,
+    /// The streams that a wall shows together.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(length(min = 1, max = 64))]
+    pub group: Option<Option<String>>,
     /// Jitter buffer of RTSP sources, milliseconds.
     pub latency_ms: Option<LatencyMs>,
     /// Transport of RTP from RTSP servers.
@@ -165,7 +169,8 @@ impl NewStream {
             stream_id(id).map_err(|e| StreamRefusal::invalid(e, "choose another id, or omit it"))?;
         }
         check_uri(&self.file.uri)?;
-        check_label(self.file.label.as_deref())
+        check_label(self.file.label.as_deref())?;
+        check_group(self.file.group.as_deref())
     }
 
     /// The settings of the stream with the id `id`.
@@ -183,7 +188,8 @@ impl StreamPatch {
         if let Some(uri) = &self.uri {
             check_uri(uri)?;
         }
-        check_label(self.label.as_ref().and_then(Option::as_deref))
+        check_label(self.label.as_ref().and_then(Option::as_deref))?;
+        check_group(self.group.as_ref().and_then(Option::as_deref))
     }
 
     /// `settings` with the changes applied.
@@ -194,6 +200,9 @@ impl StreamPatch {
         }
         if let Some(label) = &self.label {
             new.label.clone_from(label);
+        }
+        if let Some(group) = &self.group {
+            new.group.clone_from(group);
         }
         new.latency_ms = self.latency_ms.map_or(new.latency_ms, LatencyMs::get);
         new.rtsp_transport = self.rtsp_transport.unwrap_or(new.rtsp_transport);
@@ -236,6 +245,10 @@ fn check_uri(uri: &str) -> Result<(), StreamRefusal> {
 
 fn check_label(label: Option<&str>) -> Result<(), StreamRefusal> {
     label.map_or(Ok(()), stream_label).map_err(|e| StreamRefusal::invalid(e, "choose another label, or omit it"))
+}
+
+fn check_group(group: Option<&str>) -> Result<(), StreamRefusal> {
+    group.map_or(Ok(()), stream_group).map_err(|e| StreamRefusal::invalid(e, "choose another group, or omit it"))
 }
 
 /// Why a stream was not added, changed or removed.
@@ -396,6 +409,7 @@ mod tests {
             patch(r#"{"label": null, "retry": null}"#),
             StreamSettings { label: None, retry: None, ..settings.clone() }
         );
+        assert_eq!(patch(r#"{"group": "Arena"}"#).group.as_deref(), Some("Arena"));
         let inside = patch(r#"{"isolation": "none"}"#);
         assert_eq!(inside.isolation, Some(Isolation::None));
         let cleared: StreamPatch = serde_json::from_str(r#"{"isolation": null}"#).unwrap();
@@ -427,6 +441,7 @@ mod tests {
             (r#"{"uri": "rtsp://h/\u0000"}"#, "uri"),
             (r#"{"uri": "rtsp://h/a", "id": "a/b"}"#, "a/b"),
             (r#"{"uri": "rtsp://h/a", "label": "two\nlines"}"#, "label"),
+            (r#"{"uri": "rtsp://h/a", "group": "a,b"}"#, "group"),
         ] {
             let refused = new(text).check().unwrap_err();
             assert!(refused.kind == StreamRefusalKind::Invalid && refused.error.contains(word), "{refused}");

@@ -74,6 +74,8 @@ pub struct RunConfig {
     pub jsonl_kinds: Option<Vec<RecordKind>>,
     /// Name of this process in what sinks deliver; `None`: the name of the machine.
     pub instance: Option<String>,
+    /// Time zone of the page; `None`: that of the viewer.
+    pub time_zone: Option<String>,
     /// Receivers that records are delivered to.
     pub sinks: Vec<SinkSettings>,
     /// SQLite file of the store.

@@ -80,6 +80,7 @@ impl Shared {
             instance: config.instance.as_deref().map(Into::into),
         };
         let hub = Hub::new(info, metrics, clock.clone());
+        hub.set_time_zone(config.time_zone.as_deref());
         let service_manager = ServiceManager::from_environment();
         Ok((Self { clock, hub, service_manager, store }, store_thread, contents))
     }

@@ -21,6 +21,7 @@ fn settings(id: &str) -> StreamSettings {
         hls: HlsOptions { max_height: Some(720), ..HlsOptions::default() },
         isolation: Some(Isolation::None),
         label: Some("Centre court".into()),
+        group: Some("tennis".into()),
         enabled: false,
         retry: Some(false),
         record: true,

@@ -36,6 +36,8 @@ class Running(unittest.TestCase):
         self.assertEqual(refusal.exception.status, 412)
         self.assertTrue(refusal.exception.error and refusal.exception.advice)
 
+        overview = next(client.live_all([name]))
+        self.assertEqual((overview[0], overview[1]["streams"][0]["id"]), ("snapshot", name))
         live = client.live(name)
         snapshot = next(live)
         self.assertEqual((snapshot["type"], snapshot["detail"]["id"]), ("snapshot", name))
@@ -90,11 +92,14 @@ class Running(unittest.TestCase):
 class Failing(unittest.TestCase):
     """A server that closes connections and refuses some."""
 
-    def serve(self, answers):
+    def serve(self, answers, requests=None):
         class Answer(socketserver.StreamRequestHandler):
             def handle(self):
-                while self.rfile.readline().strip():
-                    pass
+                lines = []
+                while line := self.rfile.readline().strip():
+                    lines.append(line)
+                if requests is not None:
+                    requests.append(lines)
                 self.wfile.write(answers.pop(0))
 
         server = socketserver.TCPServer(("127.0.0.1", 0), Answer)
@@ -116,6 +121,21 @@ class Failing(unittest.TestCase):
         self.assertEqual([item["type"] for item in items], ["snapshot", "lagged", "state"])
         self.assertEqual((items[0]["detail"], items[1]["skipped"]), ({"state": "playing"}, 7))
         self.assertEqual([call.args[0] for call in sleep.call_args_list], [1, 2, 4])
+
+    def test_the_events_of_all_streams_continue_after_the_last(self):
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+        requests = []
+        answers = [
+            head + b'event: snapshot\nid: 7-1\ndata: {"streams":[]}\n\nevent: estimate\nid: 7-2\ndata: {"stream":"a"}\n\n',
+            head + b'event: estimate\nid: 7-3\ndata: {"stream":"b"}\n\n',
+        ]
+        with mock.patch.object(touchline_client.client.time, "sleep"):
+            events = self.serve(answers, requests).live_all(groups=["x", "y z"], types=["estimate"])
+            names = [next(events) for _ in range(3)]
+        self.assertEqual(names, [("snapshot", {"streams": []}), ("estimate", {"stream": "a"}), ("estimate", {"stream": "b"})])
+        self.assertTrue(requests[0][0].startswith(b"GET /api/v1/live?group=x%2Cy+z&type=estimate "), requests[0])
+        self.assertFalse(any(line.lower().startswith(b"last-event-id") for line in requests[0]))
+        self.assertIn(b"last-event-id: 7-2", [line.lower() for line in requests[1]])
 
     def test_without_reconnect_the_failure_is_raised(self):
         with self.assertRaises(OSError):

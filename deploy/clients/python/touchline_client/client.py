@@ -119,16 +119,37 @@ class Client:
         the records that were missed. Without `reconnect` the failure is raised as `OSError`. A refusal is always raised, unless it
         may pass: 429 and 5xx.
         """
-        pause = RETRY[0]
+        for name, data in self._follow(_path(stream) + "/live", reconnect, resume=False):
+            item = _live_item(stream, name, data)
+            yield item
+            if item["type"] == "state" and item["state"] == "removed":
+                return
+
+    def live_all(
+        self,
+        streams: Optional[Iterable[str]] = None,
+        groups: Optional[Iterable[str]] = None,
+        types: Optional[Iterable[str]] = None,
+        reconnect: bool = True,
+    ) -> Iterator[Tuple[str, Dict[str, Any]]]:
+        """The events of all streams, or some, over one connection: name and data of each.
+
+        The first is `snapshot`, then come the records, `estimate` (a short answer each second) and `stream` (a stream is new, or its
+        settings changed); `types` selects some. After a failure it continues with the next event, or with another snapshot if the
+        server no longer has them. Failures and refusals are as in `live`.
+        """
+        names = {"stream": streams, "group": groups, "type": types}
+        query = urllib.parse.urlencode({key: ",".join(value) for key, value in names.items() if value is not None})
+        return self._follow("/api/v1/live" + (f"?{query}" if query else ""), reconnect, resume=True)
+
+    def _follow(self, path: str, reconnect: bool, resume: bool) -> Iterator[Tuple[str, Dict[str, Any]]]:
+        pause, last = RETRY[0], None  # type: Tuple[float, Optional[str]]
         while True:
             try:
-                with self._request("GET", _path(stream) + "/live", timeout=SILENCE) as response:
-                    for name, data in _events(response):
+                with self._request("GET", path, timeout=SILENCE, last_event=last if resume else None) as response:
+                    for name, data, last in _events(response, last):
                         pause = RETRY[0]
-                        item = _live_item(stream, name, json.loads(data))
-                        yield item
-                        if item["type"] == "state" and item["state"] == "removed":
-                            return
+                        yield name, json.loads(data)
                 raise ConnectionError("the server closed the connection")
             except ApiError as error:
                 if not reconnect or (error.status != 429 and error.status < 500):
@@ -152,6 +173,7 @@ class Client:
         body: Optional[Mapping[str, Any]] = None,
         if_match: Optional[str] = None,
         timeout: Optional[float] = None,
+        last_event: Optional[str] = None,
     ) -> http.client.HTTPResponse:
         request = urllib.request.Request(self._url + path, method=method)
         if body is not None:
@@ -162,6 +184,8 @@ class Client:
             request.add_unredirected_header("Authorization", f"Bearer {self._token}")
         if if_match is not None:
             request.add_header("If-Match", if_match)
+        if last_event is not None:
+            request.add_header("Last-Event-ID", last_event)
         try:
             response = urllib.request.urlopen(request, timeout=timeout or self._timeout, context=self._context)
             return cast(http.client.HTTPResponse, response)
@@ -184,14 +208,14 @@ def _refusal(status: int, body: bytes) -> ApiError:
         return ApiError(status, text[:200] or "no text", "")
 
 
-def _events(lines: Iterable[bytes]) -> Iterator[Tuple[str, str]]:
-    """The name and the data of each server-sent event (WHATWG HTML, section 9.2)."""
+def _events(lines: Iterable[bytes], last: Optional[str]) -> Iterator[Tuple[str, str, Optional[str]]]:
+    """The name, the data and the last id of each server-sent event (WHATWG HTML, section 9.2)."""
     name, data = "message", []  # type: Tuple[str, List[str]]
     for raw in lines:
         line = raw.decode().rstrip("\r\n")
         if not line:
             if data:
-                yield name, "\n".join(data)
+                yield name, "\n".join(data), last
             name, data = "message", []
         elif not line.startswith(":"):
             field, _, value = line.partition(":")
@@ -200,6 +224,8 @@ def _events(lines: Iterable[bytes]) -> Iterator[Tuple[str, str]]:
                 name = value
             elif field == "data":
                 data.append(value)
+            elif field == "id":
+                last = value
 
 
 def _live_item(stream: str, name: str, data: Dict[str, Any]) -> LiveItem:

@@ -26,6 +26,8 @@ pub struct StreamInfo {
 pub struct StreamFacts {
     /// Display name.
     pub label: Option<String>,
+    /// The streams that a wall shows together.
+    pub group: Option<String>,
     /// Who owns the stream.
     pub origin: Origin,
     /// False: an operator paused it.

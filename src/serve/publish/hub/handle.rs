@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::history::HistoryEntry;
 use super::{
-    Counters, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, LiveState, RecordKind, Restored, SourceFacts,
-    Stream, StreamFacts, push_bounded,
+    Counters, FeedKind, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, LiveState, RecordKind, Restored,
+    SourceFacts, Stream, StreamFacts, push_bounded,
 };
 use crate::metrics::StreamMetrics;
 use crate::publish::record::{OutputRecord, Published, StreamState};
@@ -54,7 +54,18 @@ impl StreamHandle {
 
     /// Sets the published settings.
     pub fn set_facts(&self, facts: StreamFacts) {
-        self.stream.live().facts = Some(facts);
+        let mut live = self.stream.live();
+        live.group = facts.group.as_deref().map(Into::into);
+        live.facts = Some(facts);
+        drop(live);
+        self.announce();
+    }
+
+    /// Puts the stream and its settings into the feed.
+    pub(super) fn announce(&self) {
+        let mut live = self.stream.live();
+        let json = self.hub.stream_overview(&self.stream, &live);
+        self.stream.feed(&mut live, FeedKind::Stream, json.into());
     }
 
     /// The current state.
@@ -122,6 +133,16 @@ impl StreamHandle {
         if let Some(tracks) = live.tracks.filter(|_| state == StreamState::Playing) {
             self.stream.metrics.tracks(tracks);
         }
+        match &state {
+            StreamState::Playing => live.down_since_unix_ns = None,
+            // From the first failure on, however often it is tried again.
+            _ if live.down_since_unix_ns.is_none()
+                && (state.cause().is_some() || live.state == StreamState::Playing) =>
+            {
+                live.down_since_unix_ns = Some(unix_ns);
+            }
+            _ => {}
+        }
         live.state = state;
         live.since_unix_ns = unix_ns;
         Some(self.send_state(&mut live))
@@ -167,7 +188,7 @@ impl StreamHandle {
     pub fn incident(&self, incident: Incident) -> OutputRecord {
         let track = incident.track().map(tracing::field::debug);
         let signal = incident.signal().map(|(signal, ..)| signal.as_str());
-        tracing::info!(stream = self.stream.id, track, signal, "{}", incident.as_str());
+        tracing::info!(stream = &*self.stream.id, track, signal, "{}", incident.as_str());
         self.stream.metrics.incident(&incident);
         let unix_ns = self.hub.shared.clock.unix_ns();
         let recorder = self.stream.source().recorder;
@@ -227,7 +248,12 @@ impl StreamHandle {
         live.top = (estimate.seconds > 0).then(|| (estimate.label, estimate.probability(), estimate.is_unknown()));
         live.backlog = published.backlog;
         live.counters.events += published.events.len() as u64;
-        push_bounded(&mut live.history, HistoryEntry::new(published, unix_ns), HISTORY_SECONDS);
+        let entry = HistoryEntry::new(published, unix_ns);
+        push_bounded(&mut live.history, entry, HISTORY_SECONDS);
+        live.put_on_air(&published.events);
+        if let Some(wall) = published.wall() {
+            live.last_wall = Some((published.outcome.run(), published.outcome.index(), wall));
+        }
         let change = self.pack_changed(live, published, unix_ns);
         if let Some(line) = &change {
             self.stream.send(live, RecordKind::Pack, line.clone());
@@ -242,6 +268,9 @@ impl StreamHandle {
                 records.push(self.send_event(live, json));
             }
         }
+        let short: Arc<str> = self.hub.estimate(self.id(), live, published, &entry).into();
+        live.estimate = Some(short.clone());
+        self.stream.feed(live, FeedKind::Estimate, short);
         self.hub.shared.metrics.observe_stage(Stage::Publish, clock.mono_ns().saturating_sub(began_ns));
         records
     }
@@ -265,9 +294,11 @@ impl StreamHandle {
     /// # Panics
     /// If a class id does not belong to the hub's classes.
     pub fn publish_events(&self, events: &[Event]) -> Vec<OutputRecord> {
-        let lines = self.stream.source().recorder.events(events);
+        let recorder = self.stream.source().recorder;
         let mut live = self.stream.live();
+        let lines: Vec<String> = events.iter().map(|e| recorder.event(e, live.wall_of(e.run, e.index))).collect();
         live.counters.events += events.len() as u64;
+        live.put_on_air(events);
         events.iter().for_each(|event| self.stream.metrics.event(event));
         lines.into_iter().map(|line| self.send_event(&mut live, line.into())).collect()
     }

@@ -13,18 +13,18 @@ use touchline_core::time::RunId;
 /// A second, as the timeline needs it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct HistoryEntry {
-    run: RunId,
-    index: u64,
+    pub(super) run: RunId,
+    pub(super) index: u64,
     /// When it was published, milliseconds since 1970-01-01 UTC.
-    at_ms: i64,
-    verdict: Verdict,
+    pub(super) at_ms: i64,
+    pub(super) verdict: Verdict,
     /// Label of the estimate and its mean probability; `None` while the window is empty.
-    window: Option<(ClassId, f32)>,
-    unknown: bool,
+    pub(super) window: Option<(ClassId, f32)>,
+    pub(super) unknown: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Verdict {
+pub(super) enum Verdict {
     Decided { label: ClassId, probability: f32, by: Modality },
     Gap(GapReason),
 }

@@ -6,8 +6,10 @@
 
 mod archive;
 mod facts;
+mod feed;
 mod handle;
 mod history;
+pub(in crate::publish) mod overview;
 pub(in crate::publish) mod view;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -27,6 +29,8 @@ use crate::config::stream_id;
 use crate::metrics::{Metrics, StreamMetrics};
 pub use archive::{Archive, Restored};
 pub use facts::{Origin, StreamFacts, StreamInfo, VoteFacts};
+use feed::Feed;
+pub use feed::{FeedBatch, FeedCursor, FeedFilter, FeedItem, FeedKind};
 pub use handle::StreamHandle;
 use history::HistoryEntry;
 use touchline_core::clip::GapReason;
@@ -37,7 +41,7 @@ use touchline_core::item::{Pace, Tracks};
 use touchline_core::labels::{ClassId, ClassSet, Modality};
 use touchline_core::redact;
 use touchline_core::signal::Signal;
-use touchline_core::time::RunId;
+use touchline_core::time::{RunId, WallTime};
 
 /// Seconds kept per stream for the timeline: ten minutes, as much as the page shows.
 pub const HISTORY_SECONDS: usize = 600;
@@ -100,6 +104,7 @@ struct Shared {
     classes: Arc<ClassSet>,
     instance: Option<Arc<str>>,
     vote_window_s: AtomicU32,
+    time_zone: RwLock<Option<Arc<str>>>,
     pack: RwLock<RunningPack>,
     pack_status: PackStatus,
     deliveries: DeliveryBoard,
@@ -107,6 +112,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     /// In the order in which they were added.
     streams: RwLock<Vec<Arc<Stream>>>,
+    feed: Arc<Feed>,
     archive: RwLock<Option<Arc<dyn Archive>>>,
     /// Why the program is not ready; `None` if it is.
     not_ready: RwLock<Option<String>>,
@@ -120,7 +126,8 @@ struct RunningPack {
 }
 
 pub(super) struct Stream {
-    id: String,
+    id: Arc<str>,
+    feed: Arc<Feed>,
     source: RwLock<SourceFacts>,
     metrics: StreamMetrics,
     live: Mutex<LiveState>,
@@ -155,8 +162,14 @@ struct LiveState {
     state: StreamState,
     since_unix_ns: i64,
     tracks: Option<Tracks>,
+    /// When the stream stopped playing; `None` while it plays, and before it first did.
+    down_since_unix_ns: Option<i64>,
     /// The record of the last second or gap.
     last: Option<Arc<str>>,
+    /// The answer of the last second, short.
+    estimate: Option<Arc<str>>,
+    /// The classes on air.
+    on_air: Vec<ClassId>,
     /// Label and mean probability of the last estimate, and whether it is unknown.
     top: Option<(ClassId, f32, bool)>,
     /// The conditions of the signal that last, and when they began, nanoseconds since 1970-01-01 UTC.
@@ -168,6 +181,8 @@ struct LiveState {
     events: VecDeque<Arc<str>>,
     /// Incident records, oldest first.
     incidents: VecDeque<Arc<str>>,
+    /// The last second with a wall time: its run, index and time.
+    last_wall: Option<(RunId, u64, WallTime)>,
     /// The last run that was published.
     run: RunId,
     /// A run has begun, in this process or before.
@@ -176,6 +191,10 @@ struct LiveState {
     /// The pack that made the last decision.
     pack: Option<Arc<PackStamp>>,
     sequence: u64,
+    /// Of the settings.
+    group: Option<Arc<str>>,
+    /// Number of the stream's last item in the feed.
+    fed: u64,
 }
 
 /// Counts since the program started.
@@ -204,19 +223,22 @@ impl Hub {
         let not_ready = RwLock::new(Some("starting".to_owned()));
         let pack_status = PackStatus::new(classes.clone(), clock.clone());
         let instance = info.instance;
+        let feed = Arc::new(Feed::new(clock.unix_ns().div_euclid(1_000_000)));
         let vote_window_s = AtomicU32::new(info.vote_window_s);
-        let (streams, archive) = (RwLock::default(), RwLock::default());
+        let (streams, archive, time_zone) = (RwLock::default(), RwLock::default(), RwLock::default());
         let deliveries = DeliveryBoard::default();
         let shared = Shared {
             classes,
             instance,
             vote_window_s,
+            time_zone,
             pack,
             pack_status,
             deliveries,
             metrics,
             clock,
             streams,
+            feed,
             archive,
             not_ready,
         };
@@ -231,7 +253,7 @@ impl Hub {
         let id = info.id;
         stream_id(&id).map_err(Error::Usage)?;
         let mut streams = self.shared.streams.write();
-        if streams.iter().any(|s| s.id == id) {
+        if streams.iter().any(|s| *s.id == *id) {
             return Err(Error::Usage(format!("stream id {id:?} is given twice; give every stream its own")));
         }
         let metrics = self.shared.metrics.stream(&id, &self.shared.classes);
@@ -242,17 +264,22 @@ impl Hub {
             metrics,
             live: Mutex::new(LiveState::new(unix_ns)),
             preview: Arc::new(Preview::new(self.shared.clock.clone())),
-            id,
+            feed: self.shared.feed.clone(),
+            id: id.into(),
         });
         streams.push(stream.clone());
-        Ok(StreamHandle { hub: self.clone(), stream })
+        // The other threads wait for this lock: the feed needs only that of the stream.
+        drop(streams);
+        let handle = StreamHandle { hub: self.clone(), stream };
+        handle.announce();
+        Ok(handle)
     }
 
     /// Removes stream `id` with its metrics. Its subscribers and viewers receive the pending records and then the end.
     /// Returns false if there is no such stream. Later updates by its threads have no effect.
     pub fn remove_stream(&self, id: &str) -> bool {
         let mut streams = self.shared.streams.write();
-        let Some(at) = streams.iter().position(|s| s.id == id) else { return false };
+        let Some(at) = streams.iter().position(|s| *s.id == *id) else { return false };
         let stream = streams.remove(at);
         // Under the lock: the id is free for another stream only after this one is removed completely.
         self.shared.metrics.remove_stream(&stream.metrics);
@@ -341,6 +368,11 @@ impl Hub {
         self.shared.vote_window_s.store(seconds, Ordering::Relaxed);
     }
 
+    /// Sets the time zone of the page, as in `Europe/London`.
+    pub fn set_time_zone(&self, name: Option<&str>) {
+        *self.shared.time_zone.write() = name.map(Into::into);
+    }
+
     /// The status for `/api/v1/pack`.
     pub fn pack_status(&self) -> &PackStatus {
         &self.shared.pack_status
@@ -379,8 +411,16 @@ impl Hub {
         self.stream(id).map(|s| (s.preview.clone(), s.live().tracks.is_none_or(|tracks| tracks.video)))
     }
 
+    /// As [`Hub::preview`] for streams that can have pictures, and whether it plays.
+    pub(super) fn thumbnails(&self, id: &str) -> Option<(Arc<Preview>, bool)> {
+        let stream = self.stream(id)?;
+        let live = stream.live();
+        let has_pictures = live.tracks.is_none_or(|tracks| tracks.video);
+        has_pictures.then(|| (stream.preview.clone(), live.state == StreamState::Playing))
+    }
+
     fn stream(&self, id: &str) -> Option<Arc<Stream>> {
-        self.streams().into_iter().find(|s| s.id == id)
+        self.streams().into_iter().find(|s| *s.id == *id)
     }
 
     fn streams(&self) -> Vec<Arc<Stream>> {
@@ -390,7 +430,7 @@ impl Hub {
 
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ids: Vec<String> = self.streams().iter().map(|s| s.id.clone()).collect();
+        let ids: Vec<Arc<str>> = self.streams().iter().map(|s| s.id.clone()).collect();
         f.debug_struct("Hub").field("streams", &ids).finish_non_exhaustive()
     }
 }
@@ -409,8 +449,14 @@ impl Stream {
         live.sequence += 1;
         if let Some(subscribers) = &live.subscribers {
             // Fails if nobody subscribes.
-            let _ = subscribers.send(LiveRecord { sequence: live.sequence, kind, json });
+            let _ = subscribers.send(LiveRecord { sequence: live.sequence, kind, json: json.clone() });
         }
+        self.feed(live, FeedKind::Record(kind), json);
+    }
+
+    /// Appends `json` to the feed. The caller holds the lock, as for `send`.
+    fn feed(&self, live: &mut LiveState, kind: FeedKind, json: Arc<str>) {
+        live.fed = self.feed.push(self.id.clone(), live.group.clone(), kind, json);
     }
 }
 
@@ -423,7 +469,10 @@ impl LiveState {
             state: StreamState::default(),
             since_unix_ns,
             tracks: None,
+            down_since_unix_ns: None,
             last: None,
+            estimate: None,
+            on_air: Vec::new(),
             top: None,
             signals: Vec::new(),
             latency_ns: None,
@@ -431,11 +480,14 @@ impl LiveState {
             history: VecDeque::with_capacity(HISTORY_SECONDS),
             events: VecDeque::new(),
             incidents: VecDeque::new(),
+            last_wall: None,
             run: RunId(0),
             has_run: false,
             counters: Counters::default(),
             pack: None,
             sequence: 0,
+            group: None,
+            fed: 0,
         }
     }
 }

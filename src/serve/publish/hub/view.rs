@@ -30,6 +30,8 @@ pub(in crate::publish) struct InfoView<'a> {
     modalities: &'a [Modality],
     vote_window_s: u32,
     history_seconds: usize,
+    /// Time zone of the house (`time_zone` in the configuration); null: the viewer's.
+    time_zone: Option<&'a str>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -52,8 +54,13 @@ pub(in crate::publish) struct SummaryView<'a> {
     /// When the state began.
     #[schemars(extend("format" = "date-time"))]
     since: String,
+    /// When it last stopped playing, or first failed; null while it plays, and before it first did either.
+    #[schemars(extend("format" = "date-time"))]
+    down_since: Option<String>,
     tracks: Option<Tracks>,
     top: Option<TopView<'a>>,
+    /// The classes on air, by hysteresis on the estimate.
+    on_air: Vec<&'a str>,
     /// The conditions of the signal that last: test bars, black, a frozen picture or silence.
     signal: Vec<SignalView>,
     #[schemars(range(min = 0))]
@@ -95,7 +102,7 @@ pub(in crate::publish) struct StreamsView {
 }
 
 /// `None` if it is not JSON: a record of a damaged store.
-fn raw(json: &str) -> Option<&RawValue> {
+pub(super) fn raw(json: &str) -> Option<&RawValue> {
     serde_json::from_str(json).ok()
 }
 
@@ -138,6 +145,7 @@ impl Hub {
     /// Version, pack, classes with their titles, vote window.
     pub fn info_json(&self) -> String {
         let running = self.pack();
+        let time_zone = self.shared.time_zone.read().clone();
         to_json(&InfoView {
             name: "touchline",
             version: env!("CARGO_PKG_VERSION"),
@@ -146,6 +154,7 @@ impl Hub {
             modalities: &running.modalities,
             vote_window_s: self.shared.vote_window_s.load(Ordering::Relaxed),
             history_seconds: super::HISTORY_SECONDS,
+            time_zone: time_zone.as_deref(),
         })
     }
 
@@ -189,7 +198,7 @@ impl Hub {
         })
     }
 
-    fn summary<'a>(&'a self, stream: &'a Stream, live: &'a LiveState) -> SummaryView<'a> {
+    pub(super) fn summary<'a>(&'a self, stream: &'a Stream, live: &'a LiveState) -> SummaryView<'a> {
         let source = stream.source();
         let gapped = |reason: GapReason| live.counters.gapped[reason as usize];
         SummaryView {
@@ -199,12 +208,14 @@ impl Hub {
             settings: live.facts.as_ref(),
             state: StateFields::new(&live.state, live.since_unix_ns),
             since: rfc3339(live.since_unix_ns),
+            down_since: live.down_since_unix_ns.map(rfc3339),
             tracks: live.tracks,
             top: live.top.map(|(class, probability, unknown)| TopView {
                 label: self.shared.classes.name(class),
                 probability: probability.into(),
                 unknown,
             }),
+            on_air: live.on_air.iter().map(|class| self.shared.classes.name(*class)).collect(),
             signal: live
                 .signals
                 .iter()

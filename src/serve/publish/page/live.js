@@ -1,5 +1,7 @@
 // The connection to the server: the records of one stream, the list of streams, and the health of the server.
 
+import { url } from "./base.js";
+
 const RETRY_MS = 2000;
 const POLL_MS = 3000;
 
@@ -39,7 +41,7 @@ export class Live {
   #open() {
     clearTimeout(this.#timer);
     this.#source?.close();
-    const source = new EventSource(`/api/v1/streams/${encodeURIComponent(this.#id)}/live`);
+    const source = new EventSource(url(`api/v1/streams/${encodeURIComponent(this.#id)}/live`));
     this.#source = source;
     const on = (kind, then) => source.addEventListener(kind, (e) => then(JSON.parse(e.data)));
     on("snapshot", (stream) => {
@@ -59,7 +61,7 @@ export class Live {
 export function pollStreams(then, server) {
   const ask = async () => {
     try {
-      const answer = await fetch("/api/v1/streams", { cache: "no-store", signal: AbortSignal.timeout(POLL_MS) });
+      const answer = await fetch(url("api/v1/streams"), { cache: "no-store", signal: AbortSignal.timeout(POLL_MS) });
       if (answer.status === 401) location.reload();
       if (!answer.ok) throw new Error(`status ${answer.status}`);
       then((await answer.json()).streams);
@@ -76,7 +78,7 @@ export function pollStreams(then, server) {
 export async function fetchInfo(server) {
   for (;;) {
     try {
-      const answer = await fetch("/api/v1/info", { cache: "no-store" });
+      const answer = await fetch(url("api/v1/info"), { cache: "no-store" });
       if (answer.ok) return await answer.json();
       // The session has ended: reload to show the login.
       if (answer.status === 401) location.reload();
@@ -89,10 +91,10 @@ export async function fetchInfo(server) {
 
 // Shows `button` after a login.
 export async function offerLogOut(button) {
-  const answer = await fetch("/api/v1/session", { cache: "no-store" });
+  const answer = await fetch(url("api/v1/session"), { cache: "no-store" });
   button.hidden = !answer.ok || (await answer.json()).by !== "session";
   button.addEventListener("click", async () => {
-    await fetch("/api/v1/session", { method: "DELETE" });
+    await fetch(url("api/v1/session"), { method: "DELETE" });
     location.reload();
   });
 }
@@ -139,7 +141,7 @@ export class Picture {
       return;
     }
     if (this.#id !== null && this.#wanted && !document.hidden) {
-      this.image.src = `/api/v1/streams/${encodeURIComponent(this.#id)}/preview?at=${Date.now()}`;
+      this.image.src = url(`api/v1/streams/${encodeURIComponent(this.#id)}/preview?at=${Date.now()}`);
     } else if (document.hidden || !this.#wanted) {
       this.image.removeAttribute("src");
     }

@@ -1,6 +1,6 @@
 // The login exchanges a token for a session cookie, which the browser sends with event streams and pictures.
 
-const $ = (id) => document.getElementById(id);
+import { $, url } from "./base.js";
 
 function say(text) {
   $("problem").textContent = text;
@@ -13,7 +13,7 @@ $("login").addEventListener("submit", async (event) => {
   const button = event.target.querySelector("button");
   button.disabled = true;
   try {
-    const answer = await fetch("/api/v1/session", {
+    const answer = await fetch(url("api/v1/session"), {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ token: $("token").value.trim() }),

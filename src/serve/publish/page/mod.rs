@@ -1,4 +1,4 @@
-//! The files of the overlay page, embedded in the binary: plain HTML, CSS and JavaScript modules, without a build step
+//! The files of the page, that is the wall and the page of a stream, embedded in the binary: plain HTML, CSS and JavaScript modules, without a build step
 //! and without external resources.
 
 /// Content type and text of file `name` of the page.
@@ -7,15 +7,25 @@ pub(super) fn asset(name: &str) -> Option<(&'static str, &'static str)> {
     const CSS: &str = "text/css; charset=utf-8";
     const JS: &str = "text/javascript; charset=utf-8";
     Some(match name {
-        "index.html" => (HTML, include_str!("index.html")),
+        "stream.html" => (HTML, include_str!("stream.html")),
+        "wall.html" => (HTML, include_str!("wall.html")),
         "login.html" => (HTML, include_str!("login.html")),
         "login.js" => (JS, include_str!("login.js")),
         "style.css" => (CSS, include_str!("style.css")),
-        "app.js" => (JS, include_str!("app.js")),
+        "wall.css" => (CSS, include_str!("wall.css")),
+        "answers.js" => (JS, include_str!("answers.js")),
+        "base.js" => (JS, include_str!("base.js")),
         "colours.js" => (JS, include_str!("colours.js")),
+        "feed.js" => (JS, include_str!("feed.js")),
+        "grid.js" => (JS, include_str!("grid.js")),
         "live.js" => (JS, include_str!("live.js")),
         "panels.js" => (JS, include_str!("panels.js")),
+        "pictures.js" => (JS, include_str!("pictures.js")),
+        "stream.js" => (JS, include_str!("stream.js")),
+        "tile.js" => (JS, include_str!("tile.js")),
         "timeline.js" => (JS, include_str!("timeline.js")),
+        "times.js" => (JS, include_str!("times.js")),
+        "wall.js" => (JS, include_str!("wall.js")),
         "icon.svg" => ("image/svg+xml", include_str!("icon.svg")),
         _ => return None,
     })

@@ -1,55 +1,14 @@
 // The panels: each updates its part of the document from plain data.
 
+import { answerOf } from "./answers.js";
+import { $, GAPS, SIGNALS, capital, duration, gapText, icon, make, percent, setText } from "./base.js";
 import { colourOf, paint, titleOf } from "./colours.js";
+import { clock, moment, zoneName } from "./times.js";
 
-export const $ = (id) => document.getElementById(id);
-const setText = (element, text) => {
-  if (element.textContent !== text) element.textContent = text;
-};
-export const percent = (p) => `${Math.round(p * 100)} %`;
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-
-function make(tag, className, text) {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text !== undefined) element.textContent = text;
-  return element;
-}
-
-function icon(name) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  use.setAttribute("href", `#icon-${name}`);
-  svg.setAttribute("aria-hidden", "true");
-  svg.append(use);
-  return svg;
-}
-
-// Seconds as m:ss or h:mm:ss.
-export function duration(seconds) {
-  const s = Math.max(0, Math.round(seconds));
-  const two = (n) => String(n).padStart(2, "0");
-  const h = Math.floor(s / 3600);
-  const rest = `${h ? two(Math.floor(s / 60) % 60) : Math.floor(s / 60) % 60}:${two(s % 60)}`;
-  return h ? `${h}:${rest}` : rest;
-}
-
-const clockFormat = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
-export const clock = (ms) => clockFormat.format(ms);
-
-export const GAPS = {
-  overload: "machine overloaded",
-  "no-media": "no video and no audio arrived",
-  compute: "models failed",
-  "no-programme": "no programme",
-  "not-decoded": "no key picture",
-};
 const TIERS = {
   sparse: "Pictures and sound decide; motion is not computed.",
   key: "Only key pictures are decoded. Seconds without one have no decision.",
 };
-const SIGNALS = { bars: "colour bars", black: "black picture", freeze: "frozen picture", silence: "silence" };
-const gapText = ({ reason, signal }) => (signal ? `${GAPS[reason]}: ${signal.map((name) => SIGNALS[name]).join(", ")}` : GAPS[reason]);
 export const isNoProgramme = (record) => record?.type === "gap" && record.reason === "no-programme";
 export const VIEWS = { rgb: "Pictures", flow: "Motion", audio: "Sound" };
 const MISSING = {
@@ -95,12 +54,12 @@ export function showNotice(stream, server, problem, now, silent, last) {
   } else if (stream?.state === "failed") {
     [level, title, text] = ["bad", `The stream failed: ${stream.cause}`, capital(stream.advice ?? "")];
   } else if (stream?.state === "waiting" && stream.kind === "no-caller") {
-    [level, title, text] = ["calm", "Waiting for a caller", `No sender has connected since ${clock(Date.parse(stream.since))}.`];
+    [level, title, text] = ["calm", "Waiting for a caller", `No sender has connected since ${moment(Date.parse(stream.since))}.`];
   } else if (stream?.state === "waiting") {
     const left = Math.ceil((Date.parse(stream.since) + stream.retry_in_ms - now) / 1000);
-    [level, title, text] = ["warn", `The stream is down: ${stream.cause}`, `${left > 0 ? `Next attempt in ${left} s` : "Retrying now"} (attempt ${stream.attempt}); down since ${clock(Date.parse(stream.since))}.`];
+    [level, title, text] = ["warn", `The stream is down: ${stream.cause}`, `${left > 0 ? `Next attempt in ${left} s` : "Retrying now"} (attempt ${stream.attempt}); down since ${moment(Date.parse(stream.down_since ?? stream.since))}.`];
   } else if (stream?.state === "ended") {
-    [level, title, text] = ["calm", "The stream has ended", "The page shows its last decisions."];
+    [level, title, text] = ["calm", "The stream has ended", `The page shows its last decisions. It ended ${moment(Date.parse(stream.since))}.`];
   } else if (stream?.state === "paused" && stream.cause) {
     [level, title, text] = ["bad", `The stream is paused: ${stream.cause}`, capital(stream.advice ?? "")];
   } else if (stream?.state === "paused") {
@@ -110,11 +69,11 @@ export function showNotice(stream, server, problem, now, silent, last) {
   }
   if (level === null && silent.length) {
     const [{ track, since }] = silent;
-    [level, title, text] = ["warn", `No ${TRACKS[track]} since ${clock(since)}`, `Decisions continue from ${track === "video" ? "its sound" : "its pictures"}.`];
+    [level, title, text] = ["warn", `No ${TRACKS[track]} since ${moment(since)}`, `Decisions continue from ${track === "video" ? "its sound" : "its pictures"}.`];
   }
   const silence = stream?.state === "playing" && stream.pace === "live" && stream.signal.find(({ signal }) => signal === "silence");
   if (level === null && silence) {
-    [level, title, text] = ["warn", `Silence since ${clock(Date.parse(silence.since))}`, "The sound is not used for decisions until it returns."];
+    [level, title, text] = ["warn", `Silence since ${moment(Date.parse(silence.since))}`, "The sound is not used for decisions until it returns."];
   }
   if (level === null && last?.frame_share && stream?.state === "playing") {
     [level, title, text] = ["warn", "The machine is overloaded", `Each second is decided from ${percent(last.frame_share)} of its pictures, and from its sound.`];
@@ -131,7 +90,9 @@ export function showNotice(stream, server, problem, now, silent, last) {
   }
 }
 
-export function showVitals(latencyMs, backlog, playing) {
+export function showVitals(latencyMs, backlog, playing, timecode) {
+  $("timecode").parentElement.hidden = !timecode;
+  setText($("timecode"), timecode ? timecode.label : "");
   const latency = $("latency");
   // Old numbers of a stream that does not play would look current.
   if (!playing) latencyMs = backlog = null;
@@ -141,27 +102,35 @@ export function showVitals(latencyMs, backlog, playing) {
   $("backlog").dataset.level = backlog > 5 ? "bad" : backlog > 1 ? "warn" : "good";
 }
 
-// The lower third: the class of the estimate over the picture, on a dark scrim in both themes. While the stream does not play, it
-// shows the last class as outdated.
-export function showThird(record, state, signals) {
+// The answer of a record: the class on air, or that it is not sure. `onAir`: the ids of the classes on air. A stream that is over has
+// none, and keeps its last answer. Null without a decision.
+export function answerOfRecord(record, onAir, isOver) {
+  const { label, mean, unknown } = record?.window ?? {};
+  if (!label) return null;
+  const last = isOver && !onAir.length && !unknown ? [label] : onAir;
+  const classes = last.map((id) => ({ label: id, probability: mean[id] })).sort((a, b) => b.probability - a.probability);
+  return answerOf({ label, probability: mean[label], unknown: unknown === true, on_air: classes });
+}
+
+// The lower third: the answer over the picture, on a dark scrim in both themes. While the stream does not play, it shows the last
+// answer as outdated.
+export function showThird(record, state, signals, answer) {
   const third = $("third");
   const none = isNoProgramme(record) && state === "playing";
   third.dataset.programme = none ? "none" : "on";
   if (none) return showNoProgramme(third, record.signal, signals);
-  const label = record?.window.label ?? null;
-  third.hidden = label === null;
-  if (label === null) return;
-  const unknown = record.window.unknown === true;
-  third.dataset.unknown = unknown;
-  paint(third, label, "dark");
-  setText($("third-title"), unknown ? "Not sure" : titleOf(label));
-  setText($("third-probability"), percent(record.window.mean[label]));
+  third.hidden = answer === null;
+  if (answer === null) return;
+  third.dataset.unknown = answer.kind === "not-sure";
+  paint(third, answer.label, "dark");
+  setText($("third-title"), answer.title);
+  setText($("third-probability"), percent(answer.probability));
   const gap = record.type === "gap";
   third.dataset.gap = gap;
   const stale = { waiting: "before the stream went down", paused: "before the stream was paused", ended: "when the stream ended", failed: "before the stream failed", removed: "before the stream was removed" }[state];
   third.dataset.stale = stale !== undefined;
   const seen = record.window.seconds + record.window.gaps;
-  const over = `${unknown ? `Best guess: ${titleOf(label)}, ` : ""}over the last ${seen === 1 ? "second" : `${seen} s`}`;
+  const over = `${answer.detail ? `${answer.detail}, ` : ""}over the last ${seen === 1 ? "second" : `${seen} s`}`;
   setText($("third-sub"), stale ?? (gap ? `No decision this second: ${gapText(record)}` : over));
 }
 
@@ -169,7 +138,7 @@ function showNoProgramme(third, names, signals) {
   third.hidden = false;
   third.dataset.gap = third.dataset.stale = third.dataset.unknown = false;
   const began = signals.filter(({ signal }) => names.includes(signal)).map(({ since }) => Date.parse(since));
-  const since = began.length ? ` since ${clock(Math.min(...began))}` : "";
+  const since = began.length ? ` since ${moment(Math.min(...began))}` : "";
   setText($("third-probability"), "");
   setText($("third-title"), "No programme");
   setText($("third-sub"), capital(names.map((name) => SIGNALS[name]).join(", ")) + since);
@@ -268,10 +237,11 @@ export class Bars {
     this.show(null);
   }
 
-  show(record) {
+  // Shows a record; `label` is the class of the answer.
+  show(record, label = null) {
     const mean = record?.window.mean;
     const top = record?.window.label ?? null;
-    if (mean && top !== null) this.#sort(mean, top);
+    if (mean && top !== null) this.#sort(mean);
     for (const [id, { row, value }] of this.#rows) {
       const p = mean?.[id] ?? 0;
       const now = record?.type === "second" ? record.probabilities[id] : null;
@@ -279,18 +249,18 @@ export class Bars {
       if (now !== null) row.style.setProperty("--now", now);
       // A mark near zero is hidden.
       row.dataset.tick = now !== null && Math.max(now, p) >= 0.01;
-      row.dataset.top = id === top;
+      row.dataset.top = id === label;
       setText(value, top === null ? "–" : percent(p));
     }
     this.#place();
   }
 
-  // Insertion sort from the last order, with a margin unless it is the first; the estimate's class is always on top.
-  #sort(mean, top) {
+  // Insertion sort from the last order, with a margin unless it is the first.
+  #sort(mean) {
     const order = this.#order;
     const margin = this.#sorted ? OVERTAKE : 0;
     this.#sorted = true;
-    const before = (a, b) => a === top || (b !== top && mean[a] > mean[b] + margin);
+    const before = (a, b) => mean[a] > mean[b] + margin;
     for (let i = 1; i < order.length; i++) {
       for (let j = i; j > 0 && before(order[j], order[j - 1]); j--) [order[j - 1], order[j]] = [order[j], order[j - 1]];
     }
@@ -348,8 +318,10 @@ export function showEvents(events, incidents, pace) {
   if (live) timed.sort((a, b) => a.at - b.at);
   const rows = timed.reverse().map(({ row }) => row());
   list.replaceChildren(...(rows.length ? rows : [make("li", "nothing", "No events yet.")]));
-  setText($("events-sub"), rows.length ? `${rows.length}${rows.length >= 200 ? " latest" : ""}` : "");
+  setText($("events-sub"), rows.length ? `${rows.length}${rows.length >= 200 ? " latest" : ""}${live ? ` · ${zoneName(Date.now())}` : ""}` : "");
 }
+
+const REASONS = { "no-programme": "no programme", ended: "stream ended" };
 
 function eventRow(event, live) {
   const row = make("li");
@@ -357,7 +329,7 @@ function eventRow(event, live) {
   paint(row, event.class);
   const when = event.wall && live ? clock(Date.parse(event.wall.time)) : duration(event.index);
   const what = `${titleOf(event.class)} ${event.kind === "onset" ? "on" : "off"}`;
-  const how = event.reason ? GAPS[event.reason] : percent(event.probability);
+  const how = event.reason ? (REASONS[event.reason] ?? event.reason) : percent(event.probability);
   row.append(make("time", "", when), make("i"), make("span", "what", what), make("span", "how", how));
   return row;
 }
@@ -372,11 +344,9 @@ function incidentRow(incident) {
   return row;
 }
 
-// The answer: the class, or that it is unknown.
-export const headline = ({ label, unknown }) => (unknown ? "Not sure" : titleOf(label));
-
-function topText({ top, signal }) {
-  if (top) return `${headline(top)} ${percent(top.probability)}`;
+function topText({ top, signal, on_air: onAir }) {
+  if (top?.unknown || (top && !onAir.length)) return "Not sure";
+  if (top) return onAir.includes(top.label) ? `${titleOf(top.label)} ${percent(top.probability)}` : titleOf(onAir[0]);
   return signal.some(({ signal }) => signal !== "silence") ? GAPS["no-programme"] : "no decision yet";
 }
 
@@ -394,9 +364,11 @@ export function showStreams(streams, current) {
       nav.append(link);
     }
     const [dot, name, state, top] = link.children;
-    link.href = `#/${encodeURIComponent(stream.id)}`;
+    link.href = `?stream=${encodeURIComponent(stream.id)}`;
     link.dataset.state = stream.state;
-    link.setAttribute("aria-current", stream.id === current);
+    const isCurrent = stream.id === current;
+    if (isCurrent && link.getAttribute("aria-current") !== "true") link.scrollIntoView({ block: "nearest", inline: "center" });
+    link.setAttribute("aria-current", isCurrent);
     setText(name, stream.settings?.label ?? stream.id);
     setText(state, words[stream.state] ?? stream.state);
     setText(top, topText(stream));

@@ -1,8 +1,10 @@
 // The timeline of the last ten minutes: the estimate as a broad band, each second's own class as a thin band below it, gaps
 // hatched, onsets and offsets as marks above.
 
+import { GAPS, duration, percent } from "./base.js";
 import { colourOf, titleOf } from "./colours.js";
-import { GAPS, VIEWS, clock, duration, percent } from "./panels.js";
+import { VIEWS } from "./panels.js";
+import { moment } from "./times.js";
 
 const SPAN = 600;
 const MARKS = 13;
@@ -260,7 +262,7 @@ function legendRow(name, seconds, mark) {
 
 function tipRows(entry, live) {
   const title = document.createElement("b");
-  const time = live ? clock(entry.at_ms) : duration(entry.index);
+  const time = live ? moment(entry.at_ms) : duration(entry.index);
   const known = entry.window_label && !entry.reason;
   title.textContent = known ? `${time}  ${entry.window_unknown ? "Not sure" : titleOf(entry.window_label)} ${percent(entry.window_probability)}` : `${time}  No decision`;
   const rest = document.createElement("span");

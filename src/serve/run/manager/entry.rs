@@ -217,6 +217,7 @@ impl ManagedStream {
     pub(super) fn show(&self, vote: VoteConfig, retry: bool) {
         self.handle.set_facts(StreamFacts {
             label: self.settings.label.clone(),
+            group: self.settings.group.clone(),
             origin: self.origin,
             enabled: self.settings.enabled,
             generation: self.generation,

@@ -12,27 +12,27 @@ use touchline_core::item::Tracks;
 use touchline_serve::publish::http;
 use touchline_serve::publish::record::StreamState;
 
-struct Answer {
-    status: u16,
-    headers: ureq::http::HeaderMap,
-    body: Vec<u8>,
+pub struct Answer {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub body: Vec<u8>,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> &str {
+    pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |v| v.to_str().unwrap())
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8(self.body.clone()).unwrap()
     }
 }
 
-fn get(server: &Server, path: &str) -> Answer {
+pub fn get(server: &Server, path: &str) -> Answer {
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
     let mut answer = agent.get(format!("{}{path}", server.url)).call().unwrap();
     let body = answer.body_mut().read_to_vec().unwrap();
@@ -40,7 +40,7 @@ fn get(server: &Server, path: &str) -> Answer {
 }
 
 /// Opens an endless answer and reads its headers. Returns a reader of the body.
-fn open(server: &Server, path: &str) -> BufReader<TcpStream> {
+pub fn open(server: &Server, path: &str) -> BufReader<TcpStream> {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
@@ -55,7 +55,7 @@ fn open(server: &Server, path: &str) -> BufReader<TcpStream> {
 }
 
 /// The next server-sent event as (event, id, data).
-fn next_event(reader: &mut impl BufRead) -> (String, String, String) {
+pub fn next_event(reader: &mut impl BufRead) -> (String, String, String) {
     let (mut event, mut id, mut data) = Default::default();
     loop {
         let mut line = String::new();
@@ -79,12 +79,15 @@ fn answers_have_their_content_type_and_security_headers() {
     feed(&cam, &clock, &afternoon());
     let server = Server::start(hub);
     for (path, kind, contains) in [
-        ("/", "text/html; charset=utf-8", "<title>Touchline"),
-        ("/assets/app.js", "text/javascript; charset=utf-8", "import"),
+        ("/", "text/html; charset=utf-8", "id=\"tiles\""),
+        ("/?group=a&rotate=20", "text/html; charset=utf-8", "id=\"tiles\""),
+        ("/?stream=court-1", "text/html; charset=utf-8", "id=\"third\""),
+        ("/assets/wall.js", "text/javascript; charset=utf-8", "import"),
         ("/assets/style.css", "text/css; charset=utf-8", ":root"),
         ("/assets/icon.svg", "image/svg+xml", "<svg"),
         ("/api/v1/info", "application/json", "\"title\":\"Table tennis\""),
         ("/api/v1/schema", "application/schema+json", "\"$defs\""),
+        ("/api/v1/overview", "application/json", "\"spans\""),
         ("/api/v1/streams", "application/json", "\"court-1\""),
         ("/api/v1/streams/court-1", "application/json", "\"history\""),
         ("/metrics", "text/plain; version=0.0.4; charset=utf-8", "touchline_stream_up{stream=\"court-1\"} 1"),
@@ -111,7 +114,7 @@ fn answers_have_their_content_type_and_security_headers() {
 fn every_file_of_the_page_exists_and_comes_from_the_server() {
     let (hub, _) = new_hub();
     let server = Server::start(hub);
-    let mut files = vec!["/".to_owned()];
+    let mut files = vec!["/".to_owned(), "/?stream=x".to_owned(), "/assets/login.html".to_owned()];
     let mut next = 0;
     while let Some(path) = files.get(next).cloned() {
         next += 1;
@@ -122,7 +125,9 @@ fn every_file_of_the_page_exists_and_comes_from_the_server() {
         for quoted in text.split(['"', '(', ')']) {
             let found = match quoted.strip_prefix("./") {
                 Some(name) if name.ends_with(".js") => format!("/assets/{name}"),
-                _ if quoted.starts_with("/assets/") => quoted.to_owned(),
+                _ if quoted.starts_with("assets/") => format!("/{quoted}"),
+                // A proxy may serve the page below a prefix.
+                _ if quoted.starts_with("/assets/") || quoted.starts_with("/api/") => panic!("{path}: {quoted}"),
                 _ => continue,
             };
             if !files.contains(&found) {
@@ -130,7 +135,7 @@ fn every_file_of_the_page_exists_and_comes_from_the_server() {
             }
         }
     }
-    assert_eq!(files.len(), 8, "{files:?}");
+    assert_eq!(files.len(), 20, "{files:?}");
 }
 
 #[test]
@@ -141,6 +146,8 @@ fn missing_resources_are_errors_with_advice() {
     for (path, message) in [
         ("/api/v1/streams/nope", "no stream \"nope\""),
         ("/api/v1/streams/nope/live", "no stream \"nope\""),
+        ("/api/v1/live?stream=radio,nope", "no stream \"nope\""),
+        ("/api/v1/overview?stream=nope", "no stream \"nope\""),
         ("/api/v1/streams/nope/preview", "no stream \"nope\""),
         ("/api/v1/streams/radio/preview", "no pictures"),
         ("/assets/../Cargo.toml", "nothing at this path"),

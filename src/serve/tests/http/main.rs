@@ -1,12 +1,15 @@
 //! The server from the clients' side: access, the API, and the page in a browser.
 
 mod access;
+mod accessibility;
 mod api;
+mod feed;
 mod page;
 #[path = "../../../../tests/common/skip.rs"]
 mod skip;
 mod support;
 #[path = "../../../../tests/common/wait.rs"]
 mod wait;
+mod wall;
 #[path = "../../../../tests/common/webdriver.rs"]
 mod webdriver;

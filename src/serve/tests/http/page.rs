@@ -1,4 +1,4 @@
-//! The overlay page in headless Chromium.
+//! The page of a stream in headless Chromium.
 //!
 //! The tests leave screenshots in the folder that `TOUCHLINE_SCREENSHOTS` names, or in the target folder.
 
@@ -28,7 +28,7 @@ use touchline_serve::publish::serve::Limits;
 static ONE: Mutex<()> = Mutex::new(());
 
 /// A second of colour bars.
-fn no_programme(index: u64) -> Published {
+pub fn no_programme(index: u64) -> Published {
     let signals = Signals::NONE.with(Signal::Bars);
     Published {
         outcome: SecondOutcome::Gap(Gap { signals, ..Gap::new(RunId(0), index, GapReason::NoProgramme) }),
@@ -39,7 +39,7 @@ fn no_programme(index: u64) -> Published {
     }
 }
 
-fn screenshots() -> PathBuf {
+pub fn screenshots() -> PathBuf {
     let folder = std::env::var_os("TOUCHLINE_SCREENSHOTS")
         .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("screenshots"), PathBuf::from);
     std::fs::create_dir_all(&folder).unwrap();
@@ -47,18 +47,18 @@ fn screenshots() -> PathBuf {
 }
 
 /// A server with a stream that has played for ten minutes. It offers moving pictures while a client watches.
-struct Studio {
-    hub: Hub,
-    clock: Arc<PastClock>,
-    cam: StreamHandle,
+pub struct Studio {
+    pub hub: Hub,
+    pub clock: Arc<PastClock>,
+    pub cam: StreamHandle,
     script: Script,
-    server: Server,
+    pub server: Server,
     is_closed: Arc<AtomicBool>,
     pictures: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Studio {
-    fn open() -> Self {
+    pub fn open() -> Self {
         let (hub, clock) = new_hub();
         let cam = add(&hub, "court-1", "rtsp://ann:s3cretpw@cam.example:554/live/court-1");
         cam.set_tracks(Tracks { video: true, audio: true });
@@ -80,7 +80,7 @@ impl Studio {
         Self { hub, clock, cam, script, server, is_closed, pictures: Some(pictures) }
     }
 
-    fn shot(&mut self, shot: Shot) {
+    pub fn shot(&mut self, shot: Shot) {
         step(&self.cam, &self.clock, &mut self.script, shot);
     }
 }
@@ -93,7 +93,7 @@ impl Drop for Studio {
 }
 
 /// `None` if no browser is installed.
-fn browser() -> Option<(MutexGuard<'static, ()>, Browser)> {
+pub fn browser() -> Option<(MutexGuard<'static, ()>, Browser)> {
     let one = ONE.lock();
     let browser = Browser::start()?;
     browser.resize(1280, 800, false);
@@ -102,7 +102,7 @@ fn browser() -> Option<(MutexGuard<'static, ()>, Browser)> {
 }
 
 fn open(browser: &Browser, studio: &Studio) {
-    browser.go(&studio.server.url);
+    browser.go(&format!("{}/?stream=court-1", studio.server.url));
     browser.wait("the first decision on the page", "return document.getElementById('third-title').textContent !== ''");
 }
 
@@ -113,7 +113,7 @@ fn settle(browser: &Browser) {
 }
 
 /// Waits for the end of the transitions, which last up to 0.7 s.
-fn rest(browser: &Browser) {
+pub fn rest(browser: &Browser) {
     browser.wait(
         "the end of the transitions",
         "return document.getAnimations().every((a) => a.effect.getTiming().iterations === Infinity)",
@@ -262,7 +262,7 @@ fn problems_are_shown_with_advice() {
     let (hub, clock) = new_hub();
     let mut server = Server::start(hub.clone());
     let address = server.address().to_owned();
-    browser.go(&server.url);
+    browser.go(&format!("{}/?stream=court-1", server.url));
     browser.wait(
         "the empty page",
         "return document.getElementById('notice-title').textContent === 'No stream is running'",
@@ -307,6 +307,7 @@ fn problems_are_shown_with_advice() {
     browser.wait("doubt", "return document.getElementById('third-title').textContent === 'Not sure'");
     assert_eq!(browser.text("#third-sub"), "Best guess: Golf, over the last 2 s");
     browser.wait("the title", "return document.title.startsWith('Not sure ')");
+    rest(&browser);
     browser.screenshot(&screenshots().join("not-sure.png"));
     cam.run_started(RunId(1), Some(Discontinuity::Playlist));
     browser
@@ -365,7 +366,7 @@ fn a_browser_logs_in_with_a_token_and_logs_out() {
              document.querySelector('#login button').click();"
         ));
     };
-    browser.go(&studio.server.url);
+    browser.go(&format!("{}/?stream=court-1", studio.server.url));
     browser.wait("the login", "return document.getElementById('login') !== null");
     browser.screenshot(&screenshots().join("login.png"));
     log_in("wrong");
@@ -412,7 +413,7 @@ fn one_of_several_streams_can_be_selected() {
     assert!(browser.text("#streams a:nth-child(2)").contains("Basketball"));
     browser.screenshot(&screenshots().join("streams.png"));
     browser.run("document.querySelector('#streams a:nth-child(2)').click()");
-    browser.wait("the other stream", "return document.getElementById('third-title').textContent === 'Basketball'");
+    browser.wait("the other stream", "return document.getElementById('third-title')?.textContent === 'Basketball'");
     assert_eq!(browser.text("#stream-id"), "arena-north");
     assert_eq!(browser.text("#empty-text"), "This stream has audio only");
     assert!(!browser.run("return document.body.innerText").as_str().unwrap().contains("longsecret"));

@@ -1,14 +1,16 @@
-// The overlay page: holds the state and updates the panels.
+// The page of one stream: holds the state and updates the panels.
 
-import { learnClasses, onThemeChange, titleOf } from "./colours.js";
+import { $, percent, toggleFullScreen } from "./base.js";
+import { learnClasses, onThemeChange } from "./colours.js";
 import { Live, Picture, fetchInfo, offerLogOut, pollStreams } from "./live.js";
-import { $, Bars, Modalities, headline, isNoProgramme, percent, showEvents, showNotice, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
+import { Bars, Modalities, answerOfRecord, isNoProgramme, showEvents, showNotice, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
 import { Timeline } from "./timeline.js";
+import { offerZones, setHouseZone } from "./times.js";
 
 // Failures in a row before the page shows an outage.
 const SILENT_MAX = 2;
 
-const known = { server: "opening", stream: null, problem: null, events: [], incidents: [], last: null, streams: [], clockAhead: 0 };
+const known = { server: "opening", stream: null, problem: null, events: [], incidents: [], onAir: [], last: null, streams: [], clockAhead: 0 };
 const serverNow = () => Date.now() + known.clockAhead;
 
 const server = {
@@ -35,6 +37,7 @@ const modalities = new Modalities();
 const timeline = new Timeline($("timeline"), $("tip"), $("legend"), serverNow);
 const info = await fetchInfo(server);
 learnClasses(info.classes);
+setHouseZone(info.time_zone ?? null);
 const bars = new Bars(info.classes, info);
 showBuild();
 
@@ -74,6 +77,7 @@ function snapshot(stream) {
   known.last = stream.last;
   known.events = stream.events;
   known.incidents = stream.incidents;
+  known.onAir = stream.on_air;
   known.clockAhead = stream.now_ms - Date.now();
   $("stream-id").textContent = stream.settings?.label ?? stream.id;
   bars.over(stream.settings?.vote.window ?? info.vote_window_s);
@@ -91,7 +95,9 @@ function record(kind, data) {
   if (!stream) return;
   if (kind === "state") {
     const { state, kind, cause, advice, attempt, retry_in_ms, tracks } = data;
-    Object.assign(stream, { state, kind, cause, advice, attempt, retry_in_ms, tracks, since: data.at ?? new Date(serverNow()).toISOString() });
+    const since = data.at ?? new Date(serverNow()).toISOString();
+    const down = state === "playing" ? null : (stream.down_since ?? (kind || stream.state === "playing" ? since : null));
+    Object.assign(stream, { state, kind, cause, advice, attempt, retry_in_ms, tracks, since, down_since: down });
     refresh();
     showLast();
     // The last record of the stream. The next list selects another stream.
@@ -104,9 +110,12 @@ function record(kind, data) {
     packChanged(data.pack);
   } else if (kind === "event") {
     known.events = [...known.events.slice(-199), data];
+    known.onAir = known.onAir.filter((id) => id !== data.class);
+    if (data.kind === "onset") known.onAir.push(data.class);
     timeline.addEvent(data);
     timeline.draw();
     showEvents(known.events, known.incidents, stream.pace);
+    showLast();
   } else if (kind === "incident") {
     known.incidents = [...known.incidents.slice(-99), data];
     if (data.signal) {
@@ -137,21 +146,22 @@ function record(kind, data) {
 }
 
 // Shows a second.
-let spokenLabel = null;
+let spokenTitle = null;
 function showLast() {
   const { last, stream } = known;
   // The signal times of a file say nothing: it plays as fast as the machine allows.
-  showThird(last, stream.state, stream.pace === "live" ? stream.signal : []);
+  const isOver = ["ended", "failed", "removed", "paused"].includes(stream.state);
+  const answer = answerOfRecord(last, known.onAir, isOver);
+  showThird(last, stream.state, stream.pace === "live" ? stream.signal : [], answer);
   modalities.show(last);
-  bars.show(last);
-  showVitals(stream.latency_ms, stream.backlog, stream.state === "playing");
-  const label = last?.window.label ?? null;
-  const title = label ? `${headline(last.window)} ${percent(last.window.mean[label])} · ` : isNoProgramme(last) ? "No programme · " : "";
-  document.title = `${title}${stream.id} – Touchline`;
-  const spoken = label === null ? null : headline(last.window);
-  if (spoken !== null && spoken !== spokenLabel) {
-    spokenLabel = spoken;
-    $("spoken").textContent = `${headline(last.window)} on ${stream.id}`;
+  bars.show(last, answer?.label);
+  showVitals(stream.latency_ms, stream.backlog, stream.state === "playing", last?.timecode);
+  const over = { connecting: "Connecting", waiting: stream.kind === "no-caller" ? "Waiting" : "Down", paused: "Paused", ended: "Ended", failed: "Failed", removed: "Removed" }[stream.state];
+  const now = over ?? (isNoProgramme(last) ? "No programme" : answer && `${answer.title} ${percent(answer.probability)}`);
+  document.title = `${now ? `${now} · ` : ""}${stream.id} – Touchline`;
+  if (answer && answer.title !== spokenTitle) {
+    spokenTitle = answer.title;
+    $("spoken").textContent = `${answer.title} on ${stream.id}`;
   }
 }
 
@@ -171,8 +181,8 @@ function refresh() {
 }
 
 // Selects the stream of the address, or the first.
+const wanted = new URLSearchParams(location.search).get("stream");
 function choose() {
-  const wanted = decodeURIComponent(location.hash.replace(/^#\/?/, ""));
   const found = known.streams.find((s) => s.id === wanted) ?? known.streams[0];
   if (found && found.id !== known.chosen) {
     known.chosen = found.id;
@@ -186,12 +196,12 @@ function choose() {
 // The last stream was removed: clears the page.
 function showNobody() {
   live.leave();
-  Object.assign(known, { chosen: null, stream: null, last: null, events: [], incidents: [] });
+  Object.assign(known, { chosen: null, stream: null, last: null, events: [], incidents: [], onAir: [] });
   $("stream-id").textContent = "\u00a0";
   $("stream-uri").textContent = "";
   document.title = "Touchline";
   picture.leave();
-  showThird(null, null, []);
+  showThird(null, null, [], null);
   modalities.show(null);
   bars.reset();
   bars.over(info.vote_window_s);
@@ -201,7 +211,20 @@ function showNobody() {
   refresh();
 }
 
-addEventListener("hashchange", choose);
+// The wall as it was left.
+function wallAddress() {
+  try {
+    return `./${sessionStorage.getItem("touchline-wall") ?? ""}`;
+  } catch {
+    return "./";
+  }
+}
+$("wall").href = wallAddress();
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input, canvas")) return;
+  if (event.key === "Escape") location.assign($("wall").href);
+  if (event.key === "f") toggleFullScreen();
+});
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden && live.broken) live.reopen();
 });
@@ -219,6 +242,12 @@ setInterval(() => {
   refresh();
 }, 1000);
 
+offerZones($("zone"), () => {
+  refresh();
+  if (!known.stream) return;
+  showEvents(known.events, known.incidents, known.stream.pace);
+  showLast();
+});
 offerLogOut($("log-out")).catch(() => {});
 modalities.show(null);
 showEvents([], [], "live");

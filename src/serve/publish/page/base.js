@@ -1,0 +1,53 @@
+// What the wall and the page of a stream share: elements, addresses, texts.
+
+export const $ = (id) => document.getElementById(id);
+export const setText = (element, text) => {
+  if (element.textContent !== text) element.textContent = text;
+};
+export const percent = (p) => `${Math.round(p * 100)} %`;
+export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+// An address of the server. Relative to this file: a proxy may serve everything below a prefix.
+export const url = (path) => new URL(`../${path}`, import.meta.url).href;
+
+export function make(tag, className, text) {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+export function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  use.setAttribute("href", `#icon-${name}`);
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(use);
+  return svg;
+}
+
+// Seconds as m:ss or h:mm:ss.
+export function duration(seconds) {
+  const s = Math.max(0, Math.round(seconds));
+  const two = (n) => String(n).padStart(2, "0");
+  const h = Math.floor(s / 3600);
+  const rest = `${h ? two(Math.floor(s / 60) % 60) : Math.floor(s / 60) % 60}:${two(s % 60)}`;
+  return h ? `${h}:${rest}` : rest;
+}
+
+export const GAPS = {
+  overload: "machine overloaded",
+  "no-media": "no video and no audio arrived",
+  compute: "models failed",
+  "no-programme": "no programme",
+  "not-decoded": "no key picture",
+};
+export const SIGNALS = { bars: "colour bars", black: "black picture", freeze: "frozen picture", silence: "silence" };
+export const signalText = (names) => names.map((name) => SIGNALS[name]).join(", ");
+export const gapText = ({ reason, signal }) => (signal ? `${GAPS[reason]}: ${signalText(signal)}` : GAPS[reason]);
+
+// Enters or leaves the full screen. Browsers refuse it without a key or a click.
+export function toggleFullScreen() {
+  if (document.fullscreenElement) document.exitFullscreen().catch(() => {});
+  else document.documentElement.requestFullscreen?.().catch(() => {});
+}

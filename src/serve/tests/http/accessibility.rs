@@ -1,0 +1,79 @@
+//! WCAG 2.2, levels A and AA, as axe-core (<https://github.com/dequelabs/axe-core>) checks it, on every view of the page.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::page::{Studio, browser, rest};
+use crate::skip::{Lacks, skip};
+use crate::support::Shot;
+use crate::wall::{House, open, pictures};
+use crate::webdriver::Browser;
+use touchline_core::clip::GapReason;
+use touchline_serve::publish::access::{AccessConfig, TokenSource};
+
+/// axe-core, as a Python package of `deploy/test.sh` contains it.
+fn axe() -> Option<String> {
+    let python = std::env::var_os("TOUCHLINE_TEST_PYTHON").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-python/bin/python"),
+        PathBuf::from,
+    );
+    let find =
+        "from importlib.util import find_spec as f; print(f('axe_playwright_python').submodule_search_locations[0])";
+    let found = Command::new(python).args(["-c", find]).output().ok().filter(|output| output.status.success());
+    let Some(found) = found else {
+        skip(Lacks::Tool, "no axe-core (tests/requirements-bare.txt); deploy/test.sh installs it");
+        return None;
+    };
+    let folder = String::from_utf8(found.stdout).unwrap();
+    Some(std::fs::read_to_string(Path::new(folder.trim()).join("axe.min.js")).unwrap())
+}
+
+/// The rules that the page violates, each with the elements.
+fn violations(browser: &Browser, axe: &str) -> serde_json::Value {
+    browser.run(axe);
+    browser.run(
+        "return axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'] }).then(({ violations, passes }) =>
+             passes.length < 10 ? 'axe checked nothing' : violations.map(({ id, nodes }) => [id, nodes.map(({ html, failureSummary }) => [html, failureSummary])]))",
+    )
+}
+
+fn check(browser: &Browser, axe: &str, view: &str) {
+    for scheme in ["light", "dark"] {
+        browser.prefer(scheme);
+        browser.wait("the theme", &format!("return matchMedia('(prefers-color-scheme: {scheme})').matches"));
+        rest(browser);
+        assert_eq!(violations(browser, axe), serde_json::json!([]), "{view}, {scheme}");
+    }
+}
+
+#[test]
+fn every_view_passes_axe() {
+    let Some(axe) = axe() else { return };
+    let Some((_one, browser)) = browser() else { return };
+    let house = House::open(8);
+    open(&browser, house.url(), 8);
+    pictures(&browser);
+    house.down(2);
+    house.bars(3);
+    house.show(4, &[Shot::On("golf", 0.15); 3]);
+    house.show(5, &[Shot::Gap(GapReason::Overload); 5]);
+    browser.wait("the problems", "return document.title === '3 problems – Touchline'");
+    check(&browser, &axe, "the wall");
+    browser.resize(390, 844, true);
+    check(&browser, &axe, "the wall on a phone");
+    browser.resize(1280, 800, false);
+    browser.go(&format!("{}/?state=off", house.url()));
+    browser.wait("nothing to show", "return !document.getElementById('nobody').hidden");
+    check(&browser, &axe, "a wall without tiles");
+
+    let studio = Studio::open();
+    browser.go(&format!("{}/?stream=court-1", studio.server.url));
+    browser.wait("the stream", "return document.getElementById('third-title').textContent === 'Tennis'");
+    check(&browser, &axe, "a stream");
+    let token = TokenSource::Environment { name: "T", text: "reader-0123456789abcdef".into() };
+    let access = AccessConfig { read_token: Some(token), ..AccessConfig::default() };
+    let server = crate::support::Server::start_with(studio.hub.clone(), access, None, Default::default());
+    browser.go(&server.url);
+    browser.wait("the login", "return document.getElementById('login') !== null");
+    check(&browser, &axe, "the login");
+}
