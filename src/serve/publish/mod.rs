@@ -11,6 +11,7 @@ pub mod http;
 pub mod hub;
 pub mod jsonl;
 mod openapi;
+pub mod output;
 mod pack_routes;
 pub mod pack_view;
 pub mod packs;

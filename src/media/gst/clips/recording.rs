@@ -58,7 +58,7 @@ enum Read {
 }
 
 /// Passes each unit of the first video track and the first audio track to `take`, until it returns false.
-fn read(path: &Path, mut take: impl FnMut(Unit) -> bool) -> Result<(), ClipError> {
+pub(in crate::gst) fn read(path: &Path, mut take: impl FnMut(Unit) -> bool) -> Result<(), ClipError> {
     let failed = |e: &dyn std::fmt::Display| ClipError::Failed(format!("cannot read the recording: {e}"));
     crate::gst::init().map_err(|e| failed(&e))?;
     let make = |factory: &str| gst::ElementFactory::make(factory).build().map_err(|e| failed(&e));
@@ -181,7 +181,7 @@ fn unit(track: Track, sample: &gst::Sample, tags: Option<gst::TagList>) -> Optio
 
 /// Numbers the runs as the clip builder does: a track that jumps begins one, and the other track joins it.
 #[derive(Debug, Default)]
-pub(super) struct Runs {
+pub(in crate::gst) struct Runs {
     /// Number of the run and latest end, ns, per track.
     tracks: [Option<(u32, i64)>; 2],
     /// Number of the first run.

@@ -57,6 +57,11 @@ impl StreamHandle {
         self.stream.live().facts = Some(facts);
     }
 
+    /// Sets where its pictures are sent with the label. The address is not published.
+    pub fn set_output(&self, address: Option<String>) {
+        self.stream.live().output = address;
+    }
+
     /// The current state.
     pub fn state(&self) -> StreamState {
         self.stream.live().state.clone()

@@ -141,6 +141,18 @@ export function showVitals(latencyMs, backlog, playing) {
   $("backlog").dataset.level = backlog > 5 ? "bad" : backlog > 1 ? "warn" : "good";
 }
 
+// The output with the label on the picture; `output` is null without one.
+export function showOutput(output, playing) {
+  const vital = $("output-vital");
+  vital.hidden = output === null;
+  if (output === null) return;
+  const { up, address, last_error: error, dropped } = output;
+  const failed = !up && error !== null;
+  setText($("output"), up ? "sending" : failed ? error.kind : "waiting");
+  $("output").dataset.level = up ? "good" : failed && playing ? "bad" : "warn";
+  vital.title = `Pictures with the label to ${address}` + (failed ? `: ${error.cause}` : "") + (dropped ? `; ${dropped} coded pictures and pieces of sound were not sent` : "");
+}
+
 // The lower third: the class of the estimate over the picture, on a dark scrim in both themes. While the stream does not play, it
 // shows the last class as outdated.
 export function showThird(record, state, signals) {
