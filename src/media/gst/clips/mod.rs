@@ -6,6 +6,7 @@
 //! A clip is one file, or several where the format changes: no player expects that within a file.
 
 mod index;
+mod movie_end;
 pub(super) mod mux;
 mod poster;
 pub(super) mod recording;

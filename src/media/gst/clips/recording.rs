@@ -11,6 +11,7 @@ use gstreamer_app as gst_app;
 use parking_lot::Mutex;
 
 use super::index::Index;
+use super::movie_end;
 use super::unit::{Unit, track_of};
 use super::{ClipError, ClipFile, ClipRequest, OpenClip};
 use crate::gst::causes::first_sentence;
@@ -64,6 +65,7 @@ pub(in crate::gst) fn read(path: &Path, mut take: impl FnMut(Unit) -> bool) -> R
     let make = |factory: &str| gst::ElementFactory::make(factory).build().map_err(|e| failed(&e));
     let (pipeline, file, parser) = (gst::Pipeline::new(), make("filesrc")?, make("parsebin")?);
     file.set_property("location", path);
+    movie_end::lengthen(&file, path);
     pipeline.add_many([&file, &parser]).map_err(|e| failed(&e))?;
     file.link(&parser).map_err(|e| failed(&e))?;
     let (to, units) = bounded(WAITING);

@@ -110,7 +110,7 @@ pub fn render_recording(
     let (output, partial) = partial(request.output)?;
     let labels = Arc::new(RecordingLabels { timeline, labels: request.labels });
     let first = contents.first.each_ref().map(Option::as_ref);
-    let opened = OutputPipeline::open(&output, "part", first, request.encoding, (request.overlay, labels.clone()));
+    let opened = OutputPipeline::open(&output, "segment", first, request.encoding, (request.overlay, labels.clone()));
     let mut pipeline = opened.inspect_err(|_| remove(partial.as_ref()))?;
     let mut result = Ok(());
     let mut ended = [false; 2];
