@@ -125,7 +125,8 @@ mod tests {
     #[test]
     fn the_duration_of_both_versions_is_found_and_lengthened() {
         let short = [&[0; 12][..], &1000u32.to_be_bytes(), &6000u32.to_be_bytes(), &[0; 80]].concat();
-        let bytes = [atom(b"ftyp", b"isomiso2"), atom(b"mdat", &[9; 50]), atom(b"moov", &atom(b"mvhd", &short))].concat();
+        let bytes =
+            [atom(b"ftyp", b"isomiso2"), atom(b"mdat", &[9; 50]), atom(b"moov", &atom(b"mvhd", &short))].concat();
         let at = bytes.windows(4).position(|kind| kind == b"mvhd").unwrap() as u64 - 4;
         assert_eq!(found(bytes), Some(Field { at: at + 24, bytes: 16_000u32.to_be_bytes().to_vec() }));
         let long = [&[1u8, 0, 0, 0][..], &[0; 16], &600u32.to_be_bytes(), &3600u64.to_be_bytes(), &[0; 80]].concat();

@@ -103,10 +103,16 @@ fn packets(path: &Path, stream: &str) -> usize {
 #[test]
 fn the_last_packets_of_a_recording_are_cut_too() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, coding) in [("a.mp4", H264), ("b.mp4", "-c:v libx264 -bf 8 -g 100 -c:a aac -movflags faststart"), ("c.ts", H264)] {
+    for (name, coding) in
+        [("a.mp4", H264), ("b.mp4", "-c:v libx264 -bf 8 -g 100 -c:a aac -movflags faststart"), ("c.ts", H264)]
+    {
         let source = recording(dir.path(), name, coding);
-        let [file] =
-            cut_recording(&source, &[request(dir.path(), "all", 0, 40)]).unwrap().remove(0).unwrap().try_into().unwrap();
+        let [file] = cut_recording(&source, &[request(dir.path(), "all", 0, 40)])
+            .unwrap()
+            .remove(0)
+            .unwrap()
+            .try_into()
+            .unwrap();
         let clip = dir.path().join(&file.file);
         for stream in ["v:0", "a:0"] {
             assert_eq!(packets(&clip, stream), packets(&source, stream), "{name} {stream}");

@@ -270,13 +270,17 @@ impl Feeder {
         if !is_decided && now_ns < arrived_ns.saturating_add(self.options.delay_ns) {
             return Some(POLL);
         }
+        if unit.track == Track::Audio {
+            // Containers interleave the tracks unevenly: the sound goes along with the pictures.
+            return None;
+        }
         let out_ns = self.labels.lock().timeline.place(unit.run, unit.dts_ns.unwrap_or(unit.pts_ns))?;
         let (at_ns, from_ns) = self.pace?;
         let due_ns = at_ns.saturating_add_signed(out_ns - from_ns);
         if due_ns > now_ns {
             return Some(Duration::from_nanos(due_ns - now_ns).min(POLL));
         }
-        if out_ns > self.reached_ns && now_ns - due_ns > LATE_NS {
+        if now_ns - due_ns > LATE_NS {
             self.pace = Some((now_ns, out_ns));
         }
         None
@@ -303,12 +307,14 @@ impl Feeder {
                 let since_ns = i64::try_from(now_ns.saturating_sub(began_ns)).unwrap_or(i64::MAX);
                 let out_ns = since_ns.max(self.reached_ns);
                 labels.timeline.begin(unit.run, unit.pts_ns, out_ns);
-                self.pace = Some((now_ns, out_ns));
+                self.pace = None;
             }
-            if unit.track == Track::Video
-                && let Some(second) = self.decisions.lock().find(second_of(&unit), arrived_ns)
-            {
-                labels.show(unit.run, second.index, second.label.clone());
+            if unit.track == Track::Video {
+                let decoded_ns = labels.timeline.place(unit.run, unit.dts_ns.unwrap_or(unit.pts_ns));
+                self.pace = self.pace.or(decoded_ns.map(|decoded_ns| (now_ns, decoded_ns)));
+                if let Some(second) = self.decisions.lock().find(second_of(&unit), arrived_ns) {
+                    labels.show(unit.run, second.index, second.label.clone());
+                }
             }
             labels.timeline.place(unit.run, unit.pts_ns).unwrap_or(0)
         };

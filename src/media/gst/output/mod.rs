@@ -157,6 +157,3 @@ impl std::fmt::Display for OutputError {
         f.write_str(&self.text)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -23,6 +23,9 @@ use touchline_core::time::NANOS_PER_SECOND;
 /// Where time 0 of the output is in the pipeline, ns. Pictures are decoded before they are shown, and GStreamer has no negative times.
 pub(super) const BEGIN_NS: u64 = 3600 * NANOS_PER_SECOND;
 
+/// Sound that is so much later than the pictures is taken for lost, ns. Containers interleave tracks more closely.
+const SILENT_NS: u64 = 3 * NANOS_PER_SECOND;
+
 /// Bytes of coded pictures that wait for the encoder at most, while it has data of both tracks.
 const WAITING_BYTES: u64 = 4 << 20;
 
@@ -55,6 +58,8 @@ pub(super) struct OutputPipeline {
     formats: [Option<gst::Caps>; 2],
     /// Latest end of each track on the output, ns.
     reached_ns: [u64; 2],
+    /// Up to where there is a gap in place of sound, ns.
+    bridged_ns: u64,
     /// Receives a message when an input has room.
     room: Receiver<()>,
     is_network: bool,
@@ -203,7 +208,17 @@ impl OutputPipeline {
         let bus = pipeline.bus().expect("a pipeline has a bus");
         let is_network = !matches!(address, OutputAddress::File(..) | OutputAddress::Hls(_));
         let formats = first.map(|unit| unit.map(|unit| unit.caps.clone()));
-        let output = Self { pipeline, bus, inputs, ended: [false; 2], formats, reached_ns: [0; 2], room, is_network };
+        let output = Self {
+            pipeline,
+            bus,
+            inputs,
+            ended: [false; 2],
+            formats,
+            reached_ns: [0; 2],
+            bridged_ns: 0,
+            room,
+            is_network,
+        };
         match output.pipeline.set_state(gst::State::Playing) {
             Ok(_) => Ok(output),
             Err(_) => Err(output.error().unwrap_or_else(|| failed(&"the output does not start"))),
@@ -223,6 +238,10 @@ impl OutputPipeline {
         let track = unit.track.index();
         // A track that appeared too late has no place in the output.
         let Some(input) = &self.inputs[track] else { return Ok(()) };
+        // It arrived after the muxer continued without it.
+        if unit.track == Track::Audio && u64::try_from(out_ns).unwrap_or(0) < self.bridged_ns {
+            return Ok(());
+        }
         let place = |ns: i64| gst::ClockTime::from_nseconds(BEGIN_NS.saturating_add_signed(ns));
         let mut buffer = unit.buffer.copy();
         let fields = buffer.make_mut();
@@ -259,17 +278,18 @@ impl OutputPipeline {
         Ok(())
     }
 
-    /// Lets the muxer continue without sound when there is none for a second: a source may have lost it.
+    /// Lets the muxer continue without sound when there is none for some seconds: a source may have lost it.
     pub fn bridge_sound(&mut self) {
         let [video_ns, audio_ns] = self.reached_ns;
         let Some(input) = &self.inputs[1] else { return };
-        if self.ended[1] || video_ns < audio_ns + NANOS_PER_SECOND {
+        if self.ended[1] || video_ns < audio_ns + SILENT_NS {
             return;
         }
-        let length_ns = video_ns - audio_ns - NANOS_PER_SECOND / 2;
+        let length_ns = video_ns - audio_ns - SILENT_NS / 2;
         let (from, length) = (BEGIN_NS + audio_ns, gst::ClockTime::from_nseconds(length_ns));
         input.send_event(gst::event::Gap::builder(gst::ClockTime::from_nseconds(from)).duration(length).build());
         self.reached_ns[1] = audio_ns + length_ns;
+        self.bridged_ns = self.reached_ns[1];
     }
 
     /// Takes the end of a track.
