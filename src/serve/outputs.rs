@@ -20,6 +20,7 @@ use touchline_core::colours;
 use touchline_core::decision::{SecondOutcome, WindowEstimate};
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassSet, OTHER};
+use touchline_core::threads::spawn;
 use touchline_core::time::NANOS_PER_SECOND;
 use touchline_media::gst::clips::ring::RingOptions;
 use touchline_media::gst::output::{Encoding, LiveOutput, LiveOutputOptions, OutputAddress, OutputCause, ShownSecond};
@@ -162,7 +163,10 @@ impl Sink for OutputSink {
     }
 
     fn finish(&mut self) {
-        self.running.clear();
+        // Each may wait for its receiver, and the end of the program does not wait for all in turn.
+        let end = |(id, running): (Arc<str>, RunningOutput)| spawn(&format!("drop/{id}"), move || drop(running));
+        let ends: Vec<_> = std::mem::take(&mut self.running).into_iter().map(end).collect();
+        ends.into_iter().flatten().for_each(|thread| drop(thread.join()));
         std::mem::take(&mut self.ending).into_values().for_each(LiveOutput::join);
     }
 }

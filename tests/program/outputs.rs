@@ -114,10 +114,11 @@ fn pictures_with_the_label_reach_every_kind_of_receiver_in_time_with_their_sound
     for secret in ["s3cret-key", "geheim-geheim"] {
         assert!(everything.iter().all(|text| !text.contains(secret)), "{secret} is shown");
     }
+    // While data arrive: FFmpeg looks for signals only then.
+    let received: Vec<PathBuf> = receivers.into_iter().map(Receiver::stop).collect();
     assert_eq!(live.stop(), 0);
     let playlist = std::fs::read_to_string(folder.join("live.m3u8")).unwrap();
     assert!(playlist.contains("#EXTM3U") && playlist.contains(".ts"), "{playlist}");
-    let received: Vec<PathBuf> = receivers.into_iter().map(Receiver::stop).collect();
     for path in received.into_iter().chain([file, folder.join("live.m3u8")]) {
         let (flashes, beeps) = flashes_and_beeps(&path);
         assert!(flashes.len() >= 2 && beeps.len() >= 2, "{}: {flashes:?} {beeps:?}", path.display());
@@ -162,8 +163,8 @@ fn a_receiver_that_is_away_delays_no_decision_and_is_tried_again() {
     );
     until("the receiver", || output(&live, "court")["up"] == true);
     until("pictures", || size(&receiver.path) > 20_000);
-    assert_eq!(live.stop(), 0);
     let path = receiver.stop();
+    assert_eq!(live.stop(), 0);
     assert!(size(&path) > 20_000);
 }
 

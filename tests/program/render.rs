@@ -58,7 +58,8 @@ fn strip(width: u32, height: u32, pixel_aspect: f64) -> (u32, u32, u32, u32) {
 fn assert_colour(path: &Path, seconds: f64, at: (u32, u32, u32, u32), class: &str) {
     let (found, expected) = (colour(path, seconds, at), colours::rgb(class));
     let off = found.iter().zip(expected).map(|(a, b)| a.abs_diff(b)).max().unwrap();
-    assert!(off <= 8, "{} at {seconds} s: {found:?}, and {class} is {expected:?}", path.display());
+    // Small pictures have few chroma samples for the strip. The matrix of the other definition is off by 22.
+    assert!(off <= 12, "{} at {seconds} s: {found:?}, and {class} is {expected:?}", path.display());
 }
 
 #[test]
@@ -191,7 +192,7 @@ fn what_cannot_be_rendered_is_refused_in_one_line() {
         (vec![clip, "-o", "out.avi"], 2, "give a name with one"),
         (vec![clip, "-o", "a\u{202e}4pm.exe"], 2, "control or invisible characters"),
         (vec![clip, "-o", "rtmp://user:hunter2@host/app/key"], 2, "rendered into files"),
-        (vec![clip, "-o", "/proc/nowhere/out.mp4"], 5, "cannot"),
+        (vec![clip, "-o", "/proc/nowhere/out.mp4"], 5, "check the folder"),
         (vec![clip, "-o", "hls:/proc/nowhere"], 5, "check the folder"),
         (vec![clip, "-o", out, "--overlay", "banner"], 2, "bug, label, bars"),
         (vec![clip, "-o", out, "--overlay", text(&own)], 2, "{{sport}} is not known"),
