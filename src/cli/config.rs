@@ -114,7 +114,7 @@ fn run_values(settings: &Settings, token_is_set: impl Fn(&str) -> bool) -> Vec<(
 /// A value without secrets.
 fn shown(key: &str, value: &Value) -> Value {
     match value {
-        Value::String(text) if key == "uri" => Value::from(redact::uri(text)),
+        Value::String(text) if ["uri", "output"].contains(&key) => Value::from(redact::uri(text)),
         Value::String(text) if key == "url" => Value::from(config::sink::shown_url(text)),
         Value::String(text) => Value::from(redact::text(text)),
         Value::Array(items) => items.iter().map(|item| shown(key, item)).collect(),

@@ -12,6 +12,7 @@ mod evaluate;
 mod export;
 mod pack;
 mod progress;
+mod render;
 #[cfg(feature = "train")]
 mod report;
 mod run;
@@ -49,6 +50,7 @@ use touchline_serve::config::{Key, PrecisionChoice, SettingSources, Settings};
   touchline run court1=srt://0.0.0.0:9000?mode=listener court2=udp://239.0.0.1:5000
   touchline score recordings/ --summary labels.csv    label files as fast as the machine allows
   touchline export --from decisions.jsonl --format edl -o match.edl      segments for an edit suite
+  touchline render match.mp4 -o annotated.mp4         the label on the picture
   touchline config check touchline.toml               validate a configuration without running it
   touchline doctor                                    list what this machine lacks, and how to install it
 
@@ -80,6 +82,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Label recordings and still pictures offline, as fast as the machine allows.
     Score(score::ScoreArgs),
+    /// Render a recording with its label on the pictures.
+    Render(Box<render::RenderArgs>),
     /// Write the sound of a recording or a stream to a WAV file.
     Wav(wav::WavArgs),
     /// Write the segments of recorded decisions for edit suites, players and people: OTIO, EDL, WebVTT, HLS, CSV, HTML.
@@ -218,6 +222,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => run::run(&args),
             Command::Score(args) => score::score(args),
+            Command::Render(args) => render::render(&args),
             Command::Wav(args) => wav::wav(&args),
             Command::Export(args) => export::export(&args),
             Command::Config(args) => config::config(args),

@@ -137,29 +137,17 @@ impl FileState {
 }
 
 pub fn score(args: ScoreArgs) -> Result<()> {
-    let Settings { vote, signals, precision, device, tier, .. } = args.settings(|name| std::env::var_os(name))?;
+    let settings = args.settings(|name| std::env::var_os(name))?;
     let files = expand(&args.inputs)?;
-    let mut pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
-    place(&mut pack, precision, &device)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let tier = SharedTier::new(tier.fixed().unwrap_or_default());
-    let options = GstOptions {
-        id: "score".into(),
-        frame_height: pack.frame_height,
-        want_video: pack.wants().video,
-        want_audio: pack.wants().audio,
-        selection: Some(PlanSelector::selection(&pack.plan).at(tier.clone())),
-        ..GstOptions::default()
-    };
-    let counters = options.counters.clone();
-    let opener = GstOpener::new(options, clock.clone())?;
-    let classes = Arc::new(pack.classes.clone());
-    let workers = Workers::start(pack, 1, Metrics::new(), clock)?.with_signals(signals);
+    let mut scorer = Scorer::start(args.pack.as_deref(), settings)?;
     // Last, because this replaces the output of an earlier run: nothing else can fail after it.
-    let jsonl = args.jsonl.as_deref().map(JsonlWriter::create).transpose()?;
+    let mut jsonl = args.jsonl.as_deref().map(JsonlWriter::create).transpose()?;
     let mut summary = args.summary.as_deref().map(Summary::create).transpose()?;
-    let clips = ClipCutter::new(&args.clips)?;
-    let mut scorer = Scorer { workers, opener, counters, classes, jsonl, clips, vote, tier };
+    scorer.clips = ClipCutter::new(&args.clips)?;
+    let mut write = |records: &[String]| match &mut jsonl {
+        Some(jsonl) => records.iter().try_for_each(|record| jsonl.write(record)),
+        None => Ok(()),
+    };
 
     let to_stdout = args.jsonl.as_deref() != Some(Path::new("-"));
     let mut progress = Bar::new("files", files.len() as u64);
@@ -167,7 +155,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     let mut first_failure = None;
     for (i, path) in files.iter().enumerate() {
         progress.set(i as u64);
-        match scorer.file(path) {
+        match scorer.file(path, &mut write) {
             Ok(labelled) => {
                 if to_stdout {
                     let label = labelled.label.as_ref().map_or("-".to_owned(), |(l, p)| format!("{l}\t{p:.3}"));
@@ -220,6 +208,18 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     }
 }
 
+/// Decides a recording with the settings of `flags` and the environment. `take` receives the records of each second.
+///
+/// # Errors
+/// As [`score`], and those of `take`.
+pub(super) fn decide(flags: &impl Serialize, pack: Option<&Path>, path: &Path, take: RecordTaker<'_>) -> Result<()> {
+    let settings = settings_of(flags, ScoreArgs::has, |name| std::env::var_os(name))?;
+    Scorer::start(pack, settings)?.file(path, take).map(|_| ())
+}
+
+/// Receives the records of a second.
+type RecordTaker<'a> = &'a mut dyn FnMut(&[String]) -> Result<()>;
+
 /// Files as given, folders searched through; sorted within a folder, so that the order is the same everywhere.
 fn expand(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
@@ -271,14 +271,35 @@ struct Scorer {
     /// Of the opener's sources, all together.
     counters: Arc<Counters>,
     classes: Arc<ClassSet>,
-    jsonl: Option<JsonlWriter>,
     clips: Option<ClipCutter>,
     vote: VoteConfig,
     tier: SharedTier,
 }
 
 impl Scorer {
-    fn file(&mut self, path: &Path) -> Result<Labelled> {
+    /// Loads the pack.
+    fn start(pack: Option<&Path>, settings: Settings) -> Result<Self> {
+        let Settings { vote, signals, precision, device, tier, .. } = settings;
+        let mut pack = Pack::open(&config::find_pack(pack)?)?;
+        place(&mut pack, precision, &device)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let tier = SharedTier::new(tier.fixed().unwrap_or_default());
+        let options = GstOptions {
+            id: "score".into(),
+            frame_height: pack.frame_height,
+            want_video: pack.wants().video,
+            want_audio: pack.wants().audio,
+            selection: Some(PlanSelector::selection(&pack.plan).at(tier.clone())),
+            ..GstOptions::default()
+        };
+        let counters = options.counters.clone();
+        let opener = GstOpener::new(options, clock.clone())?;
+        let classes = Arc::new(pack.classes.clone());
+        let workers = Workers::start(pack, 1, Metrics::new(), clock)?.with_signals(signals);
+        Ok(Self { workers, opener, counters, classes, clips: None, vote, tier })
+    }
+
+    fn file(&mut self, path: &Path, take: RecordTaker<'_>) -> Result<Labelled> {
         // Only files: addresses of streams are for `run`, and their secrets must not get into records.
         std::fs::metadata(path).map_err(|e| {
             let kind = if e.kind() == std::io::ErrorKind::NotFound { Cause::NotFound } else { Cause::Other };
@@ -288,23 +309,29 @@ impl Scorer {
             let queue = self.workers.add_queue(Pace::File);
             self.workers.push(queue, ClipOutput::Second(picture(path, self.workers.pack().frame_height)?));
             self.workers.push(queue, ClipOutput::Ended(End::Finished));
-            return self.collect(path, queue, 0);
+            return self.collect(path, queue, 0, take);
         }
         let damage_before = self.counters.damage();
         let (queue, to) = self.workers.add_stream("score", Pace::File, 0, self.tier.clone(), Box::new(|_| ()))?;
         let _source = self.opener.open(&address(path), to)?;
-        self.collect(path, queue, damage_before)
+        self.collect(path, queue, damage_before, take)
     }
 
     /// Takes the decisions of one queue until its end.
-    fn collect(&mut self, path: &Path, queue: QueueId, damage_before: u64) -> Result<Labelled> {
-        let labelled = self.collect_all(path, queue, damage_before);
+    fn collect(&mut self, path: &Path, queue: QueueId, damage_before: u64, take: RecordTaker<'_>) -> Result<Labelled> {
+        let labelled = self.collect_all(path, queue, damage_before, take);
         // Thousands of files leave nothing behind.
         self.workers.remove_queue(queue);
         labelled
     }
 
-    fn collect_all(&mut self, path: &Path, queue: QueueId, damage_before: u64) -> Result<Labelled> {
+    fn collect_all(
+        &mut self,
+        path: &Path,
+        queue: QueueId,
+        damage_before: u64,
+        take: RecordTaker<'_>,
+    ) -> Result<Labelled> {
         let name = path.to_string_lossy();
         let recorder = Recorder::new(&name, self.classes.clone(), Pace::File);
         let mut voter = Voter::new(self.vote, self.classes.len());
@@ -324,7 +351,7 @@ impl Scorer {
                     // Backlog and latency depend on the load of the machine; a recording's records must not.
                     let published = vote(&mut voter, self.classes.len(), outcome, 0, None);
                     let records = recorder.published(&published);
-                    self.write(&records)?;
+                    take(&records)?;
                     if self.clips.is_some() {
                         let WindowEstimate { seconds, gaps, .. } = published.estimate;
                         segmenter.push(published.recorded(), seconds + gaps);
@@ -336,7 +363,7 @@ impl Scorer {
                     let mut events = Vec::new();
                     voter.finish(&mut events);
                     let records = recorder.events(&events);
-                    self.write(&records)?;
+                    take(&records)?;
                     let last = events.iter().zip(records);
                     decisions.extend(last.map(|(event, json)| DecisionRecord {
                         run: event.run,
@@ -365,13 +392,6 @@ impl Scorer {
                 }
                 DecidedItem::News(_) => {}
             }
-        }
-    }
-
-    fn write(&mut self, records: &[String]) -> Result<()> {
-        match &mut self.jsonl {
-            Some(jsonl) => records.iter().try_for_each(|record| jsonl.write(record)),
-            None => Ok(()),
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod cause;
 pub mod clip;
 pub mod clock;
+pub mod colours;
 pub mod decision;
 pub mod error;
 pub mod frame;

@@ -13,6 +13,8 @@ pub mod hls;
 pub mod options;
 pub mod outlet;
 #[cfg(feature = "gst")]
+pub mod overlay;
+#[cfg(feature = "gst")]
 mod pcr;
 #[cfg(feature = "gst")]
 pub mod plugins;

@@ -84,6 +84,17 @@ pub const PLUGINS: &[Plugin] = &[
     optional("avdec_ac3", LIBAV, "AC-3", &["audio/x-ac3", "audio/ac3"]),
     optional("opusdec", BASE, "Opus", &["audio/x-opus"]),
     optional("a52dec", UGLY, "AC-3, second choice", &[]),
+    optional("overlaycomposition", BASE, "the label on the picture", &[]),
+    optional("x264enc", UGLY, "the label on the picture", &[]),
+    optional("avenc_aac", LIBAV, "the label on the picture, where sound is encoded again", &[]),
+    optional("mp4mux", GOOD, "clips and outputs in MP4", &[]),
+    optional("matroskamux", GOOD, "clips and outputs in Matroska", &[]),
+    optional("mpegtsmux", BAD, "outputs in MPEG-TS", &[]),
+    optional("hlssink2", BAD, "outputs over HLS", &[]),
+    optional("flvmux", GOOD, "outputs over RTMP", &[]),
+    optional("rtmp2sink", BAD, "outputs over RTMP", &[]),
+    optional("srtsink", BAD, "outputs over SRT", &[]),
+    optional("udpsink", GOOD, "outputs over UDP", &[]),
 ];
 
 /// Checks which of [`PLUGINS`] are installed.

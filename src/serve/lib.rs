@@ -11,6 +11,7 @@ pub mod config;
 pub mod deliver;
 pub mod live;
 pub mod metrics;
+pub mod outputs;
 pub mod publish;
 pub mod recording;
 pub mod run;

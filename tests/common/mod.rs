@@ -7,6 +7,7 @@ pub mod camera;
 pub mod http;
 pub mod live;
 pub mod origin;
+pub mod pictures;
 pub mod program;
 pub mod reference;
 pub mod rtmp;

@@ -7,3 +7,4 @@ mod faults;
 mod hls;
 mod ingest;
 mod isolation;
+mod outputs;

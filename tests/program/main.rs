@@ -10,6 +10,8 @@ mod end_to_end;
 mod examples;
 mod export;
 mod log;
+mod outputs;
+mod render;
 mod secrets;
 mod signals;
 mod sinks;

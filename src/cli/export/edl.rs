@@ -5,9 +5,9 @@
 
 use std::fmt::Write as _;
 
-use super::colours;
 use super::place::Export;
 use super::text::{file_name, plain, shortened};
+use touchline_core::colours;
 use touchline_core::error::{Error, Result};
 
 /// Events that the format can number.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::colours;
 use super::place::{Export, PlacedSegment, TimeBase, gaps, modalities};
 use super::posters::Posters;
 use super::text::{escaped, file_name};
+use touchline_core::colours;
 use touchline_core::labels::OTHER;
 use touchline_core::segment::SegmentKind;
 use touchline_serve::publish::format::rfc3339;

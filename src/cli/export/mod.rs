@@ -1,6 +1,5 @@
 //! `touchline export`: the segments of a stream as files for edit suites, players and people. One file per format.
 
-mod colours;
 mod csv;
 mod daterange;
 mod edl;

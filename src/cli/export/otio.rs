@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::colours;
 use super::place::{Export, PlacedSegment, TimeBase, gaps, modalities, probability};
 use super::text::{file_name, plain};
+use touchline_core::colours;
 use touchline_serve::publish::format::rfc3339;
 
 /// The timeline. With `cut` it has a clip per segment, else one clip with a marker per segment.

@@ -11,7 +11,9 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use crate::cli::Compute;
 use crate::cli::signal::SignalArgs;
 use crate::cli::vote::VoteArgs;
+use touchline_media::gst::output::Encoder;
 use touchline_media::options::{Isolation, TierChoice, VariantChoice};
+use touchline_media::overlay::Position;
 use touchline_serve::config::{
     BatchMax, BatchWaitMs, ClipKind, LatencyMs, MaxHeight, MaxStreams, RecordKind, RtspTransport,
 };
@@ -123,6 +125,8 @@ pub struct RunArgs {
     #[command(flatten)]
     record: RecordArgs,
     #[command(flatten)]
+    overlay: OverlayArgs,
+    #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]
     tls: TlsArgs,
@@ -172,6 +176,36 @@ struct RecordArgs {
     /// Write the sound of each clip as a WAV file too.
     #[arg(long = "record-wav", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     wav: Option<bool>,
+}
+
+#[derive(Clone, Debug, Args, Serialize)]
+#[command(next_help_heading = "Label on the picture of outputs")]
+struct OverlayArgs {
+    /// The label on the picture of the outputs that streams of the configuration file have: bug, label, bars, or the path of an SVG file
+    /// [default: label].
+    #[arg(long = "overlay-template", value_name = "NAME|FILE.svg")]
+    template: Option<String>,
+    /// Where it is [default: as the template says].
+    #[arg(long = "overlay-position", value_name = "POSITION", value_parser = named::<Position>(&Position::NAMES))]
+    position: Option<Position>,
+    /// Its height in percent of the picture's shorter side, 1 to 100 [default: as the template says].
+    #[arg(long = "overlay-size", value_name = "PERCENT")]
+    size: Option<u32>,
+    /// What stays free on each side of the picture in percent, 0 to 25 [default: as the template says].
+    #[arg(long = "overlay-safe-area", value_name = "PERCENT")]
+    safe_area: Option<u32>,
+    /// Font file in place of the system's sans-serif font.
+    #[arg(long = "overlay-font", value_name = "FILE")]
+    font: Option<PathBuf>,
+    /// What encodes pictures: x264 on the processor, va on the graphics processor [default: x264].
+    #[arg(long = "overlay-encoder", value_name = "ENCODER", value_parser = named::<Encoder>(&Encoder::NAMES))]
+    encoder: Option<Encoder>,
+    /// Highest bit rate of the pictures in kbit/s, 100 to 100000 [default: 6000].
+    #[arg(long = "overlay-bitrate-kbps", value_name = "KBPS")]
+    bitrate_kbps: Option<u32>,
+    /// How long a picture waits for the decision of its second at most, milliseconds, 0 to 60000 [default: 4000].
+    #[arg(long = "overlay-delay-ms", value_name = "MS")]
+    delay_ms: Option<u32>,
 }
 
 #[derive(Clone, Debug, Args, Serialize)]

@@ -51,6 +51,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
             tls: settings.tls,
         },
         record: settings.record,
+        overlay: settings.overlay,
         jsonl: settings.jsonl,
         jsonl_kinds: settings.jsonl_kinds,
         instance: settings.instance,

@@ -18,6 +18,7 @@ mod frame_gate;
 mod graph;
 pub(super) mod guarded;
 mod left_out;
+pub mod output;
 mod progress;
 mod recording;
 mod sinks;

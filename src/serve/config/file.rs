@@ -179,7 +179,7 @@ impl Reader<'_> {
                 self.value("", key, value, list.known, list.check, &mut values);
             }
             // Until its source or its sink knows them, and for problems about them.
-            for address in ["uri", "url"].iter().filter_map(|key| values.get(*key)?.value.as_str()) {
+            for address in ["uri", "url", "output"].iter().filter_map(|key| values.get(*key)?.value.as_str()) {
                 drop(touchline_core::redact::remember(address));
             }
             match list.required.iter().find(|(key, _)| !values.contains_key(*key)) {

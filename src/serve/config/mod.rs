@@ -14,6 +14,7 @@
 mod file;
 mod keys;
 mod layers;
+mod overlay;
 mod raw;
 mod record;
 mod secret;
@@ -34,6 +35,7 @@ use touchline_media::options::{HlsOptions, Isolation, SourceKind, TierChoice};
 
 pub use file::{ConfigFile, RawTable};
 pub use layers::{Entry, Layer, Problem, ValueOrigin, default_layer, environment, flags, misspelt};
+pub use overlay::{OverlayFile, OverlaySettings};
 pub use raw::{
     AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, SINK_KEYS, STREAM_KEYS, StreamFile, VoteFile, defaults, schema,
 };
@@ -87,6 +89,9 @@ pub struct StreamSettings {
     /// Whether its media are recorded, if the program records.
     #[serde(default = "yes")]
     pub record: bool,
+    /// Where its pictures are sent with the label, with its secrets: redact before showing.
+    #[serde(default)]
+    pub output: Option<String>,
     /// Overrides the vote of the run.
     pub vote: VoteFile,
 }
@@ -182,6 +187,7 @@ impl StreamFile {
             enabled: self.enabled.unwrap_or(true),
             retry: self.retry,
             record: self.record.unwrap_or(true),
+            output: self.output,
             vote: self.vote,
         }
     }

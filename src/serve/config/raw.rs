@@ -10,6 +10,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::overlay::OverlayFile;
 use super::record::RecordFile;
 use super::signal::SignalFile;
 use super::sink::{RecordKind, SinkFile};
@@ -99,6 +100,8 @@ pub struct RawSettings {
     pub signal: SignalFile,
     /// The ring of original media, and the clips of events that are cut from it.
     pub record: RecordFile,
+    /// The label on the picture of outputs.
+    pub overlay: OverlayFile,
     /// Who may read and change over HTTP.
     pub access: AccessFile,
     /// Serve over TLS.
@@ -223,6 +226,10 @@ pub struct StreamFile {
     pub retry: Option<bool>,
     /// False: its media are not recorded, also where the program has `[record]`.
     pub record: Option<bool>,
+    /// Where its pictures are sent with the label: rtmp://…, srt://…, udp://HOST:PORT, hls:DIR, or the path of an .mp4, .mkv or .ts file.
+    /// Needs `[record]`.
+    #[schemars(length(min = 1))]
+    pub output: Option<String>,
     /// Overrides the vote of the run.
     #[serde(default)]
     pub vote: VoteFile,
@@ -276,6 +283,7 @@ pub fn defaults() -> RawSettings {
         vote: VoteFile { window: Some(window), stride: Some(stride), onset: Some(onset), offset: Some(offset) },
         signal: SignalConfig::default().into(),
         record: RecordFile::default_values(),
+        overlay: OverlayFile::default_values(),
         access: AccessFile { allow_anonymous: Some(false), ..AccessFile::default() },
         ..RawSettings::default()
     }

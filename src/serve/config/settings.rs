@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::file::{ConfigFile, RawTable};
 use super::layers::{Entry, Layer, Problem, ValueOrigin, default_layer, typed};
+use super::overlay::OverlaySettings;
 use super::raw::{RUN_KEYS, RawSettings, SINK, StreamFile};
 use super::record::RecordSettings;
 use super::sink::{RecordKind, Sink, SinkSettings, sinks};
@@ -18,6 +19,7 @@ use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::gpu::placement::DeviceChoice;
 use touchline_core::error::Error;
 use touchline_core::vote::VoteConfig;
+use touchline_media::gst::output::OutputAddress;
 use touchline_media::guard::SourcePolicy;
 use touchline_media::options::TierChoice;
 use touchline_media::uri::Location;
@@ -117,6 +119,8 @@ pub struct Settings {
     pub signals: SignalConfig,
     /// The ring and the clips of events; `None`: nothing is recorded.
     pub record: Option<RecordSettings>,
+    /// The label on the picture of outputs.
+    pub overlay: OverlaySettings,
     /// Tokens of the HTTP server.
     pub access: AccessFile,
     /// Certificate and key of the HTTP server.
@@ -165,6 +169,10 @@ pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
         problems.push(Problem { key: "record".into(), place: place_of(&values, "record.", &text), text });
         None
     });
+    let overlay = raw.overlay.settings().unwrap_or_else(|text| {
+        problems.push(Problem { key: "overlay".into(), place: place_of(&values, "overlay.", &text), text });
+        OverlaySettings::default()
+    });
     let tls = match (raw.tls.cert, raw.tls.key) {
         (Some(cert), Some(key)) => Some(TlsFile { cert, key }),
         (None, None) => None,
@@ -182,7 +190,8 @@ pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
         RawTable { place: ValueOrigin::CommandLine, values }
     });
     let mut taken = HashSet::new();
-    let mut check = |stream: RawTable| checked(stream, &values, vote, &mut taken, &mut problems);
+    let is_recording = record.is_some();
+    let mut check = |stream: RawTable| checked(stream, &values, (vote, is_recording), &mut taken, &mut problems);
     let of_file: Vec<(RawTable, StreamFile)> = file.streams.into_iter().filter_map(&mut check).collect();
     let named: Vec<(RawTable, StreamFile)> = named.filter_map(&mut check).collect();
     let sinks = sinks(file.sinks, &mut problems);
@@ -232,6 +241,7 @@ pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
         vote,
         signals,
         record,
+        overlay,
         access: raw.access,
         tls,
         sources: raw.sources.settings(),
@@ -269,7 +279,7 @@ fn place_of(values: &Layer, prefix: &str, text: &str) -> ValueOrigin {
 fn checked(
     mut stream: RawTable,
     run: &Layer,
-    vote: VoteConfig,
+    (vote, is_recording): (VoteConfig, bool),
     taken: &mut HashSet<String>,
     problems: &mut Vec<Problem>,
 ) -> Option<(RawTable, StreamFile)> {
@@ -300,6 +310,15 @@ fn checked(
     }
     if let Some(Err(text)) = file.group.as_deref().map(stream_group) {
         problem("group", place("group"), text);
+    }
+    if let Some(output) = &file.output {
+        if let Err(text) = OutputAddress::parse(output) {
+            problem("output", place("output"), text);
+        } else if !is_recording || file.record == Some(false) {
+            let text =
+                "an output is made of recorded media; add dir to [record], and remove record = false of the stream";
+            problem("output", place("output"), text.into());
+        }
     }
     if let Err(text) = file.vote.over(vote) {
         problem("vote", place_of(&stream.values, "vote.", &text), text);

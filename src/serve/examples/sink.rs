@@ -12,7 +12,7 @@ use touchline_compute::models::pack::Pack;
 use touchline_core::error::{Error, Result};
 use touchline_core::vote::VoteConfig;
 use touchline_media::guard::SourcesFile;
-use touchline_serve::config::{self, Fixed, LatencyMs, Listen, MaxStreams, StreamFile};
+use touchline_serve::config::{self, Fixed, LatencyMs, Listen, MaxStreams, OverlaySettings, StreamFile};
 use touchline_serve::publish::hub::Origin;
 use touchline_serve::publish::sink::{Item, Sink};
 use touchline_serve::run::{AccessSettings, RunConfig, run_with_sinks};
@@ -58,6 +58,7 @@ fn main() -> Result<()> {
         listen: Listen::Off,
         access: AccessSettings::default(),
         record: None,
+        overlay: OverlaySettings::default(),
         jsonl: None,
         jsonl_kinds: None,
         instance: None,

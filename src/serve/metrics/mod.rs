@@ -11,6 +11,7 @@ mod delivery;
 mod frame_share;
 mod http;
 mod labels;
+mod output;
 mod reloads;
 mod shadow;
 mod stream;
@@ -27,6 +28,7 @@ use prometheus::{
 use clips::ClipFamilies;
 use delivery::Deliveries;
 use frame_share::FrameShares;
+use output::OutputFamilies;
 use reloads::Reloads;
 use touchline_core::decision::PackStamp;
 use touchline_core::labels::ClassSet;
@@ -36,6 +38,7 @@ pub use clips::ClipResult;
 pub use delivery::{DeliveryMetrics, Loss};
 pub use http::HttpRefusal;
 pub use labels::{StageThread, Viewer};
+pub use output::OutputMetrics;
 pub use shadow::{ShadowDrop, ShadowMetrics};
 pub use stream::{STATES, StreamMetrics};
 
@@ -101,6 +104,7 @@ pub(crate) struct Families {
     converted: IntCounterVec,
     left_out: IntCounterVec,
     clips: ClipFamilies,
+    outputs: OutputFamilies,
     samples: IntCounterVec,
     discarded: IntCounterVec,
     dropped: IntCounterVec,
@@ -293,6 +297,7 @@ impl Metrics {
                 &["stream"],
             ),
             clips: ClipFamilies::new(r),
+            outputs: OutputFamilies::new(r),
             left_out: counters(
                 r,
                 "touchline_frames_left_out_total",

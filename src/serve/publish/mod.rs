@@ -12,6 +12,7 @@ pub mod hub;
 pub mod jsonl;
 mod live_routes;
 mod openapi;
+pub mod output;
 mod pack_routes;
 pub mod pack_view;
 pub mod packs;

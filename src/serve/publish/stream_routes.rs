@@ -289,6 +289,7 @@ mod tests {
             // A mistake before the unknown key.
             (r#"{"uri":1,"latency":1}"#, "unknown key latency; did you mean latency_ms?"),
             (r#"{"uri":"rtsp://h/a","pipeline":"x"}"#, "unknown key pipeline"),
+            (r#"{"uri":"rtsp://h/a","output":"rtmp://h/a/b"}"#, "unknown key output"),
             (r#"{"uri":"rtsp://h/a","latency_ms":60001}"#, "latency_ms: 60001 is not allowed; choose 0 to 60000"),
             (r#"{"uri":"rtsp://h/a","max_height":0}"#, "max_height: 0 is not allowed; choose 1 to 8192"),
             (r#"{"uri":"rtsp://h/a","vote":{"window":"long"}}"#, "vote.window: invalid type"),

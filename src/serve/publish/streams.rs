@@ -25,7 +25,7 @@ const REQUESTS_MAX: usize = 16;
 /// Longest URI, bytes.
 const URI_MAX: usize = 2048;
 
-/// A new stream: the keys of `[[stream]]` without `pipeline`. A template of the file system is the operator's.
+/// A new stream: the keys of `[[stream]]` without `pipeline` and `output`. Files and receivers are the operator's.
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(try_from = "StreamFile")]
 pub struct NewStream {
@@ -36,7 +36,11 @@ impl TryFrom<StreamFile> for NewStream {
     type Error = &'static str;
 
     fn try_from(file: StreamFile) -> Result<Self, Self::Error> {
-        if file.pipeline.is_some() { Err("unknown field `pipeline`") } else { Ok(Self { file }) }
+        match file {
+            StreamFile { pipeline: Some(_), .. } => Err("unknown field `pipeline`"),
+            StreamFile { output: Some(_), .. } => Err("unknown field `output`"),
+            file => Ok(Self { file }),
+        }
     }
 }
 
@@ -51,6 +55,7 @@ impl JsonSchema for NewStream {
         schema.insert("description".into(), "A new stream.".into());
         if let Some(keys) = schema.get_mut("properties").and_then(Value::as_object_mut) {
             keys.remove("pipeline");
+            keys.remove("output");
             let uri =
                 "URI with the scheme rtsp, rtsps, http, https, srt, rtmp, rtmps, udp or testsrc, with its secrets.";
             keys["uri"]["description"] = uri.into();
@@ -428,7 +433,7 @@ mod tests {
             paths
         };
         let new = paths(&Keys::of_type::<NewStream>());
-        assert_eq!(new, without(paths(&STREAM_KEYS), "pipeline"));
+        assert_eq!(new, without(without(paths(&STREAM_KEYS), "pipeline"), "output"));
         assert_eq!(paths(&Keys::of_type::<StreamPatch>()), without(new, "id"));
         let pipeline = serde_json::from_str::<NewStream>(r#"{"uri": "rtsp://h/a", "pipeline": "x"}"#);
         assert!(pipeline.unwrap_err().to_string().contains("pipeline"));

@@ -21,7 +21,9 @@ use touchline_core::time::RunId;
 use touchline_core::vote::VoteConfig;
 use touchline_media::guard::{SourcePolicy, SourcesFile};
 
-use crate::config::{Fixed, LatencyMs, Listen, MaxStreams, RecordKind, RecordSettings, SinkSettings, StreamSettings};
+use crate::config::{
+    Fixed, LatencyMs, Listen, MaxStreams, OverlaySettings, RecordKind, RecordSettings, SinkSettings, StreamSettings,
+};
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::PackControl;
@@ -68,6 +70,8 @@ pub struct RunConfig {
     pub access: AccessSettings,
     /// The ring and the clips of events; `None`: nothing is recorded.
     pub record: Option<RecordSettings>,
+    /// The label on the picture of outputs, which the settings of streams name.
+    pub overlay: OverlaySettings,
     /// File for the records, or "-" for standard output.
     pub jsonl: Option<String>,
     /// The kinds of records in that file; `None`: all.

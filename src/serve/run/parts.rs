@@ -23,6 +23,7 @@ use super::shutdown::ShutdownTimer;
 use crate::clips::ClipAccess;
 use crate::deliver;
 use crate::metrics::Metrics;
+use crate::outputs::OutputSink;
 use crate::publish::access::{LogOuts, SessionArchive};
 use crate::publish::hub::{Hub, HubInfo};
 use crate::publish::jsonl::JsonlWriter;
@@ -30,7 +31,7 @@ use crate::publish::packs::{PackControl, PackRequest};
 use crate::publish::sink::{JsonLines, Sink, Sinks};
 use crate::publish::streams::StreamControl;
 use crate::publish::terminal::{Terminal, announce};
-use crate::recording::ClipSink;
+use crate::recording::{self, ClipSink};
 use crate::shadow::Shadow;
 use crate::store::{Contents, Store, StoreThread};
 use crate::update::{UpdateConfig, Updater};
@@ -265,9 +266,12 @@ pub(super) fn outputs(
     outputs.extend(deliver::open(std::mem::take(&mut config.sinks), config.instance.clone(), &shared.hub)?);
     let mut clips = None;
     if let Some(record) = config.record.clone() {
-        let sink = ClipSink::open(record, &shared.hub)?;
+        let sink = ClipSink::open(record.clone(), &shared.hub)?;
         clips = Some(sink.access());
         outputs.push(Box::new(sink));
+        let ring = recording::ring_options(&record);
+        let is_wanted = config.streams.iter().any(|(stream, _)| stream.output.is_some());
+        outputs.push(Box::new(OutputSink::open(config.overlay.clone(), ring, &shared.hub, is_wanted)?));
     }
     outputs.extend(further);
     Ok((outputs, clips))

@@ -25,6 +25,7 @@ fn settings(id: &str) -> StreamSettings {
         enabled: false,
         retry: Some(false),
         record: true,
+        output: None,
         vote: VoteFile { window: Some(7), onset: Some(0.7), ..VoteFile::default() },
     }
 }

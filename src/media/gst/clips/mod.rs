@@ -6,11 +6,12 @@
 //! A clip is one file, or several where the format changes: no player expects that within a file.
 
 mod index;
-mod mux;
+mod movie_end;
+pub(super) mod mux;
 mod poster;
-mod recording;
+pub(super) mod recording;
 pub mod ring;
-mod unit;
+pub(super) mod unit;
 mod wav;
 
 use std::ops::RangeInclusive;

@@ -181,7 +181,7 @@ fn coding(format: &gst::StructureRef) -> String {
 }
 
 /// The element that brings a coding into the form that files hold, and that form.
-fn parser(caps: &gst::CapsRef) -> (Option<&'static str>, Option<&'static str>) {
+pub(in crate::gst) fn parser(caps: &gst::CapsRef) -> (Option<&'static str>, Option<&'static str>) {
     let Some(format) = caps.structure(0) else { return (None, None) };
     match (format.name().as_str(), format.get::<i32>("mpegversion").unwrap_or(0)) {
         ("video/x-h264", _) => (Some("h264parse"), Some("video/x-h264,stream-format=avc,alignment=au")),
@@ -209,7 +209,7 @@ fn timestamper(caps: &gst::CapsRef) -> Option<&'static str> {
 }
 
 /// Whether the muxer can hold the coding, in any form.
-fn holds(muxer: &gst::ElementFactory, caps: &gst::CapsRef) -> bool {
+pub(in crate::gst) fn holds(muxer: &gst::ElementFactory, caps: &gst::CapsRef) -> bool {
     let Some(format) = caps.structure(0) else { return false };
     let mut coding = gst::Structure::new_empty(format.name());
     for key in ["mpegversion", "layer"] {
@@ -249,7 +249,8 @@ impl OpenFile {
         let mut inputs = [None, None];
         for unit in first.into_iter().flatten() {
             let caps = &unit.caps;
-            let input = input(caps, &has_room);
+            let input = gst_app::AppSrc::builder().build();
+            set_up_input(&input, caps, &has_room);
             let mut chain = vec![input.clone().upcast::<gst::Element>()];
             let (parser, form) = parser(caps);
             if let Some(parser) = parser {
@@ -337,8 +338,10 @@ impl Drop for OpenFile {
     }
 }
 
-fn input(caps: &gst::Caps, has_room: &Sender<()>) -> gst_app::AppSrc {
-    let input = gst_app::AppSrc::builder().caps(caps).format(gst::Format::Time).build();
+/// Sets up an input for units of the form `caps`, which sends to `has_room` when it is half empty.
+pub(in crate::gst) fn set_up_input(input: &gst_app::AppSrc, caps: &gst::Caps, has_room: &Sender<()>) {
+    input.set_caps(Some(caps));
+    input.set_format(gst::Format::Time);
     input.set_max_bytes(2 * WAITING_BYTES);
     input.set_property("min-percent", 50u32);
     let has_room = has_room.clone();
@@ -347,5 +350,4 @@ fn input(caps: &gst::Caps, has_room: &Sender<()>) -> gst_app::AppSrc {
         let _ = has_room.try_send(());
     };
     input.set_callbacks(gst_app::AppSrcCallbacks::builder().need_data(told).build());
-    input
 }

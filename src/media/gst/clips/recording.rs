@@ -11,6 +11,7 @@ use gstreamer_app as gst_app;
 use parking_lot::Mutex;
 
 use super::index::Index;
+use super::movie_end;
 use super::unit::{Unit, track_of};
 use super::{ClipError, ClipFile, ClipRequest, OpenClip};
 use crate::gst::causes::first_sentence;
@@ -58,12 +59,13 @@ enum Read {
 }
 
 /// Passes each unit of the first video track and the first audio track to `take`, until it returns false.
-fn read(path: &Path, mut take: impl FnMut(Unit) -> bool) -> Result<(), ClipError> {
+pub(in crate::gst) fn read(path: &Path, mut take: impl FnMut(Unit) -> bool) -> Result<(), ClipError> {
     let failed = |e: &dyn std::fmt::Display| ClipError::Failed(format!("cannot read the recording: {e}"));
     crate::gst::init().map_err(|e| failed(&e))?;
     let make = |factory: &str| gst::ElementFactory::make(factory).build().map_err(|e| failed(&e));
     let (pipeline, file, parser) = (gst::Pipeline::new(), make("filesrc")?, make("parsebin")?);
     file.set_property("location", path);
+    movie_end::lengthen(&file, path);
     pipeline.add_many([&file, &parser]).map_err(|e| failed(&e))?;
     file.link(&parser).map_err(|e| failed(&e))?;
     let (to, units) = bounded(WAITING);
@@ -181,7 +183,7 @@ fn unit(track: Track, sample: &gst::Sample, tags: Option<gst::TagList>) -> Optio
 
 /// Numbers the runs as the clip builder does: a track that jumps begins one, and the other track joins it.
 #[derive(Debug, Default)]
-pub(super) struct Runs {
+pub(in crate::gst) struct Runs {
     /// Number of the run and latest end, ns, per track.
     tracks: [Option<(u32, i64)>; 2],
     /// Number of the first run.

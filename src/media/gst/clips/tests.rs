@@ -94,6 +94,33 @@ fn clips_begin_at_key_pictures_and_hold_the_original_coding() {
     }
 }
 
+/// The number of packets of a stream.
+fn packets(path: &Path, stream: &str) -> usize {
+    let entries = format!("-select_streams {stream} -count_packets -show_entries stream=nb_read_packets -of csv=p=0");
+    run("ffprobe", &entries, Some(path)).lines().next().unwrap().trim_end_matches(',').parse().unwrap()
+}
+
+#[test]
+fn the_last_packets_of_a_recording_are_cut_too() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, coding) in
+        [("a.mp4", H264), ("b.mp4", "-c:v libx264 -bf 8 -g 100 -c:a aac -movflags faststart"), ("c.ts", H264)]
+    {
+        let source = recording(dir.path(), name, coding);
+        let [file] = cut_recording(&source, &[request(dir.path(), "all", 0, 40)])
+            .unwrap()
+            .remove(0)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        let clip = dir.path().join(&file.file);
+        for stream in ["v:0", "a:0"] {
+            assert_eq!(packets(&clip, stream), packets(&source, stream), "{name} {stream}");
+        }
+        std::fs::remove_file(clip).unwrap();
+    }
+}
+
 /// Plays a recording with a ring below `root`. Returns the arrival of the picture at `anchor_s`.
 fn record(source: &Path, root: &Path, anchor_s: u64) -> RingAnchor {
     let options =

@@ -5,7 +5,7 @@ use touchline_core::item::Track;
 
 /// A coded unit.
 #[derive(Clone, Debug)]
-pub(super) struct Unit {
+pub(in crate::gst) struct Unit {
     pub track: Track,
     /// Number of the run.
     pub run: u32,
@@ -52,7 +52,7 @@ impl Unit {
 }
 
 /// The track of coded media; [`None`] for subtitles and data.
-pub(super) fn track_of(caps: &gst::CapsRef) -> Option<Track> {
+pub(in crate::gst) fn track_of(caps: &gst::CapsRef) -> Option<Track> {
     match caps.structure(0)?.name().split('/').next()? {
         "video" | "image" => Some(Track::Video),
         "audio" => Some(Track::Audio),

@@ -28,7 +28,7 @@ const SPOOL_MAX: SpoolMaxMb = SpoolMaxMb::of::<256>();
 const TIMEOUT: TimeoutS = TimeoutS::of::<10>();
 
 /// Names of outputs that the program has without `[[sink]]`. They are values of the same metric label.
-const TAKEN_NAMES: [&str; 3] = ["clips", "jsonl", "terminal"];
+const TAKEN_NAMES: [&str; 4] = ["clips", "jsonl", "outputs", "terminal"];
 
 /// `[[sink]]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

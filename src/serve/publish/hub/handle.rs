@@ -68,6 +68,11 @@ impl StreamHandle {
         self.stream.feed(&mut live, FeedKind::Stream, json.into());
     }
 
+    /// Sets where its pictures are sent with the label. The address is not published.
+    pub fn set_output(&self, address: Option<String>) {
+        self.stream.live().output = address;
+    }
+
     /// The current state.
     pub fn state(&self) -> StreamState {
         self.stream.live().state.clone()

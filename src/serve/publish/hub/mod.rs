@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::broadcast;
 
+use super::output::OutputStatus;
 use super::packs::PackStatus;
 use super::preview::Preview;
 use super::record::{Recorder, StreamState};
@@ -155,6 +156,9 @@ impl SourceFacts {
 /// The changing state of a stream.
 struct LiveState {
     facts: Option<StreamFacts>,
+    /// Where its pictures are sent with the label, with its secrets.
+    output: Option<String>,
+    output_status: Option<Arc<OutputStatus>>,
     /// `None` once the stream is removed.
     subscribers: Option<broadcast::Sender<LiveRecord>>,
     /// The last state before the restart.
@@ -297,6 +301,18 @@ impl Hub {
     /// Whether stream `id` is recorded, if the program records.
     pub fn is_recorded(&self, id: &str) -> bool {
         self.stream(id).is_some_and(|stream| stream.live().facts.as_ref().is_none_or(|facts| facts.record))
+    }
+
+    /// Where the pictures of stream `id` are sent with the label, with its secrets.
+    pub fn output(&self, id: &str) -> Option<String> {
+        self.stream(id)?.live().output.clone()
+    }
+
+    /// Sets the status of the output of stream `id`, for the API.
+    pub fn set_output_status(&self, id: &str, status: Option<Arc<OutputStatus>>) {
+        if let Some(stream) = self.stream(id) {
+            stream.live().output_status = status;
+        }
     }
 
     /// The classes of the records.
@@ -464,6 +480,8 @@ impl LiveState {
     fn new(since_unix_ns: i64) -> Self {
         Self {
             facts: None,
+            output: None,
+            output_status: None,
             subscribers: Some(broadcast::Sender::new(LIVE_RECORDS)),
             before: None,
             state: StreamState::default(),

@@ -9,6 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::history::Row;
 use super::{Hub, LiveState, Stream, StreamFacts};
 use crate::publish::format::{class_title, millis, rfc3339};
+use crate::publish::output::OutputView;
 use crate::publish::record::{SERIALISES, to_json};
 use crate::publish::record_types::{Probability, Stamped};
 use crate::publish::state::StateFields;
@@ -67,6 +68,8 @@ pub(in crate::publish) struct SummaryView<'a> {
     latency_ms: Option<f64>,
     backlog: u32,
     counters: CountersView,
+    /// Where its pictures are sent with the label; null if nowhere.
+    output: Option<OutputView>,
     /// Of the last decision.
     pack: Option<&'a PackStamp>,
 }
@@ -236,6 +239,7 @@ impl Hub {
                 events: live.counters.events,
                 incidents: live.counters.incidents,
             },
+            output: live.output_status.as_ref().map(|status| status.view()),
             pack: live.pack.as_deref(),
         }
     }

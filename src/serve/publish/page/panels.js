@@ -102,6 +102,18 @@ export function showVitals(latencyMs, backlog, playing, timecode) {
   $("backlog").dataset.level = backlog > 5 ? "bad" : backlog > 1 ? "warn" : "good";
 }
 
+// The output with the label on the picture; `output` is null without one.
+export function showOutput(output, playing) {
+  const vital = $("output-vital");
+  vital.hidden = output === null;
+  if (output === null) return;
+  const { up, address, last_error: error, dropped } = output;
+  const failed = !up && error !== null;
+  setText($("output"), up ? "sending" : failed ? error.kind : "waiting");
+  $("output").dataset.level = up ? "good" : failed && playing ? "bad" : "warn";
+  vital.title = `Pictures with the label to ${address}` + (failed ? `: ${error.cause}` : "") + (dropped ? `; ${dropped} coded pictures and pieces of sound were not sent` : "");
+}
+
 // The answer of a record: the class on air, or that it is not sure. `onAir`: the ids of the classes on air. A stream that is over has
 // none, and keeps its last answer. Null without a decision.
 export function answerOfRecord(record, onAir, isOver) {

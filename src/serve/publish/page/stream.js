@@ -3,7 +3,7 @@
 import { $, percent, toggleFullScreen } from "./base.js";
 import { learnClasses, onThemeChange } from "./colours.js";
 import { Live, Picture, fetchInfo, offerLogOut, pollStreams } from "./live.js";
-import { Bars, Modalities, answerOfRecord, isNoProgramme, showEvents, showNotice, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
+import { Bars, Modalities, answerOfRecord, isNoProgramme, showEvents, showNotice, showOutput, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
 import { Timeline } from "./timeline.js";
 import { offerZones, setHouseZone } from "./times.js";
 
@@ -172,6 +172,9 @@ function refresh() {
   const none = known.streams.length === 0 && stream === null && known.server === "open";
   const problem = known.problem ?? (none ? { error: "no stream is running", advice: "add one with POST /api/v1/streams, or start touchline run URI" } : null);
   showNotice(stream, known.server, problem, serverNow(), silentTracks(known.incidents, stream), known.last);
+  // The list is fetched again and again; the snapshot is not.
+  const listed = known.streams.find(({ id }) => id === stream?.id);
+  showOutput((listed ?? stream)?.output ?? null, stream?.state === "playing");
   const over = ["paused", "ended", "failed", "removed"].includes(stream?.state);
   timeline.moving = !over;
   if (stream) picture.show(stream.id, stream.tracks?.video !== false);

@@ -215,6 +215,7 @@ impl ManagedStream {
 
     /// Publishes the settings in the API.
     pub(super) fn show(&self, vote: VoteConfig, retry: bool) {
+        self.handle.set_output(self.settings.output.clone());
         self.handle.set_facts(StreamFacts {
             label: self.settings.label.clone(),
             group: self.settings.group.clone(),

@@ -90,6 +90,8 @@ pub(super) struct RingReader {
     with_data: bool,
     /// Bytes that the file still has.
     left: u64,
+    /// End of the last entry that was read, bytes.
+    whole: u64,
 }
 
 impl RingReader {
@@ -97,7 +99,16 @@ impl RingReader {
         file.rewind()?;
         let left = file.metadata()?.len();
         let from = BufReader::with_capacity(64 << 10, file);
-        Ok(Self { from, formats: [None, None], tags: [None, None], with_data, left })
+        Ok(Self { from, formats: [None, None], tags: [None, None], with_data, left, whole: 0 })
+    }
+
+    /// Continues behind the last whole entry: the file may have grown.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn resume(&mut self) -> io::Result<()> {
+        self.left = self.from.get_ref().metadata()?.len().saturating_sub(self.whole);
+        self.from.seek(io::SeekFrom::Start(self.whole)).map(|_| ())
     }
 
     /// The next unit. [`None`] at the end of the file, and where it is not readable: its writer may be killed within a unit.
@@ -115,12 +126,20 @@ impl RingReader {
                 return None;
             }
             match head[0] {
-                FORMAT => self.formats[track.index()] = Some(self.text(length)?.parse().ok()?),
+                FORMAT => {
+                    self.formats[track.index()] = Some(self.text(length)?.parse().ok()?);
+                    self.whole += HEAD_BYTES as u64 + length;
+                }
                 TAGS => {
                     let tags = gst::glib::Value::deserialize(&self.text(length)?, gst::TagList::static_type());
                     self.tags[track.index()] = tags.ok().and_then(|tags| tags.get().ok());
+                    self.whole += HEAD_BYTES as u64 + length;
                 }
-                UNIT => return self.unit(track, head[2] != 0, length),
+                UNIT => {
+                    let unit = self.unit(track, head[2] != 0, length)?;
+                    self.whole += HEAD_BYTES as u64 + length;
+                    return Some(unit);
+                }
                 _ => return None,
             }
         }
@@ -229,6 +248,15 @@ mod tests {
         for length in 0..whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
             assert!(read(true).len() < 3 && read(false).len() == read(true).len(), "{length}");
+            let mut reader = RingReader::new(File::open(&path).unwrap(), true).unwrap();
+            let mut count = std::iter::from_fn(|| reader.next()).count();
+            // The file grows while it is open.
+            let mut rest = File::options().append(true).open(&path).unwrap();
+            rest.write_all(&whole[length..]).unwrap();
+            reader.resume().unwrap();
+            count += std::iter::from_fn(|| reader.next()).count();
+            assert_eq!(count, 3, "{length}");
+            std::fs::write(&path, &whole[..length]).unwrap();
         }
         assert!(read(true).len() == 2, "only the last unit is lost");
     }

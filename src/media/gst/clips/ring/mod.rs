@@ -5,6 +5,7 @@
 //! its own formats, and may end anywhere: what follows the last whole unit is ignored.
 
 mod cut;
+mod follow;
 mod format;
 mod tap;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use touchline_core::time::NANOS_PER_SECOND;
 
 pub use self::cut::{RingAnchor, cut_ring};
+pub(in crate::gst) use self::follow::RingFollower;
 pub(in crate::gst) use self::tap::RingTap;
 
 /// The extension of ring files.

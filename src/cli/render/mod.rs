@@ -1,0 +1,194 @@
+//! `touchline render`: a recording with the label on its pictures.
+
+mod labels;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde::Serialize;
+
+use self::labels::SecondsByRun;
+use super::Compute;
+use super::progress::Bar;
+use super::run::named;
+use super::score::decide;
+use super::signal::SignalArgs;
+use super::vote::VoteArgs;
+use touchline_core::cause::Cause;
+use touchline_core::error::{Error, Result};
+use touchline_core::markup::{is_harmless, plain};
+use touchline_core::time::NANOS_PER_SECOND;
+use touchline_media::gst::output::{
+    DEFAULT_BITRATE_KBPS, Encoder, Encoding, OutputAddress, OutputCause, RenderRequest, recording_length,
+    render_recording,
+};
+use touchline_media::options::TierChoice;
+use touchline_media::overlay::{Overlay, OverlayOptions, Position, SAFE_AREA_MAX, SIZE_MAX};
+
+#[derive(Debug, Args, Serialize)]
+#[command(
+    after_long_help = "Each picture shows the estimate of its own second. A second without a decision shows none. The pictures are \
+encoded again with H.264; the sound is passed through if the output can hold its coding, and becomes AAC otherwise. With --decisions, no \
+model runs: the records must be those of this recording.
+
+Examples:
+  touchline render match.mp4 -o annotated.mp4
+  touchline score match.mp4 --jsonl match.jsonl && touchline render match.mp4 --decisions match.jsonl -o bars.mp4 --overlay bars
+  touchline render match.ts -o hls:annotated --overlay own.svg --overlay-position top-right"
+)]
+pub struct RenderArgs {
+    /// Recording.
+    #[arg(value_name = "FILE")]
+    #[serde(skip)]
+    input: PathBuf,
+    /// Where it goes: an .mp4, .mkv or .ts file, or hls:DIR for a playlist with segments.
+    #[arg(short, long, value_name = "FILE|hls:DIR")]
+    #[serde(skip)]
+    output: PathBuf,
+    /// Decisions of this recording, which touchline score --jsonl wrote. Without it they are made now.
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["pack", "tier", "precision", "device"])]
+    #[serde(skip)]
+    decisions: Option<PathBuf>,
+    /// The stream of the decisions, where the file has several.
+    #[arg(long, value_name = "ID", requires = "decisions")]
+    #[serde(skip)]
+    stream: Option<String>,
+    /// The label: bug, label, bars, or the path of an SVG file [default: label].
+    #[arg(long, value_name = "NAME|FILE.svg")]
+    #[serde(skip)]
+    overlay: Option<String>,
+    /// Where the label is [default: as the template says].
+    #[arg(long, value_name = "POSITION", value_parser = named::<Position>(&Position::NAMES))]
+    #[serde(skip)]
+    overlay_position: Option<Position>,
+    /// Height of the label in percent of the picture's shorter side [default: as the template says].
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=i64::from(SIZE_MAX)))]
+    #[serde(skip)]
+    overlay_size: Option<u32>,
+    /// What stays free on each side of the picture in percent [default: as the template says].
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=i64::from(SAFE_AREA_MAX)))]
+    #[serde(skip)]
+    overlay_safe_area: Option<u32>,
+    /// Font file in place of the system's sans-serif font.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    overlay_font: Option<PathBuf>,
+    /// What encodes pictures: x264 on the processor, va on the graphics processor.
+    #[arg(long, default_value = "x264", value_parser = named::<Encoder>(&Encoder::NAMES))]
+    #[serde(skip)]
+    encoder: Encoder,
+    /// Highest bit rate of the pictures, kbit/s.
+    #[arg(long, value_name = "KBPS", default_value_t = DEFAULT_BITRATE_KBPS, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    #[serde(skip)]
+    bitrate_kbps: u32,
+    /// Directory of the model pack [default: weights/compact].
+    #[arg(long, value_name = "DIR", env = "TOUCHLINE_PACK")]
+    #[serde(skip)]
+    pack: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compute: Compute,
+    /// Pictures to decode for the decisions, as in touchline score [default: auto].
+    #[arg(long, value_parser = named::<TierChoice>(&TierChoice::NAMES))]
+    tier: Option<TierChoice>,
+    #[command(flatten)]
+    vote: VoteArgs,
+    #[command(flatten)]
+    signal: SignalArgs,
+}
+
+pub fn render(args: &RenderArgs) -> Result<()> {
+    let place = plain(&args.input.display().to_string());
+    let output = args.address()?;
+    let options = OverlayOptions {
+        template: args.overlay.clone(),
+        position: args.overlay_position,
+        size: args.overlay_size,
+        safe_area: args.overlay_safe_area,
+        font: args.overlay_font.clone(),
+    };
+    let overlay = Overlay::new(&options).map_err(Error::Usage)?;
+    touchline_media::gst::init()?;
+    if let Some(element) = args.encoder.missing() {
+        let advice = OutputCause::Encoder.advice();
+        return Err(Error::Usage(format!("--encoder: this machine has no {element}; {advice}")));
+    }
+    std::fs::metadata(&args.input).map_err(|e| {
+        let kind = if e.kind() == std::io::ErrorKind::NotFound { Cause::NotFound } else { Cause::Other };
+        Error::source_failure(kind, &place, e.to_string(), "check the path")
+    })?;
+    let seconds = Arc::new(match &args.decisions {
+        Some(path) => SecondsByRun::read(path, args.stream.as_deref())?,
+        None => args.decide()?,
+    });
+    let shown = output.shown();
+    let request = RenderRequest {
+        media: &args.input,
+        output: &output,
+        overlay,
+        labels: Arc::new(move |run, second| seconds.label(run, second)),
+        encoding: Encoding { encoder: args.encoder, bitrate_kbps: args.bitrate_kbps, is_live: false },
+    };
+    let mut bar: Option<Bar> = None;
+    let rendered = render_recording(request, &mut |done, of| {
+        bar.get_or_insert_with(|| Bar::new("seconds", of)).set(done);
+    });
+    if let Some(bar) = bar {
+        bar.finish();
+    }
+    let summary = rendered.map_err(|e| match e.cause {
+        OutputCause::Media => Error::source_failure(Cause::NotMedia, place, e.text, e.cause.advice()),
+        cause => Error::output(plain(&shown), e.text, cause.advice()),
+    })?;
+    let sound = if summary.has_sound { "with sound" } else { "without sound" };
+    let seconds = summary.length_ns as f64 / NANOS_PER_SECOND as f64;
+    // A reader that has gone is not an error of the file.
+    let _ = std::io::Write::write_all(
+        &mut std::io::stdout(),
+        format!("{shown}: {seconds:.1} s, {} pictures, {sound}\n", summary.pictures).as_bytes(),
+    );
+    Ok(())
+}
+
+impl RenderArgs {
+    /// The output, which is not the input.
+    fn address(&self) -> Result<OutputAddress> {
+        let usage = |text: String| Error::Usage(format!("--output: {text}"));
+        let text = self.output.to_str().ok_or_else(|| usage("the name is not UTF-8; rename it".into()))?;
+        let address = OutputAddress::parse(text).map_err(usage)?;
+        let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
+        match &address {
+            OutputAddress::File(path, _) if same(path, &self.input) => {
+                Err(usage(format!("{} is the input and would be replaced; name another file", address.shown())))
+            }
+            OutputAddress::File(..) | OutputAddress::Hls(_) => Ok(address),
+            _ => Err(usage(format!(
+                "{}: recordings are rendered into files; give an .mp4, .mkv or .ts file, or hls:DIR",
+                address.shown()
+            ))),
+        }
+    }
+
+    /// The decisions as `touchline score` makes them.
+    fn decide(&self) -> Result<SecondsByRun> {
+        let mut seconds = SecondsByRun::default();
+        // A file that cannot be read is reported by what decides it.
+        let length_ns = recording_length(&self.input).unwrap_or(0);
+        let mut bar = Bar::new("seconds decided", length_ns.div_ceil(NANOS_PER_SECOND));
+        let mut decided = 0;
+        let result = decide(self, self.pack.as_deref(), &self.input, &mut |records| {
+            decided += 1;
+            bar.set(decided);
+            records.iter().try_for_each(|record| seconds.add(record))
+        });
+        bar.finish();
+        result.map(|()| seconds)
+    }
+}
+
+/// A path for messages.
+fn shown(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.chars().all(is_harmless) { text } else { plain(&text) }
+}
