@@ -38,7 +38,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
         &[
             &["options"],
             &["tone"],
-            &["truncation"],
+            &["truncation", "timecode_track"],
             &["still"],
             &["source_clock"],
             &["pcr"],
