@@ -32,6 +32,7 @@ use super::answer::{json, no_stream, not_found, problem};
 use super::app_state::AppState;
 pub use super::app_state::{PackAccess, StreamAccess};
 use super::clip_routes;
+use super::export_routes;
 use super::hub::{Hub, Subscription};
 use super::openapi;
 use super::pack_routes;
@@ -168,6 +169,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(clip_routes::get, clip_routes::delete))
         .routes(routes!(clip_routes::file))
         .routes(routes!(clip_routes::post))
+        .routes(routes!(export_routes::get))
         .routes(routes!(live))
         .routes(routes!(preview))
         .routes(routes!(prometheus))

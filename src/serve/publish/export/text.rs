@@ -4,7 +4,7 @@ use touchline_core::markup;
 
 /// Replaces characters that would break a line, or that show other text than there is: control characters, line separators,
 /// and controls of the direction of writing.
-pub(super) fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().map(|c| if is_harmless(c) { c } else { '\u{fffd}' }).collect()
 }
 
