@@ -337,7 +337,10 @@ mod tests {
             FrameRate::nearest(numerator, denominator, is_drop).map_or("none", FrameRate::name)
         };
         assert_eq!([name(2997, 100, true), name(30_000, 1001, false), name(30, 1, false)], ["29.97df", "29.97", "30"]);
-        assert_eq!([name(60_000, 1001, true), name(23_976, 1000, false), name(50, 2, false)], ["59.94df", "23.976", "25"]);
+        assert_eq!(
+            [name(60_000, 1001, true), name(23_976, 1000, false), name(50, 2, false)],
+            ["59.94df", "23.976", "25"]
+        );
         assert_eq!([name(30, 1, true), name(15, 1, false), name(25, 0, false), name(0, 1, false)], ["none"; 4]);
         for rate in FrameRate::NAMES {
             assert_eq!(FrameRate::try_from(rate.to_owned()).map(<&str>::from), Ok(rate));
@@ -355,7 +358,10 @@ mod tests {
                 assert_eq!(moved.pts.second(), second, "{name}: a second has frames");
                 // It is the first: the one before starts in the second before.
                 let before = signed(moved.pts) - rate.start_of(1) + TimecodeMark::ROUNDING_NS as i64;
-                assert!(before < signed(Pts::from_second(second)) + 2 * TimecodeMark::ROUNDING_NS as i64, "{name} {second}");
+                assert!(
+                    before < signed(Pts::from_second(second)) + 2 * TimecodeMark::ROUNDING_NS as i64,
+                    "{name} {second}"
+                );
             }
             assert!(!mark.counts_on_to(TimecodeMark { frame: mark.frame + 1, ..mark }));
         }

@@ -26,7 +26,8 @@ pub(crate) fn first(path: &Path) -> Option<TimecodeMark> {
         return None;
     }
     let moov = file.find(0..length, b"moov")?;
-    let traks: Vec<Range<u64>> = file.boxes(moov)?.into_iter().filter(|(name, _)| name == b"trak").map(|(_, r)| r).collect();
+    let traks: Vec<Range<u64>> =
+        file.boxes(moov)?.into_iter().filter(|(name, _)| name == b"trak").map(|(_, r)| r).collect();
     traks.into_iter().find_map(|trak| file.timecode(trak))
 }
 
@@ -167,7 +168,7 @@ mod tests {
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] = 0xff;
-            // Whatever is read, reading ends.
+            // Reading ends and does not panic.
             let _ = read(&damaged);
         }
     }

@@ -261,8 +261,7 @@ fn choose<'a>(file: &'a RecordFile, wish: Option<&str>, place: &str) -> Result<(
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let place =
-        if path == Path::new("-") { "standard output".into() } else { plain(&path.display().to_string()) };
+    let place = if path == Path::new("-") { "standard output".into() } else { plain(&path.display().to_string()) };
     let failed = |e: std::io::Error| {
         let advice = "free space, check the folder and its permissions, or choose another --output";
         let text = e.to_string();

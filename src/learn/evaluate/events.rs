@@ -152,7 +152,7 @@ fn outcome(decision: Option<&Decision>, index: u64, pack: &Arc<PackStamp>) -> Se
         tier: DecodeTier::Full,
         pack: pack.clone(),
         wall: WallTime { unix_ns: 0, source: WallSource::Arrival, uncertainty_ns: 0 },
-            timecode: None,
+        timecode: None,
         arrived_ns: 0,
     })
 }

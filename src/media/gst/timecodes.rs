@@ -69,7 +69,11 @@ mod tests {
     fn labels_that_exist_are_counted() {
         super::super::init().unwrap();
         let of = |fps: (i32, i32), is_drop: bool, [h, m, s, f]: [u32; 4]| {
-            let drop = if is_drop { gst_video::VideoTimeCodeFlags::DROP_FRAME } else { gst_video::VideoTimeCodeFlags::empty() };
+            let drop = if is_drop {
+                gst_video::VideoTimeCodeFlags::DROP_FRAME
+            } else {
+                gst_video::VideoTimeCodeFlags::empty()
+            };
             let fps = gst::Fraction::new(fps.0, fps.1);
             let timecode = gst_video::VideoTimeCode::new(fps, None, drop, h, m, s, f, 0);
             label(&timecode).map(|(frame, rate)| (frame, rate.name()))

@@ -1,5 +1,6 @@
 //! `GET /api/v1/streams/{id}/export`: the segments of a stream from the store, as `touchline export` writes them.
 
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -21,6 +22,9 @@ use touchline_core::timecode::FrameRate;
 
 /// Exports at the same time. A day of seconds takes about 50 MB of memory and a second of a core.
 static EXPORTS: Semaphore = Semaphore::const_new(1);
+
+/// Where the parameters are described.
+const PARAMETERS: &str = "GET /api/v1/openapi.json describes the parameters";
 
 /// What is exported, and how.
 #[derive(Deserialize, IntoParams)]
@@ -68,7 +72,7 @@ struct ExportJob {
 #[utoipa::path(get, path = "/api/v1/streams/{id}/export", operation_id = "exportSegments", params(StreamPath, ExportQuery),
     responses(
     (status = 200, description = "The file.", content(
-        (String = "application/json"), (String = "text/plain"), (String = "text/vtt"), (String = "text/csv"),
+        (serde_json::Value = "application/json"), (String = "text/plain"), (String = "text/vtt"), (String = "text/csv"),
         (String = "text/html"), (String = "application/vnd.apple.mpegurl"))),
     (status = 400, description = "A parameter is unknown, has a wrong form, or format is missing."),
     (status = 404, description = "There is no such stream, the program has no store, or the store has nothing of that time."),
@@ -79,8 +83,9 @@ struct ExportJob {
 pub(super) async fn get(
     State(state): State<AppState>,
     Path(StreamPath { id }): Path<StreamPath>,
-    Query(query): Query<ExportQuery>,
+    query: Result<Query<ExportQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, e.body_text(), PARAMETERS))?;
     state.check_ready()?;
     if !state.hub.has_stream(&id) {
         return Ok(no_stream(&id));
@@ -90,7 +95,8 @@ pub(super) async fn get(
     })?;
     let job = query.checked(id)?;
     let disposition = format!("attachment; filename=\"{}.{}\"", file_name(&job.stream), job.format.extension());
-    let headers = [(header::CONTENT_TYPE, job.format.media_type().to_owned()), (header::CONTENT_DISPOSITION, disposition)];
+    let headers =
+        [(header::CONTENT_TYPE, job.format.media_type().to_owned()), (header::CONTENT_DISPOSITION, disposition)];
     let permit = EXPORTS.acquire().await.map_err(|_| ApiError::shutting_down())?;
     let made = tokio::task::spawn_blocking(move || {
         // Held to the end, also when the client goes away.
@@ -162,8 +168,7 @@ fn named<T: DeserializeOwned>(name: &str) -> Result<T, String> {
 }
 
 fn invalid(key: &str, cause: &str) -> ApiError {
-    let advice = "GET /api/v1/openapi.json describes the parameters";
-    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{key}: {cause}"), advice)
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{key}: {cause}"), PARAMETERS)
 }
 
 fn refusal(error: Error) -> ApiError {
@@ -172,11 +177,7 @@ fn refusal(error: Error) -> ApiError {
             ApiError::new(StatusCode::NOT_FOUND, cause, advice)
         }
         Error::Source { cause, advice, .. } => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, cause, advice),
-        other => ApiError::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            other.to_string(),
-            "GET /api/v1/openapi.json describes the parameters",
-        ),
+        other => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, other.to_string(), PARAMETERS),
     }
 }
 

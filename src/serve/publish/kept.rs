@@ -100,7 +100,8 @@ mod tests {
                 if index == 2 {
                     let class = classes().id("tennis").unwrap();
                     let kind = EventKind::Onset;
-                    published.events = vec![Event { kind, class, run: RunId(0), index, probability: 0.9, reason: None }];
+                    published.events =
+                        vec![Event { kind, class, run: RunId(0), index, probability: 0.9, reason: None }];
                 }
                 let records = recorder.published(&published);
                 kept.push(line(&recorder, &published));
@@ -117,7 +118,10 @@ mod tests {
             let [expected, found] = [&whole, &kept].map(|lines| segments(lines));
             assert_eq!((found.len(), found[0].seconds()), (1, 30));
             assert_eq!(found[0].began_ns, expected[0].began_ns);
-            assert_eq!((found[0].mean, found[0].peak, found[0].gaps), (expected[0].mean, expected[0].peak, expected[0].gaps));
+            assert_eq!(
+                (found[0].mean, found[0].peak, found[0].gaps),
+                (expected[0].mean, expected[0].peak, expected[0].gaps)
+            );
         }
     }
 }

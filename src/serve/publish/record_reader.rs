@@ -153,17 +153,7 @@ impl Collector {
             e.to_string().replace(" at line 1 column ", " at column ")
         })?;
         match record {
-            ReadRecord::Second {
-                stream,
-                run,
-                index,
-                wall,
-                timecode,
-                decided_by,
-                unknown,
-                probabilities,
-                window,
-            } => {
+            ReadRecord::Second { stream, run, index, wall, timecode, decided_by, unknown, probabilities, window } => {
                 let index = checked(index)?;
                 let wall_ns = wall.map(|wall| parse_rfc3339(&wall.time)).transpose()?;
                 let timecode = timecode.map(ReadTimecode::mark).transpose()?;

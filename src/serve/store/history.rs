@@ -133,9 +133,12 @@ mod tests {
         assert_eq!(lines.lines().count() - seconds.len(), seconds.len(), "every event is there");
         assert!(history.read(&connection, "other").unwrap().is_empty());
         assert_eq!(history.drain().len(), 1);
-        let written: i64 = connection.query_row("SELECT sum(length(lines)) FROM history", [], |row| row.get(0)).unwrap();
+        let written: i64 =
+            connection.query_row("SELECT sum(length(lines)) FROM history", [], |row| row.get(0)).unwrap();
         assert!(written < lines.len() as i64 / 4, "{written} of {}", lines.len());
-        connection.execute("UPDATE history SET lines = x'ff00ff' WHERE number = (SELECT max(number) FROM history)", []).unwrap();
+        connection
+            .execute("UPDATE history SET lines = x'ff00ff' WHERE number = (SELECT max(number) FROM history)", [])
+            .unwrap();
         let rest = history.read(&connection, "court").unwrap();
         assert!(rest.len() < lines.len() && rest.len() > lines.len() / 2, "a damaged row costs its minute");
     }

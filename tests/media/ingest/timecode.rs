@@ -59,10 +59,8 @@ fn with_sei(path: &Path, rate: &str, fps: &str, first: &str) {
     let pipeline = gst::parse::launch(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
     pipeline.set_state(gst::State::Playing).unwrap();
     let bus = pipeline.bus().unwrap();
-    let message = bus.timed_pop_filtered(
-        gst::ClockTime::from_seconds(60),
-        &[gst::MessageType::Eos, gst::MessageType::Error],
-    );
+    let message =
+        bus.timed_pop_filtered(gst::ClockTime::from_seconds(60), &[gst::MessageType::Eos, gst::MessageType::Error]);
     let message = message.expect("an end in time");
     assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
     pipeline.set_state(gst::State::Null).unwrap();

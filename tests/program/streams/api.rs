@@ -141,7 +141,7 @@ fn every_answer_matches_the_document() {
         ("own/export?format=csv", 200),
         ("own/export?format=html", 200),
         ("own/export?format=webvtt&all=true", 200),
-        ("own/export?format=daterange&all=true", 200),
+        ("own/export?format=daterange&all=true&began=2026-03-29T14:00:00Z", 200),
         ("own/export?format=otio&all=true&media=https://tv.example/a.mp4", 200),
         ("own/export?format=edl&all=true&rate=29.97df&offset=01:00:00;00&cut=true", 200),
         ("own/export?format=csv&from=99:00:00", 404),

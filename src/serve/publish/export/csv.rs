@@ -1,9 +1,9 @@
 //! CSV: one row per segment, with all that is known about it.
 
+use super::super::format::rfc3339;
 use super::place::{Export, probability};
 use super::text::plain;
 use touchline_core::error::{Error, Result};
-use super::super::format::rfc3339;
 
 const HEAD: [&str; 25] = [
     "stream",

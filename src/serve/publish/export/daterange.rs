@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::super::format::rfc3339;
 use super::place::{Export, probability};
 use super::text::plain;
 use touchline_core::error::{Error, Result};
-use super::super::format::rfc3339;
 
 /// How ids begin: lines of an earlier export are replaced.
 const ID: &str = "touchline-";
@@ -79,8 +79,8 @@ pub(super) fn with_lines(playlist: &str, lines: &str) -> std::result::Result<Str
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{BEGAN_NS, Fixture, anywhere};
     use super::super::place::ExportPlacement;
+    use super::super::testing::{BEGAN_NS, Fixture, anywhere};
     use super::*;
 
     const PLAYLIST: &str = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-PROGRAM-DATE-TIME:2026-03-29T14:00:00Z\n\
@@ -95,7 +95,11 @@ mod tests {
         assert_eq!(text.lines().count(), 2);
         let fixture = Fixture::recording();
         assert!(lines(&fixture.export(&anywhere())).unwrap_err().to_string().contains("(began)"));
-        assert!(lines(&fixture.export(&ExportPlacement { pts_zero_ns: Some(BEGAN_NS), ..anywhere() })).unwrap().contains("14:00:30.000Z"));
+        assert!(
+            lines(&fixture.export(&ExportPlacement { pts_zero_ns: Some(BEGAN_NS), ..anywhere() }))
+                .unwrap()
+                .contains("14:00:30.000Z")
+        );
         assert_eq!(quoted("a\"b\nc"), "\"a'b\u{fffd}c\"");
     }
 

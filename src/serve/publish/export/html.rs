@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::super::format::rfc3339;
+use super::Posters;
 use super::colours;
 use super::place::{Export, PlacedSegment, TimeBase, gaps, modalities};
-use super::Posters;
 use super::text::{escaped, file_name};
 use touchline_core::labels::OTHER;
 use touchline_core::segment::SegmentKind;
-use super::super::format::rfc3339;
 
 const STYLE: &str = include_str!("style.css");
 

@@ -129,9 +129,13 @@ impl ExportOptions {
     pub fn check(&self, format: Format) -> Result<()> {
         let refuse = |text: &str| Err(Error::Usage(format!("{text} only; leave it out")));
         match format {
-            _ if self.cut && !matches!(format, Format::Otio | Format::Edl) => refuse("cut is for the formats otio and edl"),
+            _ if self.cut && !matches!(format, Format::Otio | Format::Edl) => {
+                refuse("cut is for the formats otio and edl")
+            }
             _ if !self.posters.is_empty() && format != Format::Html => refuse("posters are for the format html"),
-            _ if self.playlist.is_some() && format != Format::DateRange => refuse("a playlist is for the format daterange"),
+            _ if self.playlist.is_some() && format != Format::DateRange => {
+                refuse("a playlist is for the format daterange")
+            }
             _ => Ok(()),
         }
     }

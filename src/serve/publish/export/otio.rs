@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::super::format::rfc3339;
 use super::colours;
 use super::place::{Export, PlacedSegment, gaps, modalities, probability};
 use super::text::{file_name, plain};
-use super::super::format::rfc3339;
 
 /// The timeline. With `cut` it has a clip per segment, else one clip with a marker per segment.
 pub(super) fn render(export: &Export<'_>, media: Option<&str>, cut: bool) -> String {

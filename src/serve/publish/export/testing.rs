@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
+use super::super::format::rfc3339;
+use super::super::record_reader::{self, RecordFile};
 use super::place::{Export, ExportPlacement, Moment, TimeBase};
 use touchline_core::error::Result;
 use touchline_core::time::Pts;
 use touchline_core::timecode::{FrameRate, TimecodeMark};
-use super::super::format::rfc3339;
-use super::super::record_reader::{self, RecordFile};
 
 /// 2026-03-29T14:00:00Z.
 pub(super) const BEGAN_NS: i64 = 1_774_792_800_000_000_000;

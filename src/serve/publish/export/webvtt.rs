@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::super::format::rfc3339;
 use super::otio::facts;
 use super::place::Export;
 use super::text::{escaped, plain};
-use super::super::format::rfc3339;
 
 /// Chapters: one cue per segment, with its title.
 pub(super) fn chapters(export: &Export<'_>) -> String {
@@ -25,11 +25,7 @@ fn cues(export: &Export<'_>, payload: impl Fn(&super::place::PlacedSegment) -> S
     // A note ends at an empty line and must not have an arrow.
     let _ = writeln!(text, "NOTE Touchline: segments of {}", plain(export.stream).replace("-->", "->"));
     let zero = export.segments.first().and_then(|placed| {
-        placed
-            .segment
-            .began_ns
-            .map(|began| began.saturating_sub(placed.begin_ns))
-            .filter(|_| export.is_wall)
+        placed.segment.began_ns.map(|began| began.saturating_sub(placed.begin_ns)).filter(|_| export.is_wall)
     });
     if let Some(zero) = zero {
         let _ = writeln!(text, "00:00:00.000 is {}", rfc3339(zero));
