@@ -20,6 +20,17 @@ if ! cat tests/requirements.txt tests/requirements-bare.txt | cmp -s - "$python/
 fi
 TOUCHLINE_TEST_PYTHON="$(realpath -s "$python")/bin/python"
 export TOUCHLINE_TEST_PYTHON
+# hls.js, which plays a playlist that `touchline export` wrote.
+command -v npm >/dev/null || install_packages npm
+node="${CARGO_TARGET_DIR:-target}/test-node"
+if ! cmp -s tests/package.json "$node/package.json"; then
+    rm -rf "$node"
+    mkdir -p "$node"
+    cp tests/package.json "$node/"
+    npm install --prefix "$node" --silent --no-audit --no-fund --ignore-scripts || { rm "$node/package.json"; exit 1; }
+fi
+TOUCHLINE_TEST_NODE="$(realpath -s "$node")"
+export TOUCHLINE_TEST_NODE
 # Most tests wait for servers and for media that play at their own speed, so there are more of them at once than processors.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-4}"
 # A test that cannot run here fails unless tests/common/skip.rs allows the skip.

@@ -182,6 +182,7 @@ impl Engine {
             tier: second.tier,
             pack: self.models.stamp.clone(),
             wall: second.wall.unwrap_or(arrival),
+            timecode: second.timecode,
             arrived_ns: second.arrived_ns,
         })
     }

@@ -10,6 +10,7 @@ use crate::labels::{ClassId, Modality};
 use crate::signal::{Signal, Signals};
 use crate::tier::DecodeTier;
 use crate::time::{Pts, RunId, WallTime};
+use crate::timecode::TimecodeMark;
 
 /// Softmax of one modality for one second, over the classes of the pack.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,6 +131,8 @@ pub struct SecondPrediction {
     pub pack: Arc<PackStamp>,
     /// Wall time of the start of the second.
     pub wall: WallTime,
+    /// Timecode of the first picture of the second, if the media have timecode.
+    pub timecode: Option<TimecodeMark>,
     /// Monotonic clock when the last sample of the second arrived, ns.
     pub arrived_ns: u64,
 }
@@ -292,6 +295,7 @@ pub(crate) mod testing {
                 manifest_sha256: String::new(),
             }),
             wall: WallTime { unix_ns: 0, source: WallSource::Arrival, uncertainty_ns: 0 },
+            timecode: None,
             arrived_ns: 0,
         })
     }

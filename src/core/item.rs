@@ -8,6 +8,7 @@ use crate::frame::Frame;
 use crate::incident::Incident;
 use crate::pcm::PcmChunk;
 use crate::time::{Pts, WallTime, samples_to_nanos};
+use crate::timecode::TimecodeMark;
 
 /// Capacity of the channel between a source and the clip builder, items.
 ///
@@ -46,6 +47,9 @@ pub enum MediaItem {
         /// Its wall time.
         wall: WallTime,
     },
+    /// The timecode of a picture, for about one picture a second and for those where it does not count on. It comes before or after the
+    /// picture.
+    Timecode(TimecodeMark),
     /// No track has media in this interval, and the run continues after it.
     Missing {
         /// Start of the interval.

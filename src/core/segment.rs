@@ -14,7 +14,8 @@ use std::ops::Range;
 use crate::clip::GapReason;
 use crate::decision::{Event, EventKind, PerModality};
 use crate::labels::{ClassId, Modality};
-use crate::time::{NANOS_PER_SECOND, RunId};
+use crate::time::{NANOS_PER_SECOND, Pts, RunId};
+use crate::timecode::TimecodeMark;
 
 /// One: probabilities are integers, as precise as records.
 pub const MILLION: u32 = 1_000_000;
@@ -52,6 +53,8 @@ pub struct RecordedSecond {
     pub index: u64,
     /// Wall time of its start, nanoseconds since 1970-01-01 UTC.
     pub wall_ns: Option<i64>,
+    /// The timecode of its first picture.
+    pub timecode: Option<TimecodeMark>,
     /// Its decision.
     pub verdict: Verdict,
 }
@@ -101,6 +104,8 @@ pub struct Segment {
     pub began_ns: Option<i64>,
     /// Wall time of its end.
     pub ended_ns: Option<i64>,
+    /// Timecodes that its start and its end are counted from: of its first and its last second.
+    pub timecodes: Option<[TimecodeMark; 2]>,
     /// Mean probability of the class over the decided seconds, millionths. `None` without a class.
     pub mean: Option<u32>,
     /// Largest probability of the class, millionths. `None` without a class.
@@ -167,7 +172,7 @@ impl Segmenter {
                 for i in 1..=missing {
                     let wall_ns = wall_ns.map(|ns| later(ns, i));
                     let verdict = Verdict::Missing;
-                    self.seconds.push(RecordedSecond { run, index: index + i, wall_ns, verdict });
+                    self.seconds.push(RecordedSecond { run, index: index + i, wall_ns, timecode: None, verdict });
                 }
             } else {
                 // Numbers that decrease belong to another start of the program, which began with nothing on air.
@@ -265,6 +270,7 @@ impl Segmenter {
         for (i, begin) in self.stretches.iter().enumerate() {
             let end = self.stretches.get(i + 1).copied().unwrap_or(self.seconds.len());
             fill_wall(&mut self.seconds[*begin..end]);
+            fill_timecode(&mut self.seconds[*begin..end]);
             stream.kinds.extend(kinds(&self.seconds[*begin..end], &owners[*begin..end], self.vote_window));
         }
         stream.stretches = self.stretches;
@@ -296,6 +302,19 @@ fn fill_wall(seconds: &mut [RecordedSecond]) {
         if seconds[i - 1].wall_ns.is_none() {
             seconds[i - 1].wall_ns = seconds[i].wall_ns.map(|ns| ns.saturating_sub_unsigned(NANOS_PER_SECOND));
         }
+    }
+}
+
+/// Gives seconds without timecode that of their neighbours, counted on.
+fn fill_timecode(seconds: &mut [RecordedSecond]) {
+    let counted = |from: &RecordedSecond, to: &RecordedSecond| {
+        to.timecode.or(from.timecode.map(|mark| mark.moved_to(Pts::from_second(to.index))))
+    };
+    for i in 1..seconds.len() {
+        seconds[i].timecode = counted(&seconds[i - 1], &seconds[i]);
+    }
+    for i in (1..seconds.len()).rev() {
+        seconds[i - 1].timecode = counted(&seconds[i], &seconds[i - 1]);
     }
 }
 
@@ -381,6 +400,7 @@ impl SegmentedStream {
             last: last.index,
             began_ns: first.wall_ns,
             ended_ns: last.wall_ns.map(|ns| later(ns, 1)),
+            timecodes: first.timecode.zip(last.timecode).map(<[TimecodeMark; 2]>::from),
             mean: None,
             peak: None,
             peak_index: None,

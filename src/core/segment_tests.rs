@@ -42,7 +42,7 @@ fn recorded(run: u32, index: u64, plan: Plan) -> RecordedSecond {
         },
         Plan::No(reason) => Verdict::Gap(reason),
     };
-    RecordedSecond { run: RunId(run), index, wall_ns: None, verdict }
+    RecordedSecond { run: RunId(run), index, wall_ns: None, timecode: None, verdict }
 }
 
 /// The stream that a vote makes of `plans`, each with its run and index.

@@ -6,13 +6,16 @@
 
 use std::fmt;
 
-use crate::time::NANOS_PER_SECOND;
+use serde::{Deserialize, Serialize};
+
+use crate::time::{NANOS_PER_SECOND, Pts};
 
 /// Hours, minutes, seconds and frames.
 pub type TimecodeLabel = (u32, u32, u32, u32);
 
-/// A frame rate with its way of counting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A frame rate with its way of counting. It is serialised as its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "&'static str", try_from = "String")]
 pub struct FrameRate {
     /// Frames in `denominator` seconds.
     numerator: u32,
@@ -58,6 +61,19 @@ impl FrameRate {
     pub fn parse(name: &str) -> Result<Self, String> {
         let rate = RATES.iter().find(|(known, _)| *known == name).map(|(_, rate)| *rate);
         rate.ok_or_else(|| format!("{name:?} is not a frame rate; choose one of {}", Self::NAMES.join(", ")))
+    }
+
+    /// The rate of `numerator` frames in `denominator` seconds, as media state it: 2997/100 is 29.97. [`None`] if none is near.
+    pub fn nearest(numerator: u32, denominator: u32, is_drop: bool) -> Option<Self> {
+        // Rates with and without the factor 1001/1000 are one part in 1000 apart.
+        const PART: u64 = 2500;
+        let is_near = |rate: &FrameRate| {
+            let given = u64::from(numerator) * u64::from(rate.denominator);
+            let own = u64::from(rate.numerator) * u64::from(denominator);
+            given.abs_diff(own) <= own / PART
+        };
+        let rates = RATES.iter().map(|(_, rate)| *rate);
+        rates.filter(|rate| denominator > 0 && rate.is_drop == is_drop).find(is_near)
     }
 
     /// The name, as in [`FrameRate::NAMES`].
@@ -165,6 +181,68 @@ impl FrameRate {
     }
 }
 
+impl From<FrameRate> for &'static str {
+    fn from(rate: FrameRate) -> Self {
+        rate.name()
+    }
+}
+
+impl TryFrom<String> for FrameRate {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Self::parse(&name)
+    }
+}
+
+/// The timecode of a picture of the media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimecodeMark {
+    /// Start of the picture.
+    pub pts: Pts,
+    /// Its number, counted from 00:00:00:00.
+    pub frame: i64,
+    /// How the timecode counts.
+    pub rate: FrameRate,
+}
+
+impl TimecodeMark {
+    /// How far the time stamps of a picture may be off, ns: containers round them to milliseconds.
+    pub const ROUNDING_NS: u64 = 1_000_000;
+
+    /// The first picture that starts at `pts` or later, if the timecode counts on from this picture or counted up to it.
+    #[must_use]
+    pub fn moved_to(self, pts: Pts) -> Self {
+        let distance = signed(pts).saturating_sub(signed(self.pts));
+        let nearest = self.rate.frame_at(distance);
+        let is_before = self.rate.start_of(nearest).saturating_add(Self::ROUNDING_NS as i64) < distance;
+        let moved = nearest.saturating_add(i64::from(is_before));
+        let start = signed(self.pts).saturating_add(self.rate.start_of(moved));
+        Self {
+            // A rounding error must not move it out of its second.
+            pts: Pts(u64::try_from(start).unwrap_or(0)).max(pts),
+            frame: self.frame.saturating_add(moved).rem_euclid(self.rate.frames_in_day()),
+            rate: self.rate,
+        }
+    }
+
+    /// Whether the timecode counts on from this picture to `other`, before or after it.
+    pub fn counts_on_to(self, other: Self) -> bool {
+        let expected = self.frame + self.rate.frame_at(signed(other.pts).saturating_sub(signed(self.pts)));
+        let day = self.rate.frames_in_day();
+        self.rate == other.rate && (other.frame - expected).rem_euclid(day) == 0
+    }
+
+    /// The number of the frame that starts nearest to `pts`, counted on from this picture. It does not wrap after 24 hours.
+    pub fn frame_at(self, pts: Pts) -> i64 {
+        self.frame.saturating_add(self.rate.frame_at(signed(pts).saturating_sub(signed(self.pts))))
+    }
+}
+
+fn signed(pts: Pts) -> i64 {
+    i64::try_from(pts.0).unwrap_or(i64::MAX)
+}
+
 const fn clamped(value: i128) -> i64 {
     if value > i64::MAX as i128 {
         i64::MAX
@@ -251,6 +329,49 @@ mod tests {
             assert!(rate(name).parse_timecode(text).unwrap_err().contains(text), "{text}");
         }
         assert!(FrameRate::parse("26").unwrap_err().contains("29.97df"));
+    }
+
+    #[test]
+    fn rates_are_found_as_media_state_them() {
+        let name = |numerator, denominator, is_drop| {
+            FrameRate::nearest(numerator, denominator, is_drop).map_or("none", FrameRate::name)
+        };
+        assert_eq!([name(2997, 100, true), name(30_000, 1001, false), name(30, 1, false)], ["29.97df", "29.97", "30"]);
+        assert_eq!(
+            [name(60_000, 1001, true), name(23_976, 1000, false), name(50, 2, false)],
+            ["59.94df", "23.976", "25"]
+        );
+        assert_eq!([name(30, 1, true), name(15, 1, false), name(25, 0, false), name(0, 1, false)], ["none"; 4]);
+        for rate in FrameRate::NAMES {
+            assert_eq!(FrameRate::try_from(rate.to_owned()).map(<&str>::from), Ok(rate));
+        }
+    }
+
+    #[test]
+    fn a_mark_counts_on_exactly_for_a_day() {
+        for name in ["25", "29.97df", "59.94df", "59.94", "23.976"] {
+            let rate = rate(name);
+            let mark = TimecodeMark { pts: Pts(40_000_000), frame: 107_892, rate };
+            for second in (0..200).chain([3599, 3600, 86_399]) {
+                let moved = mark.moved_to(Pts::from_second(second));
+                assert!(mark.counts_on_to(moved) && moved.counts_on_to(mark), "{name} {second}");
+                assert_eq!(moved.pts.second(), second, "{name}: a second has frames");
+                // It is the first: the one before starts in the second before.
+                let before = signed(moved.pts) - rate.start_of(1) + TimecodeMark::ROUNDING_NS as i64;
+                assert!(
+                    before < signed(Pts::from_second(second)) + 2 * TimecodeMark::ROUNDING_NS as i64,
+                    "{name} {second}"
+                );
+            }
+            assert!(!mark.counts_on_to(TimecodeMark { frame: mark.frame + 1, ..mark }));
+        }
+        // A picture that a container rounded down still belongs to its second.
+        let mark = TimecodeMark { pts: Pts(999_999_000), frame: 0, rate: rate("25") };
+        assert_eq!(mark.moved_to(Pts::from_second(1)), TimecodeMark { pts: Pts::from_second(1), ..mark });
+        // Timecode begins again at midnight.
+        let mark = TimecodeMark { pts: Pts(0), frame: 25 * 86_400 - 1, rate: rate("25") };
+        assert_eq!(mark.moved_to(Pts::from_second(1)).frame, 24);
+        assert_eq!(mark.frame_at(Pts::from_second(1)), 25 * 86_400 + 24);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub mod still;
 pub mod supervise;
 pub mod template;
 pub mod threaded;
+#[cfg(feature = "gst")]
+mod timecode_track;
 pub mod tone;
 pub mod truncation;
 pub mod uri;

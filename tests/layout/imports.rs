@@ -39,7 +39,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
         &[
             &["options"],
             &["tone"],
-            &["truncation"],
+            &["truncation", "timecode_track"],
             &["still"],
             &["overlay"],
             &["source_clock"],

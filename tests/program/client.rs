@@ -20,7 +20,8 @@ fn the_tests_of_the_python_client_pass() {
     let dir = tempfile::tempdir().unwrap();
     let mut program = touchline();
     program.env("TOUCHLINE_ADMIN_TOKEN", TOKEN);
-    let live = Live::start_by(program, dir.path(), "127.0.0.1", &[]);
+    let state = dir.path().join("state.db");
+    let live = Live::start_by(program, dir.path(), "127.0.0.1", &["--state".into(), state.display().to_string()]);
     wait_until_ready(&live.address);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/clients/python");
     let mut tests = Command::new("python3");

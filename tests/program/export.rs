@@ -5,12 +5,13 @@ use std::process::{Command, Output};
 
 use base64::Engine;
 use serde_json::{Value, json};
+use touchline_core::timecode::FrameRate;
 
-use crate::common::Fixtures;
 use crate::common::http::HttpServer;
 use crate::common::program::{self, touchline};
 use crate::common::skip::{Lacks, skip};
 use crate::common::webdriver::Browser;
+use crate::common::{self, Fixtures};
 
 /// Kinds of time with their first second and the one after the last: what [`records`] contains.
 const SEGMENTS: [(&str, u64, u64); 3] = [("Soccer", 0, 1000), ("Tennis", 1000, 1607), ("Soccer", 1607, 2000)];
@@ -178,6 +179,84 @@ fn browsers_read_the_cues() {
     assert_eq!(objects[1]["mean"], 0.9);
 }
 
+/// hls.js of tests/package.json, which deploy/test.sh installs. It is of version 1.6: the track of 1.7 is loaded by Chromium after hls.js
+/// has filled it, which removes its cues.
+fn hls_js() -> Option<PathBuf> {
+    let folder = std::env::var_os("TOUCHLINE_TEST_NODE")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-node"), PathBuf::from);
+    let script = folder.join("node_modules/hls.js/dist/hls.min.js");
+    if !script.is_file() {
+        skip(Lacks::Tool, "no hls.js (tests/package.json); deploy/test.sh installs it");
+        return None;
+    }
+    Some(script)
+}
+
+#[test]
+fn players_show_the_date_ranges() {
+    let Some(script) = hls_js() else { return };
+    let Some(browser) = Browser::start() else { return };
+    let fixtures = Fixtures::new();
+    let path = |name: &str| fixtures.path().join(name);
+    std::fs::copy(script, path("hls.js")).unwrap();
+    common::ffmpeg(
+        &format!(
+            "-f lavfi -i testsrc2=size=320x180:rate=25:duration=20 -c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 50 -bf 0 \
+             -f hls -hls_time 2 -hls_list_size 0 -hls_segment_filename {}",
+            path("s%d.ts").display()
+        ),
+        &path("video.m3u8"),
+    );
+    let dated = std::fs::read_to_string(path("video.m3u8")).unwrap().replacen(
+        "#EXTINF",
+        "#EXT-X-PROGRAM-DATE-TIME:2026-03-29T14:00:00Z\n#EXTINF",
+        1,
+    );
+    let playlist = fixtures.write("video.m3u8", dated.as_bytes());
+    let jsonl = fixtures.write("video.jsonl", records_of("video", &[("Soccer", 0, 8), ("Tennis", 8, 20)]).as_bytes());
+    let flags = ["--began", "2026-03-29T14:00:00Z", "--playlist", playlist.to_str().unwrap()];
+    exported(&jsonl, &path("marked.m3u8"), "daterange", &flags);
+    // The player must have its media element before the playlist: without one it makes no cues of date ranges.
+    fixtures.write(
+        "index.html",
+        b"<!doctype html><script src=hls.js></script><video muted></video><script>
+        const video = document.querySelector('video'), hls = new Hls();
+        hls.on(Hls.Events.LEVEL_LOADED, (_, loaded) => { window.ranges = Object.values(loaded.details.dateRanges); });
+        hls.on(Hls.Events.MEDIA_ATTACHED, () => hls.loadSource('marked.m3u8'));
+        hls.attachMedia(video);
+        const of = list => [...(list ?? [])].filter(c => c.value?.key === 'X-TOUCHLINE-CLASS');
+        const tracks = () => [...video.textTracks].filter(t => t.kind === 'metadata');
+        window.cues = () => tracks().flatMap(t => of(t.cues)).map(c => [c.value.data, c.startTime, c.endTime]);
+        window.shown = () => tracks().flatMap(t => of(t.activeCues)).map(c => c.value.data);
+        </script>",
+    );
+    let server = HttpServer::start(fixtures.path());
+    browser.go(&server.url("index.html"));
+    browser.wait("the cues", "return !!window.ranges && cues().length > 0 && video.readyState >= 3");
+    let ranges = browser.run(
+        "return ranges.map(r => [r.class, r.startDate.toISOString(), r.duration, r.isValid, r.attr['X-TOUCHLINE-CLASS']])",
+    );
+    let expected = json!([
+        ["touchline.segment", "2026-03-29T14:00:00.000Z", 8, true, "soccer"],
+        ["touchline.segment", "2026-03-29T14:00:08.000Z", 12, true, "tennis"],
+    ]);
+    assert_eq!(ranges, expected);
+    // On the timeline of the media, each begins with its segment.
+    let cues = browser.run("return cues()");
+    let cues = cues.as_array().unwrap();
+    assert_eq!(cues.len(), 2, "{cues:?}");
+    for (cue, (class, begin, end)) in cues.iter().zip([("soccer", 0.0, 8.0), ("tennis", 8.0, 20.0)]) {
+        let near = |value: &Value, at: f64| (value.as_f64().unwrap() - at).abs() < 0.04;
+        assert!(cue[0] == class && near(&cue[1], begin) && near(&cue[2], end), "{cue}");
+    }
+    // While it plays, the class of the picture is active.
+    browser.run("video.play(); return 0");
+    let is_right = "shown().join() === (video.currentTime < 8 ? 'soccer' : 'tennis')";
+    browser.wait("the class at the beginning", &format!("return video.currentTime > 0 && {is_right}"));
+    browser.run("video.currentTime = 9; return 0");
+    browser.wait("the class after the change", &format!("return video.currentTime > 9 && {is_right}"));
+}
+
 #[test]
 fn pages_have_pictures_of_the_segments() {
     let fixtures = Fixtures::new();
@@ -230,6 +309,39 @@ fn a_scored_recording_is_exported_in_every_format() {
 }
 
 #[test]
+fn the_timecode_of_the_media_reaches_edit_suites() {
+    let Some(python) = python() else { return };
+    let fixtures = Fixtures::new();
+    for (name, rate, fraction, first) in [
+        ("a.mov", "29.97df", "30000/1001", "00:59:58;00"),
+        ("a.mp4", "25", "25/1", "10:00:00:00"),
+        ("b.mp4", "59.94df", "60000/1001", "01:00:00;00"),
+    ] {
+        let arguments = format!(
+            "-f lavfi -i testsrc2=size=160x90:rate={fraction}:duration=4 -c:v libx264 -preset ultrafast -pix_fmt yuv420p -bf 2 -timecode {first}"
+        );
+        let clip = fixtures.make(name, &arguments);
+        let jsonl = fixtures.path().join(format!("{name}.jsonl"));
+        let mut score = touchline();
+        let output = program::finish(score.arg("score").arg("--jsonl").arg(&jsonl).arg(&clip));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let rate_of = FrameRate::parse(rate).unwrap();
+        let begin = rate_of.parse_timecode(first).unwrap();
+        let frames = [begin, begin + rate_of.frame_at(4_000_000_000)];
+        for format in ["edl", "otio"] {
+            let file = fixtures.path().join(format!("{name}.{format}"));
+            let text = exported(&jsonl, &file, format, &["--all"]);
+            let clips = read_back(&python, &file, fraction);
+            let source = |clip: &Value, at: usize| clip["source"][at].as_i64().unwrap();
+            let found = [source(&clips[0], 0), source(&clips[clips.len() - 1], 1)];
+            assert_eq!(found, frames, "{name}, {format}: {text}");
+        }
+        let counted = exported(&jsonl, &fixtures.path().join("c.csv"), "csv", &["--time", "pts", "--rate", "50"]);
+        assert!(counted.contains(",00:00:00:00,"), "{counted}");
+    }
+}
+
+#[test]
 fn mistakes_are_one_line_with_advice() {
     let fixtures = Fixtures::new();
     let one = records("a.mp4");
@@ -248,22 +360,23 @@ fn mistakes_are_one_line_with_advice() {
     for (code, from, to, format, more, expected) in [
         (2, &jsonl, &out, "aaf", &[][..], &["otio", "edl", "webvtt"][..]),
         (2, &jsonl, &out, "edl", &["--rate", "26"], &["29.97df"]),
-        (2, &jsonl, &out, "edl", &["--offset", "10:00:00;00"], &["--offset", "drop-frame"]),
+        (2, &jsonl, &out, "edl", &["--offset", "10:00:00;00"], &["offset:", "drop-frame"]),
         (2, &jsonl, &out, "edl", &["--offset", "00:01:00;00", "--rate", "29.97df"], &["leaves this label out"]),
-        (2, &jsonl, &out, "html", &["--cut"], &["--cut", "otio"]),
+        (2, &jsonl, &out, "html", &["--cut"], &["cut is for", "otio"]),
         (2, &jsonl, &out, "csv", &["--posters"], &["--posters", "html"]),
         (3, &jsonl, &out, "html", &["--posters"], &["a.mp4", "--media"]),
         (2, &jsonl, &out, "csv", &["--stream", "c.mp4"], &["no such stream", "\"a.mp4\""]),
         (2, &two, &out, "csv", &[], &["--stream", "\"a.mp4\", \"b\u{fffd}\u{fffd}.mp4\""]),
         (2, &jsonl, &jsonl, "csv", &[], &["would be replaced"]),
-        (2, &jsonl, &out, "edl", &["--time", "wall"], &["--began"]),
-        (2, &jsonl, &out, "daterange", &[], &["wall time", "--began"]),
+        (2, &jsonl, &out, "edl", &["--time", "wall"], &["(began)"]),
+        (3, &jsonl, &out, "edl", &["--time", "timecode"], &["no timecode", "wall time or PTS"]),
+        (2, &jsonl, &out, "daterange", &[], &["wall time", "(began)"]),
         (3, &missing, &out, "csv", &[], &["missing.jsonl", "--jsonl"]),
         (3, &empty, &out, "csv", &[], &["nothing to export", "--jsonl"]),
         (3, &text, &out, "csv", &[], &["nothing to export"]),
-        (3, &state, &out, "csv", &[], &["state file", "JSON lines"]),
-        (3, &off, &out, "edl", &[], &["nothing to export", "--all"]),
-        (3, &jsonl, &out, "edl", &["--from-time", "3000"], &["nothing to export", "--from-time"]),
+        (5, &state, &out, "csv", &[], &["state.db", "not a store"]),
+        (3, &off, &out, "edl", &[], &["nothing to export", "or all for"]),
+        (3, &jsonl, &out, "edl", &["--from-time", "3000"], &["nothing to export", "another time"]),
         (5, &jsonl, &full, "html", &[], &["/dev/full", "free space"]),
         (5, &jsonl, &folder, "html", &[], &["no/such/out", "check the folder"]),
     ] {

@@ -1,16 +1,6 @@
-//! `touchline export`: the segments of a stream as files for edit suites, players and people. One file per format.
+//! `touchline export`: the segments of a stream as files for edit suites, players and people.
 
-mod csv;
-mod daterange;
-mod edl;
-mod html;
-mod otio;
-mod place;
 mod posters;
-#[cfg(test)]
-mod testing;
-mod text;
-mod webvtt;
 
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
@@ -18,33 +8,19 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serde::Deserialize;
 
-use self::place::{Export, ExportPlacement, Moment, TimeBase};
-use self::posters::Posters;
 use super::run::named;
 use touchline_core::error::{Error, Result};
 use touchline_core::segment::SegmentedStream;
 use touchline_core::timecode::FrameRate;
+use touchline_serve::publish::export::{
+    self, Export, ExportOptions, ExportPlacement, Format, Moment, Posters, TimeBase, plain,
+};
 use touchline_serve::publish::format::parse_rfc3339;
 use touchline_serve::publish::record_reader::{self, RecordFile};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Format {
-    Otio,
-    Edl,
-    WebVtt,
-    #[serde(rename = "webvtt-metadata")]
-    WebVttMetadata,
-    Csv,
-    Html,
-    DateRange,
-}
-
-impl Format {
-    const NAMES: [&str; 7] = ["otio", "edl", "webvtt", "webvtt-metadata", "csv", "html", "daterange"];
-}
+/// The largest playlist that is read, bytes: a week of two-second segments has 30 MB.
+const PLAYLIST_MAX: u64 = 64 << 20;
 
 #[derive(Debug, Args)]
 #[command(
@@ -63,8 +39,10 @@ Formats:
   html             one self-contained page to look at and to print
 
 Time:
-  Positions are wall time where the records have it (live streams, and HLS with programme
-  date-time), and PTS elsewhere. As timecode, wall time is the time of day in UTC.
+  The timecode is that of the media where every second has one: from the timecode track of
+  MP4 and MOV, or from SEI messages of H.264 and HEVC. Elsewhere, and with --offset or another
+  --rate, it is counted from wall time where the records have it (live streams, and HLS with
+  programme date-time), and from PTS where not. Wall time is the time of day in UTC.
   --offset gives the timecode of the first second (wall time) or of PTS 0.
   29.97df and 59.94df count in drop-frame timecode.
   WebVTT counts from the first second (wall time) or from PTS 0.
@@ -81,7 +59,8 @@ Examples:
       --playlist court1.m3u8 -o court1-marked.m3u8"
 )]
 pub struct ExportArgs {
-    /// JSON lines that `touchline run` or `touchline score` wrote with --jsonl; "-" is standard input.
+    /// JSON lines that `touchline run` or `touchline score` wrote with --jsonl, "-" for standard input; or the state file (--state) of
+    /// a program that has ended, which has the last day.
     #[arg(long, value_name = "FILE|-")]
     from: PathBuf,
     /// Id of the stream, or path of the recording as `score` was given it. Needed if the file has several.
@@ -96,13 +75,13 @@ pub struct ExportArgs {
     /// Format of the output.
     #[arg(long, value_parser = named::<Format>(&Format::NAMES))]
     format: Format,
-    /// Frames a second of the timecode.
-    #[arg(long, default_value = "25", value_parser = rates())]
-    rate: FrameRate,
+    /// Frames a second of the timecode [default: that of the media, else 25].
+    #[arg(long, value_parser = rates())]
+    rate: Option<FrameRate>,
     /// Timecode of the first second if positions are wall time, else of PTS 0.
     #[arg(long, value_name = "TIMECODE", allow_hyphen_values = true)]
     offset: Option<String>,
-    /// What positions are [default: wall if every record has it, else pts].
+    /// What timecodes are counted from [default: the first that every second has].
     #[arg(long, value_parser = named::<TimeBase>(&TimeBase::NAMES))]
     time: Option<TimeBase>,
     /// Wall time of PTS 0, for records without wall time.
@@ -133,84 +112,85 @@ fn rates() -> impl TypedValueParser<Value = FrameRate> {
 }
 
 pub fn export(args: &ExportArgs) -> Result<()> {
-    args.check()?;
-    let place = text::plain(&args.from.display().to_string());
+    args.refuse_own_input()?;
+    let place = plain(&args.from.display().to_string());
+    let mut options = args.options()?;
     let file = read(&args.from, &place)?;
     warn_of_damage(&file, &place);
     let (id, stream) = choose(&file, args.stream.as_deref(), &place)?;
-    let export = Export::new(id, &file.classes, stream, &args.placement()?, &place)?;
-    let shown = if args.all { export.clone() } else { export.of_classes() };
-    // Csv and html have everything in any case.
-    if !matches!(args.format, Format::Csv | Format::Html) {
-        refuse_nothing(&shown, &place)?;
+    let export = Export::new(id, &file.classes, stream, &args.placement(), &place)?;
+    if args.posters {
+        options.posters = posters::posters(&export, Path::new(args.media.as_deref().unwrap_or(id)))?;
     }
-    let rendered = match args.format {
-        Format::Csv => csv::render(&export)?,
-        Format::Html => html::render(&export, &args.posters_of(&export)?),
-        Format::Otio => otio::render(&shown, args.media.as_deref(), args.cut),
-        Format::Edl => edl::render(&shown, args.media.as_deref(), args.cut)?,
-        Format::WebVtt => webvtt::chapters(&shown),
-        Format::WebVttMetadata => webvtt::metadata(&shown),
-        Format::DateRange => {
-            let lines = daterange::lines(&shown)?;
-            match &args.playlist {
-                Some(playlist) => daterange::insert(playlist, &lines)?,
-                None => lines,
-            }
-        }
-    };
+    // A recording is named by its path.
+    options.media = options.media.or_else(|| Path::new(id).is_file().then(|| id.to_owned()));
+    let rendered = export::render(&export, args.format, &options, &place)?;
     write(&args.output, rendered.as_bytes())?;
     if args.output != Path::new("-") {
         let count = export.segments.iter().filter(|placed| export.class(placed).is_some()).count();
         let other = export.segments.len() - count;
-        eprintln!("{}: {count} segments of classes, {other} others", text::plain(&args.output.display().to_string()));
+        eprintln!("{}: {count} segments of classes, {other} others", plain(&args.output.display().to_string()));
     }
     Ok(())
 }
 
 impl ExportArgs {
-    fn placement(&self) -> Result<ExportPlacement> {
-        let offset = self.offset.as_deref().map(|text| self.rate.parse_timecode(text)).transpose();
-        Ok(ExportPlacement {
+    fn placement(&self) -> ExportPlacement {
+        ExportPlacement {
             rate: self.rate,
-            offset: offset.map_err(|e| Error::Usage(format!("--offset: {e}")))?,
+            offset: self.offset.clone(),
             base: self.time,
             pts_zero_ns: self.began,
             from: self.from_time,
             to: self.to_time,
-        })
+        }
     }
 
-    fn posters_of(&self, export: &Export<'_>) -> Result<Posters> {
-        if !self.posters {
-            return Ok(Posters::new());
-        }
-        posters::posters(export, Path::new(self.media.as_deref().unwrap_or(export.stream)))
-    }
-
-    /// Refuses arguments that do not fit together.
-    fn check(&self) -> Result<()> {
-        let is = |formats: &[Format]| formats.contains(&self.format);
-        if self.cut && !is(&[Format::Otio, Format::Edl]) {
-            return Err(Error::Usage("--cut is for --format otio and edl only; leave it out".into()));
-        }
-        if self.posters && !is(&[Format::Html]) {
+    fn options(&self) -> Result<ExportOptions> {
+        // Asked before the pictures are decoded.
+        if self.posters && self.format != Format::Html {
             return Err(Error::Usage("--posters is for --format html only; leave it out".into()));
         }
-        if self.playlist.is_some() && !is(&[Format::DateRange]) {
-            return Err(Error::Usage("--playlist is for --format daterange only; leave it out".into()));
-        }
+        let playlist = match self.playlist.as_deref() {
+            Some(path) => Some((path.display().to_string(), read_playlist(path)?)),
+            None => None,
+        };
+        let options = ExportOptions {
+            cut: self.cut,
+            all: self.all,
+            media: self.media.clone(),
+            playlist,
+            posters: Posters::new(),
+        };
+        options.check(self.format)?;
+        Ok(options)
+    }
+
+    /// Refuses to replace an input.
+    fn refuse_own_input(&self) -> Result<()> {
         let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
         let inputs = [Some(&self.from), self.playlist.as_ref()];
         // A device may be both.
         if self.output.is_file() && inputs.into_iter().flatten().any(|input| same(input, &self.output)) {
-            let place = text::plain(&self.output.display().to_string());
+            let place = plain(&self.output.display().to_string());
             return Err(Error::Usage(format!(
                 "--output {place} is the input and would be replaced; name another file"
             )));
         }
         Ok(())
     }
+}
+
+/// # Errors
+/// If it cannot be read.
+fn read_playlist(path: &Path) -> Result<String> {
+    let place = plain(&path.display().to_string());
+    let failed = |cause: &str, advice: &str| Error::source_error(place.clone(), cause, advice);
+    let unreadable = |e: std::io::Error| failed(&format!("cannot read it: {e}"), "check --playlist");
+    if std::fs::metadata(path).map_err(unreadable)?.len() > PLAYLIST_MAX {
+        return Err(failed("this is larger than a playlist", "give an HLS media playlist"));
+    }
+    std::fs::read_to_string(path).map_err(unreadable)
 }
 
 fn read(path: &Path, place: &str) -> Result<RecordFile> {
@@ -231,9 +211,10 @@ fn read(path: &Path, place: &str) -> Result<RecordFile> {
     let mut head = Vec::new();
     from.by_ref().take(SQLITE.len() as u64).read_to_end(&mut head).map_err(failed)?;
     if head == SQLITE {
-        let cause = "this is a state file, which has events but no seconds to date segments by";
-        let advice = "export from JSON lines, which touchline run --jsonl FILE writes";
-        return Err(Error::source_error(place, cause, advice));
+        if path == Path::new("-") {
+            return Err(Error::source_error(place, "this is a state file", "name the file with --from"));
+        }
+        return record_reader::read(&touchline_serve::store::stored_seconds(path)?[..]).map_err(failed);
     }
     record_reader::read(BufReader::with_capacity(1 << 20, head.chain(from))).map_err(failed)
 }
@@ -243,7 +224,7 @@ fn warn_of_damage(file: &RecordFile, place: &str) {
         return;
     }
     let lines: Vec<String> =
-        file.damaged_lines.iter().map(|(number, cause)| format!("line {number} ({})", text::plain(cause))).collect();
+        file.damaged_lines.iter().map(|(number, cause)| format!("line {number} ({})", plain(cause))).collect();
     let more = if file.damaged > lines.len() as u64 { " and more" } else { "" };
     let text = format!(
         "touchline: {place}: skipped {} damaged lines: {}{more}; the other {} were read",
@@ -257,7 +238,7 @@ fn warn_of_damage(file: &RecordFile, place: &str) {
 fn choose<'a>(file: &'a RecordFile, wish: Option<&str>, place: &str) -> Result<(&'a str, &'a SegmentedStream)> {
     /// Streams that a message names.
     const NAMED: usize = 8;
-    let mut names: Vec<String> = file.streams.keys().take(NAMED).map(|id| format!("\"{}\"", text::plain(id))).collect();
+    let mut names: Vec<String> = file.streams.keys().take(NAMED).map(|id| format!("\"{}\"", plain(id))).collect();
     if file.streams.len() > NAMED {
         names.push(format!("and {} more", file.streams.len() - NAMED));
     }
@@ -269,7 +250,7 @@ fn choose<'a>(file: &'a RecordFile, wish: Option<&str>, place: &str) -> Result<(
             Err(Error::source_error(place, cause, advice))
         }
         Some(id) => file.streams.get_key_value(id).map(|(id, stream)| (id.as_str(), stream)).ok_or_else(|| {
-            Error::Usage(format!("--stream \"{}\": {place} has no such stream; it has {names}", text::plain(id)))
+            Error::Usage(format!("--stream \"{}\": {place} has no such stream; it has {names}", plain(id)))
         }),
         None if file.streams.len() == 1 => {
             let (id, stream) = file.streams.first_key_value().expect("there is one");
@@ -279,18 +260,8 @@ fn choose<'a>(file: &'a RecordFile, wish: Option<&str>, place: &str) -> Result<(
     }
 }
 
-/// Refuses an export of nothing.
-fn refuse_nothing(export: &Export<'_>, place: &str) -> Result<()> {
-    if export.segments.is_empty() {
-        let cause = "nothing to export: no class was on air in the selected time";
-        return Err(Error::source_error(place, cause, "choose another time, or --all for the time without a class"));
-    }
-    Ok(())
-}
-
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let place =
-        if path == Path::new("-") { "standard output".into() } else { text::plain(&path.display().to_string()) };
+    let place = if path == Path::new("-") { "standard output".into() } else { plain(&path.display().to_string()) };
     let failed = |e: std::io::Error| {
         let advice = "free space, check the folder and its permissions, or choose another --output";
         let text = e.to_string();

@@ -1,27 +1,22 @@
 //! Pictures of the segments, embedded in the page.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::place::Export;
-use super::text::plain;
 use crate::cli::progress::Bar;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::OTHER;
 use touchline_core::time::NANOS_PER_SECOND;
 use touchline_media::gst::clips::thumbnail;
+use touchline_serve::publish::export::{Export, Posters, plain};
 
 /// Longest side, pixels.
 const SIDE: u32 = 320;
 
 /// Browsers are slow to open a page with more pictures.
 const POSTERS_MAX: usize = 300;
-
-/// `data:` URLs by position in [`Export::segments`].
-pub(super) type Posters = BTreeMap<usize, String>;
 
 /// A picture of each segment with a sport, or of the longest 300, from the middle of the second with the largest probability.
 ///

@@ -35,6 +35,7 @@ fn second(frames: Vec<Frame>, rgb: Vec<usize>, pairs: Vec<FlowPair>) -> ClipSeco
         flow_absent: None,
         audio_absent: None,
         wall: None,
+        timecode: None,
         arrived_ns: 0,
         behind_ns: 0,
     }

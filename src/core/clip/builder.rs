@@ -20,6 +20,7 @@ use super::resample::SAMPLE_RATES;
 use super::run::{Run, StreamInfo, TRACKS, WallReference};
 use super::sampling::PendingFrame;
 use super::sound::AudioGrid;
+use super::timecodes::Timecodes;
 use super::timeline::{BRIDGE_NS, HeldItems, Position, Timeline, merge, weight};
 use super::{ClipOutput, LagLimits, SamplingPlan};
 use crate::item::{Discontinuity, MediaItem, Track};
@@ -81,6 +82,7 @@ pub struct ClipBuilder {
     wall: Option<WallReference>,
     /// A wall-time reference on the timeline of the held items.
     wall_ahead: Option<WallReference>,
+    timecodes: Timecodes,
     is_over: bool,
     /// The first second that the previous run on the same timeline did not output.
     emitted_before: Option<u64>,
@@ -106,6 +108,7 @@ impl ClipBuilder {
             left_behind: None,
             wall: None,
             wall_ahead: None,
+            timecodes: Timecodes::default(),
             is_over: false,
             emitted_before: None,
         }
@@ -127,6 +130,20 @@ impl ClipBuilder {
     /// Takes one item and appends the resulting output to `out`. Never panics: unusable data are
     /// counted in [`ClipOutput::Discarded`].
     pub fn push(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
+        let is_new_timeline = matches!(item, MediaItem::Discontinuity(cause) if cause.starts_new_timeline());
+        let before = out.len();
+        self.take(item, out);
+        for output in &mut out[before..] {
+            if let ClipOutput::Second(second) = output {
+                second.timecode = self.timecodes.of(second.index);
+            }
+        }
+        if is_new_timeline {
+            self.timecodes = Timecodes::default();
+        }
+    }
+
+    fn take(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         match item {
             item @ (MediaItem::Frame(_)
             | MediaItem::Unconverted { .. }
@@ -150,6 +167,7 @@ impl ClipBuilder {
                 self.settle(out);
             }
             MediaItem::Wall { pts, wall } => self.take_wall(WallReference { pts, wall }),
+            MediaItem::Timecode(mark) => self.timecodes.take(mark),
             MediaItem::Missing { from, to } => self.take_missing(from.0, to.0, out),
             MediaItem::Discontinuity(cause) => self.break_line(cause, out),
             MediaItem::Incident(_) => {}

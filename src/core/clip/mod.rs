@@ -10,8 +10,8 @@
 //! data, not on the interleaving of the tracks, as long as the lag stays within the limits.
 //!
 //! `builder` assigns items to runs, and `timeline` follows the position of each track. `run` holds the open seconds, `sampling`
-//! chooses frames, `selector` predicts that choice before frames are converted, `sound` puts samples on the grid, and
-//! [`resample`] converts sample rates.
+//! chooses frames, `selector` predicts that choice before frames are converted, `sound` puts samples on the grid,
+//! [`resample`] converts sample rates, and `timecodes` finds the timecode of a second.
 
 mod builder;
 pub mod resample;
@@ -20,6 +20,7 @@ mod sampling;
 mod selector;
 mod share;
 mod sound;
+mod timecodes;
 mod timeline;
 
 use schemars::JsonSchema;
@@ -31,6 +32,7 @@ use crate::item::{Discontinuity, End, Pace, Track, Tracks};
 use crate::signal::Signals;
 use crate::tier::DecodeTier;
 use crate::time::{Pts, RunId, WallTime};
+use crate::timecode::TimecodeMark;
 
 pub use builder::{ClipBuilder, ClipConfig};
 pub use sampling::SamplingPlan;
@@ -94,6 +96,8 @@ pub struct ClipSecond {
     pub audio_absent: Option<Absent>,
     /// Wall time of the start of the second, if the source gives one; otherwise the caller uses the arrival time.
     pub wall: Option<WallTime>,
+    /// Timecode of the first picture of the second, if the media have timecode.
+    pub timecode: Option<TimecodeMark>,
     /// Monotonic time of the latest arrival of a sample or frame of the second, ns.
     pub arrived_ns: u64,
     /// The maximum delay between a picture being taken and its arrival, ns.
@@ -118,6 +122,7 @@ impl ClipSecond {
             flow_absent: Some(Absent::NoPairs),
             audio_absent: Some(Absent::NoTrack),
             wall: None,
+            timecode: None,
             arrived_ns: 0,
             behind_ns: 0,
         }

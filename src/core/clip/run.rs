@@ -393,6 +393,8 @@ impl Run {
             rgb,
             pairs,
             wall: stream.wall.map(|reference| reference.at(start)),
+            // The builder knows it.
+            timecode: None,
             arrived_ns: slot.arrived_ns,
             behind_ns: self.config.behind_ns,
         }));

@@ -271,6 +271,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<ClipSecond>> {
                 flow_absent: second.flow_absent,
                 audio_absent: second.audio_absent,
                 wall: None,
+                timecode: None,
                 arrived_ns: 0,
                 behind_ns: 0,
             })

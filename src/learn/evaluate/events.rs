@@ -152,6 +152,7 @@ fn outcome(decision: Option<&Decision>, index: u64, pack: &Arc<PackStamp>) -> Se
         tier: DecodeTier::Full,
         pack: pack.clone(),
         wall: WallTime { unix_ns: 0, source: WallSource::Arrival, uncertainty_ns: 0 },
+        timecode: None,
         arrived_ns: 0,
     })
 }
@@ -165,7 +166,7 @@ fn recorded(decision: Option<&Decision>, index: u64) -> RecordedSecond {
             probabilities: probabilities.iter().map(|p| (p * MILLION as f32) as u32).collect(),
         },
     };
-    RecordedSecond { run: RunId(0), index, wall_ns: None, verdict }
+    RecordedSecond { run: RunId(0), index, wall_ns: None, timecode: None, verdict }
 }
 
 /// Compares what was on air with the scenes, and adds the counts to the source of each scene. A false event belongs to the source

@@ -13,6 +13,7 @@ use super::clips::ring::RingTap;
 use super::damage;
 use super::debug::ErrorWatch;
 use super::graph::Graph;
+use super::timecodes;
 use touchline_core::cause::Cause;
 use touchline_core::frame::{PIXELS_MAX, SIDE_MAX};
 use touchline_core::item::Pace;
@@ -73,11 +74,12 @@ fn set_up(
     }
     graph.is_decoded.store(true, Ordering::Relaxed);
     limit_format(element, graph);
+    // These two come before the probe that leaves out pictures.
     if let Some(ring) = ring {
-        // Before the probe that leaves out pictures: the ring has them all.
         ring.connect(element, graph);
     }
     if class.contains("Video") || class.contains("Image") {
+        timecodes::connect(element, graph);
         // With several libav threads, the concealment of damaged pictures depends on timing. A recording must always give the same
         // seconds.
         let is_alone =

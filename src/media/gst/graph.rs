@@ -24,6 +24,7 @@ use touchline_core::clock::{Clock, Deadline};
 use touchline_core::frame::Frame;
 use touchline_core::item::{Discontinuity, End, MediaItem, Track, Tracks};
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
+use touchline_core::timecode::TimecodeMark;
 
 /// How long the first track waits for the other one in a pipeline whose elements do not signal "no more pads" (some demuxers in a
 /// user's template). Audio and video of a live stream start within a picture group, about 2 s, of each other.
@@ -82,6 +83,8 @@ pub(super) struct Graph {
     pub left_out: LeftOutPictures,
     /// The transfer function of HDR pictures before the converters, and whether their colours are those of BT.2020.
     hdr: Mutex<Option<(Hdr, bool)>>,
+    /// The timecode of the recording's first picture, from its timecode track.
+    pub timecode: OnceLock<TimecodeMark>,
 }
 
 /// A picture that is shown until the next one comes, up to `until_ns`.
@@ -125,6 +128,7 @@ impl Graph {
             still: Mutex::default(),
             left_out: LeftOutPictures::default(),
             hdr: Mutex::default(),
+            timecode: OnceLock::new(),
         });
         let dynamic: Vec<gst::Element> =
             pipeline.iterate_elements().into_iter().flatten().filter(adds_pads_later).collect();

@@ -22,6 +22,7 @@ pub mod output;
 mod progress;
 mod recording;
 mod sinks;
+mod timecodes;
 mod track_sync;
 mod wall;
 mod warm_up;
@@ -407,6 +408,10 @@ impl GstOpener {
         let clock = self.clock.clone();
         let graph =
             graph::Graph::new(&pipeline, [video, audio], outlet.clone(), o.counters.clone(), is_synced, map, clock);
+        if let Some(mark) = recording::timecode(&location) {
+            // Set here only.
+            let _ = graph.timecode.set(mark);
+        }
         let ring =
             o.record.as_ref().and_then(|ring| RingTap::start(ring, &o.id, self.clock.clone(), o.counters.clone()));
         element_setup::connect(&pipeline, &graph, pace, o.selection.as_ref(), ring);

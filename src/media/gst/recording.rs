@@ -6,10 +6,11 @@ use gstreamer as gst;
 use touchline_core::error::{Error, Result};
 
 use super::causes::{failed, first_sentence};
-use crate::truncation;
-use crate::uri::Location;
+use crate::uri::{Kind, Location};
+use crate::{timecode_track, truncation};
 use touchline_core::cause::Cause;
 use touchline_core::item::End;
+use touchline_core::timecode::TimecodeMark;
 
 const COPY_ADVICE: &str = "check how the recording was made or copied";
 
@@ -62,6 +63,14 @@ pub(super) fn check(given: &str, location: &Location) -> Result<()> {
 /// The path that `location` names on this machine.
 fn path_of(location: &Location) -> Option<PathBuf> {
     url::Url::parse(&location.uri).ok()?.to_file_path().ok()
+}
+
+/// The timecode of the first picture of the recording at `location`, if it has a timecode track.
+pub(super) fn timecode(location: &Location) -> Option<TimecodeMark> {
+    if location.kind != Kind::File {
+        return None;
+    }
+    timecode_track::first(&path_of(location)?)
 }
 
 /// The end for the recording at `location` if its file is cut off.

@@ -189,6 +189,8 @@ impl RelayInput {
                 Ok(MediaItem::Ended(end)) => self.ended(end)?,
                 // The relay reports the tracks, for all players together.
                 Ok(MediaItem::Discontinuity(_)) => {}
+                // It names its time itself, and must not wait behind a mark of a later time.
+                Ok(item @ MediaItem::Timecode(_)) => self.marks.push_front((0, item)),
                 Ok(item) => match item.span() {
                     Some((track, start_ns, _)) => {
                         (self.has_data, self.useless) = (true, 0);

@@ -25,6 +25,7 @@ use touchline_core::pool::Pool;
 use touchline_core::redact;
 use touchline_core::tier::DecodeTier;
 use touchline_core::time::{NANOS_PER_SECOND, Pts, WallTime};
+use touchline_core::timecode::TimecodeMark;
 
 /// Version of the messages. Increase it with every change of their form.
 pub(super) const VERSION: u16 = 4;
@@ -119,6 +120,7 @@ pub(super) enum WorkerMessage {
         pts: Pts,
         wall: WallTime,
     },
+    Timecode(TimecodeMark),
     Missing {
         from: Pts,
         to: Pts,
@@ -273,6 +275,7 @@ impl<W: Write> MessageWriter<W> {
             MediaItem::Opened(tracks) => WorkerMessage::Opened(tracks),
             MediaItem::TrackEnded(track) => WorkerMessage::TrackEnded(track),
             MediaItem::Wall { pts, wall } => WorkerMessage::Wall { pts, wall },
+            MediaItem::Timecode(mark) => WorkerMessage::Timecode(mark),
             MediaItem::Missing { from, to } => WorkerMessage::Missing { from, to },
             MediaItem::Discontinuity(why) => WorkerMessage::Discontinuity(why),
             MediaItem::Incident(incident) => WorkerMessage::Incident(incident),
@@ -393,6 +396,12 @@ impl<R: Read> MessageReader<R> {
             WorkerMessage::Opened(tracks) => MediaItem::Opened(tracks),
             WorkerMessage::TrackEnded(track) => MediaItem::TrackEnded(track),
             WorkerMessage::Wall { pts, wall } => MediaItem::Wall { pts: checked(pts)?, wall },
+            WorkerMessage::Timecode(mark) => {
+                if !(0..mark.rate.frames_in_day()).contains(&mark.frame) {
+                    return Err(invalid(format!("the timecode of frame {}", mark.frame)));
+                }
+                MediaItem::Timecode(TimecodeMark { pts: checked(mark.pts)?, ..mark })
+            }
             WorkerMessage::Missing { from, to } => {
                 let length_ns = to.0.checked_sub(from.0);
                 if length_ns.is_none_or(|ns| ns > MISSING_MAX_NS) {

@@ -5,6 +5,7 @@ use super::*;
 use touchline_core::cause::Cause;
 use touchline_core::pool::Pooled;
 use touchline_core::time::WallSource;
+use touchline_core::timecode::FrameRate;
 
 fn reader(bytes: &[u8]) -> MessageReader<&[u8]> {
     MessageReader::new(bytes, Pool::new(4), Pool::new(4))
@@ -66,7 +67,7 @@ fn incident(rng: &mut SmallRng) -> Incident {
 fn item(rng: &mut SmallRng) -> MediaItem {
     let pts = Pts(rng.random_range(0..=PTS_MAX.0));
     let arrived_ns = rng.random();
-    match rng.random_range(0..11) {
+    match rng.random_range(0..12) {
         0 => {
             let (width, height) = (rng.random_range(1..9), rng.random_range(1..9));
             let data = (0..width * height * 3).map(|_| rng.random()).collect();
@@ -94,6 +95,10 @@ fn item(rng: &mut SmallRng) -> MediaItem {
         }
         8 => MediaItem::Discontinuity(any(rng, &Discontinuity::ALL)),
         9 => MediaItem::Incident(incident(rng)),
+        10 => {
+            let rate = FrameRate::parse(any(rng, &FrameRate::NAMES)).unwrap();
+            MediaItem::Timecode(TimecodeMark { pts, frame: rng.random_range(0..rate.frames_in_day()), rate })
+        }
         _ if rng.random() => MediaItem::Ended(End::Finished),
         _ => {
             let (cause, advice) = (text(rng), text(rng));

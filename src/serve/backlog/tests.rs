@@ -21,6 +21,7 @@ fn second(index: u64) -> ClipOutput {
         flow_absent: Some(Absent::NoData),
         audio_absent: Some(Absent::NoData),
         wall: None,
+        timecode: None,
         arrived_ns: 0,
         behind_ns: 0,
     })

@@ -27,6 +27,7 @@ use super::answer::{json, not_found, problem};
 use super::app_state::AppState;
 pub use super::app_state::{PackAccess, StreamAccess};
 use super::clip_routes;
+use super::export_routes;
 use super::hub::Hub;
 use super::live_routes;
 use super::openapi;
@@ -156,6 +157,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(live_routes::overview))
         .routes(routes!(preview_routes::stream))
         .routes(routes!(preview_routes::thumbnails))
+        .routes(routes!(export_routes::get))
         .routes(routes!(prometheus))
         .routes(routes!(health))
         .routes(routes!(ready))

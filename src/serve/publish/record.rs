@@ -66,7 +66,7 @@ impl Published {
         }
     }
 
-    /// The second as segments are made of it: as it is read back from its record, without wall time.
+    /// The second as segments are made of it: as it is read back from its record, without wall time and timecode.
     pub fn recorded(&self) -> RecordedSecond {
         let verdict = match &self.outcome {
             SecondOutcome::Predicted(second) => Verdict::Decided {
@@ -82,7 +82,8 @@ impl Published {
             },
             SecondOutcome::Gap(gap) => Verdict::Gap(gap.reason),
         };
-        RecordedSecond { run: self.outcome.run(), index: self.outcome.index(), wall_ns: None, verdict }
+        let (run, index) = (self.outcome.run(), self.outcome.index());
+        RecordedSecond { run, index, wall_ns: None, timecode: None, verdict }
     }
 }
 
@@ -197,6 +198,7 @@ impl Recorder {
         self.stamp(Record::Second {
             head: self.head(second.run, second.index),
             wall: self.wall(Some(second.wall)),
+            timecode: second.timecode.map(Into::into),
             tier: (!second.tier.has_flow()).then_some(second.tier),
             frame_share: (second.frame_share < FrameShare::ALL).then(|| second.frame_share.ratio()),
             modalities: ModalitiesRecord {
@@ -262,8 +264,13 @@ impl Recorder {
         }
     }
 
+    /// The wall time as it is recorded: for a file, arrival times are not.
+    pub(super) fn shown_wall(&self, wall: WallTime) -> Option<WallTime> {
+        (self.pace == Pace::Live || wall.source != WallSource::Arrival).then_some(wall)
+    }
+
     fn wall(&self, wall: Option<WallTime>) -> Option<WallRecord> {
-        wall.filter(|wall| self.pace == Pace::Live || wall.source != WallSource::Arrival).map(|wall| WallRecord {
+        wall.and_then(|wall| self.shown_wall(wall)).map(|wall| WallRecord {
             time: rfc3339(wall.unix_ns),
             source: wall.source,
             uncertainty_ms: millis(wall.uncertainty_ns),

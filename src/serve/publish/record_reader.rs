@@ -13,7 +13,8 @@ use touchline_core::clip::GapReason;
 use touchline_core::decision::{Event, EventKind};
 use touchline_core::labels::{ClassId, Modality};
 use touchline_core::segment::{MILLION, RecordedSecond, SegmentedStream, Segmenter, Verdict};
-use touchline_core::time::RunId;
+use touchline_core::time::{Pts, RunId};
+use touchline_core::timecode::{FrameRate, TimecodeMark};
 
 /// The longest line that is read, bytes. A second of a pack with 1000 classes has 100 kB.
 const LINE_MAX: usize = 4 << 20;
@@ -33,6 +34,7 @@ enum ReadRecord {
         run: RunId,
         index: u64,
         wall: Option<ReadWall>,
+        timecode: Option<ReadTimecode>,
         decided_by: Modality,
         #[serde(default)]
         unknown: bool,
@@ -60,6 +62,20 @@ enum ReadRecord {
 #[derive(Deserialize)]
 struct ReadWall {
     time: String,
+}
+
+#[derive(Deserialize)]
+struct ReadTimecode {
+    label: String,
+    rate: FrameRate,
+    pts_ns: Pts,
+}
+
+impl ReadTimecode {
+    fn mark(self) -> Result<TimecodeMark, String> {
+        let Self { label, rate, pts_ns } = self;
+        Ok(TimecodeMark { pts: pts_ns, frame: rate.parse_timecode(&label)?, rate })
+    }
 }
 
 #[derive(Deserialize)]
@@ -137,9 +153,10 @@ impl Collector {
             e.to_string().replace(" at line 1 column ", " at column ")
         })?;
         match record {
-            ReadRecord::Second { stream, run, index, wall, decided_by, unknown, probabilities, window } => {
+            ReadRecord::Second { stream, run, index, wall, timecode, decided_by, unknown, probabilities, window } => {
                 let index = checked(index)?;
                 let wall_ns = wall.map(|wall| parse_rfc3339(&wall.time)).transpose()?;
+                let timecode = timecode.map(ReadTimecode::mark).transpose()?;
                 let mut values = vec![0; self.file.classes.len()];
                 for (class, probability) in probabilities {
                     if !(0.0..=1.0).contains(&probability) {
@@ -152,12 +169,12 @@ impl Collector {
                     values[id] = (probability * f64::from(MILLION)).round() as u32;
                 }
                 let verdict = Verdict::Decided { is_unknown: unknown, modality: decided_by, probabilities: values };
-                self.second(&stream, RecordedSecond { run, index, wall_ns, verdict }, &window);
+                self.second(&stream, RecordedSecond { run, index, wall_ns, timecode, verdict }, &window);
             }
             ReadRecord::Gap { stream, run, index, reason, window } => {
                 let index = checked(index)?;
                 let verdict = Verdict::Gap(reason);
-                self.second(&stream, RecordedSecond { run, index, wall_ns: None, verdict }, &window);
+                self.second(&stream, RecordedSecond { run, index, wall_ns: None, timecode: None, verdict }, &window);
             }
             ReadRecord::Event { stream, kind, class, run, index } => {
                 let class = self.class(&class)?;
@@ -201,6 +218,7 @@ mod tests {
     use super::*;
     use crate::publish::record::Recorder;
     use crate::publish::testing::{classes, gap, predicted};
+    use touchline_core::decision::SecondOutcome;
     use touchline_core::item::Pace;
     use touchline_core::segment::SegmentKind;
 
@@ -209,12 +227,19 @@ mod tests {
         Event { kind, class, run: RunId(0), index, probability: 0.9, reason: None }
     }
 
+    fn mark() -> TimecodeMark {
+        TimecodeMark { pts: Pts(0), frame: 107_892, rate: FrameRate::parse("29.97df").unwrap() }
+    }
+
     /// A live stream of tennis: seconds 0 to 9, of which the eighth is a gap.
     fn lines() -> Vec<String> {
         let recorder = Recorder::new("court-1", Arc::new(classes()), Pace::Live);
         let mut lines = Vec::new();
         for index in 0..10 {
             let mut published = if index == 8 { gap(8, GapReason::Overload) } else { predicted(index, "tennis", 0.9) };
+            if let SecondOutcome::Predicted(second) = &mut published.outcome {
+                second.timecode = (index < 8).then_some(mark().moved_to(Pts::from_second(index)));
+            }
             published.events = if index == 2 { vec![event(EventKind::Onset, 2)] } else { Vec::new() };
             lines.extend(recorder.published(&published));
         }
@@ -235,6 +260,10 @@ mod tests {
         assert_eq!((segments[0].mean, segments[0].peak), (Some(900_000), Some(900_000)));
         assert_eq!(segments[0].gaps, [1, 0, 0, 0, 0]);
         assert!(segments[0].began_ns.is_some(), "a live record has wall time");
+        // The last seconds have no timecode of their own.
+        assert_eq!(segments[0].timecodes, Some([mark(), mark().moved_to(Pts::from_second(9))]));
+        let wrong = text.replacen("01:00:00;00", "01:61:00;00", 1);
+        assert_eq!(read(wrong.as_bytes()).unwrap().damaged, 1);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use touchline_core::decision::{DecisionReason, EventKind, EventReason};
 use touchline_core::item::{Discontinuity, Track};
 use touchline_core::signal::Signal;
 use touchline_core::tier::DecodeTier;
+use touchline_core::timecode::{FrameRate, TimecodeMark};
 
 fn recorder(pace: Pace) -> Recorder {
     Recorder::new("court-1", Arc::new(classes()), pace)
@@ -66,6 +67,14 @@ fn all_records() -> Vec<String> {
         second.absent.audio = Some(Absent::Silent);
     }
     lines.extend(live.published(&silent));
+    for (index, name) in (10..).zip(FrameRate::NAMES) {
+        let rate = FrameRate::parse(name).unwrap();
+        let mut coded = predicted(index, "soccer", 0.4);
+        if let SecondOutcome::Predicted(second) = &mut coded.outcome {
+            second.timecode = Some(TimecodeMark { pts: Pts::from_second(index), frame: 107_892, rate });
+        }
+        lines.extend(recorder(Pace::File).published(&coded));
+    }
     let mut empty = gap(10, GapReason::NoMedia);
     empty.estimate.seconds = 0;
     lines.extend(live.published(&empty));

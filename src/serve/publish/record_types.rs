@@ -24,6 +24,7 @@ use touchline_core::labels::Modality;
 use touchline_core::signal::{Signal, Signals};
 use touchline_core::tier::DecodeTier;
 use touchline_core::time::{Pts, RunId, WallSource};
+use touchline_core::timecode::{FrameRate, TimecodeMark};
 
 /// Version of the form of records. Within a version, keys, values and kinds of records are only added.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -88,6 +89,10 @@ pub(super) enum Record<'a> {
         #[serde(flatten)]
         head: Head<'a>,
         wall: Option<WallRecord>,
+        /// Timecode of the first picture of the second. Absent if the media have none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "TimecodeRecord")]
+        timecode: Option<TimecodeRecord>,
         /// The result of each modality.
         modalities: ModalitiesRecord<'a>,
         /// Share of the chosen pictures that was used during an overload (--adaptive). Absent if all were used.
@@ -267,6 +272,25 @@ pub(super) struct WallRecord {
     /// hls-program-date-time; the possible transit time for arrival.
     #[schemars(range(min = 0))]
     pub(super) uncertainty_ms: f64,
+}
+
+/// Timecode (SMPTE ST 12-1) of a picture, from the media: the timecode track of MP4, or SEI messages of H.264 and HEVC.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct TimecodeRecord {
+    /// Hours, minutes, seconds and frames. A semicolon before the frames marks drop-frame timecode.
+    #[schemars(regex(pattern = r"^\d\d:\d\d:\d\d[:;]\d\d$"))]
+    pub(super) label: String,
+    /// Frames a second; df is drop-frame timecode.
+    #[schemars(extend("enum" = FrameRate::NAMES))]
+    pub(super) rate: &'static str,
+    /// Presentation time of the picture, nanoseconds.
+    pub(super) pts_ns: Pts,
+}
+
+impl From<TimecodeMark> for TimecodeRecord {
+    fn from(mark: TimecodeMark) -> Self {
+        Self { label: mark.rate.timecode(mark.frame).to_string(), rate: mark.rate.name(), pts_ns: mark.pts }
+    }
 }
 
 #[derive(Serialize, JsonSchema)]

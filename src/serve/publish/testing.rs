@@ -53,6 +53,7 @@ pub fn predicted(index: u64, label: &str, probability: f32) -> Published {
                 source: WallSource::Arrival,
                 uncertainty_ns: 1_200_000_000,
             },
+            timecode: None,
             arrived_ns: 0,
         }),
         estimate: WindowEstimate { share, mean: scores, label: id, seconds: 8, gaps: 0, known_from: 0.0 },

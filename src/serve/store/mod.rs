@@ -7,8 +7,9 @@
 //! may open it.
 //!
 //! Removing a stream removes its data, except the number of its last run: for 90 days a new stream of the same name
-//! continues after it (`runs`). Seconds are not stored; they are in the JSON lines.
+//! continues after it (`runs`). Of seconds it keeps the last day, with what exports need (`history`).
 
+mod history;
 mod runs;
 mod schema;
 mod statements;
@@ -31,6 +32,7 @@ use crate::config::StreamSettings;
 use crate::metrics::{Metrics, StageThread};
 use crate::publish::access::{LogOuts, RevokedSession, Role, SessionArchive};
 use crate::publish::hub::{Archive, RecordKind, Restored};
+use history::{History, HistoryRow};
 use runs::Runs;
 use touchline_core::clock::{Clock, Deadline};
 use touchline_core::error::{Error, Result};
@@ -50,6 +52,9 @@ const GATHER: Duration = Duration::from_millis(200);
 /// How long a source waits for its mark and its run number to be written. A slow disk must not keep a stream from being
 /// watched.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a reader of seconds waits. A day of a stream takes a fraction of a second.
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A stored stream of the API.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +99,18 @@ enum StoreMessage {
     Run {
         stream: String,
         run: RunId,
+    },
+    /// A second, as a line of JSON.
+    Second {
+        stream: String,
+        line: String,
+    },
+    /// A row of seconds.
+    Row(HistoryRow),
+    /// Asks for the seconds and events of a stream.
+    ReadSeconds {
+        stream: String,
+        to: Sender<rusqlite::Result<Vec<u8>>>,
     },
     /// The stream is being opened. The sender is dropped when the mark is written.
     Mark(String, Sender<()>),
@@ -156,6 +173,7 @@ impl Store {
             clock,
             failed: false,
             runs: Runs::new(&contents.restored),
+            history: History::default(),
             waiting: Vec::new(),
             misses_runs: misses_runs.clone(),
         };
@@ -228,9 +246,34 @@ impl Store {
     }
 }
 
+/// The seconds and events in the store at `path`, as lines of JSON, oldest first.
+///
+/// # Errors
+/// As [`Store::open`].
+pub fn stored_seconds(path: &Path) -> Result<Vec<u8>> {
+    let connection = schema::open(path)?;
+    history::read_all(&connection).map_err(|e| schema::failed(path, &e))
+}
+
 impl Archive for Store {
     fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>) {
         self.offer(StoreMessage::Record { stream: stream.to_owned(), kind, json: json.clone() });
+    }
+
+    fn keep_second(&self, stream: &str, line: String) {
+        self.offer(StoreMessage::Second { stream: stream.to_owned(), line });
+    }
+
+    fn seconds(&self, stream: &str) -> Result<Vec<u8>> {
+        let failed = |cause: String| Error::output("the store", cause, "check the disk of --state, and try again");
+        let (to, answer) = bounded(1);
+        let question = StoreMessage::ReadSeconds { stream: stream.to_owned(), to };
+        self.to.send_timeout(question, READ_TIMEOUT).map_err(|_| failed("it is busy".into()))?;
+        match answer.recv_timeout(READ_TIMEOUT) {
+            Ok(Ok(lines)) => Ok(lines),
+            Ok(Err(e)) => Err(failed(format!("cannot be read: {e}"))),
+            Err(_) => Err(failed("it did not answer".into())),
+        }
     }
 
     fn run_began(&self, stream: &str, run: RunId) {
@@ -275,6 +318,7 @@ struct StoreWriter {
     /// The last write failed, and that was logged.
     failed: bool,
     runs: Runs,
+    history: History,
     /// Senders to drop when run numbers are written.
     waiting: Vec<Sender<()>>,
     /// See [`Store::misses_runs`].
@@ -305,7 +349,13 @@ impl StoreWriter {
                     let result = statements::save(&self.connection, &stored);
                     self.report(on_stored, result);
                 }
+                StoreMessage::ReadSeconds { stream, to } => {
+                    self.write(&mut records);
+                    // The caller may have given up.
+                    let _ = to.send(self.history.read(&self.connection, &stream));
+                }
                 StoreMessage::Delete(id, on_stored) => {
+                    self.history.forget(&id);
                     // Earlier records are removed with it.
                     self.write(&mut records);
                     let result = statements::delete(&mut self.connection, &id);
@@ -339,14 +389,21 @@ impl StoreWriter {
                     // The caller may have given up.
                     let _ = done.send(());
                 }
+                StoreMessage::Second { stream, line } => {
+                    if let Some(row) = self.history.take(&stream, &line, true) {
+                        self.gather(StoreMessage::Row(row), &mut records, &mut due);
+                    }
+                }
                 record => {
-                    if records.is_empty() {
-                        due = Deadline::after(&*self.clock, GATHER);
+                    match &record {
+                        StoreMessage::Record { stream, kind: RecordKind::Event, json } => {
+                            // An event alone does not complete a row.
+                            let _ = self.history.take(stream, json, false);
+                        }
+                        StoreMessage::Forget(id) => self.history.forget(id),
+                        _ => {}
                     }
-                    records.push(record);
-                    if records.len() >= BATCH {
-                        self.write(&mut records);
-                    }
+                    self.gather(record, &mut records, &mut due);
                 }
             }
             // Run numbers do not wait for records, but streams that begin together are written together. While the disk
@@ -358,8 +415,20 @@ impl StoreWriter {
         }
     }
 
+    /// Adds a record to those that are written together.
+    fn gather(&mut self, record: StoreMessage, records: &mut Vec<StoreMessage>, due: &mut Deadline) {
+        if records.is_empty() {
+            *due = Deadline::after(&*self.clock, GATHER);
+        }
+        records.push(record);
+        if records.len() >= BATCH {
+            self.write(records);
+        }
+    }
+
     /// Writes the remaining records, and returns unused run numbers.
     fn close(mut self, records: &mut Vec<StoreMessage>) {
+        records.extend(self.history.drain().into_iter().map(StoreMessage::Row));
         self.write(records);
         // An orderly shutdown is not the fault of a stream that is being opened.
         self.note(self.connection.execute("UPDATE openings SET open = 0 WHERE open = 1", []).map(drop));

@@ -17,7 +17,7 @@ const HEADER: u64 = 100;
 const MARK: usize = 68;
 
 /// The migration of each version. Never change a released one; append.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     "
     CREATE TABLE streams (
         place INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -59,7 +59,18 @@ const STEPS: [&str; 3] = [
     ALTER TABLE runs ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
     UPDATE runs SET seen = unixepoch();
 ",
+    HISTORY,
 ];
+
+/// Seconds of the last day; see `history`.
+pub(super) const HISTORY: &str = "
+    CREATE TABLE history (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        stream TEXT NOT NULL,
+        lines BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX history_of_stream ON history (stream, number);
+";
 
 /// Version of the file that this program writes.
 const VERSION: i32 = STEPS.len() as i32;

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, params};
 use touchline_core::time::RunId;
 
+use super::history;
 use super::runs;
 use super::runs::Runs;
 use super::{Contents, StoreMessage, Stored};
@@ -119,6 +120,7 @@ fn read_log_outs(connection: &Connection) -> rusqlite::Result<LogOuts> {
 
 pub(super) fn forget(connection: &Connection, id: &str) -> rusqlite::Result<()> {
     runs::see(connection, id)?;
+    connection.execute("DELETE FROM history WHERE stream = ?1", [id])?;
     connection.execute("DELETE FROM records WHERE stream = ?1", [id]).map(drop)
 }
 
@@ -141,9 +143,12 @@ pub(super) fn write_all(connection: &mut Connection, records: &[StoreMessage], r
                 transaction.execute(sql, params![stream, kind.as_str(), kept as i64])?;
             }
             StoreMessage::Forget(id) => forget(&transaction, id)?,
+            StoreMessage::Row(row) => history::write(&transaction, row)?,
             StoreMessage::Save(..)
             | StoreMessage::Delete(..)
             | StoreMessage::Run { .. }
+            | StoreMessage::Second { .. }
+            | StoreMessage::ReadSeconds { .. }
             | StoreMessage::Ahead { .. } => {}
             StoreMessage::Mark(..) | StoreMessage::Unmark(..) | StoreMessage::Here(_) => {}
             StoreMessage::LogOut(..) | StoreMessage::LoginsFrom(..) => {}

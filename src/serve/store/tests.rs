@@ -194,6 +194,7 @@ fn a_failed_write_loses_no_run_number() {
         clock: clock(),
         failed: false,
         runs: Runs::default(),
+        history: History::default(),
         waiting: Vec::new(),
         misses_runs: Arc::default(),
     };
@@ -403,4 +404,33 @@ fn a_log_out_is_on_the_disk_before_it_is_answered() {
     assert!(store.flush(Duration::from_secs(60)));
     let log_outs = test_store.contents_after_a_kill().log_outs;
     assert_eq!(log_outs, LogOuts { left: vec![session(3, Role::Admin)], not_before: vec![(Role::Read, 1000)] });
+}
+
+#[test]
+fn seconds_are_kept_for_exports_until_their_stream_is_removed() {
+    let kept = TestStore::new();
+    let (store, thread, _) = kept.open();
+    let line = |stream: &str, index: u64| format!("{{\"type\":\"gap\",\"stream\":\"{stream}\",\"index\":{index}}}");
+    for index in 0..70 {
+        store.keep_second("court", line("court", index));
+        store.keep_second("gone", line("gone", index));
+        if index == 65 {
+            store.keep("court", RecordKind::Event, &"{\"type\":\"event\"}".into());
+            store.keep("court", RecordKind::Incident, &"{\"type\":\"incident\"}".into());
+        }
+    }
+    let expected: String = (0..70)
+        .map(|index| line("court", index) + if index == 65 { "\n{\"type\":\"event\"}\n" } else { "\n" })
+        .collect();
+    let read = |store: &Store, stream: &str| String::from_utf8(store.seconds(stream).unwrap()).unwrap();
+    assert_eq!(read(&store, "court"), expected, "also those that are not written yet");
+    // A killed process keeps the minutes that were complete.
+    let (copy, _copy_thread, _) = kept.copy_of_files().open();
+    assert_eq!(read(&copy, "court").lines().count(), 60);
+    store.forget("gone");
+    assert_eq!(read(&store, "gone"), "");
+    drop((store, thread));
+    assert_eq!(String::from_utf8(stored_seconds(&kept.path()).unwrap()).unwrap(), expected);
+    let (store, _thread, _) = kept.open();
+    assert_eq!(read(&store, "court"), expected);
 }

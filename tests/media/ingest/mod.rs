@@ -7,6 +7,7 @@ mod guarded;
 mod logins;
 mod recordings;
 mod servers;
+mod timecode;
 mod tls;
 mod web;
 
@@ -20,6 +21,7 @@ use touchline_core::error::Result;
 use touchline_core::frame::Frame;
 use touchline_core::item::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Track, Tracks};
 use touchline_core::time::samples_to_nanos;
+use touchline_core::timecode::TimecodeMark;
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::{Open, Source};
 
@@ -43,6 +45,7 @@ struct Received {
     ended_tracks: Vec<Track>,
     /// Pictures that could not be decoded because a picture they depend on is missing.
     lost: usize,
+    timecodes: Vec<TimecodeMark>,
     end: Option<End>,
 }
 
@@ -62,6 +65,7 @@ impl Received {
             MediaItem::Missing { from, to } => panic!("nothing is missing, but the source reports {from} to {to}"),
             MediaItem::Pcm(c) => self.chunks.push((c.pts.0, c.frames() as u64, c.rate, c.channels)),
             MediaItem::TrackEnded(track) => self.ended_tracks.push(track),
+            MediaItem::Timecode(mark) => self.timecodes.push(mark),
             MediaItem::Wall { .. } | MediaItem::Incident(_) => {}
             MediaItem::Discontinuity(d) => panic!("a single connection has no discontinuity: {d:?}"),
             MediaItem::Ended(end) => self.end = Some(end),

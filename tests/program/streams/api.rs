@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Fixtures, OWN_SOURCES, Program, TEST};
 use crate::common::api::{Answer, ask, send};
+use crate::common::wait::until;
 
 /// The OpenAPI document, and the answers compared with it.
 struct Contract {
@@ -133,6 +134,30 @@ fn every_answer_matches_the_document() {
         assert_eq!(api.ask("GET", path, None).status, 200, "{path}");
     }
     assert_eq!(api.ask("POST", "/api/v1/pack", Some(json!({ "path": "no-such-pack" }))).status, 422);
+    until("a second in the store", || {
+        send(&program.address, "GET", "/api/v1/streams/own/export?format=csv", "", &[]).is_some_and(|a| a.status == 200)
+    });
+    for (query, status) in [
+        ("own/export?format=csv", 200),
+        ("own/export?format=html", 200),
+        ("own/export?format=webvtt&all=true", 200),
+        ("own/export?format=daterange&all=true&began=2026-03-29T14:00:00Z", 200),
+        ("own/export?format=otio&all=true&media=https://tv.example/a.mp4", 200),
+        ("own/export?format=edl&all=true&rate=29.97df&offset=01:00:00;00&cut=true", 200),
+        ("own/export?format=csv&from=99:00:00", 404),
+        ("none/export?format=csv", 404),
+        ("own/export", 400),
+        ("own/export?format=csv&colour=red", 400),
+        ("own/export?format=csv&cut=perhaps", 400),
+        ("own/export?format=aaf", 422),
+        ("own/export?format=csv&cut=true", 422),
+        ("own/export?format=csv&rate=26", 422),
+        ("own/export?format=csv&from=yesterday", 422),
+        ("own/export?format=csv&time=timecode", 422),
+        ("own/export?format=csv&media=/etc/passwd", 422),
+    ] {
+        assert_eq!(api.ask("GET", &format!("/api/v1/streams/{query}"), None).status, status, "{query}");
+    }
 
     let new = json!({ "id": "guest", "uri": "testsrc://?width=64&height=48&fps=10", "label": "Court 1", "latency_ms": 100,
         "rtsp_transport": "tcp", "retry": false, "vote": { "window": 3, "onset": 0.05, "offset": 0.0 } });

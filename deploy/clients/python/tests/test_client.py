@@ -46,6 +46,12 @@ class Running(unittest.TestCase):
         self.assertEqual(second["pack"]["name"], client.pack()["pack"]["name"])
         self.assertEqual(client.preview(name)[:2], b"\xff\xd8", "a JPEG")
         self.assertEqual(client.stream(name)["state"], "playing")
+        table = client.export(name, "csv", from_="0:00", all=True).decode().splitlines()
+        self.assertEqual(table[0].split(",")[:2], ["stream", "class"])
+        self.assertEqual(table[1].split(",")[0], name)
+        with self.assertRaises(ApiError) as refusal:
+            client.export(name, "aaf")
+        self.assertEqual(refusal.exception.status, 422)
         client.remove_stream(name)
         self.assertEqual(list(live)[-1]["state"], "removed")
         with self.assertRaises(ApiError) as refusal:

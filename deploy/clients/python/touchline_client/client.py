@@ -104,6 +104,16 @@ class Client:
         with self._request("GET", _path(stream) + "/preview?single=1") as response:
             return response.read()
 
+    def export(self, stream: str, format: str, **choices: Any) -> bytes:
+        """The segments of the last day as a file: otio, edl, webvtt, webvtt-metadata, daterange, csv or html.
+
+        `choices` are the parameters of the API, such as `to`, `rate`, `cut` and `all`; `from_` is `from`, which is a keyword.
+        """
+        values = {"format": format, **{name.rstrip("_"): value for name, value in choices.items()}}
+        texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+        with self._request("GET", f"{_path(stream)}/export?{urllib.parse.urlencode(texts)}") as response:
+            return response.read()
+
     def pack(self) -> Dict[str, Any]:
         """The running model pack, its table and the last update."""
         return self._json("GET", "/api/v1/pack")

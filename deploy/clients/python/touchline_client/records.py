@@ -19,6 +19,14 @@ class Wall(TypedDict):
     uncertainty_ms: float
 
 
+class Timecode(TypedDict):
+    """Timecode of a picture, from the media."""
+
+    label: str
+    rate: str
+    pts_ns: int
+
+
 class Modality(TypedDict, total=False):
     """The result of a modality: `absent`, or the other keys."""
 
@@ -75,6 +83,7 @@ class Second(Place):
 
     type: Literal["second"]
     wall: Optional[Wall]
+    timecode: NotRequired[Timecode]
     modalities: Modalities
     frame_share: NotRequired[float]
     tier: NotRequired[str]

@@ -10,6 +10,7 @@ use super::{
     SourceFacts, Stream, StreamFacts, push_bounded,
 };
 use crate::metrics::StreamMetrics;
+use crate::publish::kept;
 use crate::publish::record::{OutputRecord, Published, StreamState};
 use touchline_core::decision::{Event, SecondOutcome};
 use touchline_core::frame::Frame;
@@ -235,6 +236,9 @@ impl StreamHandle {
         let recorder = self.stream.source().recorder;
         let lines = recorder.published(published).into_iter().map(Arc::<str>::from);
         self.count(published, unix_ns);
+        if let Some(archive) = &*self.hub.shared.archive.read() {
+            archive.keep_second(self.id(), kept::line(&recorder, published));
+        }
         let mut live = self.stream.live();
         let live = &mut *live;
         let kind = match &published.outcome {

@@ -330,6 +330,11 @@ impl Hub {
         *self.shared.archive.write() = Some(archive);
     }
 
+    /// Where events, incidents, states and seconds are archived.
+    pub fn archive(&self) -> Option<Arc<dyn Archive>> {
+        self.shared.archive.read().clone()
+    }
+
     /// Stops archiving.
     pub fn end_archive(&self) {
         *self.shared.archive.write() = None;

@@ -73,6 +73,13 @@ fn stored_data_are_restored_and_runs_continue() {
         fn keep(&self, stream: &str, kind: RecordKind, _: &Arc<str>) {
             self.0.lock().push(format!("{stream} {}", kind.as_str()));
         }
+        fn keep_second(&self, stream: &str, line: String) {
+            assert!(line.contains("\"probabilities\""), "{line}");
+            self.0.lock().push(format!("{stream} second kept"));
+        }
+        fn seconds(&self, _: &str) -> touchline_core::error::Result<Vec<u8>> {
+            Ok(Vec::new())
+        }
         fn run_began(&self, stream: &str, run: RunId) {
             self.0.lock().push(format!("{stream} run {}", run.0));
         }
@@ -102,7 +109,7 @@ fn stored_data_are_restored_and_runs_continue() {
         [Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(8), index: 1, probability: 0.7, reason: None }];
     cam.publish_events(&events);
     cam.set_state(StreamState::Removed);
-    assert_eq!(*archive.0.lock(), ["cam run 8", "cam incident", "cam state", "cam event"]);
+    assert_eq!(*archive.0.lock(), ["cam run 8", "cam incident", "cam state", "cam second kept", "cam event"]);
     assert_eq!((cam.next_run(), cam.reserve_run(), cam.last_run()), (RunId(9), RunId(9), Some(RunId(8))));
     assert_eq!(archive.0.lock().last().unwrap(), "cam ahead 9");
 }

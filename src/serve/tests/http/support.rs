@@ -250,6 +250,7 @@ impl Script {
             tier: DecodeTier::Full,
             pack: self.pack.clone(),
             wall: WallTime { unix_ns, source: WallSource::Arrival, uncertainty_ns: 0 },
+            timecode: None,
             arrived_ns: 0,
         };
         let latency_ns = 540_000_000 + (next_noise(&mut self.noise) * 2e8) as u64;

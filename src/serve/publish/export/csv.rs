@@ -1,9 +1,9 @@
 //! CSV: one row per segment, with all that is known about it.
 
+use super::super::format::rfc3339;
 use super::place::{Export, probability};
 use super::text::plain;
 use touchline_core::error::{Error, Result};
-use touchline_serve::publish::format::rfc3339;
 
 const HEAD: [&str; 25] = [
     "stream",
@@ -87,13 +87,13 @@ fn cell(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Fixture;
+    use super::super::testing::{Fixture, at};
     use super::*;
 
     #[test]
     fn every_segment_has_a_row() {
         let fixture = Fixture::named("=HYPERLINK(\"x\"),a");
-        let text = render(&fixture.export(&["--rate", "50"])).unwrap();
+        let text = render(&fixture.export(&at("50", ""))).unwrap();
         let mut reader = csv::Reader::from_reader(text.as_bytes());
         let head = reader.headers().unwrap().clone();
         let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();

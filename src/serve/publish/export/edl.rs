@@ -23,16 +23,14 @@ const TITLE_MAX: usize = 70;
 pub(super) fn render(export: &Export<'_>, media: Option<&str>, cut: bool) -> Result<String> {
     if export.segments.len() > EVENTS_MAX {
         return Err(Error::Usage(format!(
-            "--format edl: {} segments are more than the {EVENTS_MAX} of an edit decision list; choose a shorter time with \
-             --from-time and --to-time, or --format otio",
+            "{} segments are more than the {EVENTS_MAX} of an edit decision list; choose a shorter time, or the format otio",
             export.segments.len()
         )));
     }
     let (first, last) = (&export.segments[0], &export.segments[export.segments.len() - 1]);
     if last.end - first.begin > export.rate.frames_in_day() {
         return Err(Error::Usage(
-            "--format edl: the segments span more than 24 hours, and timecode repeats after that; choose a shorter time with \
-             --from-time and --to-time, or --format otio"
+            "the segments span more than 24 hours, and timecode repeats after that; choose a shorter time, or the format otio"
                 .into(),
         ));
     }
@@ -74,13 +72,13 @@ fn label(export: &Export<'_>, placed: &super::place::PlacedSegment) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Fixture;
+    use super::super::testing::{Fixture, anywhere, at};
     use super::*;
 
     #[test]
     fn events_lie_on_the_source_or_follow_each_other() {
         let fixture = Fixture::recording();
-        let export = fixture.export(&["--rate", "29.97df", "--offset", "00:59:30;00"]).of_classes();
+        let export = fixture.export(&at("29.97df", "00:59:30;00")).of_classes();
         let text = render(&export, None, false).unwrap();
         assert_eq!(
             text,
@@ -95,14 +93,14 @@ mod tests {
             text.contains("00:59:59;29 01:00:19;29 01:00:19;29 01:00:39;29\n* FROM CLIP NAME: other.mov\n"),
             "{text}"
         );
-        let export = fixture.export(&["--rate", "25"]);
+        let export = fixture.export(&at("25", ""));
         assert!(render(&export, None, false).unwrap().contains("NON-DROP FRAME"));
     }
 
     #[test]
     fn names_cannot_add_lines_or_turn_the_text_round() {
         let fixture = Fixture::named("a/b\"\n002  AX  V  C\u{202e}gpj.mp4");
-        let text = render(&fixture.export(&[]).of_classes(), None, false).unwrap();
+        let text = render(&fixture.export(&anywhere()).of_classes(), None, false).unwrap();
         assert_eq!(text.lines().filter(|line| line.starts_with("002")).count(), 1);
         assert!(!text.contains('\u{202e}') && text.starts_with("TITLE: b\"\u{fffd}002"), "{text}");
     }
@@ -110,7 +108,7 @@ mod tests {
     #[test]
     fn too_many_events_and_days_are_refused() {
         let fixture = Fixture::recording();
-        let mut export = fixture.export(&[]);
+        let mut export = fixture.export(&anywhere());
         export.segments = vec![export.segments[0].clone(); EVENTS_MAX + 1];
         assert!(render(&export, None, false).unwrap_err().to_string().contains("999"));
         export.segments.truncate(2);

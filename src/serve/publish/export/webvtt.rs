@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::super::format::rfc3339;
 use super::otio::facts;
-use super::place::{Export, TimeBase};
+use super::place::Export;
 use super::text::{escaped, plain};
-use touchline_serve::publish::format::rfc3339;
 
 /// Chapters: one cue per segment, with its title.
 pub(super) fn chapters(export: &Export<'_>) -> String {
@@ -25,11 +25,7 @@ fn cues(export: &Export<'_>, payload: impl Fn(&super::place::PlacedSegment) -> S
     // A note ends at an empty line and must not have an arrow.
     let _ = writeln!(text, "NOTE Touchline: segments of {}", plain(export.stream).replace("-->", "->"));
     let zero = export.segments.first().and_then(|placed| {
-        placed
-            .segment
-            .began_ns
-            .map(|began| began.saturating_sub(placed.begin_ns))
-            .filter(|_| export.base == TimeBase::Wall)
+        placed.segment.began_ns.map(|began| began.saturating_sub(placed.begin_ns)).filter(|_| export.is_wall)
     });
     if let Some(zero) = zero {
         let _ = writeln!(text, "00:00:00.000 is {}", rfc3339(zero));
@@ -51,26 +47,26 @@ fn position(ns: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Fixture;
+    use super::super::testing::{Fixture, anywhere, at};
     use super::*;
 
     #[test]
     fn cues_have_times_and_titles() {
         let fixture = Fixture::recording();
-        let text = chapters(&fixture.export(&[]));
+        let text = chapters(&fixture.export(&anywhere()));
         assert!(text.starts_with("WEBVTT\n\nNOTE Touchline: segments of recordings/match.mp4\n\n1\n"), "{text}");
         assert!(text.contains("\n00:00:00.000 --> 00:00:20.000\nSoccer\n\n2\n"), "{text}");
         assert!(text.ends_with("\n4\n00:00:50.000 --> 00:01:10.000\nUnknown\n"), "{text}");
         let live = Fixture::live();
-        let text = chapters(&live.export(&[]));
+        let text = chapters(&live.export(&anywhere()));
         assert!(text.contains("\n00:00:00.000 is 2026-03-29T14:00:00.000Z\n\n1\n00:00:00.000 --> "), "{text}");
-        let text = chapters(&fixture.export(&["--offset", "00:00:01:12", "--rate", "24"]));
+        let text = chapters(&fixture.export(&at("24", "00:00:01:12")));
         assert!(text.contains("\n00:00:01.500 --> 00:00:21.500\n"), "{text}");
     }
 
     #[test]
     fn metadata_are_objects_on_one_line() {
-        let text = metadata(&Fixture::recording().export(&[]).of_classes());
+        let text = metadata(&Fixture::recording().export(&anywhere()).of_classes());
         let objects: Vec<serde_json::Value> =
             text.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(objects.len(), 2);
@@ -83,7 +79,7 @@ mod tests {
     #[test]
     fn names_cannot_end_the_note() {
         let fixture = Fixture::named("x\n\n1\n00:00:00.000 --> 00:10:00.000\n<b>");
-        let text = chapters(&fixture.export(&[]));
+        let text = chapters(&fixture.export(&anywhere()));
         assert_eq!(text.matches("-->").count(), 4, "{text}");
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::super::format::rfc3339;
+use super::Posters;
 use super::place::{Export, PlacedSegment, TimeBase, gaps, modalities};
-use super::posters::Posters;
 use super::text::{escaped, file_name};
 use touchline_core::colours;
 use touchline_core::labels::OTHER;
 use touchline_core::segment::SegmentKind;
-use touchline_serve::publish::format::rfc3339;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -79,6 +79,7 @@ fn subtitle(export: &Export<'_>) -> String {
         parts.push(format!("{} {} to {day} {} UTC", &begin[..10], &begin[11..19], &end[11..19]).replace("  ", " "));
     }
     let base = match export.base {
+        TimeBase::Timecode => "timecode of the media",
         TimeBase::Wall => "wall time",
         TimeBase::Pts => "time of the media",
     };
@@ -149,7 +150,7 @@ fn plural(n: usize, one: &str, many: &str) -> String {
 fn timeline(export: &Export<'_>) -> String {
     let classes = classes(export);
     // Rows begin on a round time of the day, or of the recording.
-    let shift = if export.base == TimeBase::Wall {
+    let shift = if export.is_wall {
         export.segments[0].segment.began_ns.unwrap_or(0).rem_euclid(86_400 * SECOND) - export.begin_ns
     } else {
         export.offset_ns
@@ -365,13 +366,13 @@ fn percent(part: u64, whole: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Fixture;
+    use super::super::testing::{Fixture, anywhere};
     use super::*;
 
     #[test]
     fn the_page_has_every_segment_and_loads_nothing() {
         for fixture in [Fixture::recording(), Fixture::live()] {
-            let page = render(&fixture.export(&[]), &Posters::new());
+            let page = render(&fixture.export(&anywhere()), &Posters::new());
             for text in ["Soccer", "Tennis", "No programme", "Unknown", "10 s no-programme", "90 %"] {
                 assert!(page.contains(text), "{text}");
             }
@@ -386,7 +387,7 @@ mod tests {
     fn pictures_are_part_of_the_page() {
         let fixture = Fixture::recording();
         let posters = Posters::from([(0, "data:image/jpeg;base64,AAAA".to_owned())]);
-        let page = render(&fixture.export(&[]), &posters);
+        let page = render(&fixture.export(&anywhere()), &posters);
         assert_eq!(page.matches("<figure>").count(), 1);
         assert!(page.contains("<img src=\"data:image/jpeg;base64,AAAA\" alt=\"Soccer at 00:00:00:00\">"));
         assert!(page.contains("img-src data:"));
@@ -395,14 +396,14 @@ mod tests {
     #[test]
     fn names_are_text() {
         let fixture = Fixture::named("x/<img src=x onerror=alert(1)>\u{202e}\"'");
-        let page = render(&fixture.export(&[]), &Posters::new());
+        let page = render(&fixture.export(&anywhere()), &Posters::new());
         assert!(!page.contains("<img") && !page.contains('\u{202e}') && page.contains("&lt;img"));
     }
 
     #[test]
     fn long_recordings_have_rows() {
         let fixture = Fixture::recording();
-        let mut export = fixture.export(&[]);
+        let mut export = fixture.export(&anywhere());
         assert_eq!(render(&export, &Posters::new()).matches("<div class=\"row\">").count(), 1);
         export.segments[3].end_ns = 5 * 3600 * SECOND;
         export.end_ns = 5 * 3600 * SECOND;

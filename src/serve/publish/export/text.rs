@@ -2,7 +2,7 @@
 
 use touchline_core::markup;
 
-pub(super) use markup::plain;
+pub use markup::plain;
 
 /// At most `limit` characters of `text`.
 pub(super) fn shortened(text: &str, limit: usize) -> String {

@@ -1,15 +1,16 @@
 //! The segments of an export on one timeline, in nanoseconds and frames.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::super::format::{class_title, parse_rfc3339, rfc3339};
 use super::text::plain;
 use touchline_core::clip::GapReason;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 use touchline_core::segment::{RecordedSecond, Segment, SegmentKind, SegmentedStream};
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
-use touchline_core::timecode::{FrameRate, Timecode};
-use touchline_serve::publish::format::{class_title, parse_rfc3339, rfc3339};
+use touchline_core::timecode::{FrameRate, Timecode, TimecodeMark};
 
 const SECOND: i64 = NANOS_PER_SECOND as i64;
 const DAY: i64 = 86_400 * SECOND;
@@ -18,21 +19,29 @@ const DAY: i64 = 86_400 * SECOND;
 /// a distance: wall times jitter.
 const DRIFT_MAX: i64 = SECOND / 2;
 
-/// What positions are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// What timecodes are counted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum TimeBase {
+pub enum TimeBase {
+    /// The timecode of the media.
+    Timecode,
+    /// Wall time.
     Wall,
+    /// PTS.
     Pts,
 }
 
 impl TimeBase {
-    pub(super) const NAMES: [&str; 2] = ["wall", "pts"];
+    /// The names of all values.
+    pub const NAMES: [&str; 3] = ["timecode", "wall", "pts"];
 }
+
+/// The rate where neither the media nor the caller names one.
+pub const RATE: &str = "25";
 
 /// A limit of the export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moment {
+pub enum Moment {
     /// Nanoseconds since 1970-01-01 UTC.
     Wall(i64),
     /// Nanoseconds.
@@ -41,7 +50,10 @@ pub(super) enum Moment {
 
 impl Moment {
     /// Reads RFC 3339, hours:minutes:seconds, or seconds.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// If it is none of them.
+    pub fn parse(text: &str) -> Result<Self, String> {
         if text.contains(['T', 't', '-']) {
             return parse_rfc3339(text).map(Moment::Wall);
         }
@@ -70,51 +82,63 @@ impl Moment {
 }
 
 /// How seconds get positions.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ExportPlacement {
-    pub rate: FrameRate,
-    /// Frame of the first second (wall time) or of PTS 0.
-    pub offset: Option<i64>,
+#[derive(Clone, Debug, Default)]
+pub struct ExportPlacement {
+    /// Rate of the timecode [default: that of the media, else [`RATE`]].
+    pub rate: Option<FrameRate>,
+    /// Timecode of the first second (wall time) or of PTS 0.
+    pub offset: Option<String>,
+    /// What timecodes are counted from [default: the timecode of the media without `offset` and another `rate`; else wall time; else
+    /// PTS; the first that every second has].
     pub base: Option<TimeBase>,
-    /// Wall time of PTS 0.
+    /// Wall time of PTS 0, nanoseconds since 1970-01-01 UTC, for records without wall time.
     pub pts_zero_ns: Option<i64>,
+    /// Leave out what is before this time.
     pub from: Option<Moment>,
+    /// Leave out what begins at this time or later.
     pub to: Option<Moment>,
 }
 
 /// A segment on the timeline.
 #[derive(Clone, Debug)]
-pub(super) struct PlacedSegment {
+pub struct PlacedSegment {
+    /// The segment.
     pub segment: Segment,
     /// Start and end, nanoseconds from the timeline's zero. The offset is not in it.
-    pub begin_ns: i64,
-    pub end_ns: i64,
+    pub(super) begin_ns: i64,
+    pub(super) end_ns: i64,
     /// Start and end as frames, with the offset.
-    pub begin: i64,
-    pub end: i64,
+    pub(super) begin: i64,
+    pub(super) end: i64,
 }
 
 /// The segments of one stream on a timeline.
 #[derive(Clone, Debug)]
-pub(super) struct Export<'a> {
+pub struct Export<'a> {
     /// Id of the stream, as in the records. Not safe to write.
     pub stream: &'a str,
     classes: &'a [String],
-    pub rate: FrameRate,
-    pub base: TimeBase,
+    pub(super) rate: FrameRate,
+    pub(super) base: TimeBase,
+    /// Whether positions are wall time; else they are PTS.
+    pub(super) is_wall: bool,
     /// Offset of the media in WebVTT, nanoseconds.
-    pub offset_ns: i64,
+    pub(super) offset_ns: i64,
     /// Start and end of the recorded time.
-    pub begin_ns: i64,
-    pub end_ns: i64,
-    pub begin: i64,
-    pub end: i64,
+    pub(super) begin_ns: i64,
+    pub(super) end_ns: i64,
+    pub(super) begin: i64,
+    pub(super) end: i64,
+    /// The segments in order.
     pub segments: Vec<PlacedSegment>,
 }
 
 impl<'a> Export<'a> {
-    /// Places the selected segments of a stream.
-    pub(super) fn new(
+    /// Places the selected segments of a stream. `place` names their origin in messages.
+    ///
+    /// # Errors
+    /// If there is none, or they have no unique positions.
+    pub fn new(
         stream: &'a str,
         classes: &'a [String],
         seconds: &SegmentedStream,
@@ -129,56 +153,57 @@ impl<'a> Export<'a> {
         }
         let Some(first) = segments.first() else {
             let cause = "nothing to export: the stream has no second in the selected time";
-            return Err(Error::source_error(place, cause, "choose another --from-time and --to-time"));
+            return Err(Error::source_error(place, cause, "choose another time"));
         };
         let has_wall = segments.iter().all(|s| s.began_ns.is_some());
-        let base = match placement.base {
-            Some(TimeBase::Wall) if !has_wall => {
-                return Err(Error::Usage(format!(
-                    "--time wall: {place} has seconds without wall time; choose --time pts, or give the wall time of PTS 0 \
-                     with --began"
-                )));
-            }
-            Some(base) => base,
-            None if has_wall => TimeBase::Wall,
-            None => TimeBase::Pts,
+        let base = base(&segments, has_wall, placement, place)?;
+        let is_wall = base == TimeBase::Wall || (base == TimeBase::Timecode && has_wall);
+        let rate = match (base, first.timecodes) {
+            (TimeBase::Timecode, Some([mark, _])) => mark.rate,
+            _ => placement.rate.unwrap_or(FrameRate::parse(RATE).expect("it is in the table")),
         };
-        let origin = match (base, first.began_ns) {
-            (TimeBase::Wall, Some(began)) if placement.offset.is_some() => began,
+        let offset = placement.offset.as_deref().map(|text| rate.parse_timecode(text)).transpose();
+        let offset = offset.map_err(|e| Error::Usage(format!("offset: {e}")))?;
+        let zero_ns = first.began_ns.filter(|_| is_wall).unwrap_or(0);
+        let origin_ns = match offset {
             // Midnight: the timecode is the time of day.
-            (TimeBase::Wall, Some(began)) => began.saturating_sub(began.rem_euclid(DAY)),
-            _ => 0,
+            None => zero_ns.saturating_sub(zero_ns.rem_euclid(DAY)),
+            Some(_) => zero_ns,
         };
-        let zero_ns = match (base, first.began_ns) {
-            (TimeBase::Wall, Some(began)) => began,
-            _ => 0,
-        };
-        let offset = placement.offset.unwrap_or(0);
-        let rate = placement.rate;
         let mut placed: Vec<PlacedSegment> = Vec::with_capacity(segments.len());
         for segment in segments {
-            let begin_ns = match (base, segment.began_ns) {
-                (TimeBase::Wall, Some(began)) => follow(placed.last(), &segment, began.saturating_sub(zero_ns)),
+            let begin_ns = match segment.began_ns {
+                Some(began) if is_wall => follow(placed.last(), &segment, began.saturating_sub(zero_ns)),
                 _ => pts(segment.first),
             };
-            let end_before = placed.last().map_or(i64::MIN, |before| before.end_ns);
+            let before = placed.last();
+            let end_before = before.map_or(i64::MIN, |before| before.end_ns);
             if begin_ns < end_before.saturating_sub(SECOND) {
-                return Err(overlap(&segment, base, place));
+                return Err(overlap(&segment, is_wall, place));
             }
             let begin_ns = begin_ns.max(end_before);
             let end_ns = begin_ns.saturating_add(pts(segment.seconds()));
-            let frame =
-                |ns: i64| rate.frame_at(ns.saturating_add(zero_ns.saturating_sub(origin))).saturating_add(offset);
-            placed.push(PlacedSegment { begin: frame(begin_ns), end: frame(end_ns), begin_ns, end_ns, segment });
+            let (begin, end) = match segment.timecodes.filter(|_| base == TimeBase::Timecode) {
+                Some(marks) => media_frames(marks, &segment, before.map(|before| before.end), place)?,
+                None => {
+                    let frame = |ns: i64| {
+                        let from_origin = ns.saturating_add(zero_ns.saturating_sub(origin_ns));
+                        rate.frame_at(from_origin).saturating_add(offset.unwrap_or(0))
+                    };
+                    (frame(begin_ns), frame(end_ns))
+                }
+            };
+            placed.push(PlacedSegment { begin, end, begin_ns, end_ns, segment });
         }
         let (first, last) = (&placed[0], &placed[placed.len() - 1]);
         // Positions of recordings count from PTS 0, and begin with an offset where the player's time does.
-        let offset_ns = if base == TimeBase::Pts { rate.start_of(offset) } else { 0 };
+        let offset_ns = if base == TimeBase::Pts { rate.start_of(offset.unwrap_or(0)) } else { 0 };
         Ok(Self {
             stream,
             classes,
             rate,
             base,
+            is_wall,
             offset_ns,
             begin_ns: first.begin_ns,
             end_ns: last.end_ns,
@@ -188,15 +213,25 @@ impl<'a> Export<'a> {
         })
     }
 
+    /// The frame at which the media begin, as far as that is known.
+    pub(super) fn media_begin(&self) -> i64 {
+        match self.base {
+            _ if self.is_wall => self.begin,
+            // PTS 0 is the beginning of a recording.
+            TimeBase::Timecode => self.begin.saturating_sub(self.rate.frame_at(self.begin_ns)),
+            _ => self.rate.frame_at(self.offset_ns),
+        }
+    }
+
     /// Only the segments of classes.
-    pub(super) fn of_classes(&self) -> Self {
+    pub fn of_classes(&self) -> Self {
         let mut only = self.clone();
         only.segments.retain(|placed| matches!(placed.segment.kind, SegmentKind::Class(_)));
         only
     }
 
     /// The class of a segment, safe to write.
-    pub(super) fn class(&self, placed: &PlacedSegment) -> Option<String> {
+    pub fn class(&self, placed: &PlacedSegment) -> Option<String> {
         match placed.segment.kind {
             SegmentKind::Class(class) => Some(plain(&self.classes[class.index()])),
             _ => None,
@@ -228,6 +263,61 @@ impl<'a> Export<'a> {
     }
 }
 
+/// What timecodes are counted from.
+fn base(segments: &[Segment], has_wall: bool, placement: &ExportPlacement, place: &str) -> Result<TimeBase> {
+    let rate = segments.first().and_then(|segment| segment.timecodes).map(|[mark, _]| mark.rate);
+    let has_rate =
+        |segment: &Segment| segment.timecodes.is_some_and(|marks| marks.iter().all(|m| Some(m.rate) == rate));
+    let has_timecode = segments.iter().all(has_rate);
+    match placement.base {
+        Some(TimeBase::Timecode) if !has_timecode => {
+            let cause = "the media have no timecode in some seconds, or more than one rate of it";
+            Err(Error::source_error(place, cause, "choose another time, or count from wall time or PTS"))
+        }
+        Some(TimeBase::Timecode) if placement.offset.is_some() => Err(Error::Usage(
+            "the timecode of the media takes no offset; leave it out, or count from wall time or PTS".into(),
+        )),
+        Some(TimeBase::Timecode) if placement.rate.is_some_and(|wish| Some(wish) != rate) => {
+            let name = rate.map(FrameRate::name).unwrap_or_default();
+            Err(Error::Usage(format!("the timecode of the media counts at {name}; leave out the rate")))
+        }
+        Some(TimeBase::Wall) if !has_wall => Err(Error::Usage(format!(
+            "{place} has seconds without wall time; count from PTS, or give the wall time of PTS 0 (began)"
+        ))),
+        Some(base) => Ok(base),
+        None if has_timecode && placement.offset.is_none() && placement.rate.is_none_or(|wish| Some(wish) == rate) => {
+            Ok(TimeBase::Timecode)
+        }
+        None if has_wall => Ok(TimeBase::Wall),
+        None => Ok(TimeBase::Pts),
+    }
+}
+
+/// First and last frame of a segment by the timecode of its media, after a segment that ends at `before`. They do not wrap at midnight.
+fn media_frames(
+    [from, to]: [TimecodeMark; 2],
+    segment: &Segment,
+    before: Option<i64>,
+    place: &str,
+) -> Result<(i64, i64)> {
+    let day = from.rate.frames_in_day();
+    let backwards = |label: i64| {
+        let cause = format!("the timecode of the media goes back at {}", from.rate.timecode(label));
+        let advice = "export each part by itself, or count from wall time or PTS";
+        Err(Error::source_error(place, cause, advice))
+    };
+    // The day in which a later frame is nearest.
+    let after = |reached: i64, frame: i64| frame + (reached - frame + day / 2).div_euclid(day) * day;
+    let frame = from.frame_at(Pts::from_second(segment.first));
+    let begin = before.map_or(frame, |reached| after(reached, frame));
+    // Frames of one picture more or less are rounding.
+    let Some(begin) = before.map_or(Some(begin), |reached| (begin + 1 >= reached).then_some(begin.max(reached))) else {
+        return backwards(begin);
+    };
+    let end = after(begin, to.frame_at(Pts::from_second(segment.last + 1)));
+    if end <= begin { backwards(end) } else { Ok((begin, end)) }
+}
+
 fn pts(second: u64) -> i64 {
     second.saturating_mul(NANOS_PER_SECOND).try_into().unwrap_or(i64::MAX)
 }
@@ -241,17 +331,18 @@ fn follow(before: Option<&PlacedSegment>, segment: &Segment, by_wall: i64) -> i6
     if by_pts.abs_diff(by_wall) <= DRIFT_MAX.unsigned_abs() { by_pts } else { by_wall }
 }
 
-fn overlap(segment: &Segment, base: TimeBase, place: &str) -> Error {
+fn overlap(segment: &Segment, is_wall: bool, place: &str) -> Error {
     let at = Pts::from_second(segment.first);
-    let (cause, advice) = match base {
-        TimeBase::Pts => (
-            format!("the time stamps start again at {at} (run {}), so positions by PTS are not unique", segment.run.0),
-            "the source was opened more than once: export each with --from-time and --to-time, or use --time wall",
-        ),
-        TimeBase::Wall => (
+    let (cause, advice) = if is_wall {
+        (
             format!("wall time goes back at {}", segment.began_ns.map(rfc3339).unwrap_or_default()),
-            "the clock was set, or the files are not in order: export each part with --from-time and --to-time",
-        ),
+            "the clock was set, or the files are not in order: export each part by itself",
+        )
+    } else {
+        (
+            format!("the time stamps start again at {at} (run {}), so positions by PTS are not unique", segment.run.0),
+            "the source was opened more than once: export each part by itself, or count from wall time",
+        )
     };
     Error::source_error(place, cause, advice)
 }
@@ -294,75 +385,5 @@ pub(super) fn gaps(segment: &Segment) -> Vec<(&'static str, u32)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::testing::Fixture;
-    use super::*;
-
-    #[test]
-    fn limits_are_read() {
-        assert_eq!(Moment::parse("90"), Ok(Moment::Pts(90 * SECOND)));
-        assert_eq!(Moment::parse("1:02:03.5"), Ok(Moment::Pts(3723 * SECOND + SECOND / 2)));
-        assert_eq!(Moment::parse("1970-01-01T00:00:01Z"), Ok(Moment::Wall(SECOND)));
-        for text in ["", "1:60", "-1", "1:2:3:4", "x", "1.", "99999999999", "2026-13-01T00:00:00Z"] {
-            assert!(Moment::parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn pts_count_from_zero_and_the_offset_is_added() {
-        let fixture = Fixture::recording();
-        let export = fixture.export(&["--rate", "25", "--offset", "10:00:00:00"]);
-        assert_eq!((export.base, export.begin, export.end), (TimeBase::Pts, 900_000, 900_000 + 70 * 25));
-        let text: Vec<_> = export.segments.iter().map(|p| export.timecode(p.begin).to_string()).collect();
-        assert_eq!(text, ["10:00:00:00", "10:00:20:00", "10:00:30:00", "10:00:50:00"]);
-        assert_eq!((export.begin_ns, export.offset_ns), (0, 36_000 * SECOND));
-    }
-
-    #[test]
-    fn wall_time_is_the_time_of_day() {
-        let fixture = Fixture::live();
-        let export = fixture.export(&["--rate", "29.97df"]);
-        assert_eq!(export.base, TimeBase::Wall);
-        // Drop-frame timecode is 0.1 frames an hour behind the clock: the frame nearest to 14:00 is labelled 14:00:00;02.
-        assert_eq!(export.timecode(export.begin).to_string(), "14:00:00;02");
-        let export = fixture.export(&["--rate", "25", "--offset", "01:00:00:00"]);
-        assert_eq!(export.timecode(export.begin).to_string(), "01:00:00:00");
-        // Segments that follow each other have no frame between them, although the wall times jitter.
-        for pair in export.segments.windows(2) {
-            assert_eq!(pair[0].end, pair[1].begin);
-        }
-        let export = fixture.export(&["--time", "pts"]);
-        assert_eq!((export.base, export.begin), (TimeBase::Pts, 0));
-    }
-
-    #[test]
-    fn a_range_is_cut_out() {
-        let fixture = Fixture::live();
-        let range = ["--from-time", "2026-03-29T14:00:10Z", "--to-time", "2026-03-29T14:00:25Z"];
-        let export = fixture.export(&range);
-        assert_eq!(export.segments.iter().map(|p| p.segment.seconds()).collect::<Vec<_>>(), [10, 5]);
-        let export = fixture.export(&["--from-time", "10", "--to-time", "0:25"]);
-        assert_eq!(export.segments.iter().map(|p| p.segment.seconds()).collect::<Vec<_>>(), [10, 5]);
-        let error = fixture.refused(&["--from-time", "1000"]);
-        assert!(error.contains("nothing to export") && error.contains("--from-time"), "{error}");
-        // A recording has no wall time.
-        assert!(Fixture::recording().refused(&range).contains("nothing to export"));
-        let began = ["--began", "2026-03-29T14:00:00Z"];
-        let recording = Fixture::recording();
-        let export = recording.export(&[&began[..], &range[..]].concat());
-        assert_eq!(export.segments.len(), 2);
-    }
-
-    #[test]
-    fn positions_that_are_not_unique_are_refused() {
-        let fixture = Fixture::twice();
-        let error = fixture.refused(&[]);
-        assert!(error.contains("opened more than once") && error.contains("--time wall"), "{error}");
-        assert!(fixture.refused(&["--time", "wall"]).contains("--began"));
-    }
-
-    #[test]
-    fn figures_are_short() {
-        assert_eq!([probability(912_345), probability(1_000_000), probability(49)], ["0.9123", "1.0000", "0.0000"]);
-    }
-}
+#[path = "place_tests.rs"]
+mod tests;

@@ -1,18 +1,14 @@
 //! `EXT-X-DATERANGE` of HLS (RFC 8216bis, 4.4.5.1): lines, or a copy of a playlist with them.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
+use super::super::format::rfc3339;
 use super::place::{Export, probability};
 use super::text::plain;
 use touchline_core::error::{Error, Result};
-use touchline_serve::publish::format::rfc3339;
 
 /// How ids begin: lines of an earlier export are replaced.
 const ID: &str = "touchline-";
-
-/// The largest playlist that is read, bytes: a week of two-second segments has 30 MB.
-const PLAYLIST_MAX: u64 = 64 << 20;
 
 /// One line per segment.
 ///
@@ -24,9 +20,7 @@ pub(super) fn lines(export: &Export<'_>) -> Result<String> {
         let segment = &placed.segment;
         let Some(began) = segment.began_ns else {
             return Err(Error::Usage(
-                "--format daterange needs wall time, and these records have none; give the wall time of PTS 0 with \
-                 --began"
-                    .into(),
+                "date ranges need wall time, and these records have none; give the wall time of PTS 0 (began)".into(),
             ));
         };
         let kind = quoted(&export.kind(placed));
@@ -55,23 +49,11 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", plain(text).replace('"', "'"))
 }
 
-/// The playlist at `path` with `lines` before its first segment.
+/// `playlist` with `lines` before its first segment.
 ///
 /// # Errors
-/// If it cannot be read, or date ranges do not fit it.
-pub(super) fn insert(path: &Path, lines: &str) -> Result<String> {
-    let place = plain(&path.display().to_string());
-    let failed = |cause: &str, advice: &str| Error::source_error(place.clone(), cause, advice);
-    let size = std::fs::metadata(path).map_err(|e| failed(&format!("cannot read it: {e}"), "check --playlist"))?.len();
-    if size > PLAYLIST_MAX {
-        return Err(failed("this is larger than a playlist", "give an HLS media playlist"));
-    }
-    let text =
-        std::fs::read_to_string(path).map_err(|e| failed(&format!("cannot read it: {e}"), "check --playlist"))?;
-    with_lines(&text, lines).map_err(|(cause, advice)| failed(cause, advice))
-}
-
-fn with_lines(playlist: &str, lines: &str) -> Result<String, (&'static str, &'static str)> {
+/// Cause and advice, if date ranges do not fit it.
+pub(super) fn with_lines(playlist: &str, lines: &str) -> std::result::Result<String, (&'static str, &'static str)> {
     if !playlist.trim_start_matches('\u{feff}').starts_with("#EXTM3U") {
         return Err(("this is not a playlist", "give an HLS media playlist"));
     }
@@ -97,7 +79,8 @@ fn with_lines(playlist: &str, lines: &str) -> Result<String, (&'static str, &'st
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Fixture;
+    use super::super::place::ExportPlacement;
+    use super::super::testing::{BEGAN_NS, Fixture, anywhere};
     use super::*;
 
     const PLAYLIST: &str = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-PROGRAM-DATE-TIME:2026-03-29T14:00:00Z\n\
@@ -105,20 +88,24 @@ mod tests {
 
     #[test]
     fn lines_have_wall_time_and_class() {
-        let text = lines(&Fixture::live().export(&[]).of_classes()).unwrap();
+        let text = lines(&Fixture::live().export(&anywhere()).of_classes()).unwrap();
         let first = "#EXT-X-DATERANGE:ID=\"touchline-0-0-1774792800000\",CLASS=\"touchline.segment\",\
                      START-DATE=\"2026-03-29T14:00:00.000Z\",DURATION=20.0,X-TOUCHLINE-CLASS=\"soccer\",X-TOUCHLINE-MEAN=0.9000,X-TOUCHLINE-PEAK=0.9000";
         assert_eq!(text.lines().next(), Some(first));
         assert_eq!(text.lines().count(), 2);
         let fixture = Fixture::recording();
-        assert!(lines(&fixture.export(&[])).unwrap_err().to_string().contains("--began"));
-        assert!(lines(&fixture.export(&["--began", "2026-03-29T14:00:00Z"])).unwrap().contains("14:00:30.000Z"));
+        assert!(lines(&fixture.export(&anywhere())).unwrap_err().to_string().contains("(began)"));
+        assert!(
+            lines(&fixture.export(&ExportPlacement { pts_zero_ns: Some(BEGAN_NS), ..anywhere() }))
+                .unwrap()
+                .contains("14:00:30.000Z")
+        );
         assert_eq!(quoted("a\"b\nc"), "\"a'b\u{fffd}c\"");
     }
 
     #[test]
     fn a_playlist_gets_the_lines_before_its_first_segment_once() {
-        let text = lines(&Fixture::live().export(&[]).of_classes()).unwrap();
+        let text = lines(&Fixture::live().export(&anywhere()).of_classes()).unwrap();
         let marked = with_lines(PLAYLIST, &text).unwrap();
         assert_eq!(marked, PLAYLIST.replacen("#EXTINF:4,\n", &format!("{text}#EXTINF:4,\n"), 1));
         assert_eq!(with_lines(&marked, &text).unwrap(), marked, "a second export replaces the first");

@@ -1,13 +1,11 @@
 //! OpenTimelineIO (`.otio`), with the versions of schemas that version 0.14 and later read.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
-use super::place::{Export, PlacedSegment, TimeBase, gaps, modalities, probability};
+use super::super::format::rfc3339;
+use super::place::{Export, PlacedSegment, gaps, modalities, probability};
 use super::text::{file_name, plain};
 use touchline_core::colours;
-use touchline_serve::publish::format::rfc3339;
 
 /// The timeline. With `cut` it has a clip per segment, else one clip with a marker per segment.
 pub(super) fn render(export: &Export<'_>, media: Option<&str>, cut: bool) -> String {
@@ -64,13 +62,8 @@ fn marker(export: &Export<'_>, placed: &PlacedSegment) -> Value {
 }
 
 fn reference(export: &Export<'_>, media: Option<&str>) -> Value {
-    // PTS 0 is the beginning of a recording.
-    let begin = match export.base {
-        TimeBase::Pts => export.rate.frame_at(export.offset_ns),
-        TimeBase::Wall => export.begin,
-    };
-    let available = range(export, begin, export.end);
-    match url(export, media) {
+    let available = range(export, export.media_begin(), export.end);
+    match media.and_then(url) {
         Some(url) => {
             json!({"OTIO_SCHEMA": "ExternalReference.1", "target_url": url, "available_range": available})
         }
@@ -78,13 +71,8 @@ fn reference(export: &Export<'_>, media: Option<&str>) -> Value {
     }
 }
 
-/// The URL of the media, if known: as given, or the recording that was decided.
-fn url(export: &Export<'_>, media: Option<&str>) -> Option<String> {
-    let name = match media {
-        Some(media) => media,
-        None if Path::new(export.stream).is_file() => export.stream,
-        None => return None,
-    };
+/// The URL of the media: as given, or that of the file.
+fn url(name: &str) -> Option<String> {
     if name.contains("://") {
         return url::Url::parse(name).ok().map(|url| touchline_core::redact::uri(url.as_str()));
     }
@@ -133,13 +121,13 @@ pub(super) fn facts(export: &Export<'_>, placed: &PlacedSegment) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Fixture;
+    use super::super::testing::{Fixture, anywhere, at};
     use super::*;
 
     #[test]
     fn markers_and_clips_have_the_frames_of_the_segments() {
         let fixture = Fixture::recording();
-        let export = fixture.export(&["--rate", "29.97df", "--offset", "01:00:00;00"]).of_classes();
+        let export = fixture.export(&at("29.97df", "01:00:00;00")).of_classes();
         let whole: Value = serde_json::from_str(&render(&export, None, false)).unwrap();
         let clip = &whole["tracks"]["children"][0]["children"][0];
         assert_eq!(clip["source_range"]["start_time"]["value"], 107_892.0);
@@ -160,7 +148,7 @@ mod tests {
     #[test]
     fn passwords_of_a_media_url_are_masked() {
         let fixture = Fixture::recording();
-        let text = render(&fixture.export(&[]), Some("https://ann:tr0ub4dor@tv.example/a.mp4"), false);
+        let text = render(&fixture.export(&anywhere()), Some("https://ann:tr0ub4dor@tv.example/a.mp4"), false);
         assert!(text.contains("tv.example") && !text.contains("tr0ub4dor"));
     }
 }

@@ -1,22 +1,16 @@
 //! Records for the tests of the formats.
 
-use clap::Parser;
 use serde_json::json;
 
-use super::ExportArgs;
-use super::place::Export;
+use super::super::format::rfc3339;
+use super::super::record_reader::{self, RecordFile};
+use super::place::{Export, ExportPlacement, Moment, TimeBase};
 use touchline_core::error::Result;
-use touchline_serve::publish::format::rfc3339;
-use touchline_serve::publish::record_reader::{self, RecordFile};
+use touchline_core::time::Pts;
+use touchline_core::timecode::{FrameRate, TimecodeMark};
 
 /// 2026-03-29T14:00:00Z.
-const BEGAN_NS: i64 = 1_774_792_800_000_000_000;
-
-#[derive(Parser)]
-struct Cli {
-    #[command(flatten)]
-    args: ExportArgs,
-}
+pub(super) const BEGAN_NS: i64 = 1_774_792_800_000_000_000;
 
 /// A file with one stream.
 pub(super) struct Fixture(RecordFile);
@@ -70,6 +64,22 @@ impl Fixture {
         Self::named("recordings/match.mp4")
     }
 
+    /// A recording with timecode: `first` at PTS 0. From second 40 on it is ahead by `jump` frames.
+    pub(super) fn coded(rate: &str, first: &str, jump: i64) -> Self {
+        let rate = FrameRate::parse(rate).unwrap();
+        let first = TimecodeMark { pts: Pts(0), frame: rate.parse_timecode(first).unwrap(), rate };
+        let mut lines: Vec<serde_json::Value> =
+            lines("match.mov", false).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        for line in lines.iter_mut().filter(|line| line["type"] == "second") {
+            let second = line["index"].as_u64().unwrap();
+            let mark = first.moved_to(Pts::from_second(second));
+            let frame = mark.frame + if second < 40 { 0 } else { jump };
+            line["timecode"] =
+                json!({"label": rate.timecode(frame).to_string(), "rate": rate.name(), "pts_ns": mark.pts});
+        }
+        Self::of(&lines.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
     pub(super) fn live() -> Self {
         Self::of(&lines("court1", true))
     }
@@ -79,18 +89,38 @@ impl Fixture {
         Self::of(&[lines("a.mp4", false), lines("a.mp4", false)].concat())
     }
 
-    fn try_export(&self, flags: &[&str]) -> Result<Export<'_>> {
-        let needed = ["export", "--from", "a.jsonl", "--format", "csv", "-o", "out"];
-        let args = Cli::try_parse_from(needed.iter().chain(flags)).unwrap().args;
+    fn try_export(&self, placement: &ExportPlacement) -> Result<Export<'_>> {
         let (id, stream) = self.0.streams.first_key_value().unwrap();
-        Export::new(id, &self.0.classes, stream, &args.placement()?, "a.jsonl")
+        Export::new(id, &self.0.classes, stream, placement, "a.jsonl")
     }
 
-    pub(super) fn export(&self, flags: &[&str]) -> Export<'_> {
-        self.try_export(flags).unwrap()
+    pub(super) fn export(&self, placement: &ExportPlacement) -> Export<'_> {
+        self.try_export(placement).unwrap()
     }
 
-    pub(super) fn refused(&self, flags: &[&str]) -> String {
-        self.try_export(flags).unwrap_err().to_string()
+    pub(super) fn refused(&self, placement: &ExportPlacement) -> String {
+        self.try_export(placement).unwrap_err().to_string()
     }
+}
+
+/// Everything by default.
+pub(super) fn anywhere() -> ExportPlacement {
+    ExportPlacement::default()
+}
+
+/// At a rate, with an offset if it is not empty.
+pub(super) fn at(rate: &str, offset: &str) -> ExportPlacement {
+    let offset = (!offset.is_empty()).then(|| offset.to_owned());
+    ExportPlacement { rate: Some(FrameRate::parse(rate).unwrap()), offset, ..anywhere() }
+}
+
+/// Counted from `base`.
+pub(super) fn from(base: TimeBase) -> ExportPlacement {
+    ExportPlacement { base: Some(base), ..anywhere() }
+}
+
+/// A part; an empty text is no limit.
+pub(super) fn between(from: &str, to: &str) -> ExportPlacement {
+    let moment = |text: &str| (!text.is_empty()).then(|| Moment::parse(text).unwrap());
+    ExportPlacement { from: moment(from), to: moment(to), ..anywhere() }
 }

@@ -1,0 +1,187 @@
+//! `GET /api/v1/streams/{id}/export`: the segments of a stream from the store, as `touchline export` writes them.
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::de::value::StrDeserializer;
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use serde::{Deserialize, de};
+use tokio::sync::Semaphore;
+use utoipa::IntoParams;
+
+use super::answer::{ApiError, no_stream};
+use super::app_state::AppState;
+use super::export::{self, Export, ExportOptions, ExportPlacement, Format, Moment, TimeBase};
+use super::format::parse_rfc3339;
+use super::hub::Archive;
+use super::record_reader;
+use super::stream_routes::StreamPath;
+use touchline_core::error::Error;
+use touchline_core::timecode::FrameRate;
+
+/// Exports at the same time. A day of seconds takes about 50 MB of memory and a second of a core.
+static EXPORTS: Semaphore = Semaphore::const_new(1);
+
+/// Where the parameters are described.
+const PARAMETERS: &str = "GET /api/v1/openapi.json describes the parameters";
+
+/// What is exported, and how.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExportQuery {
+    /// otio (OpenTimelineIO), edl (CMX 3600), webvtt (chapters), webvtt-metadata, daterange (EXT-X-DATERANGE lines), csv, or html.
+    #[param(pattern = "^(otio|edl|webvtt|webvtt-metadata|csv|html|daterange)$")]
+    format: String,
+    /// Leave out what is before this time: wall time such as 2026-03-29T14:00:00Z, or a PTS such as 1:02:03.5 or 90 (seconds).
+    from: Option<String>,
+    /// Leave out what begins at this time or later.
+    to: Option<String>,
+    /// Frames a second of the timecode: 23.976, 24, 25, 29.97, 29.97df (drop-frame), 30, 48, 50, 59.94, 59.94df, or 60. By default that
+    /// of the media, else 25.
+    #[param(pattern = r"^\d+(\.\d+)?(df)?$")]
+    rate: Option<String>,
+    /// Timecode of the first second if timecodes are counted from wall time, else of PTS 0.
+    #[param(pattern = r"^\d\d?[:;]\d\d?[:;]\d\d?[:;]\d\d?$")]
+    offset: Option<String>,
+    /// What timecodes are counted from: timecode (of the media), wall or pts. By default the first that every second has.
+    #[param(pattern = "^(timecode|wall|pts)$")]
+    time: Option<String>,
+    /// Wall time of PTS 0, RFC 3339, for seconds without wall time.
+    began: Option<String>,
+    /// Cut the source: one clip (otio) or event (edl) after the other.
+    #[param(default = false)]
+    cut: Option<bool>,
+    /// Also unknown and undecided time, and time without programme. csv and html always have them.
+    #[param(default = false)]
+    all: Option<bool>,
+    /// URL that otio and edl refer to.
+    media: Option<String>,
+}
+
+/// A request that was checked.
+struct ExportJob {
+    stream: String,
+    format: Format,
+    placement: ExportPlacement,
+    options: ExportOptions,
+}
+
+/// Exports the segments of the last day from the store (`--state`).
+#[utoipa::path(get, path = "/api/v1/streams/{id}/export", operation_id = "exportSegments", params(StreamPath, ExportQuery),
+    responses(
+    (status = 200, description = "The file.", content(
+        (serde_json::Value = "application/json"), (String = "text/plain"), (String = "text/vtt"), (String = "text/csv"),
+        (String = "text/html"), (String = "application/vnd.apple.mpegurl"))),
+    (status = 400, description = "A parameter is unknown, has a wrong form, or format is missing."),
+    (status = 404, description = "There is no such stream, the program has no store, or the store has nothing of that time."),
+    (status = 422, description = "A value is not allowed, or what was selected does not fit the format."),
+    (status = 500, description = "The store cannot be read."),
+    (status = 503),
+))]
+pub(super) async fn get(
+    State(state): State<AppState>,
+    Path(StreamPath { id }): Path<StreamPath>,
+    query: Result<Query<ExportQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, e.body_text(), PARAMETERS))?;
+    state.check_ready()?;
+    if !state.hub.has_stream(&id) {
+        return Ok(no_stream(&id));
+    }
+    let archive = state.hub.archive().ok_or_else(|| {
+        ApiError::new(StatusCode::NOT_FOUND, "the program has no store", "start it with --state FILE")
+    })?;
+    let job = query.checked(id)?;
+    let disposition = format!("attachment; filename=\"{}.{}\"", file_name(&job.stream), job.format.extension());
+    let headers =
+        [(header::CONTENT_TYPE, job.format.media_type().to_owned()), (header::CONTENT_DISPOSITION, disposition)];
+    let permit = EXPORTS.acquire().await.map_err(|_| ApiError::shutting_down())?;
+    let made = tokio::task::spawn_blocking(move || {
+        // Held to the end, also when the client goes away.
+        let _permit = permit;
+        job.run(&*archive)
+    });
+    let made = made.await;
+    let text = made.map_err(|_| ApiError::shutting_down())??;
+    Ok((headers, text).into_response())
+}
+
+impl ExportQuery {
+    fn checked(self, stream: String) -> Result<ExportJob, ApiError> {
+        let moment = |key, text: Option<String>| optional(key, text, Moment::parse);
+        if self.media.as_ref().is_some_and(|media| !media.contains("://")) {
+            return Err(invalid("media", "it is not a URL"));
+        }
+        let format = named(&self.format).map_err(|e| invalid("format", &e))?;
+        let options = ExportOptions {
+            cut: self.cut.unwrap_or(false),
+            all: self.all.unwrap_or(false),
+            media: self.media,
+            ..ExportOptions::default()
+        };
+        options.check(format).map_err(refusal)?;
+        let placement = ExportPlacement {
+            rate: optional("rate", self.rate, FrameRate::parse)?,
+            offset: self.offset,
+            base: optional("time", self.time, named::<TimeBase>)?,
+            pts_zero_ns: optional("began", self.began, parse_rfc3339)?,
+            from: moment("from", self.from)?,
+            to: moment("to", self.to)?,
+        };
+        Ok(ExportJob { stream, format, placement, options })
+    }
+}
+
+impl ExportJob {
+    /// Waits for the disk.
+    fn run(&self, archive: &dyn Archive) -> Result<String, ApiError> {
+        let failed = |e: &dyn std::fmt::Display| {
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), "see the log of the program")
+        };
+        let lines = archive.seconds(&self.stream).map_err(|e| failed(&e))?;
+        let file = record_reader::read(&lines[..]).map_err(|e| failed(&e))?;
+        drop(lines);
+        let Some(seconds) = file.streams.get(&self.stream) else {
+            let error = format!("the store has no second of {:?} yet", self.stream);
+            return Err(ApiError::new(StatusCode::NOT_FOUND, error, "ask again when the stream has played"));
+        };
+        let export = Export::new(&self.stream, &file.classes, seconds, &self.placement, &self.stream);
+        let export = export.map_err(refusal)?;
+        export::render(&export, self.format, &self.options, &self.stream).map_err(refusal)
+    }
+}
+
+fn optional<T>(
+    key: &str,
+    text: Option<String>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, ApiError> {
+    text.map(|text| parse(&text).map_err(|e| invalid(key, &e))).transpose()
+}
+
+/// The value of an enumeration by its name in the documentation.
+fn named<T: DeserializeOwned>(name: &str) -> Result<T, String> {
+    let name: StrDeserializer<'_, de::value::Error> = name.into_deserializer();
+    T::deserialize(name).map_err(|e| e.to_string())
+}
+
+fn invalid(key: &str, cause: &str) -> ApiError {
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{key}: {cause}"), PARAMETERS)
+}
+
+fn refusal(error: Error) -> ApiError {
+    match error {
+        Error::Source { cause, advice, .. } if cause.starts_with("nothing to export") => {
+            ApiError::new(StatusCode::NOT_FOUND, cause, advice)
+        }
+        Error::Source { cause, advice, .. } => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, cause, advice),
+        other => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, other.to_string(), PARAMETERS),
+    }
+}
+
+/// An id as part of the name of a file.
+fn file_name(id: &str) -> String {
+    id.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect()
+}

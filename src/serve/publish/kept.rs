@@ -1,0 +1,127 @@
+//! Seconds as the store keeps them for exports: records with the keys that [`super::record_reader`] reads, and without the classes that
+//! are hardly probable.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::format::{rfc3339, round6};
+use super::record::{Published, Recorder, to_json};
+use super::record_types::TimecodeRecord;
+use touchline_core::clip::GapReason;
+use touchline_core::decision::SecondOutcome;
+use touchline_core::labels::Modality;
+use touchline_core::time::RunId;
+
+/// Probabilities below this are left out. They are smaller than what is printed of the mean of a segment.
+const PROBABILITY_MIN: f32 = 0.001;
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum KeptRecord<'a> {
+    Second {
+        stream: &'a str,
+        run: RunId,
+        index: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        wall: Option<KeptWall>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        timecode: Option<TimecodeRecord>,
+        decided_by: Modality,
+        unknown: bool,
+        probabilities: BTreeMap<&'a str, f64>,
+        window: KeptWindow,
+    },
+    Gap {
+        stream: &'a str,
+        run: RunId,
+        index: u64,
+        reason: GapReason,
+        window: KeptWindow,
+    },
+}
+
+#[derive(Serialize)]
+struct KeptWall {
+    time: String,
+}
+
+#[derive(Serialize)]
+struct KeptWindow {
+    seconds: u32,
+    gaps: u32,
+}
+
+/// One line without a line break.
+pub(super) fn line(recorder: &Recorder, published: &Published) -> String {
+    let (stream, run, index) = (recorder.stream(), published.outcome.run(), published.outcome.index());
+    let window = KeptWindow { seconds: published.estimate.seconds, gaps: published.estimate.gaps };
+    to_json(&match &published.outcome {
+        SecondOutcome::Predicted(second) => KeptRecord::Second {
+            stream,
+            run,
+            index,
+            wall: recorder.shown_wall(second.wall).map(|wall| KeptWall { time: rfc3339(wall.unix_ns) }),
+            timecode: second.timecode.map(Into::into),
+            decided_by: second.decision.modality,
+            unknown: second.is_unknown(),
+            probabilities: recorder
+                .classes()
+                .names()
+                .iter()
+                .zip(&second.decision.probabilities)
+                .filter(|(_, probability)| **probability >= PROBABILITY_MIN)
+                .map(|(name, probability)| (name.as_str(), round6(*probability)))
+                .collect(),
+            window,
+        },
+        SecondOutcome::Gap(gap) => KeptRecord::Gap { stream, run, index, reason: gap.reason, window },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::publish::record_reader::read;
+    use crate::publish::testing::{classes, gap, predicted};
+    use touchline_core::decision::{Event, EventKind};
+    use touchline_core::item::Pace;
+
+    #[test]
+    fn kept_seconds_give_the_segments_of_their_records() {
+        for pace in [Pace::Live, Pace::File] {
+            let recorder = Recorder::new("court-1", Arc::new(classes()), pace);
+            let (mut whole, mut kept) = (Vec::new(), Vec::new());
+            for index in 0..30 {
+                let mut published =
+                    if index == 8 { gap(8, GapReason::Overload) } else { predicted(index, "tennis", 0.9) };
+                if index == 2 {
+                    let class = classes().id("tennis").unwrap();
+                    let kind = EventKind::Onset;
+                    published.events =
+                        vec![Event { kind, class, run: RunId(0), index, probability: 0.9, reason: None }];
+                }
+                let records = recorder.published(&published);
+                kept.push(line(&recorder, &published));
+                kept.extend_from_slice(&records[1..]);
+                whole.extend(records);
+            }
+            let segments = |lines: &[String]| {
+                let file = read(lines.join("\n").as_bytes()).unwrap();
+                assert_eq!(file.damaged, 0, "{:?}", file.damaged_lines);
+                file.streams["court-1"].segments(|_| true)
+            };
+            let (whole_bytes, kept_bytes) = (whole.join("\n").len(), kept.join("\n").len());
+            assert!(kept_bytes * 2 < whole_bytes, "{kept_bytes} of {whole_bytes} bytes");
+            let [expected, found] = [&whole, &kept].map(|lines| segments(lines));
+            assert_eq!((found.len(), found[0].seconds()), (1, 30));
+            assert_eq!(found[0].began_ns, expected[0].began_ns);
+            assert_eq!(
+                (found[0].mean, found[0].peak, found[0].gaps),
+                (expected[0].mean, expected[0].peak, expected[0].gaps)
+            );
+        }
+    }
+}
