@@ -371,6 +371,7 @@ mod tests {
         let mut last = Vec::new();
         v.finish(&mut last);
         assert_eq!(last.iter().map(|e| (e.kind, e.class.0, e.index)).collect::<Vec<_>>(), [(EventKind::Offset, 2, 11)]);
+        assert_eq!(last[0].reason, Some(EventReason::Ended));
         last.clear();
         v.finish(&mut last);
         assert!(last.is_empty(), "an offset is reported once");

@@ -119,7 +119,7 @@ fn every_answer_matches_the_document() {
         "own=testsrc://?width=64&height=48&fps=10",
     ]);
     let mut api = Contract::of(&program.address);
-    for path in ["/", "/assets/app.js", "/assets/none", "/api/v1/info", "/api/v1/pack", "/api/v1/schema"] {
+    for path in ["/", "/assets/wall.js", "/assets/none", "/api/v1/info", "/api/v1/pack", "/api/v1/schema"] {
         api.ask("GET", path, None);
     }
     for path in [
@@ -130,6 +130,8 @@ fn every_answer_matches_the_document() {
         "/healthz",
         "/readyz",
         "/api/v1/streams",
+        "/api/v1/overview",
+        "/api/v1/overview?stream=own,fixed&group=none",
     ] {
         assert_eq!(api.ask("GET", path, None).status, 200, "{path}");
     }
@@ -249,6 +251,14 @@ fn every_answer_matches_the_document() {
     let schema: Value = serde_json::from_str(&schema.text).unwrap();
     assert_record(&schema, &detail["last"]);
     detail["events"].as_array().unwrap().iter().for_each(|event| assert_record(&schema, event));
+
+    let overview = api.ask("GET", "/api/v1/overview?stream=guest", None).body;
+    assert_eq!(overview["streams"][0]["estimate"]["stream"], "guest");
+    assert!(!overview["streams"][0]["spans"].as_array().unwrap().is_empty(), "{overview}");
+    assert_eq!(api.ask("GET", "/api/v1/overview?stream=none", None).status, 404);
+    assert_eq!(api.ask("GET", "/api/v1/live?type=none", None).status, 400);
+    assert_eq!(api.ask("GET", "/api/v1/live?stream=none", None).status, 404);
+    assert_eq!(api.ask("GET", "/api/v1/preview?stream=none", None).status, 204);
 
     let paused = api.ask("PATCH", "/api/v1/streams/guest", Some(json!({ "enabled": false })));
     assert_eq!((paused.status, &paused.body["state"]), (200, &json!("paused")));

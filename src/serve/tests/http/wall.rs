@@ -441,13 +441,3 @@ fn the_page_works_below_a_prefix_and_requests_nothing_else() {
     browser.wait("the wall", "return document.querySelectorAll('.tile').length === 3");
     assert_eq!(browser.console(), Vec::<String>::new());
 }
-
-#[test]
-fn zz_measure() {
-    let Some(file) = std::env::var_os("WALL_MEASURE") else { return };
-    let house = House::open(64);
-    std::fs::write(&file, house.url()).unwrap();
-    while std::path::Path::new(&file).exists() {
-        std::thread::sleep(Duration::from_millis(500));
-    }
-}
