@@ -45,10 +45,10 @@ fn rendered(arguments: &[&str]) {
     assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// The colour strip of the template `label` on a picture of this size: all of it is the colour of the class.
-fn strip(width: u32, height: u32, pixel_aspect: f64) -> (u32, u32, u32, u32) {
+/// The colour strip of the template `label`, with its size as a share, on a picture of this size: all of it is the colour of the class.
+fn strip((width, height): (u32, u32), pixel_aspect: f64, size: f64) -> (u32, u32, u32, u32) {
     let (shown_width, shown_height) = (f64::from(width) * pixel_aspect, f64::from(height));
-    let down = (shown_width.min(shown_height) * 0.11 / 110.0).min(shown_width * 0.9 / 720.0);
+    let down = (shown_width.min(shown_height) * size / 110.0).min(shown_width * 0.9 / 720.0);
     let across = down / pixel_aspect;
     let (left, top) = (f64::from(width) * 0.05, shown_height * 0.95 - 110.0 * down);
     let at = |value: f64| value.round() as u32;
@@ -79,8 +79,8 @@ fn each_picture_shows_the_class_of_its_second_and_the_sound_stays_in_time() {
             ),
         );
         let out = fixtures.path().join(format!("out-{name}"));
-        rendered(&[text(&source), "-o", text(&out), "--decisions", text(&decisions)]);
-        let at = strip(size.0, size.1, stretch);
+        rendered(&[text(&source), "-o", text(&out), "--decisions", text(&decisions), "--overlay-size", "30"]);
+        let at = strip(size, stretch, 0.3);
         for (second, class) in CLASSES.iter().enumerate() {
             // The first and the last picture of the second.
             for moment in [second as f64 + 0.02, second as f64 + 0.94] {
@@ -117,7 +117,7 @@ fn a_playlist_has_the_label_and_the_three_templates_differ() {
     );
     let folder = fixtures.path().join("vod");
     rendered(&[text(&source), "-o", &format!("hls:{}", text(&folder)), "--decisions", text(&decisions)]);
-    assert_colour(&folder.join("live.m3u8"), 1.5, strip(640, 360, 1.0), "soccer");
+    assert_colour(&folder.join("live.m3u8"), 1.5, strip((640, 360), 1.0, 0.11), "soccer");
     let playlist = std::fs::read_to_string(folder.join("live.m3u8")).unwrap();
     assert!(playlist.contains("#EXT-X-ENDLIST"), "{playlist}");
     let mut pictures = Vec::new();

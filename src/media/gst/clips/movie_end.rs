@@ -12,8 +12,8 @@ use std::path::Path;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-/// What is added to the duration, seconds: more than any encoder's delay.
-const ADDED_S: u64 = 10;
+/// What is added to the duration at most, seconds: more than an encoder's delay.
+const ADDED_S: u64 = 1;
 
 /// Boxes that are looked at. Fragmented files have two per second, and their header comes first.
 const BOXES_MAX: usize = 10_000;
@@ -92,17 +92,19 @@ fn header(file: &mut (impl Read + Seek), at: u64) -> io::Result<Option<Field>> {
     file.seek_relative(times)?;
     let mut scale = [0; 4];
     file.read_exact(&mut scale)?;
-    let added = ADDED_S * u64::from(u32::from_be_bytes(scale));
+    let scale = u64::from(u32::from_be_bytes(scale));
+    // The demultiplexer takes a track for a preview picture, and leaves it out, when it is shorter than a fifth of the movie.
+    let longer = |length: u64| length.checked_add((length / 4).min(ADDED_S * scale));
     let place = at + 8 + 4 + times.unsigned_abs() + 4;
     let bytes = if version[0] == 1 {
         let mut length = [0; 8];
         file.read_exact(&mut length)?;
-        u64::from_be_bytes(length).checked_add(added).map(|length| length.to_be_bytes().to_vec())
+        longer(u64::from_be_bytes(length)).map(|length| length.to_be_bytes().to_vec())
     } else {
         let mut length = [0; 4];
         file.read_exact(&mut length)?;
-        let length = u64::from(u32::from_be_bytes(length)) + added;
-        u32::try_from(length).ok().map(|length| length.to_be_bytes().to_vec())
+        let length = longer(u64::from(u32::from_be_bytes(length)));
+        length.and_then(|length| u32::try_from(length).ok()).map(|length| length.to_be_bytes().to_vec())
     };
     // A length that is not known ends nothing.
     Ok(bytes.map(|bytes| Field { at: place, bytes }))
@@ -128,11 +130,11 @@ mod tests {
         let bytes =
             [atom(b"ftyp", b"isomiso2"), atom(b"mdat", &[9; 50]), atom(b"moov", &atom(b"mvhd", &short))].concat();
         let at = bytes.windows(4).position(|kind| kind == b"mvhd").unwrap() as u64 - 4;
-        assert_eq!(found(bytes), Some(Field { at: at + 24, bytes: 16_000u32.to_be_bytes().to_vec() }));
+        assert_eq!(found(bytes), Some(Field { at: at + 24, bytes: 7000u32.to_be_bytes().to_vec() }));
         let long = [&[1u8, 0, 0, 0][..], &[0; 16], &600u32.to_be_bytes(), &3600u64.to_be_bytes(), &[0; 80]].concat();
         let bytes = [atom(b"ftyp", b"isomiso2"), atom(b"moov", &atom(b"mvhd", &long))].concat();
         let at = bytes.windows(4).position(|kind| kind == b"mvhd").unwrap() as u64 - 4;
-        assert_eq!(found(bytes), Some(Field { at: at + 32, bytes: 9600u64.to_be_bytes().to_vec() }));
+        assert_eq!(found(bytes), Some(Field { at: at + 32, bytes: 4200u64.to_be_bytes().to_vec() }));
     }
 
     #[test]
