@@ -1,6 +1,9 @@
 # Debian packages that Touchline needs. Sourced by run.sh and test.sh; installs only what is missing.
 
 BUILD_PACKAGES="build-essential pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev"
+# For the feature kafka: the headers of OpenSSL, and the library. librdkafka is compiled with the crate.
+KAFKA_BUILD_PACKAGES="libssl-dev"
+KAFKA_RUN_PACKAGES="libssl3"
 RUN_PACKAGES="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav fonts-dejavu-core"
 TEST_PACKAGES="libgstrtspserver-1.0-dev ffmpeg chromium chromium-driver prometheus python3-venv mosquitto nats-server"
 CHECK_PACKAGES="prometheus shellcheck systemd python3-venv"

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 . deploy/packages.sh
 need_cargo
 # shellcheck disable=SC2086
-install_packages $BUILD_PACKAGES $RUN_PACKAGES $TEST_PACKAGES
+install_packages $BUILD_PACKAGES $KAFKA_BUILD_PACKAGES $RUN_PACKAGES $TEST_PACKAGES
 # Python packages that read exported files, and axe-core for the page.
 python="${CARGO_TARGET_DIR:-target}/test-python"
 if ! cat tests/requirements.txt tests/requirements-bare.txt | cmp -s - "$python/installed"; then
@@ -34,4 +34,5 @@ export TOUCHLINE_TEST_NODE
 # Most tests wait for servers and for media that play at their own speed, so there are more of them at once than processors.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-4}"
 # A test that cannot run here fails unless tests/common/skip.rs allows the skip.
-TOUCHLINE_TESTS_SKIP=fail cargo test --locked "$@"
+# With Kafka, as the lints of the gate: the crates are built once for both.
+TOUCHLINE_TESTS_SKIP=fail cargo test --locked --features kafka "$@"

@@ -156,6 +156,7 @@ impl SecondPrediction {
 
 /// The result of one second: a prediction or a gap.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one a second of a stream, and most are predictions")]
 pub enum SecondOutcome {
     /// The second was classified.
     Predicted(SecondPrediction),

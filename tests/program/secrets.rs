@@ -80,7 +80,8 @@ fn no_output_contains_a_secret() {
     let file = "[[stream]]\nid = \"file\"\nuri = \"rtsp://ann:pl4nt-config@127.0.0.1:1/x\"\n".to_owned()
         + &sink("webhook", "http", "/pl4nt-path?key=pl4nt-query-6\"\nsecret_env = \"SINK_KEY\"")
         + &sink("mqtt", "mqtt", &login)
-        + &sink("nats", "nats", &login);
+        + &sink("nats", "nats", &login)
+        + &if cfg!(feature = "kafka") { sink("kafka", "kafka", &login) } else { String::new() };
     std::fs::write(&config, file).unwrap();
     let read_token = dir.path().join("read.token");
     std::fs::write(&read_token, "pl4nt-reader-0123456789\n").unwrap();

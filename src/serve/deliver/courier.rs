@@ -10,6 +10,8 @@ use super::Shared;
 use super::dead_letters::DeadLetters;
 use super::envelope::Envelope;
 use super::exec::Exec;
+#[cfg(feature = "kafka")]
+use super::kafka::Kafka;
 use super::mqtt::Mqtt;
 use super::nats::Nats;
 use super::webhook::Webhook;
@@ -80,6 +82,8 @@ pub(super) enum Transport {
     Exec(Exec),
     Mqtt(Box<Mqtt>),
     Nats(Box<Nats>),
+    #[cfg(feature = "kafka")]
+    Kafka(Box<Kafka>),
 }
 
 impl Transport {
@@ -96,6 +100,11 @@ impl Transport {
             }
             Receiver::Mqtt { url, mqtt } => Self::Mqtt(Box::new(Mqtt::open(url, mqtt, settings, instance)?)),
             Receiver::Nats { url, nats } => Self::Nats(Box::new(Nats::open(url, nats, settings, instance)?)),
+            #[cfg(feature = "kafka")]
+            Receiver::Kafka { url, kafka } => Self::Kafka(Box::new(Kafka::open(url, kafka, settings, instance)?)),
+            // The configuration is refused before this.
+            #[cfg(not(feature = "kafka"))]
+            Receiver::Kafka { .. } => return Err("this program was built without Kafka; choose another kind".into()),
         })
     }
 }
@@ -287,6 +296,8 @@ impl Transport {
                 Transport::Exec(exec) => exec.deliver(envelope, status.metrics()).await,
                 Transport::Mqtt(mqtt) => return mqtt.deliver(batch).await,
                 Transport::Nats(nats) => return nats.deliver(batch).await,
+                #[cfg(feature = "kafka")]
+                Transport::Kafka(kafka) => return kafka.deliver(batch).await,
             };
             if let Err(failure) = outcome {
                 delivered.failure = Some(failure);
@@ -303,6 +314,8 @@ impl Transport {
             // One request or one process at a time: each record leaves the spool before the next is sent.
             Transport::Webhook(_) | Transport::Exec(_) => 1,
             Transport::Mqtt(_) | Transport::Nats(_) => BATCH,
+            #[cfg(feature = "kafka")]
+            Transport::Kafka(_) => BATCH,
         }
     }
 

@@ -15,6 +15,8 @@ mod courier;
 mod dead_letters;
 mod envelope;
 mod exec;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod mqtt;
 mod nats;
 mod spool;

@@ -154,9 +154,10 @@ fn records_follow_the_schema_and_changed_records_do_not() {
                 change(record.as_object_mut().unwrap());
                 assert!(!validator.is_valid(&record), "{key}: {record}");
             };
-            let may_be_absent = ["frame_share", "tier", "unknown", "signal", "began_pts_ns", "lasted_ms", "instance"]
-                .contains(&key.as_str())
-                || (key == "reason" && record["type"] == "event");
+            let may_be_absent =
+                ["timecode", "frame_share", "tier", "unknown", "signal", "began_pts_ns", "lasted_ms", "instance"]
+                    .contains(&key.as_str())
+                    || (key == "reason" && record["type"] == "event");
             if !may_be_absent {
                 changed(&|record| drop(record.remove(key)));
             }

@@ -41,6 +41,21 @@ pub(super) fn server(url: Option<&str>, schemes: &[&str], example: &str) -> Resu
     Ok(url)
 }
 
+/// The longest name of a topic of Kafka, with room for the names of an instance and a stream.
+const KAFKA_TOPIC_MAX: usize = 249 - 2 * 64;
+
+/// A topic of Kafka with places, or the default.
+pub(super) fn kafka_topic(text: Option<String>) -> Result<String, Mistake> {
+    let topic = template(text, "touchline", &[])?;
+    let rest = ["{instance}", "{stream}", "{kind}"].iter().fold(topic.clone(), |rest, place| rest.replace(place, ""));
+    let is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if rest.len() > KAFKA_TOPIC_MAX || !rest.chars().all(is_good) {
+        let advice = "Kafka allows letters, digits, '.', '_' and '-', as in touchline.{kind}";
+        return Err(("topic", format!("{topic:?} cannot be used; {advice}")));
+    }
+    Ok(topic)
+}
+
 /// A topic or a subject with places, or the default.
 pub(super) fn template(text: Option<String>, default: &str, wildcards: &[char]) -> Result<String, Mistake> {
     let text = text.unwrap_or_else(|| default.to_owned());

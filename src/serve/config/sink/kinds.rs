@@ -60,6 +60,8 @@ pub enum SinkKind {
     Mqtt,
     /// JetStream of a NATS server.
     Nats,
+    /// A Kafka cluster. Only in programs with the cargo feature kafka.
+    Kafka,
 }
 
 /// Version of MQTT.
@@ -82,6 +84,33 @@ impl SinkKind {
             SinkKind::Exec => "exec",
             SinkKind::Mqtt => "mqtt",
             SinkKind::Nats => "nats",
+            SinkKind::Kafka => "kafka",
+        }
+    }
+}
+
+/// How a user logs in to Kafka (SASL).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum KafkaMechanism {
+    /// The password is sent: only over TLS.
+    #[default]
+    #[serde(rename = "plain")]
+    Plain,
+    /// SCRAM with SHA-256.
+    #[serde(rename = "scram-sha-256")]
+    ScramSha256,
+    /// SCRAM with SHA-512.
+    #[serde(rename = "scram-sha-512")]
+    ScramSha512,
+}
+
+impl KafkaMechanism {
+    /// The name of the mechanism in SASL.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            KafkaMechanism::Plain => "PLAIN",
+            KafkaMechanism::ScramSha256 => "SCRAM-SHA-256",
+            KafkaMechanism::ScramSha512 => "SCRAM-SHA-512",
         }
     }
 }

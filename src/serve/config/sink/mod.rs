@@ -11,8 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use self::checks::{Mistake, address, server, template};
-pub use self::kinds::{MqttVersion, RecordKind, SinkKind};
+use self::checks::{Mistake, address, kafka_topic, server, template};
+pub use self::kinds::{KafkaMechanism, MqttVersion, RecordKind, SinkKind};
 use super::file::RawTable;
 use super::layers::{Layer, Problem, ValueOrigin, typed};
 use super::secret::{SecretSource, read_pem};
@@ -49,16 +49,17 @@ pub struct SinkFile {
     pub kinds: Option<Vec<RecordKind>>,
     /// Limit of one delivery, seconds; by default 10.
     pub timeout_s: Option<TimeoutS>,
-    /// Address of the receiver. webhook: https://HOST/PATH; mqtt: mqtts://HOST or mqtt://HOST; nats: tls://HOST or nats://HOST.
+    /// Address of the receiver. webhook: https://HOST/PATH; mqtt: mqtts://HOST or mqtt://HOST; nats: tls://HOST or nats://HOST;
+    /// kafka: kafkas://HOST or kafka://HOST, any broker of the cluster.
     #[schemars(length(min = 1))]
     pub url: Option<String>,
     /// exec: the program and its arguments.
     pub command: Option<Vec<String>>,
-    /// mqtt, nats: the user of the login.
+    /// mqtt, nats, kafka: the user of the login.
     #[schemars(length(min = 1))]
     pub user: Option<String>,
-    /// File with the secret. webhook: the key that signs (whsec_… or at least 24 characters), one a line; all sign. mqtt, nats:
-    /// the password of `user`; nats without it: a token.
+    /// File with the secret. webhook: the key that signs (whsec_… or at least 24 characters), one a line; all sign. mqtt, nats,
+    /// kafka: the password of `user`; nats without it: a token.
     pub secret_file: Option<PathBuf>,
     /// Environment variable with the secret, in place of a file.
     #[schemars(length(min = 1))]
@@ -79,8 +80,8 @@ pub struct SinkFile {
     pub client_cert: Option<PathBuf>,
     /// Private key of `client_cert` (PEM).
     pub client_key: Option<PathBuf>,
-    /// mqtt, nats: the topic or subject of a record, with {instance}, {stream} and {kind}; by default
-    /// touchline/{instance}/{stream}/{kind}, for nats with full stops.
+    /// mqtt, nats, kafka: the topic or subject of a record, with {instance}, {stream} and {kind}; by default
+    /// touchline/{instance}/{stream}/{kind}, for nats with full stops; for kafka touchline.
     #[schemars(length(min = 1))]
     pub topic: Option<String>,
     /// mqtt: the version; by default 5.
@@ -90,6 +91,8 @@ pub struct SinkFile {
     /// nats: name of the JetStream stream that is created for the records if it does not exist; by default none is created.
     #[schemars(regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
     pub nats_stream: Option<String>,
+    /// kafka: how `user` logs in; by default plain.
+    pub kafka_mechanism: Option<KafkaMechanism>,
 }
 
 /// A sink, valid.
@@ -168,6 +171,13 @@ pub enum Receiver {
         /// Subject and stream.
         nats: NatsSettings,
     },
+    /// A Kafka cluster.
+    Kafka {
+        /// Scheme, host and port of a broker.
+        url: Url,
+        /// Topic and login.
+        kafka: KafkaSettings,
+    },
 }
 
 /// How records are published over MQTT.
@@ -179,6 +189,15 @@ pub struct MqttSettings {
     pub version: MqttVersion,
     /// Whether streams are announced to Home Assistant.
     pub home_assistant: bool,
+}
+
+/// How records are produced to Kafka.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KafkaSettings {
+    /// With places for instance, stream and kind.
+    pub topic: String,
+    /// How the user logs in.
+    pub mechanism: KafkaMechanism,
 }
 
 /// How records are published to JetStream.
@@ -198,15 +217,17 @@ impl Receiver {
             Receiver::Exec { .. } => SinkKind::Exec,
             Receiver::Mqtt { .. } => SinkKind::Mqtt,
             Receiver::Nats { .. } => SinkKind::Nats,
+            Receiver::Kafka { .. } => SinkKind::Kafka,
         }
     }
 
     /// The receiver as it may be shown: the path of a webhook often is its secret, and so are arguments.
     pub fn shown(&self) -> String {
         match self {
-            Receiver::Webhook { url } | Receiver::Mqtt { url, .. } | Receiver::Nats { url, .. } => {
-                shown_url(url.as_str())
-            }
+            Receiver::Webhook { url }
+            | Receiver::Mqtt { url, .. }
+            | Receiver::Nats { url, .. }
+            | Receiver::Kafka { url, .. } => shown_url(url.as_str()),
             Receiver::Exec { command } => command.first().cloned().unwrap_or_default(),
         }
     }
@@ -220,8 +241,11 @@ impl Receiver {
             None => false,
         };
         match self {
-            Receiver::Webhook { url } | Receiver::Mqtt { url, .. } | Receiver::Nats { url, .. } => {
-                matches!(url.scheme(), "http" | "mqtt" | "nats") && !is_local(url.host())
+            Receiver::Webhook { url }
+            | Receiver::Mqtt { url, .. }
+            | Receiver::Nats { url, .. }
+            | Receiver::Kafka { url, .. } => {
+                matches!(url.scheme(), "http" | "mqtt" | "nats" | "kafka") && !is_local(url.host())
             }
             Receiver::Exec { .. } => false,
         }
@@ -347,8 +371,16 @@ impl SinkFile {
         }
         let secret =
             self.secret_file.as_ref().map(|_| "secret_file").or(self.secret_env.as_ref().map(|_| "secret_env"));
-        if let (SinkKind::Mqtt, None, Some(key)) = (self.kind, &self.user, secret) {
+        if let (SinkKind::Mqtt | SinkKind::Kafka, None, Some(key)) = (self.kind, &self.user, secret) {
             wrong.push((key, "a password needs its user; add one as in user = \"touchline\"".into()));
+        }
+        if self.kind == SinkKind::Kafka && self.user.is_some() && secret.is_none() {
+            wrong.push(("user", "the user needs its password; give it by secret_file or secret_env".into()));
+        }
+        if self.kind == SinkKind::Kafka && !cfg!(feature = "kafka") {
+            let text =
+                "this program was built without Kafka; build it with the cargo feature kafka, or choose another kind";
+            wrong.push(("kind", text.into()));
         }
         if self.client_cert.is_some() != self.client_key.is_some() {
             let key = if self.client_cert.is_some() { "client_cert" } else { "client_key" };
@@ -365,9 +397,9 @@ impl SinkFile {
     }
 
     /// Keys that only some kinds have: whether each is given, and the kinds.
-    fn keys_of_kinds(&self) -> [(&'static str, bool, &'static [SinkKind]); 16] {
-        const NETWORK: &[SinkKind] = &[SinkKind::Webhook, SinkKind::Mqtt, SinkKind::Nats];
-        const BUSES: &[SinkKind] = &[SinkKind::Mqtt, SinkKind::Nats];
+    fn keys_of_kinds(&self) -> [(&'static str, bool, &'static [SinkKind]); 17] {
+        const NETWORK: &[SinkKind] = &[SinkKind::Webhook, SinkKind::Mqtt, SinkKind::Nats, SinkKind::Kafka];
+        const BUSES: &[SinkKind] = &[SinkKind::Mqtt, SinkKind::Nats, SinkKind::Kafka];
         const MQTT: &[SinkKind] = &[SinkKind::Mqtt];
         [
             ("url", self.url.is_some(), NETWORK),
@@ -386,6 +418,7 @@ impl SinkFile {
             ("mqtt_version", self.mqtt_version.is_some(), MQTT),
             ("home_assistant", self.home_assistant.is_some(), MQTT),
             ("nats_stream", self.nats_stream.is_some(), &[SinkKind::Nats]),
+            ("kafka_mechanism", self.kafka_mechanism.is_some(), &[SinkKind::Kafka]),
         ]
     }
 
@@ -422,6 +455,12 @@ impl SinkFile {
                     return Err(("nats_stream", text));
                 }
                 Receiver::Nats { url, nats: NatsSettings { subject, create_stream } }
+            }
+            SinkKind::Kafka => {
+                let url = server(self.url.as_deref(), &["kafkas", "kafka"], "kafkas://broker.example")?;
+                let topic = kafka_topic(self.topic)?;
+                let mechanism = self.kafka_mechanism.unwrap_or_default();
+                Receiver::Kafka { url, kafka: KafkaSettings { topic, mechanism } }
             }
         };
         let source = |file: Option<PathBuf>, variable: Option<String>| {

@@ -80,6 +80,7 @@ fn mistakes_are_one_line_with_place_and_advice() {
         (&webhook("credentials_env = \"b\""), 6, "it is for nats"),
         (&bus("nats", "nats://h", "credentials_file = \"a\"\nsecret_env = \"b\""), 6, "remove user and secret"),
         (&bus("nats", "nats://h", "token_env = \"b\""), 6, "it is for webhook"),
+        (&bus("nats", "nats://h", "kafka_mechanism = \"plain\""), 6, "it is for kafka"),
         (&bus("mqtt", "nats://h", ""), 5, "unknown scheme \"nats\"; use mqtts or mqtt"),
         (&bus("mqtt", "mqtt://h/path", ""), 5, "the address has a path"),
         ("[sink]\nname = \"a\"", 1, "write [[sink]] for each sink"),
@@ -120,5 +121,41 @@ fn files_that_cannot_be_read_are_found_before_the_start() {
         let problems: Vec<String> = settings.problems_at_start().iter().map(ToString::to_string).collect();
         let is_named = |line: &String| line.starts_with(&format!("t.toml:6: {key}: ")) && line.contains(words);
         assert!(problems.len() == 1 && is_named(&problems[0]), "{problems:?}");
+    }
+}
+
+#[cfg(not(feature = "kafka"))]
+#[test]
+fn a_program_without_kafka_says_so() {
+    let found = settled(&bus("kafka", "kafkas://h", "")).unwrap_err();
+    assert!(
+        found.len() == 1 && found[0].contains("t.toml:3: ") && found[0].contains("cargo feature kafka"),
+        "{found:?}"
+    );
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn kafka_is_read_with_its_defaults_and_mistakes_are_named() {
+    let settings = settled(&bus("kafka", "kafkas://h", "")).unwrap();
+    let Receiver::Kafka { url, kafka } = &settings.sinks[0].settings.receiver else { panic!() };
+    assert_eq!((url.as_str(), &*kafka.topic, kafka.mechanism), ("kafkas://h", "touchline", KafkaMechanism::Plain));
+    let login =
+        "user = \"ann\"\nsecret_env = \"X\"\nkafka_mechanism = \"scram-sha-512\"\ntopic = \"t.{stream}.{kind}\"";
+    let settings = settled(&bus("kafka", "kafka://h:9093", login)).unwrap();
+    let Receiver::Kafka { kafka, .. } = &settings.sinks[0].settings.receiver else { panic!() };
+    assert_eq!((&*kafka.topic, kafka.mechanism), ("t.{stream}.{kind}", KafkaMechanism::ScramSha512));
+    for (url, line, words) in [
+        ("kafka://h", "topic = \"a/b\"", "Kafka allows letters, digits"),
+        ("kafka://h", "topic = \"a.{court}\"", "use {instance}, {stream} and {kind}"),
+        ("kafka://h", "kafka_mechanism = \"md5\"", "expected one of `plain`, `scram-sha-256`"),
+        ("kafka://h", "user = \"ann\"", "the user needs its password"),
+        ("kafka://h", "secret_env = \"X\"", "a password needs its user"),
+        ("kafka://h", "mqtt_version = \"5\"", "it is for mqtt"),
+        ("kafka://h/topic", "", "the address has a path"),
+        ("mqtt://h", "", "unknown scheme \"mqtt\"; use kafkas or kafka"),
+    ] {
+        let found = settled(&bus("kafka", url, line)).unwrap_err();
+        assert!(found.len() == 1 && found[0].contains(words), "{url} {line}: {found:?}");
     }
 }

@@ -1,3 +1,5 @@
+#[cfg(feature = "kafka")]
+mod kafka;
 mod mqtt;
 mod nats;
 mod servers;

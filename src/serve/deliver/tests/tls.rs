@@ -18,10 +18,10 @@ use super::*;
 use crate::config::sink::{ClientTls, MqttSettings, MqttVersion, NatsSettings};
 
 /// The files of an authority, and of a server and a client with certificates from it.
-struct Authority(tempfile::TempDir);
+pub(super) struct Authority(tempfile::TempDir);
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, "authority");
@@ -30,7 +30,7 @@ impl Authority {
         std::fs::write(folder.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
         let issuer = Issuer::new(params, key);
         for name in ["server", "client"] {
-            let mut params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+            let mut params = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).unwrap();
             params.distinguished_name.push(DnType::CommonName, name);
             let key = KeyPair::generate().unwrap();
             let certificate = params.signed_by(&key, &issuer).unwrap();
@@ -40,11 +40,11 @@ impl Authority {
         Self(folder)
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(super) fn file(&self, name: &str) -> String {
         self.0.path().join(name).display().to_string()
     }
 
-    fn client(&self) -> ClientTls {
+    pub(super) fn client(&self) -> ClientTls {
         ClientTls {
             ca: Some(self.file("ca.pem").into()),
             identity: Some((self.file("client.pem").into(), self.file("client.key").into())),

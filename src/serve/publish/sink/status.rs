@@ -118,7 +118,7 @@ pub(in crate::publish) struct SinksView {
 #[schemars(rename = "Sink")]
 struct SinkView {
     name: String,
-    #[schemars(extend("enum" = ["webhook", "exec", "mqtt", "nats"]))]
+    #[schemars(extend("enum" = ["webhook", "exec", "mqtt", "nats", "kafka"]))]
     kind: &'static str,
     /// Scheme and host of the receiver, or its program.
     receiver: String,
