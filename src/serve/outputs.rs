@@ -15,7 +15,7 @@ use crate::publish::format::class_title;
 use crate::publish::hub::Hub;
 use crate::publish::output::OutputStatus;
 use crate::publish::record::{Published, StreamState};
-use crate::publish::sink::{Content, Item, Sink};
+use crate::publish::sink::{Item, ItemContent, Sink};
 use touchline_core::colours;
 use touchline_core::decision::{SecondOutcome, WindowEstimate};
 use touchline_core::error::{Error, Result};
@@ -148,15 +148,15 @@ impl Sink for OutputSink {
 
     fn take(&mut self, item: &Item) -> u64 {
         match &item.content {
-            Content::State(
+            ItemContent::State(
                 StreamState::Ended | StreamState::Failed { .. } | StreamState::Paused | StreamState::Removed,
             ) => self.end(&item.stream),
-            Content::Second(published) => {
+            ItemContent::Second(published) => {
                 self.reconcile(&item.stream);
                 self.second(&item.stream, published);
             }
-            Content::State(_) | Content::RunStarted(..) => self.reconcile(&item.stream),
-            Content::RecordsOnly => {}
+            ItemContent::State(_) | ItemContent::RunStarted(..) => self.reconcile(&item.stream),
+            ItemContent::RecordsOnly => {}
         }
         self.ending.retain(|_, live| !live.is_finished());
         0

@@ -11,7 +11,7 @@ use touchline_compute::models::pack::Pack;
 use touchline_core::error::Result;
 use touchline_serve::config;
 use touchline_serve::config::{BatchMax, BatchWaitMs, Settings, Shard};
-use touchline_serve::publish::hub::Origin;
+use touchline_serve::publish::hub::StreamOwner;
 use touchline_serve::run::{self, AccessSettings, Reader, RunConfig};
 use touchline_serve::workers::Batching;
 
@@ -29,8 +29,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     }
     let fixed = settings.fixed();
     let Settings { shard, streams, named, access, .. } = settings;
-    let with = |streams, origin: Origin| settle::ours(shard, streams).into_iter().map(move |s| (s, origin));
-    let streams = with(streams, Origin::Config).chain(with(named, Origin::CommandLine)).collect();
+    let with = |streams, origin: StreamOwner| settle::ours(shard, streams).into_iter().map(move |s| (s, origin));
+    let streams = with(streams, StreamOwner::Config).chain(with(named, StreamOwner::CommandLine)).collect();
     run::run(RunConfig {
         pack,
         shadow,

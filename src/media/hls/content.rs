@@ -32,7 +32,7 @@ const PLAYLIST_TIMEOUTS: u32 = 2;
 const SEGMENT_TIMEOUTS: u32 = 8;
 
 /// The content of a web address.
-pub(super) enum Content {
+pub(super) enum AddressContent {
     /// A list of variants.
     Variants(MultivariantPlaylist),
     Media(Box<MediaPlaylist>, Url),
@@ -43,14 +43,14 @@ pub(super) enum Content {
 /// As [`super::classify`].
 pub(super) async fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Kind> {
     match inspect(&WebClient::new(policy.clone()), url).await.ok()? {
-        Content::Variants(_) | Content::Media(..) => Some(Kind::Hls),
-        Content::Stream(..) => Some(Kind::HttpLive),
-        Content::Recording => Some(Kind::Http),
+        AddressContent::Variants(_) | AddressContent::Media(..) => Some(Kind::Hls),
+        AddressContent::Stream(..) => Some(Kind::HttpLive),
+        AddressContent::Recording => Some(Kind::Http),
     }
 }
 
 /// Detects the content of `url`.
-pub(super) async fn inspect(web: &WebClient, url: &Url) -> Result<Content, Refusal> {
+pub(super) async fn inspect(web: &WebClient, url: &Url) -> Result<AddressContent, Refusal> {
     let mut answer = web.get(url, None, RESPONSE_TIMEOUT).await?;
     let (mut head, mut is_whole) = (Vec::new(), false);
     while head.len() < sniff::HEAD && !is_whole {
@@ -69,18 +69,20 @@ pub(super) async fn inspect(web: &WebClient, url: &Url) -> Result<Content, Refus
     let is_endless = answer.length().is_none() && !is_whole;
     let kind = answer.content_type();
     if kind == "multipart/x-mixed-replace" {
-        return Ok(Content::Stream(answer, head, Container::MotionJpeg));
+        return Ok(AddressContent::Stream(answer, head, Container::MotionJpeg));
     }
     let container = container::inspect(&head, None).map(|opened| opened.container);
     match container {
-        Ok(container) if is_endless && container != Container::Mp4 => Ok(Content::Stream(answer, head, container)),
+        Ok(container) if is_endless && container != Container::Mp4 => {
+            Ok(AddressContent::Stream(answer, head, container))
+        }
         Err(_) if is_text(&head) => Err(not_a_playlist(&head)),
-        _ => Ok(Content::Recording),
+        _ => Ok(AddressContent::Recording),
     }
 }
 
 /// Reads the rest of a playlist.
-async fn read(answer: WebResponse, head: Vec<u8>) -> Result<Content, Refusal> {
+async fn read(answer: WebResponse, head: Vec<u8>) -> Result<AddressContent, Refusal> {
     let url = answer.url.clone();
     let bytes = answer.rest(head, PLAYLIST_MAX).await?;
     let text = String::from_utf8_lossy(&bytes);
@@ -88,12 +90,12 @@ async fn read(answer: WebResponse, head: Vec<u8>) -> Result<Content, Refusal> {
         return if is_text(&bytes[..bytes.len().min(sniff::HEAD)]) {
             Err(refusal_of(&super::playlist::PlaylistError::Other("not a playlist"), &text))
         } else {
-            Ok(Content::Recording)
+            Ok(AddressContent::Recording)
         };
     }
     match Playlist::parse(&text, &url, &Variables::default(), 0) {
-        Ok(Playlist::Multivariant(list)) => Ok(Content::Variants(list)),
-        Ok(Playlist::Media(media)) => Ok(Content::Media(media, url)),
+        Ok(Playlist::Multivariant(list)) => Ok(AddressContent::Variants(list)),
+        Ok(Playlist::Media(media)) => Ok(AddressContent::Media(media, url)),
         Err(trouble) => Err(refusal_of(&trouble, &text)),
     }
 }

@@ -12,7 +12,7 @@ use url::Url;
 
 use super::attributes::Variables;
 use super::container::{self, Container};
-use super::content::{Content, HttpOrigin, RESPONSE_TIMEOUT, inspect};
+use super::content::{AddressContent, HttpOrigin, RESPONSE_TIMEOUT, inspect};
 use super::cursor::PlaylistMemory;
 use super::demuxer_feed::{DemuxerFeed, ITEMS_MAX};
 use super::fetch::Origin;
@@ -121,29 +121,29 @@ impl HlsSession {
     async fn play(self, main: Sender<PlayerMessage>, sound: Sender<PlayerMessage>, recording: Sender<()>) {
         let end = match self.find().await {
             Err(refusal) => PlayerEnd::Failed(refusal),
-            Ok(Content::Recording) => {
+            Ok(AddressContent::Recording) => {
                 // The relay ends with the players; then `run` checks this channel.
                 let _ = recording.send(());
                 PlayerEnd::Over
             }
-            Ok(Content::Stream(answer, head, container)) => {
+            Ok(AddressContent::Stream(answer, head, container)) => {
                 drop(sound);
                 // Fails when the source was dropped.
                 let _ = main.send(PlayerMessage::Arrival);
                 let feeder = DemuxerFeed::new(self.decoder.clone(), self.wants, main.clone());
                 PlayerEnd::Failed(stream(feeder, answer, head, container).await)
             }
-            Ok(Content::Media(media, url)) => {
+            Ok(AddressContent::Media(media, url)) => {
                 drop(sound);
                 self.alone(*media, &url, &main).await
             }
-            Ok(Content::Variants(list)) => self.variants(&list, &main, sound).await,
+            Ok(AddressContent::Variants(list)) => self.variants(&list, &main, sound).await,
         };
         let _ = main.send(PlayerMessage::End(end));
     }
 
     /// Detects the content. A damaged playlist is read again for a while.
-    async fn find(&self) -> Result<Content, Refusal> {
+    async fn find(&self) -> Result<AddressContent, Refusal> {
         let began = Instant::now();
         loop {
             let refusal = match inspect(&self.web, &self.url).await {

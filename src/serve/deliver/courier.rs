@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::Shared;
+use super::DeliveryState;
 use super::dead_letters::DeadLetters;
 use super::envelope::Envelope;
 use super::exec::Exec;
@@ -112,7 +112,7 @@ impl Transport {
 pub(super) struct Courier {
     settings: SinkSettings,
     place: Place,
-    shared: Arc<Shared>,
+    shared: Arc<DeliveryState>,
     clock: Arc<dyn Clock>,
     transport: Transport,
     dead_letters: DeadLetters,
@@ -124,7 +124,7 @@ impl Courier {
     pub const fn new(
         settings: SinkSettings,
         place: Place,
-        shared: Arc<Shared>,
+        shared: Arc<DeliveryState>,
         clock: Arc<dyn Clock>,
         transport: Transport,
         dead_letters: DeadLetters,

@@ -66,7 +66,7 @@ fn host_name() -> String {
 }
 
 /// The spool, and the signals between the threads that fill and empty it.
-struct Shared {
+struct DeliveryState {
     spool: Mutex<Spool>,
     /// A record was added, or the secrets are to be read again.
     wake: Notify,
@@ -77,7 +77,7 @@ struct Shared {
     status: DeliveryStatus,
 }
 
-impl Shared {
+impl DeliveryState {
     /// Reports the contents of the spool.
     fn report(&self, spool: &Spool) {
         self.status.waiting(spool.records(), spool.bytes());
@@ -91,7 +91,7 @@ struct Delivery {
     kinds: Option<Vec<RecordKind>>,
     /// For messages.
     place: String,
-    shared: Arc<Shared>,
+    shared: Arc<DeliveryState>,
     clock: Arc<dyn Clock>,
     thread: Option<JoinHandle<()>>,
     log: LogLimiter,
@@ -120,7 +120,7 @@ impl Delivery {
             let advice = "use https, mqtts or tls";
             tracing::warn!("sink {name}: no TLS: others on the network can read the records; {advice}");
         }
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(DeliveryState {
             spool: Mutex::new(spool),
             wake: Notify::new(),
             closing: watch::Sender::new(false),

@@ -13,7 +13,7 @@ use touchline_core::error::{Error, Result};
 use touchline_core::vote::VoteConfig;
 use touchline_media::guard::SourcesFile;
 use touchline_serve::config::{self, Fixed, LatencyMs, Listen, MaxStreams, OverlaySettings, StreamFile};
-use touchline_serve::publish::hub::Origin;
+use touchline_serve::publish::hub::StreamOwner;
 use touchline_serve::publish::sink::{Item, Sink};
 use touchline_serve::run::{AccessSettings, RunConfig, run_with_sinks};
 use touchline_serve::workers::Batching;
@@ -50,7 +50,7 @@ fn main() -> Result<()> {
         shadow: None,
         pack_root: None,
         watch_pack: false,
-        streams: streams.into_iter().map(|stream| (stream, Origin::CommandLine)).collect(),
+        streams: streams.into_iter().map(|stream| (stream, StreamOwner::CommandLine)).collect(),
         sources: SourcesFile::default(),
         vote: VoteConfig::default(),
         fixed: Fixed::default(),

@@ -17,7 +17,7 @@ use crate::clips::{self, ClipAccess, ClipReason, ClipStore, DecisionRecord, Miss
 use crate::config::{ClipKind, RecordSettings};
 use crate::publish::hub::Hub;
 use crate::publish::record::{OutputRecord, Published, StreamState};
-use crate::publish::sink::{Content, Item, Sink};
+use crate::publish::sink::{Item, ItemContent, Sink};
 use touchline_core::decision::{Event, EventKind, SecondOutcome};
 use touchline_core::error::Result;
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
@@ -226,9 +226,9 @@ impl Sink for ClipSink {
 
     fn take(&mut self, item: &Item) -> u64 {
         match &item.content {
-            Content::Second(published) => self.second(&item.stream, published, &item.records),
-            Content::RunStarted(run, cause) => self.cutter.run_started(&item.stream, *run, *cause),
-            Content::State(state) => {
+            ItemContent::Second(published) => self.second(&item.stream, published, &item.records),
+            ItemContent::RunStarted(run, cause) => self.cutter.run_started(&item.stream, *run, *cause),
+            ItemContent::State(state) => {
                 let end = match state {
                     StreamState::Ended | StreamState::Failed { .. } => Some(MissingReason::StreamEnd),
                     StreamState::Paused | StreamState::Removed => Some(MissingReason::Stopped),
@@ -239,7 +239,7 @@ impl Sink for ClipSink {
                     self.cutter.forget(&item.stream);
                 }
             }
-            Content::RecordsOnly => {}
+            ItemContent::RecordsOnly => {}
         }
         self.trim();
         0

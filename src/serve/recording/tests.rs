@@ -81,10 +81,10 @@ impl Bench {
         let kinds = [crate::config::RecordKind::Second, crate::config::RecordKind::Event];
         let records = recorder.published(&published).into_iter().zip(kinds);
         let records = records.map(|(json, kind)| OutputRecord { kind, json: json.into() }).collect();
-        self.take(Content::Second(Box::new(published)), records);
+        self.take(ItemContent::Second(Box::new(published)), records);
     }
 
-    fn take(&mut self, content: Content, records: Vec<OutputRecord>) {
+    fn take(&mut self, content: ItemContent, records: Vec<OutputRecord>) {
         assert_eq!(self.sink.take(&Item { stream: self.id.into(), content, records }), 0);
     }
 
@@ -150,7 +150,7 @@ fn clips_across_a_reconnect_say_what_is_missing_and_have_their_sound() {
     }
     assert_eq!((bench.sidecars().len(), bench.files("open")), (0, 2), "their end has not come");
     let second = bench.record();
-    bench.take(Content::RunStarted(RunId(1), Discontinuity::Reconnect), Vec::new());
+    bench.take(ItemContent::RunStarted(RunId(1), Discontinuity::Reconnect), Vec::new());
     for (index, arrived_ns) in (0..).zip(second) {
         bench.second(1, index, arrived_ns, (index == 3).then_some(EventKind::Offset));
     }
@@ -232,7 +232,7 @@ fn on_a_full_disk_the_oldest_media_make_room_and_then_clips_are_refused() {
             bench.second(0, index, *arrived_ns, (index == onset).then_some(EventKind::Onset));
         }
         full.into_iter().for_each(|extension| fill_disk_for_open_clip(bench, extension));
-        bench.take(Content::State(StreamState::Ended), Vec::new());
+        bench.take(ItemContent::State(StreamState::Ended), Vec::new());
         let unfinished = bench.files("part") + bench.files("open");
         (bench.count("made"), bench.count("no-space"), bench.sidecars().len(), bench.files("mp4"), unfinished)
     };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::crash_guard::{MarkingOpener, OpeningMark};
-use super::publisher::{Command, News, SourceNews, StreamStart};
+use super::publisher::{News, PublisherCommand, SourceNews, StreamStart};
 use crate::backlog::QueueId;
 use crate::config::{RtspTransport, StreamSettings};
 use crate::publish::hub::StreamHandle;
@@ -68,7 +68,7 @@ pub(super) struct GstDriver {
     pub(super) intake: Intake,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) policy: Arc<SourcePolicy>,
-    pub(super) commands: Sender<Command>,
+    pub(super) commands: Sender<PublisherCommand>,
     pub(super) news: Sender<News>,
     pub(super) pacing: Pacing,
     /// Where the media are recorded.
@@ -105,7 +105,7 @@ impl Driver for GstDriver {
             supervised: pace == Pace::Live,
             counters: counters.clone(),
         };
-        let _ = self.commands.send(Command::Begin(Box::new(begin)));
+        let _ = self.commands.send(PublisherCommand::Begin(Box::new(begin)));
         // Keeps the channel open until the queue is removed: closing it would count as the end of the source.
         let hold = to.clone();
         let opened = self.source(&request, &location, SourceParts { pipeline, queue, counters, tier }, to);
@@ -113,7 +113,7 @@ impl Driver for GstDriver {
             Ok(source) => Ok(Opened { queue, source }),
             Err(e) => {
                 self.intake.remove_queue(queue);
-                let _ = self.commands.send(Command::Forget(queue));
+                let _ = self.commands.send(PublisherCommand::Forget(queue));
                 drop(hold);
                 Err(e)
             }

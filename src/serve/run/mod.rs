@@ -24,7 +24,7 @@ use touchline_media::guard::{SourcePolicy, SourcesFile};
 use crate::config::{
     Fixed, LatencyMs, Listen, MaxStreams, OverlaySettings, RecordKind, RecordSettings, SinkSettings, StreamSettings,
 };
-use crate::publish::hub::{Origin, Restored};
+use crate::publish::hub::{Restored, StreamOwner};
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::PackControl;
 use crate::publish::sink::Sink;
@@ -36,7 +36,7 @@ use crate::update::UpdateConfig;
 use crate::workers::Batching;
 use driver::GstDriver;
 use manager::{InitialStream, ManagerDependencies, ManagerInbox, Rules, StreamManager};
-use parts::{ModelThreads, Shared};
+use parts::{ModelThreads, SharedParts};
 use publisher::{Publisher, PublisherInbox};
 use server::Controls;
 use shutdown::ShutdownTimer;
@@ -55,7 +55,7 @@ pub struct RunConfig {
     /// Reload the pack when its directory changes.
     pub watch_pack: bool,
     /// The streams of the configuration file, then those of the command line.
-    pub streams: Vec<(StreamSettings, Origin)>,
+    pub streams: Vec<(StreamSettings, StreamOwner)>,
     /// Which sources the API may open.
     pub sources: SourcesFile,
     /// The vote of streams without a vote of their own.
@@ -118,7 +118,7 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
     let packs = UpdateConfig::new(config.pack_root.as_deref(), &config.pack.dir, config.watch_pack)?;
     let jsonl = config.jsonl.as_deref().map(|path| JsonlWriter::append(Path::new(path))).transpose()?;
     let runtime = parts::runtime()?;
-    let (mut shared, store_thread, mut contents) = Shared::open(&config)?;
+    let (mut shared, store_thread, mut contents) = SharedParts::open(&config)?;
     let (outputs, clips) = parts::outputs(&mut config, jsonl, sinks, &shared)?;
     let (pack_control, pack_requests) = PackControl::new();
     let (stream_control, requests) = StreamControl::new();
@@ -145,7 +145,7 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
     let terminal = (!config.quiet).then(|| Terminal::new(&workers.pack().classes, lines, is_stdout_taken));
     let (reports_to, reports) = unbounded();
     let (news_to, news) = unbounded();
-    // Keeps the channel open while no supervisor exists: only `Command::Finish` ends the publisher.
+    // Keeps the channel open while no supervisor exists: only `PublisherCommand::Finish` ends the publisher.
     let _news_stay_open = news_to.clone();
     let (commands_to, commands) = unbounded();
     let classes = workers.pack().classes.len();
@@ -198,7 +198,7 @@ struct StartState {
 }
 
 /// The streams of the configuration file and the command line, then those of the store.
-fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: Option<&Store>) -> StartState {
+fn starting(streams: Vec<(StreamSettings, StreamOwner)>, contents: Contents, store: Option<&Store>) -> StartState {
     let Contents { streams: stored, mut restored, ends, log_outs: _ } = contents;
     let mut held = BTreeSet::new();
     let mut initial: Vec<InitialStream> = Vec::with_capacity(streams.len() + stored.len());
@@ -228,7 +228,7 @@ fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: O
             }
         }
         let restored = restored.remove(&settings.id).unwrap_or_default();
-        initial.push(InitialStream { settings, origin: Origin::Api, generation: Some(generation), restored });
+        initial.push(InitialStream { settings, origin: StreamOwner::Api, generation: Some(generation), restored });
     }
     // The rest belongs to removed streams. A new stream of such a name continues after its last run.
     let runs = restored.iter().filter_map(|(id, kept)| Some((id.clone(), kept.run?))).collect();

@@ -17,7 +17,7 @@ use super::RunConfig;
 use super::driver::GstDriver;
 use super::manager::{Ended, ManagerDependencies, ManagerInbox, Reader, StreamManager};
 use super::notify::{ServiceManager, Watchdog};
-use super::publisher::{Command, News, Publisher};
+use super::publisher::{News, Publisher, PublisherCommand};
 use super::server::{Controls, Reload, Server, catch_signals};
 use super::shutdown::ShutdownTimer;
 use crate::clips::ClipAccess;
@@ -51,14 +51,14 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 /// Handles that all parts use.
-pub(super) struct Shared {
+pub(super) struct SharedParts {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) hub: Hub,
     pub(super) service_manager: ServiceManager,
     pub(super) store: Option<Store>,
 }
 
-impl Shared {
+impl SharedParts {
     /// Opens the store and reads it.
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl Shared {
         &self,
         workers: &Workers,
         policy: Arc<SourcePolicy>,
-        commands: Sender<Command>,
+        commands: Sender<PublisherCommand>,
         news: Sender<News>,
         (is_realtime, record): (bool, Option<RingOptions>),
     ) -> GstDriver {
@@ -138,7 +138,7 @@ impl Shared {
     pub(super) fn tools(
         &self,
         driver: GstDriver,
-        commands: Sender<Command>,
+        commands: Sender<PublisherCommand>,
         control: StreamControl,
         reader: Option<(String, Reader)>,
     ) -> ManagerDependencies<GstDriver> {
@@ -188,13 +188,13 @@ impl Shared {
         &self,
         publisher: &Publisher,
         workers: &Workers,
-        commands: Sender<Command>,
+        commands: Sender<PublisherCommand>,
     ) -> Result<Option<Watchdog>> {
         let beats = vec![("publishing", publisher.beat().clone()), ("inference", workers.beat().clone())];
         let intake = workers.intake().clone();
         self.service_manager.watch(self.hub.clone(), beats, move || {
             intake.nudge();
-            let _ = commands.send(Command::Wake);
+            let _ = commands.send(PublisherCommand::Wake);
         })
     }
 
@@ -226,7 +226,7 @@ impl ModelThreads {
         (pack, shadow_pack): (Pack, Option<Pack>),
         (batching, signals): (Batching, SignalConfig),
         (packs, control, requests): (UpdateConfig, PackControl, Receiver<PackRequest>),
-        shared: &Shared,
+        shared: &SharedParts,
     ) -> Result<Self> {
         let (hub, clock) = (&shared.hub, &shared.clock);
         let (shadow, feed) = match shadow_pack {
@@ -257,7 +257,7 @@ pub(super) fn outputs(
     config: &mut RunConfig,
     jsonl: Option<JsonlWriter>,
     further: Vec<Box<dyn Sink>>,
-    shared: &Shared,
+    shared: &SharedParts,
 ) -> Result<Outputs> {
     let mut outputs: Vec<Box<dyn Sink>> = Vec::new();
     if let Some(writer) = jsonl {
@@ -302,12 +302,12 @@ pub(super) fn on_hang_up(
 }
 
 /// Ends the publisher when the stream manager ends, even by a panic.
-struct FinishOnDrop(Sender<Command>);
+struct FinishOnDrop(Sender<PublisherCommand>);
 
 impl Drop for FinishOnDrop {
     fn drop(&mut self) {
         // Fails if publishing has ended already.
-        let _ = self.0.send(Command::Finish);
+        let _ = self.0.send(PublisherCommand::Finish);
     }
 }
 
@@ -318,7 +318,7 @@ impl Drop for FinishOnDrop {
 pub(super) fn start_manager(
     manager: StreamManager<GstDriver>,
     inbox: ManagerInbox,
-    commands: Sender<Command>,
+    commands: Sender<PublisherCommand>,
 ) -> Result<Receiver<Ended>> {
     let (ended_to, ended) = bounded(1);
     let finish_on_drop = FinishOnDrop(commands);
@@ -330,7 +330,7 @@ pub(super) fn start_manager(
     Ok(ended)
 }
 
-/// The result of the stream manager, which ends right after it has sent [`Command::Finish`]. If publishing failed, nothing waits
+/// The result of the stream manager, which ends right after it has sent [`PublisherCommand::Finish`]. If publishing failed, nothing waits
 /// for it.
 ///
 /// # Errors

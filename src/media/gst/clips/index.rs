@@ -7,7 +7,7 @@ use touchline_core::item::Track;
 use super::unit::Unit;
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct RingEntry {
     run: u32,
     pts_ns: i64,
     is_key: bool,
@@ -16,13 +16,13 @@ struct Entry {
 /// Times per track, in decoding order.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    tracks: [Vec<Entry>; 2],
+    tracks: [Vec<RingEntry>; 2],
 }
 
 impl Index {
     pub fn push(&mut self, unit: &Unit) {
         let Unit { run, pts_ns, is_key, .. } = *unit;
-        self.tracks[unit.track.index()].push(Entry { run, pts_ns, is_key });
+        self.tracks[unit.track.index()].push(RingEntry { run, pts_ns, is_key });
     }
 
     /// The units of the clip from `from_ns` to `to_ns` of a run; [`None`] without media.
@@ -64,8 +64,8 @@ mod tests {
     fn index(video: &[(u32, i64, bool)], audio: &[(u32, i64)]) -> Index {
         Index {
             tracks: [
-                video.iter().map(|&(run, pts_ns, is_key)| Entry { run, pts_ns, is_key }).collect(),
-                audio.iter().map(|&(run, pts_ns)| Entry { run, pts_ns, is_key: true }).collect(),
+                video.iter().map(|&(run, pts_ns, is_key)| RingEntry { run, pts_ns, is_key }).collect(),
+                audio.iter().map(|&(run, pts_ns)| RingEntry { run, pts_ns, is_key: true }).collect(),
             ],
         }
     }

@@ -66,7 +66,7 @@ pub(super) struct OutputPipeline {
 }
 
 /// The muxer, with its place in the pipeline.
-struct Target {
+struct OutputTarget {
     /// From the muxer on.
     text: String,
     factory: &'static str,
@@ -75,8 +75,8 @@ struct Target {
     places: Vec<(&'static str, &'static str, String)>,
 }
 
-fn target(address: &OutputAddress, is_live: bool, name: &str) -> Target {
-    let plain = |text: &str, factory, places| Target { text: text.into(), factory, pads: ["", ""], places };
+fn target(address: &OutputAddress, is_live: bool, name: &str) -> OutputTarget {
+    let plain = |text: &str, factory, places| OutputTarget { text: text.into(), factory, pads: ["", ""], places };
     match address {
         OutputAddress::File(path, container) => {
             let path = path.to_string_lossy().into_owned();
@@ -110,7 +110,7 @@ fn target(address: &OutputAddress, is_live: bool, name: &str) -> Target {
                 ("mux", "location", place(&format!("{name}-%05d.ts"))),
                 ("mux", "playlist-location", place(super::PLAYLIST)),
             ];
-            Target { text, factory: "mpegtsmux", pads: ["video", "audio"], places }
+            OutputTarget { text, factory: "mpegtsmux", pads: ["video", "audio"], places }
         }
         OutputAddress::Rtmp(uri) => {
             let text = "flvmux name=mux streamable=true ! rtmp2sink name=to async=false sync=false";
@@ -165,7 +165,7 @@ impl OutputPipeline {
         if let Some(element) = encoding.encoder.missing() {
             return Err(OutputError::new(OutputCause::Encoder, format!("this machine has no encoder {element}")));
         }
-        let Target { text, factory, pads, places } = target(address, encoding.is_live, name);
+        let OutputTarget { text, factory, pads, places } = target(address, encoding.is_live, name);
         let muxer = gst::ElementFactory::find(factory).ok_or_else(|| failed(&format!("GStreamer has no {factory}")))?;
         let mut description = text;
         if first[0].is_some() {

@@ -25,7 +25,7 @@ use crate::config::{SecretSource, SinkSettings};
 use crate::metrics::Metrics;
 use crate::publish::hub::HubInfo;
 use crate::publish::record::OutputRecord;
-use crate::publish::sink::Content;
+use crate::publish::sink::ItemContent;
 use crate::publish::testing;
 use crate::wait::until;
 use touchline_core::clock::SystemClock;
@@ -120,7 +120,7 @@ fn item(stream: &str, kind: &str, n: u64) -> Item {
     let json = format!("{{\"type\":\"{kind}\",\"stream\":\"{stream}\",\"n\":{n}}}");
     let kind = RecordKind::ALL.into_iter().find(|known| known.as_str() == kind).unwrap();
     let records = vec![OutputRecord { kind, json: json.into() }];
-    Item { stream: stream.into(), content: Content::RecordsOnly, records }
+    Item { stream: stream.into(), content: ItemContent::RecordsOnly, records }
 }
 
 fn hub() -> Hub {

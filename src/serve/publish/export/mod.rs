@@ -83,7 +83,7 @@ pub struct ExportOptions {
     pub all: bool,
     /// File or URL that otio and edl refer to.
     pub media: Option<String>,
-    /// Origin and text of an HLS media playlist to insert date ranges into.
+    /// StreamOwner and text of an HLS media playlist to insert date ranges into.
     pub playlist: Option<(String, String)>,
     /// Pictures in html.
     pub posters: Posters,

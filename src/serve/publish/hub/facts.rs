@@ -29,7 +29,7 @@ pub struct StreamFacts {
     /// The streams that a wall shows together.
     pub group: Option<String>,
     /// Who owns the stream.
-    pub origin: Origin,
+    pub origin: StreamOwner,
     /// False: an operator paused it.
     pub enabled: bool,
     /// Version of the settings; greater after every change.
@@ -87,7 +87,7 @@ impl From<VoteConfig> for VoteFacts {
 /// The owner of a stream, who alone may change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Origin {
+pub enum StreamOwner {
     /// The configuration file.
     Config,
     /// The command line, until the program ends.

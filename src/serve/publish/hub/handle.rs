@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::history::HistoryEntry;
 use super::{
-    Counters, FeedKind, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, LiveState, RecordKind, Restored,
-    SourceFacts, Stream, StreamFacts, push_bounded,
+    FeedKind, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, LiveState, RecordKind, Restored, SourceFacts,
+    Stream, StreamCounts, StreamFacts, push_bounded,
 };
 use crate::metrics::StreamMetrics;
 use crate::publish::kept;
@@ -330,7 +330,7 @@ impl StreamHandle {
     }
 
     /// Counts since the start.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> StreamCounts {
         self.stream.live().counters
     }
 

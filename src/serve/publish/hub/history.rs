@@ -17,14 +17,14 @@ pub(super) struct HistoryEntry {
     pub(super) index: u64,
     /// When it was published, milliseconds since 1970-01-01 UTC.
     pub(super) at_ms: i64,
-    pub(super) verdict: Verdict,
+    pub(super) verdict: HistoryOutcome,
     /// Label of the estimate and its mean probability; `None` while the window is empty.
     pub(super) window: Option<(ClassId, f32)>,
     pub(super) unknown: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum HistoryOutcome {
     Decided { label: ClassId, probability: f32, by: Modality },
     Gap(GapReason),
 }
@@ -37,12 +37,12 @@ impl HistoryEntry {
             index: published.outcome.index(),
             at_ms: unix_ns.div_euclid(1_000_000),
             verdict: match &published.outcome {
-                SecondOutcome::Predicted(second) => Verdict::Decided {
+                SecondOutcome::Predicted(second) => HistoryOutcome::Decided {
                     label: second.decision.label,
                     probability: second.decision.probability,
                     by: second.decision.modality,
                 },
-                SecondOutcome::Gap(gap) => Verdict::Gap(gap.reason),
+                SecondOutcome::Gap(gap) => HistoryOutcome::Gap(gap.reason),
             },
             window: (estimate.seconds > 0).then(|| (estimate.label, estimate.probability())),
             unknown: estimate.is_unknown(),
@@ -51,10 +51,10 @@ impl HistoryEntry {
 
     pub(super) fn row<'a>(&self, classes: &'a ClassSet) -> Row<'a> {
         let (label, probability, decided_by, reason) = match self.verdict {
-            Verdict::Decided { label, probability, by } => {
+            HistoryOutcome::Decided { label, probability, by } => {
                 (Some(classes.name(label)), Some(probability.into()), Some(by), None)
             }
-            Verdict::Gap(reason) => (None, None, None, Some(reason)),
+            HistoryOutcome::Gap(reason) => (None, None, None, Some(reason)),
         };
         Row {
             run: self.run,

@@ -29,7 +29,7 @@ pub use crate::config::RecordKind;
 use crate::config::stream_id;
 use crate::metrics::{Metrics, StreamMetrics};
 pub use archive::{Archive, Restored};
-pub use facts::{Origin, StreamFacts, StreamInfo, VoteFacts};
+pub use facts::{StreamFacts, StreamInfo, StreamOwner, VoteFacts};
 use feed::Feed;
 pub use feed::{FeedBatch, FeedCursor, FeedFilter, FeedItem, FeedKind};
 pub use handle::StreamHandle;
@@ -97,10 +97,10 @@ pub struct Subscription {
 /// The state of all streams. Cloning shares it.
 #[derive(Clone)]
 pub struct Hub {
-    shared: Arc<Shared>,
+    shared: Arc<HubShared>,
 }
 
-struct Shared {
+struct HubShared {
     /// The same for every pack: the classes of a stream's records must not change.
     classes: Arc<ClassSet>,
     instance: Option<Arc<str>>,
@@ -147,7 +147,7 @@ struct SourceFacts {
 }
 
 impl SourceFacts {
-    fn new(id: &str, shared: &Shared, uri: &str, pace: Pace) -> Self {
+    fn new(id: &str, shared: &HubShared, uri: &str, pace: Pace) -> Self {
         let recorder = Recorder::new(id, shared.classes.clone(), pace).with_instance(shared.instance.clone());
         Self { uri: redact::uri(uri).into(), pace, recorder, _known: redact::remember(uri) }
     }
@@ -191,7 +191,7 @@ struct LiveState {
     run: RunId,
     /// A run has begun, in this process or before.
     has_run: bool,
-    counters: Counters,
+    counters: StreamCounts,
     /// The pack that made the last decision.
     pack: Option<Arc<PackStamp>>,
     sequence: u64,
@@ -203,7 +203,7 @@ struct LiveState {
 
 /// Counts since the program started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct StreamCounts {
     /// Seconds with a decision.
     pub classified: u64,
     /// Seconds without one, in the order of [`GapReason::ALL`].
@@ -231,7 +231,7 @@ impl Hub {
         let vote_window_s = AtomicU32::new(info.vote_window_s);
         let (streams, archive, time_zone) = (RwLock::default(), RwLock::default(), RwLock::default());
         let deliveries = DeliveryBoard::default();
-        let shared = Shared {
+        let shared = HubShared {
             classes,
             instance,
             vote_window_s,
@@ -506,7 +506,7 @@ impl LiveState {
             last_wall: None,
             run: RunId(0),
             has_run: false,
-            counters: Counters::default(),
+            counters: StreamCounts::default(),
             pack: None,
             sequence: 0,
             group: None,

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::history::{HistoryEntry, Verdict};
+use super::history::{HistoryEntry, HistoryOutcome};
 use super::view::{SummaryView, raw};
 use super::{FeedCursor, FeedFilter, Hub, LiveState, Stream};
 use crate::publish::format::millis;
@@ -101,8 +101,8 @@ fn spans<'a>(history: &VecDeque<HistoryEntry>, classes: &'a ClassSet) -> Vec<Spa
     let mut spans: Vec<SpanView<'a>> = Vec::new();
     for entry in history {
         let reason = match entry.verdict {
-            Verdict::Gap(reason) => Some(reason),
-            Verdict::Decided { .. } => None,
+            HistoryOutcome::Gap(reason) => Some(reason),
+            HistoryOutcome::Decided { .. } => None,
         };
         let label = entry.window.filter(|_| reason.is_none()).map(|(label, _)| classes.name(label));
         let unknown = entry.unknown && label.is_some();

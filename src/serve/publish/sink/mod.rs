@@ -42,7 +42,7 @@ const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// The content of an item in typed form.
 #[derive(Clone, Debug)]
-pub enum Content {
+pub enum ItemContent {
     /// A second with its estimate and events.
     Second(Box<Published>),
     /// A change of state.
@@ -59,7 +59,7 @@ pub struct Item {
     /// Id of the stream.
     pub stream: Arc<str>,
     /// The content in typed form.
-    pub content: Content,
+    pub content: ItemContent,
     /// The records.
     pub records: Vec<OutputRecord>,
 }
@@ -390,9 +390,9 @@ impl Sink for Terminal {
 
     fn take(&mut self, item: &Item) -> u64 {
         match &item.content {
-            Content::Second(published) => self.published(&item.stream, published),
-            Content::State(state) => self.state(&item.stream, state),
-            Content::RunStarted(..) | Content::RecordsOnly => {}
+            ItemContent::Second(published) => self.published(&item.stream, published),
+            ItemContent::State(state) => self.state(&item.stream, state),
+            ItemContent::RunStarted(..) | ItemContent::RecordsOnly => {}
         }
         // A closed terminal is not an error.
         0

@@ -63,7 +63,7 @@ fn record(json: &str) -> OutputRecord {
 }
 
 fn item(n: usize) -> Item {
-    Item { stream: "a".into(), content: Content::RecordsOnly, records: vec![record(&format!("{{\"n\":{n}}}"))] }
+    Item { stream: "a".into(), content: ItemContent::RecordsOnly, records: vec![record(&format!("{{\"n\":{n}}}"))] }
 }
 
 fn sinks() -> (Sinks, Metrics, Arc<ManualClock>) {

@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use crate::backlog::QueueId;
 use crate::config::StreamSettings;
-use crate::publish::hub::{Origin, StreamFacts, StreamHandle};
+use crate::publish::hub::{StreamFacts, StreamHandle, StreamOwner};
 use crate::publish::streams::{StreamOutcome, StreamRefusal};
 use touchline_core::error::Error;
 use touchline_core::item::Pace;
@@ -85,7 +85,7 @@ pub(super) enum PendingChange {
 pub(super) struct ManagedStream {
     /// The wanted settings.
     pub(super) settings: StreamSettings,
-    pub(super) origin: Origin,
+    pub(super) origin: StreamOwner,
     pub(super) generation: u64,
     pub(super) handle: StreamHandle,
     pub(super) phase: Phase,
@@ -114,7 +114,7 @@ pub(super) struct ManagedStream {
 }
 
 impl ManagedStream {
-    pub(super) fn new(settings: StreamSettings, origin: Origin, generation: u64, handle: StreamHandle) -> Self {
+    pub(super) fn new(settings: StreamSettings, origin: StreamOwner, generation: u64, handle: StreamHandle) -> Self {
         Self {
             settings,
             origin,
@@ -198,7 +198,7 @@ impl ManagedStream {
     /// Whether it retries after a first attempt that fails; `run` is the default. Streams of the API retry: a camera
     /// that is off at the start must come back by itself.
     pub(super) fn retries(&self, run: bool) -> bool {
-        self.settings.retry.unwrap_or(run || self.origin == Origin::Api)
+        self.settings.retry.unwrap_or(run || self.origin == StreamOwner::Api)
     }
 
     /// Whether it retries if the next attempt fails. A stream that has played before always does: changing a setting
@@ -229,7 +229,7 @@ impl ManagedStream {
             variant: self.settings.hls.variant,
             max_height: self.settings.hls.max_height,
             audio_language: self.settings.hls.audio_language.clone(),
-            isolation: self.settings.isolation(self.origin == Origin::Api),
+            isolation: self.settings.isolation(self.origin == StreamOwner::Api),
             retry: self.retries(retry),
             record: self.settings.record,
             vote: self.vote(vote).into(),

@@ -21,10 +21,10 @@ use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use super::crash_guard;
 use super::driver::{Driver, OpenRequest, Opened};
 use super::notify::ServiceManager;
-use super::publisher::{Command, Report};
+use super::publisher::{PublisherCommand, PublisherReport};
 use crate::backlog::QueueId;
 use crate::config::{Fixed, StreamSettings};
-use crate::publish::hub::{Hub, Origin, Restored, StreamInfo};
+use crate::publish::hub::{Hub, Restored, StreamInfo, StreamOwner};
 use crate::publish::record::StreamState;
 use crate::publish::streams::{StreamControl, StreamRequest};
 use crate::store::Store;
@@ -63,7 +63,7 @@ pub(super) struct Rules {
 /// A stream at the start.
 pub(super) struct InitialStream {
     pub(super) settings: StreamSettings,
-    pub(super) origin: Origin,
+    pub(super) origin: StreamOwner,
     /// Version of its settings in the store.
     pub(super) generation: Option<u64>,
     pub(super) restored: Restored,
@@ -72,7 +72,7 @@ pub(super) struct InitialStream {
 /// The channels of the stream manager.
 pub(super) struct ManagerInbox {
     pub(super) requests: Receiver<StreamRequest>,
-    pub(super) reports: Receiver<Report>,
+    pub(super) reports: Receiver<PublisherReport>,
     /// Reload the configuration file.
     pub(super) reload: Receiver<()>,
     pub(super) stop: Receiver<()>,
@@ -83,7 +83,7 @@ pub(super) struct ManagerDependencies<H> {
     pub(super) driver: Arc<H>,
     pub(super) hub: Hub,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) commands: Sender<Command>,
+    pub(super) commands: Sender<PublisherCommand>,
     pub(super) store: Option<Store>,
     pub(super) control: StreamControl,
     /// Reads the configuration file; `None` when there is none.
@@ -187,7 +187,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             return Err(Error::Usage(text));
         }
         for stream in streams {
-            let (id, is_initial) = (stream.settings.id.clone(), stream.origin != Origin::Api);
+            let (id, is_initial) = (stream.settings.id.clone(), stream.origin != StreamOwner::Api);
             self.enter(stream)?.is_initial = is_initial;
             self.ids.push(id);
         }
@@ -232,8 +232,8 @@ impl<H: Driver + 'static> StreamManager<H> {
                     self.handle_request(request);
                 },
                 recv(inbox.reports) -> report => match report {
-                    Ok(Report::Ended { queue, error }) => self.over(queue, error),
-                    Ok(Report::Removed(id)) => self.gone(&id),
+                    Ok(PublisherReport::Ended { queue, error }) => self.over(queue, error),
+                    Ok(PublisherReport::Removed(id)) => self.gone(&id),
                     Err(_) => {}
                 },
                 recv(self.done) -> done => if let Ok(done) = done {
@@ -297,20 +297,20 @@ impl<H: Driver + 'static> StreamManager<H> {
                     () => Some(StreamState::Connecting),
                 };
                 if let Some(into) = into {
-                    self.tools.tell(Command::EndsInto(queue, into));
+                    self.tools.tell(PublisherCommand::EndsInto(queue, into));
                 }
                 source.stop();
                 entry.close(now_ns);
             }
             Phase::Idle if entry.gone => {
                 entry.phase = Phase::Leaving;
-                self.tools.tell(Command::Remove(entry.handle.clone()));
+                self.tools.tell(PublisherCommand::Remove(entry.handle.clone()));
             }
             Phase::Idle if is_stopping => entry.answer(Err(StreamControl::shutting_down())),
             Phase::Idle if !entry.settings.enabled => {
                 // The publisher drops a state that is set already.
                 let state = if self.held.contains(id) { crash_guard::held() } else { StreamState::Paused };
-                self.tools.tell(Command::SetState(entry.handle.clone(), state));
+                self.tools.tell(PublisherCommand::SetState(entry.handle.clone(), state));
                 entry.over = false;
                 // If it is enabled later, a failure to open it must not end the program.
                 entry.is_initial = false;
@@ -329,7 +329,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             // An operator enabled it: the count of crashes starts over.
             store.unmark(id, true);
         }
-        let store = self.tools.store.clone().filter(|_| entry.origin == Origin::Api);
+        let store = self.tools.store.clone().filter(|_| entry.origin == StreamOwner::Api);
         let mark = store.map(|store| crash_guard::OpeningMark::new(store, self.tools.clock.clone(), id));
         if !self.suspects.may_open(id, mark.as_ref(), self.tools.clock.mono_ns()) {
             return;
@@ -340,7 +340,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             handle: entry.handle.clone(),
             vote: entry.vote(self.vote),
             retry: entry.retries_now(self.rules.retry),
-            guarded: entry.origin == Origin::Api,
+            guarded: entry.origin == StreamOwner::Api,
         };
         self.tickets += 1;
         let ticket = self.tickets;
@@ -371,7 +371,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         let Some(entry) = self.entries.get_mut(id).filter(is_this) else {
             // The manager had given up on this opening.
             if let Ok(Opened { queue, source }) = result {
-                self.tools.tell(Command::Forget(queue));
+                self.tools.tell(PublisherCommand::Forget(queue));
                 self.tools.driver.remove_queue(queue);
                 self.tools.drop_aside(id, Some(source));
             }
@@ -411,7 +411,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             other => (Cause::Other, other.to_string(), "correct the stream's settings".into()),
         };
         let state = StreamState::Failed { kind, cause, advice };
-        self.tools.tell(Command::SetState(entry.handle.clone(), state));
+        self.tools.tell(PublisherCommand::SetState(entry.handle.clone(), state));
         entry.over = true;
         entry.error = Some(error);
         self.reconcile(id);
@@ -443,7 +443,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let vote = entry.vote(self.vote);
         if let Some(queue) = entry.replace_vote(vote) {
-            self.tools.tell(Command::Vote(queue, vote));
+            self.tools.tell(PublisherCommand::Vote(queue, vote));
         }
         entry.answer(Ok(id.to_owned()));
     }
@@ -469,7 +469,7 @@ impl<H: Driver + 'static> StreamManager<H> {
 }
 
 impl<H> ManagerDependencies<H> {
-    fn tell(&self, command: Command) {
+    fn tell(&self, command: PublisherCommand) {
         // The publisher is gone only at shutdown.
         let _ = self.commands.send(command);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Done, Driver, InitialStream, StreamManager};
 use crate::config::{Fixed, StreamSettings};
-use crate::publish::hub::{Origin, Restored};
+use crate::publish::hub::{Restored, StreamOwner};
 use crate::publish::streams::ReloadChanges;
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::spawn;
@@ -85,7 +85,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         let mut changes = ReloadChanges { needs_restart: self.changed_fixed(&fixed), ..ReloadChanges::default() };
         let wanted: BTreeSet<&str> = streams.iter().map(|s| s.id.as_str()).collect();
         for (id, entry) in &mut self.entries {
-            if entry.origin == Origin::Config && !entry.gone && !wanted.contains(id.as_str()) {
+            if entry.origin == StreamOwner::Config && !entry.gone && !wanted.contains(id.as_str()) {
                 entry.gone = true;
                 changes.removed.push(id.clone());
             }
@@ -97,7 +97,7 @@ impl<H: Driver + 'static> StreamManager<H> {
                 changes.added.push(id);
                 let stream = InitialStream {
                     settings,
-                    origin: Origin::Config,
+                    origin: StreamOwner::Config,
                     generation: Some(generation),
                     restored: Restored::default(),
                 };
@@ -131,7 +131,7 @@ impl<H: Driver + 'static> StreamManager<H> {
     }
 
     fn check(&self, streams: &[StreamSettings], vote: VoteConfig) -> Result<()> {
-        let others = self.entries.iter().filter(|(_, e)| e.origin != Origin::Config);
+        let others = self.entries.iter().filter(|(_, e)| e.origin != StreamOwner::Config);
         if let Some((id, _)) = others.clone().find(|(id, _)| streams.iter().any(|s| s.id == **id)) {
             let text = format!("stream {id:?} exists already and is not from this file; rename one of them");
             return Err(Error::Usage(text));

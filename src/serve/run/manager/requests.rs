@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use super::entry::{Pending, PendingChange, Phase};
 use super::{Driver, InitialStream, StreamManager};
 use crate::config::{StreamSettings, free_id};
-use crate::publish::hub::{Origin, Restored};
+use crate::publish::hub::{Restored, StreamOwner};
 use crate::publish::streams::{
     NewStream, StreamChange, StreamControl, StreamOutcome, StreamPatch, StreamRefusal, StreamRefusalKind, StreamRequest,
 };
@@ -77,7 +77,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         };
         let settings = new.settings(id, self.rules.latency_ms);
         self.fits(&settings)?;
-        Ok(InitialStream { settings, origin: Origin::Api, generation: None, restored: Restored::default() })
+        Ok(InitialStream { settings, origin: StreamOwner::Api, generation: None, restored: Restored::default() })
     }
 
     /// Checks settings from the API.
@@ -151,9 +151,9 @@ impl<H: Driver + 'static> StreamManager<H> {
     fn changeable(&self, id: &str, generation: Option<u64>) -> Result<(), StreamRefusal> {
         let entry = self.entries.get(id).ok_or_else(|| unknown(id))?;
         let owner = match entry.origin {
-            Origin::Api => None,
-            Origin::Config => Some(("the configuration file", "edit the file and send SIGHUP")),
-            Origin::CommandLine => Some(("the command line", "restart the program without it")),
+            StreamOwner::Api => None,
+            StreamOwner::Config => Some(("the configuration file", "edit the file and send SIGHUP")),
+            StreamOwner::CommandLine => Some(("the command line", "restart the program without it")),
         };
         if let Some((owner, advice)) = owner {
             return Err(StreamRefusal::new(

@@ -2,9 +2,9 @@
 
 use super::entry::ManagedStream;
 use super::{Driver, Ended, StreamControl, StreamManager};
-use crate::publish::hub::Origin;
+use crate::publish::hub::StreamOwner;
 use crate::publish::terminal::announce;
-use crate::run::publisher::Command;
+use crate::run::publisher::PublisherCommand;
 use touchline_core::error::Error;
 use touchline_core::time::NANOS_PER_SECOND;
 
@@ -78,7 +78,7 @@ impl<H: Driver + 'static> StreamManager<H> {
     fn cut(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         if let Some(queue) = entry.phase.queue() {
-            self.tools.tell(Command::Cut(queue));
+            self.tools.tell(PublisherCommand::Cut(queue));
             self.tools.driver.remove_queue(queue);
         }
         let source = entry.phase.take_source();
@@ -105,12 +105,12 @@ impl<H: Driver + 'static> StreamManager<H> {
         if let Some(stopping) = &mut self.stopping {
             let error = stopping.error.take();
             self.entries.values_mut().for_each(|e| e.answer(Err(StreamControl::shutting_down())));
-            self.tools.tell(Command::Finish);
+            self.tools.tell(PublisherCommand::Finish);
             return Some(Ended { stopped: error.is_none(), result: error.map_or(Ok(()), Err) });
         }
         // A disabled stream of the file has not ended: it may be enabled again.
         let goes_on = |e: &ManagedStream| {
-            e.revive_at_ns.is_some() || !e.over && (e.settings.enabled || e.origin == Origin::Config)
+            e.revive_at_ns.is_some() || !e.over && (e.settings.enabled || e.origin == StreamOwner::Config)
         };
         if self.rules.is_service || self.entries.values().any(goes_on) {
             return None;
@@ -122,7 +122,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             }
             return None;
         }
-        self.tools.tell(Command::Finish);
+        self.tools.tell(PublisherCommand::Finish);
         Some(Ended { stopped: false, result: error.map_or(Ok(()), Err) })
     }
 }

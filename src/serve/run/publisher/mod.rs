@@ -1,6 +1,6 @@
 //! The publisher, on the main thread of `touchline run`: votes over decided seconds and hands records to every output.
 //!
-//! The stream manager opens and stops sources and sends [`Command`]s about streams that begin and end. The publisher
+//! The stream manager opens and stops sources and sends [`PublisherCommand`]s about streams that begin and end. The publisher
 //! does nothing slow, so no stream delays another.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use crate::live::LiveStream;
 use crate::metrics::StageThread;
 use crate::publish::hub::{Hub, StreamHandle};
 use crate::publish::record::{OutputRecord, StreamState};
-use crate::publish::sink::{Content, Item, Sinks, WhenFull};
+use crate::publish::sink::{Item, ItemContent, Sinks, WhenFull};
 use crate::workers::{Decided, DecidedItem};
 use touchline_core::cause::Cause;
 use touchline_core::clip::ClipOutput;
@@ -48,7 +48,7 @@ pub(super) struct StreamStart {
 }
 
 /// Commands of the stream manager.
-pub(super) enum Command {
+pub(super) enum PublisherCommand {
     /// A stream begins. Sent before any decision of its queue.
     Begin(Box<StreamStart>),
     /// The source could not be opened: nothing of the queue was or will be published.
@@ -70,7 +70,7 @@ pub(super) enum Command {
 
 /// Reports to the stream manager, sent after the hub and the queue of every sink have the records.
 #[derive(Debug)]
-pub(super) enum Report {
+pub(super) enum PublisherReport {
     /// The stream of a queue has ended; `error` if it failed by itself.
     Ended { queue: QueueId, error: Option<Error> },
     /// The stream is removed.
@@ -110,7 +110,7 @@ impl Running {
 pub(super) struct PublisherInbox {
     pub(super) decided: Receiver<Decided>,
     pub(super) news: Receiver<News>,
-    pub(super) commands: Receiver<Command>,
+    pub(super) commands: Receiver<PublisherCommand>,
 }
 
 pub(super) struct Publisher {
@@ -121,13 +121,13 @@ pub(super) struct Publisher {
     sinks: Sinks,
     /// A live stream has been watched: no sink may delay publishing any more.
     live: bool,
-    reports: Sender<Report>,
+    reports: Sender<PublisherReport>,
     beat: Heartbeat,
 }
 
 impl Publisher {
     /// `classes`: the number of classes of the pack.
-    pub(super) fn new(hub: Hub, clock: Arc<dyn Clock>, classes: usize, reports: Sender<Report>) -> Self {
+    pub(super) fn new(hub: Hub, clock: Arc<dyn Clock>, classes: usize, reports: Sender<PublisherReport>) -> Self {
         let beat = Heartbeat::default();
         let sinks = Sinks::new(hub.metrics().clone(), clock.clone(), beat.clone());
         Self { hub, clock, running: BTreeMap::new(), classes, sinks, live: false, reports, beat }
@@ -143,7 +143,7 @@ impl Publisher {
         &self.beat
     }
 
-    /// Publishes until [`Command::Finish`].
+    /// Publishes until [`PublisherCommand::Finish`].
     ///
     /// # Errors
     /// [`Error::Internal`] when the inference thread or the stream manager has ended; [`Error::Output`] when records
@@ -192,8 +192,8 @@ impl Publisher {
         }
     }
 
-    /// Runs the queued commands. Returns true after [`Command::Finish`].
-    fn run_commands(&mut self, commands: &Receiver<Command>) -> bool {
+    /// Runs the queued commands. Returns true after [`PublisherCommand::Finish`].
+    fn run_commands(&mut self, commands: &Receiver<PublisherCommand>) -> bool {
         while let Ok(command) = commands.try_recv() {
             if self.command(command) {
                 return true;
@@ -203,8 +203,8 @@ impl Publisher {
     }
 
     /// Runs commands until the queue is known: its `Begin` was sent earlier, on another channel. Returns true after
-    /// [`Command::Finish`].
-    fn catch_up(&mut self, queue: QueueId, commands: &Receiver<Command>) -> bool {
+    /// [`PublisherCommand::Finish`].
+    fn catch_up(&mut self, queue: QueueId, commands: &Receiver<PublisherCommand>) -> bool {
         while !self.running.contains_key(&queue) {
             let Ok(command) = commands.try_recv() else { break };
             if self.command(command) {
@@ -218,44 +218,44 @@ impl Publisher {
         self.sinks.finish(self.live.then_some(SINKS_TIMEOUT))
     }
 
-    /// Returns true for [`Command::Finish`].
-    fn command(&mut self, command: Command) -> bool {
+    /// Returns true for [`PublisherCommand::Finish`].
+    fn command(&mut self, command: PublisherCommand) -> bool {
         match command {
-            Command::Begin(begin) => {
+            PublisherCommand::Begin(begin) => {
                 let StreamStart { queue, handle, vote, supervised, counters } = *begin;
                 self.live |= supervised;
                 let stream = LiveStream::new(handle, vote, self.classes, supervised);
                 self.running
                     .insert(queue, Running { stream, counters, logged_losses: 0, counted: CounterValues::default() });
             }
-            Command::Forget(queue) => drop(self.running.remove(&queue)),
-            Command::EndsInto(queue, into) => {
+            PublisherCommand::Forget(queue) => drop(self.running.remove(&queue)),
+            PublisherCommand::EndsInto(queue, into) => {
                 if let Some(running) = self.running.get_mut(&queue) {
                     running.stream.ends_into(into);
                 }
             }
-            Command::Cut(queue) => self.cut(queue),
-            Command::Vote(queue, vote) => {
+            PublisherCommand::Cut(queue) => self.cut(queue),
+            PublisherCommand::Vote(queue, vote) => {
                 if let Some(running) = self.running.get_mut(&queue) {
                     running.stream.set_vote(vote);
                 }
             }
-            Command::SetState(handle, state) => self.set_state(&handle, &state),
-            Command::Remove(handle) => {
+            PublisherCommand::SetState(handle, state) => self.set_state(&handle, &state),
+            PublisherCommand::Remove(handle) => {
                 self.set_state(&handle, &StreamState::Removed);
                 self.hub.remove_stream(handle.id());
                 // The stream manager is gone only at shutdown.
-                let _ = self.reports.send(Report::Removed(handle.id().to_owned()));
+                let _ = self.reports.send(PublisherReport::Removed(handle.id().to_owned()));
             }
-            Command::Wake => {}
-            Command::Finish => return true,
+            PublisherCommand::Wake => {}
+            PublisherCommand::Finish => return true,
         }
         false
     }
 
     fn set_state(&mut self, handle: &StreamHandle, state: &StreamState) {
         if let Some(record) = handle.set_state(state.clone()) {
-            self.send(handle, Content::State(state.clone()), vec![record]);
+            self.send(handle, ItemContent::State(state.clone()), vec![record]);
         }
     }
 
@@ -267,16 +267,16 @@ impl Publisher {
                 let published = running.stream.outcome(outcome, backlog, self.clock.mono_ns());
                 let handle = running.stream.handle().clone();
                 let records = handle.publish(&published);
-                self.send(&handle, Content::Second(Box::new(published)), records);
+                self.send(&handle, ItemContent::Second(Box::new(published)), records);
             }
             DecidedItem::News(news) => {
                 let mut records = Vec::new();
                 let content = match &news {
-                    ClipOutput::RunStarted { run, cause: Some(cause) } => Content::RunStarted(*run, *cause),
-                    _ => Content::RecordsOnly,
+                    ClipOutput::RunStarted { run, cause: Some(cause) } => ItemContent::RunStarted(*run, *cause),
+                    _ => ItemContent::RecordsOnly,
                 };
                 let state = running.stream.news(news, &mut records);
-                self.changed(queue, state.map_or(content, Content::State), records);
+                self.changed(queue, state.map_or(content, ItemContent::State), records);
             }
         }
     }
@@ -284,14 +284,14 @@ impl Publisher {
     fn cut(&mut self, queue: QueueId) {
         let Some(running) = self.running.get_mut(&queue) else { return };
         let mut records = Vec::new();
-        let state = running.stream.cut(&mut records).map_or(Content::RecordsOnly, Content::State);
+        let state = running.stream.cut(&mut records).map_or(ItemContent::RecordsOnly, ItemContent::State);
         // The manager knows that it cut the stream. Nothing more is published of it.
         self.changed(queue, state, records);
         self.running.remove(&queue);
     }
 
     /// Publishes a change of a stream, and reports to the stream manager if its source has ended.
-    fn changed(&mut self, queue: QueueId, content: Content, records: Vec<OutputRecord>) {
+    fn changed(&mut self, queue: QueueId, content: ItemContent, records: Vec<OutputRecord>) {
         let Some(running) = self.running.get_mut(&queue) else { return };
         let handle = running.stream.handle().clone();
         let is_over = running.stream.is_over();
@@ -299,10 +299,10 @@ impl Publisher {
             running.update_counts();
         }
         let error = match &content {
-            Content::State(StreamState::Failed { kind: Cause::Internal, cause, .. }) if is_over => {
+            ItemContent::State(StreamState::Failed { kind: Cause::Internal, cause, .. }) if is_over => {
                 Some(Error::Internal(format!("{}: {cause}", handle.id())))
             }
-            Content::State(StreamState::Failed { kind, cause, advice }) if is_over => {
+            ItemContent::State(StreamState::Failed { kind, cause, advice }) if is_over => {
                 Some(Error::source_failure(*kind, &*handle.uri(), cause.clone(), advice.clone()))
             }
             _ => None,
@@ -311,7 +311,7 @@ impl Publisher {
         if is_over {
             self.running.remove(&queue);
             // The stream manager is gone only at shutdown.
-            let _ = self.reports.send(Report::Ended { queue, error });
+            let _ = self.reports.send(PublisherReport::Ended { queue, error });
         }
     }
 
@@ -334,18 +334,18 @@ impl Publisher {
         };
         let handle = running.stream.handle().clone();
         let record = handle.set_state(state.clone());
-        self.send(&handle, Content::State(state), Vec::from_iter(record));
+        self.send(&handle, ItemContent::State(state), Vec::from_iter(record));
     }
 
     fn incident(&mut self, queue: QueueId, incident: Incident) {
         let Some(running) = self.running.get_mut(&queue) else { return };
         let handle = running.stream.handle().clone();
         let record = handle.incident(incident);
-        self.send(&handle, Content::RecordsOnly, vec![record]);
+        self.send(&handle, ItemContent::RecordsOnly, vec![record]);
     }
 
-    fn send(&mut self, handle: &StreamHandle, content: Content, records: Vec<OutputRecord>) {
-        if matches!(content, Content::RecordsOnly) && records.is_empty() {
+    fn send(&mut self, handle: &StreamHandle, content: ItemContent, records: Vec<OutputRecord>) {
+        if matches!(content, ItemContent::RecordsOnly) && records.is_empty() {
             return;
         }
         // Files lose nothing: their decisions wait for a slow reader, unless a live stream would wait with them.

@@ -52,7 +52,7 @@ fn a_stalled_sink_delays_no_decision_of_a_live_stream() {
         supervised: true,
         counters: Arc::default(),
     };
-    commands_to.send(Command::Begin(Box::new(begin))).unwrap();
+    commands_to.send(PublisherCommand::Begin(Box::new(begin))).unwrap();
     let publishing = std::thread::spawn(move || publisher.publish(&PublisherInbox { decided, news, commands }));
     // More than a minute of 64 streams.
     let seconds = QUEUE as u64 + 10;
@@ -61,7 +61,7 @@ fn a_stalled_sink_delays_no_decision_of_a_live_stream() {
         decided_to.send(Decided { queue, item: DecidedItem::Outcome { outcome, backlog: 0 } }).unwrap();
     }
     decided_to.send(Decided { queue, item: DecidedItem::News(ClipOutput::Ended(End::Finished)) }).unwrap();
-    let Ok(Report::Ended { error: None, .. }) = reports.recv() else { panic!("the end was not reported") };
+    let Ok(PublisherReport::Ended { error: None, .. }) = reports.recv() else { panic!("the end was not reported") };
     assert_eq!(handle.counters().gapped.iter().sum::<u64>(), seconds, "every second is published");
     assert!(beat.beats() > seconds);
     let text = hub.metrics().encode();
@@ -73,7 +73,7 @@ fn a_stalled_sink_delays_no_decision_of_a_live_stream() {
         .unwrap();
     assert!((9..=11).contains(&lost), "{lost} of {seconds} records and the end were lost, with one being written");
     drop(release);
-    commands_to.send(Command::Finish).unwrap();
+    commands_to.send(PublisherCommand::Finish).unwrap();
     publishing.join().unwrap().unwrap();
 }
 
@@ -93,7 +93,7 @@ fn a_source_that_is_reopened_after_a_fault_of_its_thread_is_counted() {
     let mut publisher = Publisher::new(hub.clone(), clock, 3, unbounded().0);
     let vote = VoteConfig::default();
     let begin = StreamStart { queue, handle, vote, supervised: true, counters: Arc::default() };
-    publisher.command(Command::Begin(Box::new(begin)));
+    publisher.command(PublisherCommand::Begin(Box::new(begin)));
     for kind in [Cause::Internal, Cause::Refused, Cause::Internal] {
         let (retry_in, cause) = (Duration::from_secs(1), "the source's thread ended unexpectedly".into());
         publisher.news(queue, SourceState::Waiting { attempt: 1, retry_in, kind, cause });

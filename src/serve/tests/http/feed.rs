@@ -9,7 +9,7 @@ use crate::support::{PastClock, Script, Server, Shot, add, court, feed, new_hub,
 use crate::wait::until;
 use serde_json::Value;
 use touchline_core::item::Tracks;
-use touchline_serve::publish::hub::{Hub, Origin, StreamFacts, StreamHandle};
+use touchline_serve::publish::hub::{Hub, StreamFacts, StreamHandle, StreamOwner};
 use touchline_serve::publish::record::StreamState;
 
 fn two() -> (Hub, std::sync::Arc<PastClock>, StreamHandle, StreamHandle) {
@@ -24,7 +24,7 @@ pub fn facts(group: Option<&str>) -> StreamFacts {
     StreamFacts {
         label: None,
         group: group.map(Into::into),
-        origin: Origin::Config,
+        origin: StreamOwner::Config,
         enabled: true,
         generation: 1,
         latency_ms: 200,

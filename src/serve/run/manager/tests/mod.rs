@@ -80,7 +80,7 @@ struct Bench {
     driver: Arc<Simulation>,
     hub: Hub,
     clock: Arc<ManualClock>,
-    commands: Receiver<Command>,
+    commands: Receiver<PublisherCommand>,
     stops: Receiver<QueueId>,
     /// The votes of received commands.
     votes: Vec<VoteConfig>,
@@ -133,7 +133,7 @@ impl Bench {
     fn start_with(&mut self, streams: Vec<StreamSettings>) -> Result<()> {
         let initial = streams.into_iter().map(|settings| InitialStream {
             settings,
-            origin: Origin::Config,
+            origin: StreamOwner::Config,
             generation: None,
             restored: Restored::default(),
         });
@@ -168,19 +168,19 @@ impl Bench {
         }
     }
 
-    fn execute(&mut self, command: Command) {
+    fn execute(&mut self, command: PublisherCommand) {
         match command {
-            Command::SetState(handle, state) => drop(handle.set_state(state)),
-            Command::EndsInto(queue, into) => drop(self.into.insert(queue, into)),
-            Command::Vote(_, vote) => self.votes.push(vote),
-            Command::Cut(queue) => self.cut.push(queue),
-            Command::Remove(handle) => {
+            PublisherCommand::SetState(handle, state) => drop(handle.set_state(state)),
+            PublisherCommand::EndsInto(queue, into) => drop(self.into.insert(queue, into)),
+            PublisherCommand::Vote(_, vote) => self.votes.push(vote),
+            PublisherCommand::Cut(queue) => self.cut.push(queue),
+            PublisherCommand::Remove(handle) => {
                 handle.set_state(StreamState::Removed);
                 self.hub.remove_stream(handle.id());
                 self.manager.gone(handle.id());
             }
-            Command::Finish => self.finished = true,
-            Command::Begin(_) | Command::Forget(_) | Command::Wake => {}
+            PublisherCommand::Finish => self.finished = true,
+            PublisherCommand::Begin(_) | PublisherCommand::Forget(_) | PublisherCommand::Wake => {}
         }
     }
 
@@ -452,7 +452,7 @@ fn a_source_that_ends_while_it_is_opened_has_ended() {
     let mut bench = Bench::new(rules());
     let initial = settings(&[("a", "x.mp4")]).into_iter().map(|settings| InitialStream {
         settings,
-        origin: Origin::CommandLine,
+        origin: StreamOwner::CommandLine,
         generation: None,
         restored: Restored::default(),
     });
