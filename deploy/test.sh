@@ -32,7 +32,7 @@ fi
 TOUCHLINE_TEST_NODE="$(realpath -s "$node")"
 export TOUCHLINE_TEST_NODE
 # Most tests wait for servers and for media that play at their own speed, so there are more of them at once than processors.
-export RUST_TEST_THREADS="${RUST_TEST_THREADS:-4}"
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-6}"
 # A test that cannot run here fails unless tests/common/skip.rs allows the skip.
 # With Kafka, as the lints of the gate: the crates are built once for both.
 TOUCHLINE_TESTS_SKIP=fail cargo test --locked --features kafka "$@"
