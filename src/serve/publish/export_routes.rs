@@ -99,7 +99,7 @@ pub(super) async fn get(
         [(header::CONTENT_TYPE, job.format.media_type().to_owned()), (header::CONTENT_DISPOSITION, disposition)];
     let permit = EXPORTS.acquire().await.map_err(|_| ApiError::shutting_down())?;
     let made = tokio::task::spawn_blocking(move || {
-        // Held to the end, also when the client goes away.
+        // Kept until the end, also when the client goes away.
         let _permit = permit;
         job.run(&*archive)
     });

@@ -16,7 +16,7 @@ pub trait Archive: Send + Sync {
     /// The stored seconds and events of `stream` as lines of JSON, oldest first. Waits for the disk.
     ///
     /// # Errors
-    /// Says why they cannot be read.
+    /// Names the reason why they cannot be read.
     fn seconds(&self, stream: &str) -> Result<Vec<u8>>;
     /// Run `run` of `stream` has begun.
     fn run_began(&self, stream: &str, run: RunId);
