@@ -80,7 +80,9 @@ fn target(address: &OutputAddress, is_live: bool, name: &str) -> Target {
     match address {
         OutputAddress::File(path, container) => {
             let path = path.to_string_lossy().into_owned();
-            let place = vec![("to", "location", path.clone())];
+            // A live file is read while it is written, and may be all that stays of a killed program.
+            let buffering = if is_live { "unbuffered" } else { "full" };
+            let place = vec![("to", "location", path.clone()), ("to", "buffer-mode", buffering.to_owned())];
             match container {
                 Container::Mp4 if is_live => {
                     plain("mp4mux name=mux fragment-duration=1000 ! filesink name=to async=false", "mp4mux", place)
