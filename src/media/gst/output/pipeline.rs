@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, bounded};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
+use parking_lot::Mutex;
 
 use super::address::{Container, OutputAddress};
 use super::composition::{self, LabelSource};
@@ -36,6 +37,9 @@ const KEY_DISTANCE: u32 = 50;
 const SEGMENT_S: u32 = 4;
 const SEGMENTS_LISTED: u32 = 6;
 const SEGMENTS_KEPT: u32 = 12;
+
+/// Outputs are opened one after another: with GLib 2.74, two threads that register the same types for the first time can deadlock.
+static OPENING: Mutex<()> = Mutex::new(());
 
 /// How an output is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +190,7 @@ impl OutputPipeline {
             };
             description += &format!(" appsrc name=audio ! {chain} ! mux.{}", pads[1]);
         }
+        let _opening = OPENING.lock();
         let pipeline = gst::parse::launch(&description).map_err(|e| failed(&e))?;
         let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| failed(&"not a pipeline"))?;
         for (element, property, value) in places {
