@@ -163,11 +163,19 @@ impl Sink for OutputSink {
     }
 
     fn finish(&mut self) {
-        // Each may wait for its receiver, and the end of the program does not wait for all in turn.
-        let end = |(id, running): (Arc<str>, RunningOutput)| spawn(&format!("drop/{id}"), move || drop(running));
-        let ends: Vec<_> = std::mem::take(&mut self.running).into_iter().map(end).collect();
+        // Each may wait for its receiver, and the end of the program does not wait for all in turn. When a signal ends the program, what is
+        // not decided yet is not sent.
+        let mut over: Vec<(Arc<str>, LiveOutput)> =
+            std::mem::take(&mut self.running).into_iter().map(|(id, running)| (id, running.live)).collect();
+        let ending = std::mem::take(&mut self.ending);
+        if self.hub.not_ready().is_some() {
+            over.extend(ending);
+        } else {
+            ending.into_values().for_each(LiveOutput::join);
+        }
+        let end = |(id, live): (Arc<str>, LiveOutput)| spawn(&format!("drop/{id}"), move || drop(live));
+        let ends: Vec<_> = over.into_iter().map(end).collect();
         ends.into_iter().flatten().for_each(|thread| drop(thread.join()));
-        std::mem::take(&mut self.ending).into_values().for_each(LiveOutput::join);
     }
 }
 

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, bounded};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
+use parking_lot::Mutex;
 
 use super::address::{Container, OutputAddress};
 use super::composition::{self, LabelSource};
@@ -36,6 +37,9 @@ const KEY_DISTANCE: u32 = 50;
 const SEGMENT_S: u32 = 4;
 const SEGMENTS_LISTED: u32 = 6;
 const SEGMENTS_KEPT: u32 = 12;
+
+/// Outputs are opened one after another: with GLib 2.74, two threads that register the same types for the first time can deadlock.
+static OPENING: Mutex<()> = Mutex::new(());
 
 /// How an output is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +84,9 @@ fn target(address: &OutputAddress, is_live: bool, name: &str) -> OutputTarget {
     match address {
         OutputAddress::File(path, container) => {
             let path = path.to_string_lossy().into_owned();
-            let place = vec![("to", "location", path.clone())];
+            // A live file is read while it is written, and may be all that stays of a killed program.
+            let buffering = if is_live { "unbuffered" } else { "full" };
+            let place = vec![("to", "location", path.clone()), ("to", "buffer-mode", buffering.to_owned())];
             match container {
                 Container::Mp4 if is_live => {
                     plain("mp4mux name=mux fragment-duration=1000 ! filesink name=to async=false", "mp4mux", place)
@@ -184,6 +190,7 @@ impl OutputPipeline {
             };
             description += &format!(" appsrc name=audio ! {chain} ! mux.{}", pads[1]);
         }
+        let _opening = OPENING.lock();
         let pipeline = gst::parse::launch(&description).map_err(|e| failed(&e))?;
         let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| failed(&"not a pipeline"))?;
         for (element, property, value) in places {
