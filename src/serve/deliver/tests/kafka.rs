@@ -17,16 +17,16 @@ use super::tls::Authority;
 use super::*;
 use crate::config::sink::{KafkaMechanism, KafkaSettings};
 
-type Cluster = MockCluster<'static, DefaultProducerContext>;
+pub(super) type Cluster = MockCluster<'static, DefaultProducerContext>;
 
 /// A cluster of one broker with the topic `touchline`.
-fn cluster() -> Cluster {
+pub(super) fn cluster() -> Cluster {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("touchline", 1, 1).unwrap();
     cluster
 }
 
-fn receiver(address: &str, topic: &str) -> Receiver {
+pub(super) fn receiver(address: &str, topic: &str) -> Receiver {
     let kafka = KafkaSettings { topic: topic.into(), mechanism: KafkaMechanism::Plain };
     Receiver::Kafka { url: format!("kafka://{address}").parse().unwrap(), kafka }
 }

@@ -47,6 +47,13 @@ fn stalled_receivers_of_every_kind_lose_nothing_and_get_everything_later() {
     // A process for each record takes its time.
     let exec = SinkSettings { kinds: Some(vec![RecordKind::Event]), name: "exec".into(), ..shell(path, script, LIMIT) };
     let all = vec![named("web", web), exec, named("mqtt", mqtt), named("nats", nats)];
+    #[cfg(feature = "kafka")]
+    let (cluster, all) = {
+        let cluster = super::kafka::cluster();
+        cluster.broker_down(1).unwrap();
+        let receiver = super::kafka::receiver(&cluster.bootstrap_servers(), "touchline");
+        (cluster, [all, vec![named("kafka", receiver)]].concat())
+    };
     let names: Vec<String> = all.iter().map(|settings| settings.name.clone()).collect();
     let expected = |name: &str| if name == "exec" { STREAMS * SECONDS / 50 } else { STREAMS * SECONDS };
 
@@ -70,6 +77,8 @@ fn stalled_receivers_of_every_kind_lose_nothing_and_get_everything_later() {
     }
 
     std::fs::write(path.join("go"), "").unwrap();
+    #[cfg(feature = "kafka")]
+    cluster.broker_up(1).unwrap();
     [&broker, &server].into_iter().for_each(|process| process.signal(Signal::CONT));
     let web = WebServer::serve(listener, &[]);
     for name in &names {
