@@ -335,7 +335,7 @@ impl Scorer {
                 DecidedItem::News(ClipOutput::Ended(end)) => {
                     let mut events = Vec::new();
                     voter.finish(&mut events);
-                    let records = recorder.events(&events);
+                    let records: Vec<String> = events.iter().map(|event| recorder.event(event, None)).collect();
                     self.write(&records)?;
                     let last = events.iter().zip(records);
                     decisions.extend(last.map(|(event, json)| DecisionRecord {
