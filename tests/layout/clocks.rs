@@ -51,6 +51,7 @@ const SLEEPS: &[Exception] = &[
     ("tests/soak", &["thread::sleep"], "lasts for minutes"),
     ("src/serve/tests/http/access.rs", &["thread::sleep"], "waits for the end of a throttle"),
     ("src/serve/tests/http/page.rs", &["thread::sleep"], "paces pictures"),
+    ("src/serve/tests/http/wall.rs", &["thread::sleep"], "paces seconds and pictures"),
 ];
 
 /// Checks that the files below `folder` for which `is_checked` is true contain none of `calls`, except as `allowed`.

@@ -244,7 +244,7 @@ fn phrases_are_plain_in_tests_documents_and_deployed_files() {
     }
     // This file has the phrases.
     paths.retain(|path| *path != root.join(file!()));
-    for document in ["README.md", "src/serve/publish/page/index.html", "tests/layout/main.rs", "deploy/OPERATING.md"] {
+    for document in ["README.md", "src/serve/publish/page/wall.html", "tests/layout/main.rs", "deploy/OPERATING.md"] {
         assert!(paths.contains(&root.join(document)), "{document} is checked");
     }
     assert_none(&paths, phrases);

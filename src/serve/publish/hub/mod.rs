@@ -475,8 +475,11 @@ impl Stream {
         self.feed(live, FeedKind::Record(kind), json);
     }
 
-    /// Appends `json` to the feed. The caller holds the lock, as for `send`.
+    /// Appends `json` to the feed, unless the stream is removed. The caller holds the lock, as for `send`.
     fn feed(&self, live: &mut LiveState, kind: FeedKind, json: Arc<str>) {
+        if live.subscribers.is_none() {
+            return;
+        }
         live.fed = self.feed.push(self.id.clone(), live.group.clone(), kind, json);
     }
 }

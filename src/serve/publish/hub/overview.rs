@@ -370,7 +370,11 @@ mod tests {
         let kinds: Vec<&str> = batch.items.iter().map(|item| item.kind.as_str()).collect();
         assert_eq!(kinds, ["stream", "state", "second", "estimate"]);
         assert_eq!(batch.items[0].kind, FeedKind::Stream);
-        assert_eq!(*batch.items[3].json, *first(&hub)["estimate"].to_string(), "the estimate of the overview");
+        let estimate: Value = serde_json::from_str(&batch.items[3].json).unwrap();
+        assert_eq!(estimate, first(&hub)["estimate"], "the estimate of the overview");
+        assert!(hub.remove_stream("cam"));
+        cam.publish(&predicted(1, "tennis", 0.9));
+        assert!(hub.read_feed(&mut cursor).is_none(), "a late update of a removed stream");
         let resumed = hub.resume(&hub.feed_id(batch.items[1].sequence), FeedFilter::default());
         assert_eq!(hub.read_feed(&mut resumed.unwrap()).unwrap().items.len(), 2);
     }

@@ -26,7 +26,7 @@ use touchline_serve::publish::record::StreamState;
 const SPORTS: [&str; 8] =
     ["tennis", "soccer", "basketball", "icehockey", "americanfootball", "swimming", "cycling", "volleyball"];
 
-/// Many streams, of which every second is published, and pictures while somebody watches.
+/// Many streams, of which every second is published, and pictures while a browser shows them.
 pub struct House {
     hub: Hub,
     clock: Arc<PastClock>,
@@ -107,14 +107,14 @@ impl House {
         &self.server.as_ref().expect("it is open").url
     }
 
-    /// Adds a channel that has shown `shots`, and goes on with the last.
+    /// Adds a channel that has shown `shots`, and continues with the last.
     fn play(&self, stream: StreamHandle, shots: &[Shot]) {
         let mut channels = self.channels.lock();
         let script = feed(&stream, &self.clock, shots);
         channels.push(Channel { stream, script, shot: shots.last().copied() });
     }
 
-    /// Channel `n` (from 1) has shown `shots`, and goes on with the last.
+    /// Channel `n` (from 1) has shown `shots`, and continues with the last.
     pub fn show(&self, n: usize, shots: &[Shot]) {
         let mut channels = self.channels.lock();
         let channel = &mut channels[n - 1];
