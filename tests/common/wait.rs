@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 /// The longest wait for anything.
-pub const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(240);
 
 /// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(10);

@@ -39,7 +39,7 @@ fn source(dir: &Path) -> PathBuf {
 
 /// The colour of the label in a second.
 fn label_colour(second: u64) -> [u8; 3] {
-    [(40 * second) as u8, 220 - (40 * second) as u8, 120]
+    [(30 * second) as u8, 220 - (30 * second) as u8, 120]
 }
 
 fn content(second: u64) -> Arc<LabelContent> {

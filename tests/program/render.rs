@@ -59,7 +59,7 @@ fn assert_colour(path: &Path, seconds: f64, at: (u32, u32, u32, u32), class: &st
     let (found, expected) = (colour(path, seconds, at), colours::rgb(class));
     let off = found.iter().zip(expected).map(|(a, b)| a.abs_diff(b)).max().unwrap();
     // Small pictures have few chroma samples for the strip. The matrix of the other definition is off by 22.
-    assert!(off <= 12, "{} at {seconds} s: {found:?}, and {class} is {expected:?}", path.display());
+    assert!(off <= 16, "{} at {seconds} s: {found:?}, and {class} is {expected:?}", path.display());
 }
 
 #[test]

@@ -214,8 +214,9 @@ fn a_key_has_the_same_bounds_for_the_run_for_a_stream_and_in_the_api() {
     let stream = bounds(&schema["properties"]["stream"]["items"]);
     for (door, other, shared) in [
         ("run", bounds(&schema), 13),
-        ("POST", bounds(&raw::plain_schema::<NewStream>()), stream.len() - 1),
-        ("PATCH", bounds(&raw::plain_schema::<StreamPatch>()), stream.len() - 2),
+        // Neither has the address of the output.
+        ("POST", bounds(&raw::plain_schema::<NewStream>()), stream.len() - 2),
+        ("PATCH", bounds(&raw::plain_schema::<StreamPatch>()), stream.len() - 3),
     ] {
         let both: Vec<&String> = stream.keys().filter(|key| other.contains_key(*key)).collect();
         assert_eq!(both.len(), shared, "{door}: {both:?}");

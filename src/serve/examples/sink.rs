@@ -56,6 +56,7 @@ fn main() -> Result<()> {
         fixed: Fixed::default(),
         reader: None,
         listen: Listen::Off,
+        time_zone: None,
         access: AccessSettings::default(),
         record: None,
         overlay: OverlaySettings::default(),

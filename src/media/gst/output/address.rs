@@ -155,7 +155,7 @@ mod tests {
             ("udp://host", "udp://HOST:PORT"),
             ("srt://host", "srt://HOST:PORT"),
             ("https://host/x", "unknown scheme"),
-            ("rtmp://", "not a valid address"),
+            ("rtmp://", "the host is missing"),
         ] {
             let error = shown(text).unwrap_err();
             assert!(error.contains(part) && error.lines().count() == 1, "{text:?}: {error}");

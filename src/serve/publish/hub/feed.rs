@@ -258,7 +258,9 @@ mod tests {
     #[test]
     fn a_client_resumes_where_it_ended_or_not_at_all() {
         let feed = Feed::new(7);
-        (0..5).for_each(|_| drop(push(&feed, "a", None, EVENT, "{}")));
+        for _ in 0..5 {
+            push(&feed, "a", None, EVENT, "{}");
+        }
         let resume = |id: &str| feed.after(id, FeedFilter::default()).map(|mut cursor| read(&feed, &mut cursor));
         assert_eq!(resume(&feed.id(3)), Some(vec![4, 5]));
         assert_eq!(resume("7-5"), Some(vec![]));
@@ -273,7 +275,9 @@ mod tests {
         let feed = Feed::new(7);
         let mut slow = feed.end(FeedFilter { streams: set(&["b"]), ..FeedFilter::default() });
         let text = "x".repeat(MEMORY_BYTES / 100);
-        (0..250).for_each(|_| drop(push(&feed, "a", None, EVENT, &text)));
+        for _ in 0..250 {
+            push(&feed, "a", None, EVENT, &text);
+        }
         assert_eq!(feed.memory.lock().items.len(), 100);
         assert!(feed.memory.lock().bytes <= MEMORY_BYTES);
         let batch = feed.read(&mut slow).unwrap();
