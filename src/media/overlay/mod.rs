@@ -1,6 +1,6 @@
 //! The label on the picture: an SVG template, filled in with an estimate and drawn at the size of the picture.
 //!
-//! A template is an SVG file with places such as `{{title}}`, which [`template::filled`] lists. Its root element has its place on the
+//! A template is an SVG file with places such as `{{title}}`, which `template` lists. Its root element has its place on the
 //! picture: `data-position`, `data-size` (height, percent of the picture's shorter side) and `data-safe-area` (percent of each side that
 //! stays free).
 
