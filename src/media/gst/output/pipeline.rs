@@ -88,9 +88,13 @@ fn target(address: &OutputAddress, is_live: bool, name: &str) -> OutputTarget {
             let buffering = if is_live { "unbuffered" } else { "full" };
             let place = vec![("to", "location", path.clone()), ("to", "buffer-mode", buffering.to_owned())];
             match container {
-                Container::Mp4 if is_live => {
-                    plain("mp4mux name=mux fragment-duration=1000 ! filesink name=to async=false", "mp4mux", place)
-                }
+                // Fragments, so that a killed program leaves a file that plays. The header that is written at the end keeps the sound in
+                // time with the pictures when they do not begin together; fragments alone cannot.
+                Container::Mp4 if is_live => plain(
+                    "mp4mux name=mux fragment-duration=1000 fragment-mode=first-moov-then-finalise ! filesink name=to async=false",
+                    "mp4mux",
+                    place,
+                ),
                 Container::Mp4 => {
                     let index = ("mux", "faststart-file", format!("{path}.index"));
                     plain(
