@@ -5,6 +5,7 @@
 
 #![deny(missing_docs)]
 
+mod boxes;
 #[cfg(feature = "gst")]
 pub mod gst;
 pub mod guard;

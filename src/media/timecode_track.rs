@@ -1,15 +1,14 @@
 //! The timecode track of QuickTime and MP4 recordings (QuickTime File Format, "Timecode Media"), which GStreamer 1.22 does not read.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 
 use touchline_core::time::Pts;
 use touchline_core::timecode::{FrameRate, TimecodeMark};
 
-/// The most boxes of one level. More do not occur and would be unbounded work.
-const BOXES_MAX: usize = 4_096;
+use crate::boxes::{self, BoxReader};
 
 /// Flags of a sample description.
 const DROP_FRAME: u32 = 1;
@@ -19,113 +18,64 @@ const IS_COUNTER: u32 = 8;
 ///
 /// Only the first timecode is read: edit suites write a single one, which counts on.
 pub(crate) fn first(path: &Path) -> Option<TimecodeMark> {
-    let mut file = BoxReader { file: File::open(path).ok()? };
-    let length = file.file.metadata().ok()?.len();
-    let head: [u8; 8] = file.bytes(0)?;
-    if &head[4..] != b"ftyp" && !matches!(&head[4..], b"moov" | b"wide" | b"mdat" | b"free" | b"skip") {
-        return None;
-    }
-    let moov = file.find(0..length, b"moov")?;
-    let traks: Vec<Range<u64>> =
-        file.boxes(moov)?.into_iter().filter(|(name, _)| name == b"trak").map(|(_, r)| r).collect();
-    traks.into_iter().find_map(|trak| file.timecode(trak))
+    let file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    // A file that cannot be read is the player's business.
+    in_movie(&mut BoxReader(file), length).ok().flatten()
 }
 
-/// Reads boxes without loading them.
-struct BoxReader {
-    file: File,
+fn in_movie(file: &mut BoxReader<File>, length: u64) -> io::Result<Option<TimecodeMark>> {
+    if !boxes::is_first(&file.bytes::<4>(4)?) {
+        return Ok(None);
+    }
+    let Some(moov) = file.find(0..length, b"moov")? else { return Ok(None) };
+    file.find_map(moov, |file, found| if found.kind == *b"trak" { timecode(file, found.body) } else { Ok(None) })
 }
 
-impl BoxReader {
-    fn bytes<const N: usize>(&mut self, at: u64) -> Option<[u8; N]> {
-        let mut bytes = [0; N];
-        self.file.seek(SeekFrom::Start(at)).ok()?;
-        self.file.read_exact(&mut bytes).ok()?;
-        Some(bytes)
+/// The timecode that a track begins with, if it is a timecode track.
+fn timecode(file: &mut BoxReader<File>, trak: Range<u64>) -> io::Result<Option<TimecodeMark>> {
+    let Some(mdia) = file.find(trak.clone(), b"mdia")? else { return Ok(None) };
+    let Some(hdlr) = file.find(mdia.clone(), b"hdlr")? else { return Ok(None) };
+    if &file.bytes::<4>(hdlr.start + 8)? != b"tmcd" {
+        return Ok(None);
     }
+    let Some(minf) = file.find(mdia, b"minf")? else { return Ok(None) };
+    let Some(stbl) = file.find(minf, b"stbl")? else { return Ok(None) };
+    let Some(stsd) = file.find(stbl.clone(), b"stsd")? else { return Ok(None) };
+    let Some(entry) = file.find(stsd.start + 8..stsd.end, b"tmcd")? else { return Ok(None) };
+    // Six reserved bytes, the index of a data reference, and four reserved bytes.
+    let flags = file.u32(entry.start + 12)?;
+    let (timescale, frame_length) = (file.u32(entry.start + 16)?, file.u32(entry.start + 20)?);
+    if flags & IS_COUNTER != 0 {
+        return Ok(None);
+    }
+    let Some(rate) = FrameRate::nearest(timescale, frame_length, flags & DROP_FRAME != 0) else { return Ok(None) };
+    let sample = match (file.find(stbl.clone(), b"stco")?, file.find(stbl, b"co64")?) {
+        (Some(stco), _) => u64::from(file.u32(stco.start + 8)?),
+        (None, Some(co64)) => file.u64(co64.start + 8)?,
+        (None, None) => return Ok(None),
+    };
+    let frame = i64::from(file.u32(sample)?) + frames_cut(file, trak, frame_length)?;
+    Ok(Some(TimecodeMark { pts: Pts(0), frame: frame.rem_euclid(rate.frames_in_day()), rate }))
+}
 
-    fn u32(&mut self, at: u64) -> Option<u32> {
-        self.bytes(at).map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self, at: u64) -> Option<u64> {
-        self.bytes(at).map(u64::from_be_bytes)
-    }
-
-    /// The boxes in `range` with the ranges of their bodies.
-    fn boxes(&mut self, range: Range<u64>) -> Option<Vec<([u8; 4], Range<u64>)>> {
-        let (mut found, mut at) = (Vec::new(), range.start);
-        while found.len() < BOXES_MAX && range.end.saturating_sub(at) >= 8 {
-            let name = self.bytes(at + 4)?;
-            let (length, skip) = match self.u32(at)? {
-                0 => (range.end - at, 8),
-                1 => (self.u64(at + 8)?, 16),
-                short => (u64::from(short), 8),
-            };
-            let end = at.checked_add(length).filter(|end| length >= skip && *end <= range.end)?;
-            found.push((name, at + skip..end));
-            at = end;
-        }
-        Some(found)
-    }
-
-    fn find(&mut self, range: Range<u64>, name: &[u8; 4]) -> Option<Range<u64>> {
-        self.boxes(range)?.into_iter().find(|(found, _)| found == name).map(|(_, body)| body)
-    }
-
-    /// The timecode that the track begins with, if it is a timecode track.
-    fn timecode(&mut self, trak: Range<u64>) -> Option<TimecodeMark> {
-        let mdia = self.find(trak.clone(), b"mdia")?;
-        let hdlr = self.find(mdia.clone(), b"hdlr")?;
-        if &self.bytes::<4>(hdlr.start + 8)? != b"tmcd" {
-            return None;
-        }
-        let minf = self.find(mdia, b"minf")?;
-        let stbl = self.find(minf, b"stbl")?;
-        let (_, entry) = {
-            let stsd = self.find(stbl.clone(), b"stsd")?;
-            self.boxes(stsd.start + 8..stsd.end)?.into_iter().find(|(name, _)| name == b"tmcd")?
-        };
-        // Six reserved bytes, the index of a data reference, and four reserved bytes.
-        let flags = self.u32(entry.start + 12)?;
-        let (timescale, frame_length) = (self.u32(entry.start + 16)?, self.u32(entry.start + 20)?);
-        if flags & IS_COUNTER != 0 {
-            return None;
-        }
-        let rate = FrameRate::nearest(timescale, frame_length, flags & DROP_FRAME != 0)?;
-        let sample = match self.find(stbl.clone(), b"stco") {
-            Some(stco) => u64::from(self.u32(stco.start + 8)?),
-            None => {
-                let co64 = self.find(stbl, b"co64")?;
-                self.u64(co64.start + 8)?
-            }
-        };
-        let first = i64::from(self.u32(sample)?) + self.frames_cut(trak, frame_length).unwrap_or(0);
-        Some(TimecodeMark { pts: Pts(0), frame: first.rem_euclid(rate.frames_in_day()), rate })
-    }
-
-    /// Frames before the start of the track's edit list.
-    fn frames_cut(&mut self, trak: Range<u64>, frame_length: u32) -> Option<i64> {
-        let edts = self.find(trak, b"edts")?;
-        let elst = self.find(edts, b"elst")?;
-        let is_long = self.bytes::<1>(elst.start)? == [1];
-        let ticks = if is_long {
-            i64::from_be_bytes(self.bytes(elst.start + 16)?)
-        } else {
-            i64::from(i32::from_be_bytes(self.bytes(elst.start + 12)?))
-        };
-        // -1 is an empty edit.
-        Some(ticks.max(0) / i64::from(frame_length.max(1)))
-    }
+/// Frames before the start of the track's edit list.
+fn frames_cut(file: &mut BoxReader<File>, trak: Range<u64>, frame_length: u32) -> io::Result<i64> {
+    let Some(edts) = file.find(trak, b"edts")? else { return Ok(0) };
+    let Some(elst) = file.find(edts, b"elst")? else { return Ok(0) };
+    let ticks = if file.bytes::<1>(elst.start)? == [1] {
+        i64::from_be_bytes(file.bytes(elst.start + 16)?)
+    } else {
+        i64::from(i32::from_be_bytes(file.bytes(elst.start + 12)?))
+    };
+    // -1 is an empty edit.
+    Ok(ticks.max(0) / i64::from(frame_length.max(1)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn boxed(name: &[u8; 4], body: &[u8]) -> Vec<u8> {
-        [&(body.len() as u32 + 8).to_be_bytes()[..], name, body].concat()
-    }
+    use crate::boxes::boxed;
 
     /// A recording whose timecode track begins with `frame`.
     fn recording(flags: u32, timescale: u32, length: u32, frame: u32, cut: i32) -> Vec<u8> {

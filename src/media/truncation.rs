@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// The most boxes or chunks of a file that are read. A fragmented MP4 has two per fragment: a day of one-second fragments has
-/// 172,800.
+use crate::boxes::{self, BOXES_MAX, BoxReader, FileBox};
+
+/// The most elements or chunks of a file that are read.
 const PARTS_MAX: u32 = 1_000_000;
 
 /// How far a picture file is searched for its end marker, bytes.
@@ -25,7 +26,7 @@ pub fn missing_index(path: &Path) -> Option<String> {
     let (mut file, len) = open(path)?;
     let mut head = [0; 8];
     file.read_exact(&mut head).ok()?;
-    if is_first_box(&head[4..]) { mp4(file, len, true).ok().flatten() } else { None }
+    if boxes::is_first(&head[4..]) { mp4(file, len, true).ok().flatten() } else { None }
 }
 
 /// Opens the file at `path` and returns its length, bytes. [`None`]: it is not readable, which the player reports.
@@ -72,7 +73,7 @@ fn find_cut(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> 
         }
         [0xff, 0xd8, 0xff, ..] => jpeg(file, len),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => png(file, len),
-        _ if head.get(4..8).is_some_and(is_first_box) => mp4(file, len, false),
+        _ if head.get(4..8).is_some_and(boxes::is_first) => mp4(file, len, false),
         _ if head.len() > 376 && [0, 188, 376].iter().all(|&at| head[at] == 0x47) && !len.is_multiple_of(188) => {
             Ok(Some("it ends within a packet".to_owned()))
         }
@@ -84,41 +85,28 @@ fn missing(bytes: u64) -> String {
     format!("{bytes} bytes are missing at its end")
 }
 
-fn is_first_box(kind: &[u8]) -> bool {
-    [b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"sidx"].iter().any(|known| *known == kind)
-}
-
 const NO_INDEX: &str = "its index (moov) is missing";
 
 /// Walks over the boxes of an MP4 or MOV, as far as its index if `to_index`.
-fn mp4(mut file: impl Read + Seek, len: u64, to_index: bool) -> io::Result<Option<String>> {
+fn mp4(file: impl Read + Seek, len: u64, to_index: bool) -> io::Result<Option<String>> {
+    let mut file = BoxReader(file);
     let (mut at, mut has_index, mut has_media) = (0u64, false, false);
-    for _ in 0..PARTS_MAX {
+    for _ in 0..BOXES_MAX {
         if at + 8 > len {
             break;
         }
-        file.seek(SeekFrom::Start(at))?;
-        let mut header = [0; 16];
-        let read = (len - at).min(16) as usize;
-        file.read_exact(&mut header[..read])?;
-        let [a, b, c, d, kind @ ..] = header;
-        let kind = &kind[..4];
-        let size = match u64::from(u32::from_be_bytes([a, b, c, d])) {
-            0 => len - at,
-            1 if read == 16 => u64::from_be_bytes(header[8..].try_into().expect("eight of sixteen bytes")),
-            size => size,
-        };
-        has_index |= kind == b"moov";
-        has_media |= kind == b"mdat";
-        // A size below the header's own is invalid. The rest of the file cannot be judged.
-        if size < 8 || (to_index && has_index) {
+        // Without a valid size, the rest of the file cannot be judged.
+        let Some(FileBox { kind, body }) = file.first(at..len)? else { return Ok(None) };
+        has_index |= &kind == b"moov";
+        has_media |= &kind == b"mdat";
+        if to_index && has_index {
             return Ok(None);
         }
-        if at.saturating_add(size) > len {
-            let missing = missing(at.saturating_add(size) - len);
+        if body.end > len {
+            let missing = missing(body.end - len);
             return Ok(Some(if has_index { missing } else { format!("{missing}, and with them its index (moov)") }));
         }
-        at += size;
+        at = body.end;
     }
     Ok((has_media && !has_index).then(|| NO_INDEX.to_owned()))
 }
@@ -229,13 +217,10 @@ fn png(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boxes::boxed;
 
     fn cut(bytes: &[u8]) -> Option<String> {
         find_cut(io::Cursor::new(bytes), bytes.len() as u64).unwrap()
-    }
-
-    fn atom(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
-        [&(body.len() as u32 + 8).to_be_bytes()[..], kind, body].concat()
     }
 
     /// `bytes` are complete, and every prefix of at least `least` bytes is truncated.
@@ -248,22 +233,22 @@ mod tests {
 
     #[test]
     fn boxes_that_end_after_the_file_are_truncated() {
-        let (index, media) = (atom(b"moov", &[7; 30]), atom(b"mdat", &[9; 50]));
-        let fast = [atom(b"ftyp", b"isomiso2"), index.clone(), media.clone()].concat();
+        let (index, media) = (boxed(b"moov", &[7; 30]), boxed(b"mdat", &[9; 50]));
+        let fast = [boxed(b"ftyp", b"isomiso2"), index.clone(), media.clone()].concat();
         // A truncation between boxes cannot be detected.
         assert_eq!(cut(&fast[..16 + 38]), None);
         check(&fast, 16 + 38 + 8);
-        let slow = [atom(b"ftyp", b"isomiso2"), media, index].concat();
+        let slow = [boxed(b"ftyp", b"isomiso2"), media, index].concat();
         check(&slow, 16 + 8);
         assert!(cut(&slow[..16 + 40]).unwrap().contains("moov"));
         assert!(cut(&slow[..16 + 58]).unwrap().contains("moov"), "all media, no index");
-        let mut large = atom(b"mdat", &[0; 32]);
+        let mut large = boxed(b"mdat", &[0; 32]);
         large[..4].copy_from_slice(&1u32.to_be_bytes());
         large[8..16].copy_from_slice(&40u64.to_be_bytes());
-        check(&[atom(b"moov", &[]), large].concat(), 8 + 16);
-        let mut open = atom(b"mdat", &[0; 32]);
+        check(&[boxed(b"moov", &[]), large].concat(), 8 + 16);
+        let mut open = boxed(b"mdat", &[0; 32]);
         open[..4].copy_from_slice(&[0; 4]);
-        assert_eq!(cut(&[atom(b"moov", &[]), open].concat()), None, "a box of size 0 extends to the end of the file");
+        assert_eq!(cut(&[boxed(b"moov", &[]), open].concat()), None, "a box of size 0 extends to the end of the file");
     }
 
     #[test]
@@ -274,7 +259,7 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             missing_index(&path)
         };
-        let (start, index, media) = (atom(b"ftyp", b"isomiso2"), atom(b"moov", &[7; 30]), atom(b"mdat", &[9; 50]));
+        let (start, index, media) = (boxed(b"ftyp", b"isomiso2"), boxed(b"moov", &[7; 30]), boxed(b"mdat", &[9; 50]));
         let slow = [start.clone(), media.clone(), index.clone()].concat();
         assert_eq!(missing(&slow), None);
         assert_eq!(missing(&slow[..40]).unwrap(), "34 bytes are missing at its end, and with them its index (moov)");

@@ -71,6 +71,25 @@ pub(super) async fn stream(State(server): State<AppState>, Path(StreamPath { id 
     events_of(events)
 }
 
+/// Sends `events`; returns whether more can be sent. False if the client disconnects or the server stops.
+async fn send(events: &mut Vec<Event>, to: &EventSender, server: &mut AppState) -> bool {
+    for event in events.drain(..) {
+        let sent = tokio::select! {
+            sent = to.send(Ok(event)) => sent.is_ok(),
+            _ = server.closing.wait_for(|closing| *closing) => false,
+        };
+        if !sent {
+            return false;
+        }
+    }
+    true
+}
+
+fn lagged(skipped: u64, hub: &Hub) -> Event {
+    hub.metrics().records_skipped(skipped);
+    Event::default().event("lagged").data(serde_json::json!({ "skipped": skipped }).to_string())
+}
+
 /// Sends the snapshot and every record after it, until the client disconnects or the server stops.
 async fn send_live(mut server: AppState, id: String, mut subscription: Subscription, to: EventSender) {
     let _viewing = ViewerGauge::new(&server.hub, Viewer::Live);
@@ -79,16 +98,7 @@ async fn send_live(mut server: AppState, id: String, mut subscription: Subscript
         Event::default().event("snapshot").id(s.sequence.to_string()).retry(RETRY).data(data)
     };
     let mut pending = vec![snapshot(&mut subscription)];
-    loop {
-        for event in pending.drain(..) {
-            let sent = tokio::select! {
-                sent = to.send(Ok(event)) => sent.is_ok(),
-                _ = server.closing.wait_for(|closing| *closing) => false,
-            };
-            if !sent {
-                return;
-            }
-        }
+    while send(&mut pending, &to, &mut server).await {
         tokio::select! {
             () = to.closed() => return,
             _ = server.closing.wait_for(|closing| *closing) => return,
@@ -100,10 +110,9 @@ async fn send_live(mut server: AppState, id: String, mut subscription: Subscript
                         .data(&*record.json),
                 ),
                 Err(RecvError::Lagged(skipped)) => {
-                    server.hub.metrics().records_skipped(skipped);
+                    pending.push(lagged(skipped, &server.hub));
                     let Some(again) = server.hub.subscribe(&id) else { return };
                     subscription = again;
-                    pending.push(Event::default().event("lagged").data(serde_json::json!({ "skipped": skipped }).to_string()));
                     pending.push(snapshot(&mut subscription));
                 }
                 Err(RecvError::Closed) => return,
@@ -201,16 +210,7 @@ fn snapshot(hub: &Hub, filter: FeedFilter) -> (Vec<Event>, FeedCursor) {
 /// Sends `pending` and every item after it, until the client disconnects or the server stops.
 async fn send_feed(mut server: AppState, mut pending: Vec<Event>, mut cursor: FeedCursor, to: EventSender) {
     let _viewing = ViewerGauge::new(&server.hub, Viewer::Live);
-    loop {
-        for event in pending.drain(..) {
-            let sent = tokio::select! {
-                sent = to.send(Ok(event)) => sent.is_ok(),
-                _ = server.closing.wait_for(|closing| *closing) => false,
-            };
-            if !sent {
-                return;
-            }
-        }
+    while send(&mut pending, &to, &mut server).await {
         match server.hub.read_feed(&mut cursor) {
             None => tokio::select! {
                 () = to.closed() => return,
@@ -221,8 +221,7 @@ async fn send_feed(mut server: AppState, mut pending: Vec<Event>, mut cursor: Fe
                 Event::default().event(item.kind.as_str()).id(server.hub.feed_id(item.sequence)).data(&*item.json)
             })),
             Some(FeedBatch { lost, .. }) => {
-                server.hub.metrics().records_skipped(lost);
-                pending.push(Event::default().event("lagged").data(serde_json::json!({ "skipped": lost }).to_string()));
+                pending.push(lagged(lost, &server.hub));
                 let (events, again) = snapshot(&server.hub, cursor.filter().clone());
                 pending.extend(events);
                 cursor = again;

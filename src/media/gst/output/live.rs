@@ -117,8 +117,7 @@ impl LiveOutput {
         let decisions = Arc::<Mutex<Decisions>>::default();
         let is_draining = Arc::<AtomicBool>::default();
         let name = format!("output/{}", options.id);
-        let mut feeder = Feeder::new(options, observer, stopped, decisions.clone());
-        feeder.is_draining = is_draining.clone();
+        let feeder = Feeder::new(options, observer, stopped, is_draining.clone(), decisions.clone());
         let thread = spawn(&name, move || feeder.run())?;
         Ok(Self { stop: Some(stop), is_draining, decisions, thread: Some(thread) })
     }
@@ -195,6 +194,7 @@ impl Feeder {
         options: LiveOutputOptions,
         observer: Arc<dyn OutputObserver>,
         stopped: Receiver<()>,
+        is_draining: Arc<AtomicBool>,
         decisions: Arc<Mutex<Decisions>>,
     ) -> Self {
         let follower = RingFollower::new(&options.ring, &options.id, options.since_unix_ns);
@@ -202,7 +202,7 @@ impl Feeder {
             options,
             observer,
             stopped,
-            is_draining: Arc::default(),
+            is_draining,
             idle_ns: None,
             decisions,
             labels: Arc::default(),

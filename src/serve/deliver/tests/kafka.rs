@@ -8,10 +8,6 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 
 use super::tls::Authority;
 use super::*;
@@ -231,18 +227,7 @@ fn a_topic_that_refuses_is_named_and_its_records_wait() {
 /// A server that takes TLS connections of clients with a certificate of the authority. Returns its port, and what it gets: the first
 /// bytes of a client that was accepted.
 fn tls_server(authority: &Authority) -> (u16, Messages<Vec<u8>>) {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(authority.file("ca.pem")).unwrap()).unwrap();
-    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
-    let chain = vec![CertificateDer::from_pem_file(authority.file("server.pem")).unwrap()];
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(clients)
-        .with_single_cert(chain, PrivateKeyDer::from_pem_file(authority.file("server.key")).unwrap())
-        .unwrap();
-    let config = Arc::new(config);
+    let config = authority.server();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (to, received) = unbounded();

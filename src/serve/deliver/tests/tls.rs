@@ -50,22 +50,27 @@ impl Authority {
             identity: Some((self.file("client.pem").into(), self.file("client.key").into())),
         }
     }
+
+    /// For a server that only accepts clients with a certificate of the authority.
+    pub(super) fn server(&self) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.file("ca.pem")).unwrap()).unwrap();
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
+        let chain = vec![CertificateDer::from_pem_file(self.file("server.pem")).unwrap()];
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(chain, PrivateKeyDer::from_pem_file(self.file("server.key")).unwrap())
+            .unwrap();
+        Arc::new(config)
+    }
 }
 
 /// A web server that only serves clients with a certificate of the authority. Returns its port.
 fn web_server(runtime: &tokio::runtime::Runtime, authority: &Authority) -> u16 {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(authority.file("ca.pem")).unwrap()).unwrap();
-    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
-    let chain = vec![CertificateDer::from_pem_file(authority.file("server.pem")).unwrap()];
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(clients)
-        .with_single_cert(chain, PrivateKeyDer::from_pem_file(authority.file("server.key")).unwrap())
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let acceptor = TlsAcceptor::from(authority.server());
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let port = listener.local_addr().unwrap().port();
     runtime.spawn(async move {
