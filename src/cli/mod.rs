@@ -10,6 +10,7 @@ mod doctor;
 #[cfg(feature = "train")]
 mod evaluate;
 mod export;
+mod installation;
 mod pack;
 mod progress;
 mod render;
@@ -43,6 +44,7 @@ use touchline_serve::config::{Key, PrecisionChoice, SettingSources, Settings};
 #[derive(Debug, Parser)]
 #[command(
     version,
+    long_version = installation::version(),
     max_term_width = 100,
     after_long_help = "Examples:
   touchline run rtsp://camera.example/live            watch a stream; the page is at http://127.0.0.1:8080
@@ -97,6 +99,10 @@ enum Command {
     #[cfg(feature = "train")]
     #[command(flatten)]
     Training(training::TrainingCommand),
+    /// Print the completions of a shell.
+    Completions(installation::CompletionArgs),
+    /// Write the manual pages.
+    Manual(installation::ManualArgs),
     /// Receives and decodes one source, in a process of its own.
     #[command(name = touchline_media::worker::SUBCOMMAND, hide = true)]
     SourceWorker(source_worker::SourceWorkerArgs),
@@ -230,6 +236,11 @@ impl Cli {
             Command::Pack(args) => pack::pack(args),
             #[cfg(feature = "train")]
             Command::Training(command) => command.execute(),
+            Command::Completions(args) => {
+                installation::completions(&args);
+                Ok(())
+            }
+            Command::Manual(args) => installation::manual(&args),
             Command::SourceWorker(args) => source_worker::source_worker(&args),
         }
     }

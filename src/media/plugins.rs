@@ -118,6 +118,11 @@ pub fn version() -> Result<String> {
     Ok(gst::version_string().to_string())
 }
 
+/// As [`version`], of the library that the program is linked with. Does not initialise GStreamer, so it takes no time.
+pub fn linked_version() -> String {
+    gst::version_string().to_string()
+}
+
 /// The packages of `elements`, without repeats. For an element that is not in the table, all plugin packages: one of them has it.
 pub fn packages_of(elements: &[&str]) -> Vec<&'static str> {
     let known = PLUGINS.iter().filter(|p| elements.contains(&p.element)).map(|p| p.package);

@@ -11,6 +11,7 @@ mod examples;
 mod export;
 mod log;
 mod outputs;
+mod package;
 mod render;
 mod secrets;
 mod signals;
