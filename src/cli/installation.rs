@@ -1,6 +1,7 @@
 //! `touchline completions` and `touchline manual`: the files that a package installs beside the program. Also the text of `--version`.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
@@ -45,17 +46,14 @@ pub fn manual(args: &ManualArgs) -> Result<()> {
 }
 
 /// What `--version` prints after the name. A commit is known where `TOUCHLINE_COMMIT` was set for the compiler.
-pub(super) fn version() -> String {
-    let features: Vec<&str> =
-        [("train", cfg!(feature = "train")), ("cuda", cfg!(feature = "cuda")), ("kafka", cfg!(feature = "kafka"))]
-            .into_iter()
-            .filter_map(|(name, is_on)| is_on.then_some(name))
-            .collect();
-    format!(
-        "{}\ncommit: {}\nfeatures: {}\n{}",
-        env!("CARGO_PKG_VERSION"),
-        option_env!("TOUCHLINE_COMMIT").unwrap_or("unknown"),
-        if features.is_empty() { "none".to_owned() } else { features.join(", ") },
-        plugins::linked_version(),
-    )
+pub(super) fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let features =
+            [("train", cfg!(feature = "train")), ("cuda", cfg!(feature = "cuda")), ("kafka", cfg!(feature = "kafka"))];
+        let on: Vec<&str> = features.into_iter().filter_map(|(name, is_on)| is_on.then_some(name)).collect();
+        let features = if on.is_empty() { "none".to_owned() } else { on.join(", ") };
+        let (version, commit) = (env!("CARGO_PKG_VERSION"), option_env!("TOUCHLINE_COMMIT").unwrap_or("unknown"));
+        format!("{version}\ncommit: {commit}\nfeatures: {features}\n{}", plugins::linked_version())
+    });
+    &VERSION
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 
 use super::progress::Bar;
+use touchline_compute::features::params::PictureParams;
 use touchline_compute::models::Architecture;
+use touchline_compute::models::pack::Manifest;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 use touchline_learn::dataset::Dataset;
@@ -49,12 +51,15 @@ pub struct TrainArgs {
     /// Directory of the run.
     #[arg(short, long, value_name = "RUN")]
     out: PathBuf,
-    /// Network: mobilenet_v2, efficientnet_lite0, efficientnet_lite2, resnet50 or resnet50_v2 (pre-activation).
-    #[arg(long, value_name = "ARCH", default_value = "mobilenet_v2", value_parser = architecture)]
-    arch: Architecture,
+    /// Network: mobilenet_v2, efficientnet_lite0, efficientnet_lite2, resnet50 or resnet50_v2 (pre-activation) [default:
+    /// mobilenet_v2, or that of the pack that --init names].
+    #[arg(long, value_name = "ARCH", value_parser = architecture)]
+    arch: Option<Architecture>,
     /// Initial weights: safetensors with torchvision's names (for ResNet v2 also MXNet's, for EfficientNet-Lite those of the Python
-    /// package efficientnet_lite_pytorch). Without it, weights start at random.
-    #[arg(long, value_name = "FILE")]
+    /// package efficientnet_lite_pytorch), or the directory of a pack, whose network and size of pictures are used too. With a pack of
+    /// a foundation encoder (touchline pack import), step 1 trains its classifier; the encoder stays as it is. Without --init, weights
+    /// start at random.
+    #[arg(long, value_name = "FILE|PACK")]
     init: Option<PathBuf>,
     /// Continue an interrupted run.
     #[arg(long)]
@@ -138,9 +143,9 @@ pub struct TrainArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, requires = "folds", value_parser = fraction)]
     sources: f64,
     /// Width and height of picture inputs, multiples of 32. 224x224 covers the middle of a broadcast picture; 320x192 covers
-    /// almost all of it and costs a quarter more.
-    #[arg(long, value_name = "WxH", default_value = "224x224", value_parser = size)]
-    size: (usize, usize),
+    /// almost all of it and costs a quarter more [default: 224x224, or that of the pack that --init names].
+    #[arg(long, value_name = "WxH", value_parser = size)]
+    size: Option<(usize, usize)>,
     /// Directory of the cache of computed rows [default: DATASET/cache].
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -243,12 +248,53 @@ fn folds(
     Ok(())
 }
 
+/// Where a training begins: the network, the file with its first weights, and for pictures the input that the weights are for.
+struct Beginning {
+    architecture: Architecture,
+    init: Option<PathBuf>,
+    input: Option<PictureParams>,
+}
+
+impl Beginning {
+    fn new(args: &TrainArgs, modality: Modality) -> Result<Self> {
+        let init = args.init.clone();
+        let Some(dir) = init.as_deref().filter(|path| path.is_dir()) else {
+            let architecture = args.arch.unwrap_or(Architecture::MobileNetV2);
+            return Ok(Self { architecture, init, input: None });
+        };
+        let manifest = Manifest::read(dir)?;
+        let part = match modality {
+            Modality::Rgb => manifest.rgb.map(|part| (part.architecture, part.weights, Some(part.input))),
+            Modality::Flow => manifest.flow.map(|part| (part.architecture, part.weights, None)),
+            Modality::Audio => manifest.audio.map(|part| (part.architecture, part.weights, None)),
+        };
+        let Some((architecture, weights, input)) = part else {
+            let advice = "give a pack that has one, or a file with weights";
+            return Err(Error::pack(dir, format!("it has no {modality} model, so --init cannot use it"), advice));
+        };
+        if let Some(other) = args.arch.filter(|arch| *arch != architecture) {
+            let cause = format!("the {modality} model of {} is {architecture}, not {other}", dir.display());
+            return Err(Error::Usage(format!("{cause}; leave --arch out")));
+        }
+        if architecture.is_encoder() && args.size.is_some() {
+            return Err(Error::Usage(format!("{architecture} takes pictures of one size; leave --size out")));
+        }
+        Ok(Self { architecture, init: Some(dir.join(weights)), input })
+    }
+}
+
 fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan> {
     let meta = &dataset.meta;
     let audio = modality == Modality::Audio;
+    let Beginning { architecture, init, input } = Beginning::new(args, modality)?;
     let mut inputs = Inputs::standard(SIDE, meta.sample_rate, meta.flow_gap_ms());
-    (inputs.rgb.width, inputs.rgb.height) = args.size;
-    (inputs.rgb.mean, inputs.rgb.std) = args.arch.normalisation();
+    match input {
+        Some(input) => inputs.rgb = input,
+        None => (inputs.rgb.mean, inputs.rgb.std) = architecture.normalisation(),
+    }
+    if let Some(size) = args.size {
+        (inputs.rgb.width, inputs.rgb.height) = size;
+    }
     inputs.audio.validate().map_err(|e| Error::Usage(format!("the sample rate of this dataset: {e}")))?;
     let fit = FitConfig {
         head: HeadConfig { steps: args.head_steps, penalty: args.head_penalty },
@@ -283,8 +329,8 @@ fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan>
     Ok(Plan {
         out: args.out.clone(),
         modalities: vec![modality],
-        architecture: args.arch,
-        init: args.init.clone(),
+        architecture,
+        init,
         inputs,
         unfreeze: args.unfreeze,
         views: (args.still_views, args.views),

@@ -24,7 +24,7 @@ pub type Ranges = PerModality<Option<Vec<Vec<Range>>>>;
 
 /// Measures the ranges on up to `seconds` seconds of each kind of material, one per recording, with recordings taken evenly
 /// from the training side. `progress` receives the number of recordings done and their total. Returns the ranges, and the
-/// modalities of the pack for which the material has no input.
+/// modalities of the pack for which the material has no input, or whose network is an encoder, which has no ranges.
 ///
 /// # Errors
 /// [`Error::Data`] when nothing on the training side can be read; [`Error::Pack`] when the pack cannot be loaded or a network
@@ -73,7 +73,8 @@ pub fn calibrate(
         })?;
         *ranges.get_mut(modality) = Some(measured);
     }
-    if Modality::ALL.iter().all(|m| ranges.get(*m).is_none()) {
+    let needs_ranges = |m: &Modality| pack.model(*m).is_some_and(|model| !model.architecture.is_encoder());
+    if Modality::ALL.iter().any(needs_ranges) && Modality::ALL.iter().all(|m| ranges.get(*m).is_none()) {
         let cause =
             unread.map_or_else(|| "its training side has no input for the models".to_owned(), |e| e.to_string());
         return Err(Error::data(material.name(), cause, "choose a dataset that is built and split"));

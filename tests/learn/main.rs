@@ -1,9 +1,9 @@
 //! Datasets, training, evaluation, packs and reports, through the program and the library.
 
-mod adapt_encoder;
 #[path = "../common/mod.rs"]
 mod common;
 mod dataset;
+mod encoder;
 mod evaluate;
 mod pack_cli;
 mod report;

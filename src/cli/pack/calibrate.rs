@@ -63,10 +63,9 @@ pub fn calibrate(args: &CalibrateArgs) -> Result<()> {
         }
     }
     for modality in without {
-        let _ = writeln!(
-            out,
-            "{modality}: not calibrated, because the dataset has no samples for it; --precision int8 will reject the pack"
-        );
+        let is_encoder = pack.model(modality).is_some_and(|model| model.architecture.is_encoder());
+        let reason = if is_encoder { "encoders compute in f32" } else { "the dataset has no samples for it" };
+        let _ = writeln!(out, "{modality}: not calibrated, because {reason}; --precision int8 will reject the pack");
     }
     let _ = writeln!(out, "ranges written to {}", args.pack.display());
     Ok(())

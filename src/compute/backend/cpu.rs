@@ -107,6 +107,10 @@ impl Backend for CpuBackend {
         let mut rows = Vec::new();
         for modality in Modality::ALL {
             let Some((width, height)) = self.pack.input_size(modality) else { continue };
+            // Encoders always compute in f32.
+            if self.pack.model(modality).is_some_and(|model| model.architecture.is_encoder()) {
+                continue;
+            }
             rows.clear();
             self.features(modality, seconds, &mut rows);
             let count: usize = rows.iter().sum();

@@ -26,9 +26,9 @@ use crate::dataset::{Dataset, Item};
 use crate::evaluate::temperature::temperature;
 use crate::inputs::Inputs;
 use crate::net::build;
-use crate::rows::{RowNetwork, Rows, teaches};
+use crate::rows::{Rows, teaches};
 use touchline_compute::models::pack::{Manifest, Pack};
-use touchline_compute::models::{LoadError, Network, read_weights_verified};
+use touchline_compute::models::{LoadError, read_weights_verified};
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassSet, Modality, OTHER};
 
@@ -119,20 +119,14 @@ pub fn adapt(dataset: &Dataset, config: &AdaptConfig, progress: &mut dyn FnMut(u
     let weights = config.pack.join(&section.weights);
     let broken = |e: LoadError| Error::pack(&config.pack, e.to_string(), e.advice());
     let tensors = read_weights_verified(&weights, &section.sha256, &Device::Cpu).map_err(broken)?;
-    // One of the two computes the features.
-    let (encoder, built);
-    let (frozen, replay) = if section.architecture.is_encoder() {
-        encoder = Network::load(section.architecture, &tensors, None).map_err(broken)?;
-        let replay = if config.pack.join(replay::FILE).is_file() {
-            Replay::load(&config.pack, &section.sha256, section.classes.len())?
-        } else {
+    let built = build(section.architecture, &tensors, section.classes.len(), 0, &Device::Cpu).map_err(broken)?;
+    let frozen = Frozen::of(&built);
+    let replay = match built.net.encoder() {
+        Some(encoder) if !config.pack.join(replay::FILE).is_file() => {
             needs_all_classes(dataset, &outputs)?;
             Replay::none(encoder.feature_width())
-        };
-        (Frozen { net: RowNetwork::Encoder(&encoder), blocks: 0 }, replay)
-    } else {
-        built = build(section.architecture, &tensors, section.classes.len(), 0, &Device::Cpu).map_err(broken)?;
-        (Frozen::of(&built), Replay::load(&config.pack, &section.sha256, section.classes.len())?)
+        }
+        _ => Replay::load(&config.pack, &section.sha256, section.classes.len())?,
     };
     let mut inputs = Inputs::standard(section.input.width, dataset.meta.sample_rate, dataset.meta.flow_gap_ms());
     inputs.rgb = section.input.clone();

@@ -22,6 +22,8 @@ impl Work<'_> {
         }
         let (of, config) = (self.fit, self.fit.config);
         let samples = of.train;
+        // The penalty is made for features of about unit size. Those of CLIP and SigLIP are vectors of length 1.
+        let scale = of.net.encoder().map_or(1.0, |_| of.rows.mean_square());
         let material = FitInput {
             features: &|chosen| {
                 let rows: Vec<u32> = chosen.iter().map(|i| samples.rows[*i as usize]).collect();
@@ -32,7 +34,7 @@ impl Work<'_> {
             classes: of.names.len(),
             width: of.rows.width,
             smoothing: config.label_smoothing,
-            penalty: config.head.penalty,
+            penalty: config.head.penalty * scale,
             offsets: &[],
         };
         let n = samples.len() as u64;

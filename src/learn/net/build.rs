@@ -7,10 +7,10 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::layers::{Layer, Norm, Running};
-use super::{Block, Net, Shortcut};
+use super::{Block, FrozenEncoder, Net, Shortcut};
 use crate::augment;
 use touchline_compute::models::{
-    Architecture, InvertedResidualPlan, LoadError, STEM_WIDTH, Tensors, mxnet_name, resnet50_stages,
+    Architecture, InvertedResidualPlan, LoadError, Network, STEM_WIDTH, Tensors, mxnet_name, resnet50_stages,
 };
 use touchline_compute::nn::Activation;
 
@@ -26,15 +26,15 @@ pub struct Built {
 }
 
 /// Builds a network with `classes` outputs. Tensors come from `weights` if they are there (for ResNet v2 also under the names of
-/// MXNet's model zoo). A classifier with another number of classes is not used.
+/// MXNet's model zoo). A classifier with another number of classes is not used. A foundation encoder must be there as a whole.
 ///
 /// Other tensors are initialised as in torchvision, reproducibly for a `seed`: convolutions from a normal distribution scaled by
 /// the fan-out (He et al., *Delving Deep into Rectifiers*, ICCV 2015), norms with weight 1 and bias 0, the weight of the
 /// classifier from N(0, 0.01²) and its bias with 0.
 ///
 /// # Errors
-/// [`LoadError::Shape`] or [`LoadError::DType`] for a tensor that does not fit, [`LoadError::Build`] when an operation fails on
-/// the device.
+/// [`LoadError::Shape`] or [`LoadError::DType`] for a tensor that does not fit, [`LoadError::Missing`] for an encoder that is not
+/// whole, [`LoadError::Build`] when an operation fails on the device.
 pub fn build(
     architecture: Architecture,
     weights: &Tensors,
@@ -43,8 +43,7 @@ pub fn build(
     device: &Device,
 ) -> Result<Built, LoadError> {
     if architecture.is_encoder() {
-        let cause = candle_core::Error::Msg("encoders are frozen and cannot be trained".into());
-        return Err(LoadError::Build { architecture, cause });
+        return frozen(architecture, weights, classes, seed, device);
     }
     let prefix = weights.keys().find_map(|name| name.strip_suffix("stage1_conv0_weight")).map(str::to_owned);
     let mut builder = Builder { architecture, weights, prefix, seed, device, taken: 0, fresh: Vec::new() };
@@ -55,7 +54,31 @@ pub fn build(
     };
     let head = builder.head(architecture.classifier(), classes, architecture.feature_width())?;
     let Builder { taken, fresh, .. } = builder;
-    Ok(Built { net: Net { architecture, blocks, head }, taken, fresh })
+    Ok(Built { net: Net { architecture, blocks, encoder: None, head }, taken, fresh })
+}
+
+/// A foundation encoder with a classifier. All tensors of the encoder must be there.
+fn frozen(
+    architecture: Architecture,
+    weights: &Tensors,
+    classes: usize,
+    seed: u64,
+    device: &Device,
+) -> Result<Built, LoadError> {
+    let network = Network::load(architecture, weights, None)?;
+    let mut builder = Builder { architecture, weights, prefix: None, seed, device, taken: 0, fresh: Vec::new() };
+    let name = architecture.classifier();
+    let head = builder.head(name, classes, network.feature_width())?;
+    let is_head = |tensor: &str| tensor.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+    let tensors: Tensors = weights
+        .iter()
+        .filter(|(name, _)| !is_head(name))
+        .map(|(name, tensor)| (name.clone(), tensor.clone()))
+        .collect();
+    let Builder { taken, fresh, .. } = builder;
+    let taken = taken + tensors.len();
+    let encoder = Some(FrozenEncoder { network, tensors });
+    Ok(Built { net: Net { architecture, blocks: Vec::new(), encoder, head }, taken, fresh })
 }
 
 fn inverted_residuals(builder: &mut Builder<'_>, plan: &InvertedResidualPlan) -> Result<Vec<Block>, LoadError> {

@@ -1,5 +1,5 @@
 //! Trainable networks: the architectures of [`touchline_compute::models`] with separate batch norm layers, torchvision's tensor
-//! names, and a border before which all blocks are frozen.
+//! names, and a border before which all blocks are frozen. A foundation encoder has no blocks to train, only a classifier.
 //!
 //! Activations are channel-major, (C, N, H, W), from the first layer to the last. A 1×1 convolution of a whole batch is then
 //! one matrix product, and the statistics of a channel are sums over one slice. The trained tensors are passed by name to
@@ -13,7 +13,7 @@ use candle_core::{Device, Tensor, Var};
 pub use build::{Built, build};
 use layers::{Layer, Mode};
 
-use touchline_compute::models::{Architecture, Tensors};
+use touchline_compute::models::{Architecture, Network, Tensors};
 use touchline_compute::nn::{Activation, global_average};
 
 /// A trainable network: blocks, then a linear classifier on the pooled features.
@@ -21,8 +21,18 @@ use touchline_compute::nn::{Activation, global_average};
 pub struct Net {
     architecture: Architecture,
     blocks: Vec<Block>,
+    /// Computes the features in place of the blocks, of which there are none then.
+    encoder: Option<FrozenEncoder>,
     /// Weight (classes, features) and bias (classes) of the classifier.
     head: (Var, Var),
+}
+
+/// A foundation encoder, which is frozen as a whole.
+#[derive(Debug)]
+struct FrozenEncoder {
+    network: Network,
+    /// All tensors of its file but the classifier's.
+    tensors: Tensors,
 }
 
 /// A residual block, or the layers before or after all residual blocks.
@@ -62,6 +72,17 @@ impl Net {
     /// Returns the architecture.
     pub fn architecture(&self) -> Architecture {
         self.architecture
+    }
+
+    /// Returns the encoder that computes the features; `None` for a network of blocks.
+    pub fn encoder(&self) -> Option<&Network> {
+        self.encoder.as_ref().map(|encoder| &encoder.network)
+    }
+
+    /// Returns the number of parameters that cannot be trained: those of an encoder.
+    pub fn fixed_parameters(&self) -> u64 {
+        let tensors = self.encoder.iter().flat_map(|encoder| encoder.tensors.values());
+        tensors.map(|tensor| tensor.elem_count() as u64).sum()
     }
 
     /// Returns the number of blocks that can be frozen. The layers before the first residual block form block 0, and layers after
@@ -181,13 +202,16 @@ impl Net {
                 all.insert(name, Tensor::from_vec(values, n, self.device())?);
             }
         }
+        if let Some(encoder) = &self.encoder {
+            all.extend(encoder.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
+        }
         let (weight, bias) = self.head_names();
         all.insert(weight, self.head.0.as_detached_tensor().copy()?);
         all.insert(bias, self.head.1.as_detached_tensor().copy()?);
         Ok(all)
     }
 
-    /// Restores all tensors that [`Self::tensors`] returned.
+    /// Restores the tensors that [`Self::tensors`] returned, except for those of an encoder, which do not change.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.

@@ -97,6 +97,12 @@ impl Rows {
         Ok(Tensor::from_vec(values, (rows.len(), self.width), device)?)
     }
 
+    /// Returns the mean square of a pooled feature.
+    pub fn mean_square(&self) -> f64 {
+        let sum: f64 = self.pooled.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+        sum / self.pooled.len().max(1) as f64
+    }
+
     /// Returns the activations of the given rows at the border, channel-major, (C, N, H, W). The rows must have been made with
     /// [`Recipe::activations`].
     ///

@@ -17,7 +17,7 @@ pub enum RowNetwork<'a> {
 
 impl<'a> From<&'a Net> for RowNetwork<'a> {
     fn from(net: &'a Net) -> Self {
-        RowNetwork::Trainable(net)
+        net.encoder().map_or(RowNetwork::Trainable(net), RowNetwork::Encoder)
     }
 }
 

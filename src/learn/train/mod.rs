@@ -410,7 +410,7 @@ impl Job<'_> {
             config,
             ground: ground.to_owned(),
             dir,
-            parameters: (count(0), count(learning)),
+            parameters: (count(0) + built.net.fixed_parameters(), count(learning)),
             settings: settings.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
         }
     }

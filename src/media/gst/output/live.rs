@@ -117,7 +117,7 @@ impl LiveOutput {
         let decisions = Arc::<Mutex<Decisions>>::default();
         let is_draining = Arc::<AtomicBool>::default();
         let name = format!("output/{}", options.id);
-        let feeder = Feeder::new(options, observer, stopped, is_draining.clone(), decisions.clone());
+        let mut feeder = Feeder::new(options, observer, stopped, is_draining.clone(), decisions.clone());
         let thread = spawn(&name, move || feeder.run())?;
         Ok(Self { stop: Some(stop), is_draining, decisions, thread: Some(thread) })
     }
