@@ -6,6 +6,7 @@ mod clips;
 mod config;
 #[cfg(feature = "train")]
 mod dataset;
+mod demo;
 mod doctor;
 #[cfg(feature = "train")]
 mod evaluate;
@@ -47,6 +48,7 @@ use touchline_serve::config::{Key, PrecisionChoice, SettingSources, Settings};
     long_version = installation::version(),
     max_term_width = 100,
     after_long_help = "Examples:
+  touchline demo                                      two drawn channels, to see what it does
   touchline run rtsp://camera.example/live            watch a stream; the page is at http://127.0.0.1:8080
   touchline run https://tv.example/live.m3u8 --jsonl decisions.jsonl
   touchline run court1=srt://0.0.0.0:9000?mode=listener court2=udp://239.0.0.1:5000
@@ -82,6 +84,8 @@ pub struct Cli {
 enum Command {
     /// Watch streams. Publishes the probability of each class every second: on a page, as JSON lines, as metrics.
     Run(Box<run::RunArgs>),
+    /// Show two channels that the program draws itself, decided by the pack, on the page.
+    Demo(demo::DemoArgs),
     /// Label recordings and still pictures offline, as fast as the machine allows.
     Score(score::ScoreArgs),
     /// Render a recording with its label on the pictures.
@@ -210,7 +214,7 @@ impl Cli {
         match self.command {
             #[cfg(feature = "train")]
             Command::Training(training::TrainingCommand::Train(_)) => AllocatorProfile::Keep,
-            Command::Run(_) => AllocatorProfile::TwoArenas,
+            Command::Run(_) | Command::Demo(_) => AllocatorProfile::TwoArenas,
             _ => AllocatorProfile::Default,
         }
     }
@@ -227,6 +231,7 @@ impl Cli {
     pub fn execute(self) -> Result<()> {
         match self.command {
             Command::Run(args) => run::run(&args),
+            Command::Demo(args) => demo::demo(&args),
             Command::Score(args) => score::score(args),
             Command::Render(args) => render::render(&args),
             Command::Wav(args) => wav::wav(&args),

@@ -12,6 +12,8 @@ use touchline_core::error::Result;
 use touchline_serve::config;
 use touchline_serve::config::{BatchMax, BatchWaitMs, Settings, Shard};
 use touchline_serve::publish::hub::StreamOwner;
+use touchline_serve::publish::notice::Notice;
+use touchline_serve::publish::sink::Sink;
 use touchline_serve::run::{self, AccessSettings, Reader, RunConfig};
 use touchline_serve::workers::Batching;
 
@@ -20,6 +22,11 @@ pub(super) use args::{checked, named};
 pub(super) use settle::doors;
 
 pub fn run(args: &RunArgs) -> Result<()> {
+    run_with(args, None, Vec::new())
+}
+
+/// As [`run`], with a sentence on the page and further outputs.
+pub(super) fn run_with(args: &RunArgs, notice: Option<Notice>, sinks: Vec<Box<dyn Sink>>) -> Result<()> {
     touchline_core::limits::raise_open_files();
     let settings = settle::settle(args)?;
     let mut pack = Pack::open(&config::find_pack(settings.pack.as_deref())?)?;
@@ -31,7 +38,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let Settings { shard, streams, named, access, .. } = settings;
     let with = |streams, origin: StreamOwner| settle::ours(shard, streams).into_iter().map(move |s| (s, origin));
     let streams = with(streams, StreamOwner::Config).chain(with(named, StreamOwner::CommandLine)).collect();
-    run::run(RunConfig {
+    let config = RunConfig {
         pack,
         shadow,
         pack_root: settings.pack_root,
@@ -56,6 +63,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         jsonl_kinds: settings.jsonl_kinds,
         instance: settings.instance,
         time_zone: settings.time_zone,
+        notice,
         sinks: settings.sinks.into_iter().map(|sink| sink.settings).collect(),
         state: settings.state,
         max_streams: settings.max_streams,
@@ -69,7 +77,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
         retry: settings.retry,
         linger: settings.linger,
         quiet: settings.quiet,
-    })
+    };
+    run::run_with_sinks(config, sinks)
 }
 
 /// The configuration file's name, and how it is read again.

@@ -57,6 +57,7 @@ fn main() -> Result<()> {
         reader: None,
         listen: Listen::Off,
         time_zone: None,
+        notice: None,
         access: AccessSettings::default(),
         record: None,
         overlay: OverlaySettings::default(),

@@ -14,6 +14,7 @@ pub mod hub;
 pub mod jsonl;
 mod kept;
 mod live_routes;
+pub mod notice;
 mod openapi;
 pub mod output;
 mod pack_routes;

@@ -26,6 +26,7 @@ use crate::config::{
 };
 use crate::publish::hub::{Restored, StreamOwner};
 use crate::publish::jsonl::JsonlWriter;
+use crate::publish::notice::Notice;
 use crate::publish::packs::PackControl;
 use crate::publish::sink::Sink;
 use crate::publish::streams::StreamControl;
@@ -80,6 +81,8 @@ pub struct RunConfig {
     pub instance: Option<String>,
     /// Time zone of the page; `None`: that of the viewer.
     pub time_zone: Option<String>,
+    /// A sentence that the page shows to everybody.
+    pub notice: Option<Notice>,
     /// Receivers that records are delivered to.
     pub sinks: Vec<SinkSettings>,
     /// SQLite file of the store.

@@ -82,6 +82,7 @@ impl SharedParts {
         };
         let hub = Hub::new(info, metrics, clock.clone());
         hub.set_time_zone(config.time_zone.as_deref());
+        hub.set_notice(config.notice.clone());
         let service_manager = ServiceManager::from_environment();
         Ok((Self { clock, hub, service_manager, store }, store_thread, contents))
     }

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::broadcast;
 
+use super::notice::Notice;
 use super::output::OutputStatus;
 use super::packs::PackStatus;
 use super::preview::Preview;
@@ -106,6 +107,7 @@ struct HubShared {
     instance: Option<Arc<str>>,
     vote_window_s: AtomicU32,
     time_zone: RwLock<Option<Arc<str>>>,
+    notice: RwLock<Option<Notice>>,
     pack: RwLock<RunningPack>,
     pack_status: PackStatus,
     deliveries: DeliveryBoard,
@@ -236,6 +238,7 @@ impl Hub {
             instance,
             vote_window_s,
             time_zone,
+            notice: RwLock::default(),
             pack,
             pack_status,
             deliveries,
@@ -387,6 +390,11 @@ impl Hub {
     /// Sets the default vote window.
     pub fn set_vote_window(&self, seconds: u32) {
         self.shared.vote_window_s.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Sets the sentence that the page shows to everybody.
+    pub fn set_notice(&self, notice: Option<Notice>) {
+        *self.shared.notice.write() = notice;
     }
 
     /// Sets the time zone of the page, as in `Europe/London`.

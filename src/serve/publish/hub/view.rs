@@ -9,6 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::history::Row;
 use super::{Hub, LiveState, Stream, StreamFacts};
 use crate::publish::format::{class_title, millis, rfc3339};
+use crate::publish::notice::Notice;
 use crate::publish::output::OutputView;
 use crate::publish::record::{SERIALISES, to_json};
 use crate::publish::record_types::{Probability, Stamped};
@@ -33,6 +34,8 @@ pub(in crate::publish) struct InfoView<'a> {
     history_seconds: usize,
     /// Time zone of the house (`time_zone` in the configuration); null: the viewer's.
     time_zone: Option<&'a str>,
+    /// A sentence that the page shows to everybody.
+    notice: Option<String>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -158,6 +161,7 @@ impl Hub {
             vote_window_s: self.shared.vote_window_s.load(Ordering::Relaxed),
             history_seconds: super::HISTORY_SECONDS,
             time_zone: time_zone.as_deref(),
+            notice: self.shared.notice.read().as_ref().map(Notice::text),
         })
     }
 

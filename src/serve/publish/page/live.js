@@ -1,9 +1,10 @@
 // The connection to the server: the records of one stream, the list of streams, and the health of the server.
 
-import { url } from "./base.js";
+import { make, setText, url } from "./base.js";
 
 const RETRY_MS = 2000;
 const POLL_MS = 3000;
+const NOTICE_MS = 10000;
 
 // Follows one stream at a time. `tell` has snapshot(stream), record(kind, record), missing(problem).
 export class Live {
@@ -87,6 +88,23 @@ export async function fetchInfo(server) {
     }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
+}
+
+// Shows the notice of the server, if it has one, and follows its changes.
+export function followNotice(info, footer) {
+  if (!info.notice) return;
+  const line = make("p", "remark", info.notice);
+  line.setAttribute("role", "note");
+  footer.prepend(line);
+  setInterval(async () => {
+    if (document.hidden) return;
+    try {
+      const answer = await fetch(url("api/v1/info"), { cache: "no-store" });
+      if (answer.ok) setText(line, (await answer.json()).notice ?? "");
+    } catch {
+      // The page says elsewhere that the server is silent.
+    }
+  }, NOTICE_MS);
 }
 
 // Shows `button` after a login.

@@ -2,7 +2,7 @@
 
 import { $, percent, toggleFullScreen } from "./base.js";
 import { learnClasses, onThemeChange } from "./colours.js";
-import { Live, Picture, fetchInfo, offerLogOut, pollStreams } from "./live.js";
+import { Live, Picture, fetchInfo, followNotice, offerLogOut, pollStreams } from "./live.js";
 import { Bars, Modalities, answerOfRecord, isNoProgramme, showEvents, showNotice, showOutput, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
 import { Timeline } from "./timeline.js";
 import { offerZones, setHouseZone } from "./times.js";
@@ -38,6 +38,7 @@ const timeline = new Timeline($("timeline"), $("tip"), $("legend"), serverNow);
 const info = await fetchInfo(server);
 learnClasses(info.classes);
 setHouseZone(info.time_zone ?? null);
+followNotice(info, document.querySelector("footer"));
 const bars = new Bars(info.classes, info);
 showBuild();
 

@@ -4,7 +4,7 @@ import { BAD, CALM, WARN, answer, counts } from "./answers.js";
 import { $, capital, icon, make, setText, toggleFullScreen } from "./base.js";
 import { isDark, learnClasses, onThemeChange, titleOf } from "./colours.js";
 import { Feed } from "./feed.js";
-import { fetchInfo, offerLogOut } from "./live.js";
+import { fetchInfo, followNotice, offerLogOut } from "./live.js";
 import { Pictures } from "./pictures.js";
 import { SPAN_MS, Tile } from "./tile.js";
 import { clock, day, offerZones, setHouseZone, zoneName } from "./times.js";
@@ -42,6 +42,7 @@ const groupOf = (stream) => stream.settings?.group ?? null;
 const info = await fetchInfo({ silent: () => showNotice(true) });
 learnClasses(info.classes);
 setHouseZone(info.time_zone ?? null);
+followNotice(info, document.querySelector("footer"));
 setText($("build"), `Touchline ${info.version} · pack ${info.pack.name}`);
 
 const inView = new IntersectionObserver((entries) => {
