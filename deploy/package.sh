@@ -55,7 +55,7 @@ sed -e 's#/usr/local/#/usr/#' -e '/^\[\[stream\]\]/,$ s/^\(.\)/# \1/' deploy/sys
 chmod -R u=rwX,go=rX "$root"
 chmod 0640 "$root/etc/touchline/touchline.toml"
 
-tar -C "$root" --owner=0 --group=0 --sort=name --transform "s#^\./usr#touchline-$version#; s#^\./etc#touchline-$version/etc#" \
+tar -C "$root" --owner=0 --group=0 --sort=name --transform "s#^\./usr#touchline-$version#" --transform "s#^\./etc#touchline-$version/etc#" \
     -czf "$out/touchline-$version-$arch.tar.gz" ./usr ./etc
 
 mkdir -p "$root/DEBIAN" "$work/debian"
@@ -93,6 +93,7 @@ cp "$out/touchline_${version}_$arch.deb" "$system/tmp/touchline.deb"
 inside() { chroot "$system" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp DEBIAN_FRONTEND=noninteractive "$@"; }
 mount -t proc proc "$system/proc"
 trap 'umount "$system/proc"; rm -rf "$work"' EXIT
+inside apt-get update -qq
 inside apt-get install -y -qq --no-install-recommends /tmp/touchline.deb >/dev/null
 inside touchline --version
 inside touchline doctor

@@ -2,7 +2,7 @@
 # Installs what is needed, builds Touchline, and runs it.
 #
 #   deploy/run.sh URI...     watches the streams (any arguments of `touchline run`)
-#   deploy/run.sh            shows a self-contained demonstration: a moving test pattern and colour bars
+#   deploy/run.sh            shows a demonstration: two channels that the program draws itself
 #
 # The page is on http://127.0.0.1:8080 unless --listen says otherwise. Ctrl-C ends it.
 set -euo pipefail
@@ -14,8 +14,5 @@ need_cargo
 install_packages $BUILD_PACKAGES $RUN_PACKAGES
 cargo build --release --locked
 program="${CARGO_TARGET_DIR:-target}/release/touchline"
-if [ $# -eq 0 ]; then
-    echo "No stream given: a demonstration with a moving test pattern, which is no sport (expect Other, or a guess with a low probability), and colour bars, which are no programme."
-    exec "$program" run pattern="testsrc://?width=1280&height=720&live=1" bars="testsrc://?width=640&height=480&fps=25&pattern=bars&audio=0&live=1"
-fi
+[ $# -gt 0 ] || exec "$program" demo
 exec "$program" run "$@"

@@ -6,6 +6,7 @@ mod client;
 mod clips;
 #[path = "../common/mod.rs"]
 mod common;
+mod demo;
 mod end_to_end;
 mod examples;
 mod export;

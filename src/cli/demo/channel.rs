@@ -53,8 +53,8 @@ pub fn scene(channel: usize, second: u64) -> Scene {
             Scene::Tennis,
             Scene::IceHockey,
             Scene::Bars,
-            Scene::Basketball,
             Scene::Studio,
+            Scene::Basketball,
         ],
     ];
     let programme = &PROGRAMMES[channel % PROGRAMMES.len()];
@@ -142,6 +142,69 @@ impl Noise {
                 0.12 * voice * (TAU * 3.5 * seconds).sin().max(0.0)
             }
             Scene::Bars => 0.1 * (TAU * 1000.0 * seconds).sin(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use touchline_compute::infer::Engine;
+    use touchline_compute::models::pack::Pack;
+    use touchline_core::clip::ClipSecond;
+    use touchline_core::labels::OTHER;
+    use touchline_media::still;
+    use touchline_serve::metrics::Metrics;
+
+    use super::*;
+
+    fn picture(scene: Scene, seconds: f32) -> Vec<u8> {
+        let mut canvas = Canvas::new(WIDTH, HEIGHT);
+        scene.draw(&mut canvas, seconds);
+        let mut pixels = Vec::new();
+        canvas.read(&mut pixels);
+        pixels
+    }
+
+    #[test]
+    fn the_shipped_pack_recognises_every_sport_that_is_drawn() {
+        let pack = Pack::open(std::path::Path::new("weights/compact")).unwrap();
+        let mut engine = Engine::load(pack).unwrap();
+        let programme: Vec<Scene> = (0..9).map(|n| scene(0, n * SCENE_S)).collect();
+        let sports = programme.into_iter().filter(|scene| scene.class().is_some_and(|class| class != OTHER));
+        let mut seen = 0;
+        for scene in sports {
+            let seconds: Vec<ClipSecond> = [2.0, 9.0, 16.0]
+                .map(|at| {
+                    let image = image::RgbImage::from_raw(WIDTH, HEIGHT, picture(scene, at)).unwrap();
+                    ClipSecond::of_pictures(vec![still::frame(image)])
+                })
+                .into();
+            let scored = engine.score(&seconds.iter().collect::<Vec<_>>(), &Metrics::new()).unwrap();
+            let classes = engine.pack().classes.clone();
+            let right = scored.iter().filter(|second| {
+                let scores = second.scores.rgb.as_ref().unwrap();
+                Some(classes.name(scores.label)) == scene.class()
+            });
+            assert!(right.count() >= 2, "{scene:?}");
+            seen += 1;
+        }
+        assert_eq!(seen, 6);
+    }
+
+    #[test]
+    fn channels_show_different_scenes_and_repeat() {
+        let all: Vec<[Scene; 2]> = (0..9).map(|n| [0, 1].map(|channel| scene(channel, n * SCENE_S))).collect();
+        assert!(all.iter().all(|[first, second]| first != second), "{all:?}");
+        assert!(all.windows(2).all(|pair| pair[0][0] != pair[1][0] && pair[0][1] != pair[1][1]), "{all:?}");
+        assert_eq!(scene(0, 9 * SCENE_S), scene(0, 0));
+        assert_eq!((scene(0, SCENE_S - 1), scene(0, SCENE_S)), (Scene::Tennis, Scene::Basketball));
+    }
+
+    #[test]
+    fn scenes_move_and_are_drawn_the_same_way_again() {
+        for scene in (0..9).map(|n| scene(0, n * SCENE_S)) {
+            assert!(picture(scene, 3.0) == picture(scene, 3.0), "{scene:?}");
+            assert!(scene == Scene::Bars || picture(scene, 3.0) != picture(scene, 3.5), "{scene:?}");
         }
     }
 }

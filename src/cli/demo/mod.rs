@@ -49,7 +49,13 @@ pub fn demo(args: &DemoArgs) -> Result<()> {
     register(DEMO, |setup| Ok(Arc::new(Channels(setup.clone()))))?;
     let pack = config::find_pack(args.pack.as_deref())?;
     let classes = Pack::open(&pack)?.classes;
-    let mut flags = vec!["demo".to_owned(), "--quiet".to_owned(), "--listen".to_owned(), args.listen.clone()];
+    let mut flags = vec![
+        "demo".to_owned(),
+        "--quiet".to_owned(),
+        "--allow-anonymous".to_owned(),
+        "--listen".to_owned(),
+        args.listen.clone(),
+    ];
     flags.extend(["--pack".to_owned(), pack.display().to_string()]);
     flags.extend(STREAMS.iter().enumerate().map(|(channel, id)| format!("{id}=demo://{channel}")));
     let settings = Settings::try_parse_from(flags).map_err(|e| Error::Usage(e.to_string()))?;

@@ -20,17 +20,6 @@ pub enum Scene {
 }
 
 impl Scene {
-    pub const ALL: [Scene; 8] = [
-        Scene::Tennis,
-        Scene::Soccer,
-        Scene::Basketball,
-        Scene::IceHockey,
-        Scene::Swimming,
-        Scene::Athletics,
-        Scene::Studio,
-        Scene::Bars,
-    ];
-
     /// The class that is right for it; [`None`] for colour bars, which are no programme.
     pub const fn class(self) -> Option<&'static str> {
         match self {
