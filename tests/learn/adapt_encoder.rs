@@ -1,12 +1,14 @@
 //! `touchline adapt` on an imported encoder, which has a frozen network and no classifier.
 
-use crate::common::reference::{parameter, parameters};
-use crate::common::training::{CLASSES, make_clips, run, sources, write_csv};
-use touchline_compute::models::Architecture;
-use touchline_compute::models::pack::Pack;
+use std::path::Path;
 
-#[test]
-fn an_encoder_gets_its_classifier_from_recordings_of_all_its_classes() {
+use crate::common::reference::{json, parameter, parameters};
+use crate::common::training::{CLASSES, make_clips, run, sources, write_csv};
+use touchline_compute::models::pack::Pack;
+use touchline_compute::models::{Architecture, Tensors};
+
+/// `import` writes the pack `empty`, whose classifier has learned nothing.
+fn gets_its_classifier_from_recordings_of_all_its_classes(import: fn(&Path)) {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let material = dir.join("material");
@@ -16,16 +18,7 @@ fn an_encoder_gets_its_classifier_from_recordings_of_all_its_classes() {
     let golf: Vec<_> = all.iter().copied().filter(|source| CLASSES[source.0] == "golf").collect();
     write_csv(&material.join("golf.csv"), &golf, |i| golf[i].0);
 
-    let tensors = parameters(Architecture::Vit, CLASSES.len(), parameter);
-    candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
-    let preprocessing = serde_json::json!({
-        "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "input_size": [3, 64, 64], "interpolation": "bicubic"
-    });
-    let config = serde_json::json!({ "architecture": "vit_small_patch16_64", "pretrained_cfg": preprocessing });
-    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let classes = CLASSES.join(",");
-    run(dir, &format!("pack import --from timm model.safetensors --classes {classes} --new-classifier -o empty"))
-        .well();
+    import(dir);
 
     run(dir, "adapt --from material/golf.csv --pack empty -o refused")
         .refused(6, &["nothing of \"chess\"", "can only learn all its classes at once"]);
@@ -45,4 +38,43 @@ fn an_encoder_gets_its_classifier_from_recordings_of_all_its_classes() {
     // What it has learned is now its own material, so one class is enough.
     let out = run(dir, "adapt --from material/golf.csv --pack adapted -o twice").well();
     assert!(out.contains("pack's own material"), "{out}");
+}
+
+#[test]
+fn a_transformer_gets_its_classifier_from_recordings_of_all_its_classes() {
+    gets_its_classifier_from_recordings_of_all_its_classes(|dir| {
+        let tensors = parameters(Architecture::Vit, CLASSES.len(), parameter);
+        candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
+        let preprocessing = serde_json::json!({
+            "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "input_size": [3, 64, 64], "interpolation": "bicubic"
+        });
+        let config = serde_json::json!({ "architecture": "vit_small_patch16_64", "pretrained_cfg": preprocessing });
+        std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+        let classes = CLASSES.join(",");
+        run(dir, &format!("pack import --from timm model.safetensors --classes {classes} --new-classifier -o empty"))
+            .well();
+    });
+}
+
+#[test]
+fn mobileclip_gets_its_classifier_from_recordings_of_all_its_classes() {
+    gets_its_classifier_from_recordings_of_all_its_classes(|dir| {
+        let reference: serde_json::Value = json("models/mobileclip.json");
+        let shapes: Vec<(String, Vec<usize>)> =
+            serde_json::from_value(reference["small"][0]["tensors"].clone()).unwrap();
+        let tensors: Tensors =
+            shapes.into_iter().map(|(name, shape)| (name.clone(), parameter(&name, &shape))).collect();
+        candle_core::safetensors::save(&tensors, dir.join("open_clip_model.safetensors")).unwrap();
+        let config = serde_json::json!({
+            "model_cfg": {
+                "vision_cfg": { "timm_model_name": "fastvit_mci0", "image_size": 64 },
+                "text_cfg": { "heads": 4, "no_causal_mask": true },
+            },
+            "preprocess_cfg": { "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0], "interpolation": "bilinear" },
+        });
+        std::fs::write(dir.join("open_clip_config.json"), config.to_string()).unwrap();
+        let classes = CLASSES.join(",");
+        let import = "pack import --from mobileclip open_clip_model.safetensors";
+        run(dir, &format!("{import} --classes {classes} --new-classifier -o empty")).well();
+    });
 }

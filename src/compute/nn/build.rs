@@ -85,6 +85,19 @@ impl Build for Graph {
 
 /// Also receives the layers of hybrid networks, which have convolutions and attention.
 pub trait BuildHybrid: Build {
+    /// A depthwise convolution with several outputs per channel: as [`Build::depthwise`] of the channels of `x`, repeated `times` times one
+    /// after the other. Channel `c` of the output reads channel `c` modulo their number.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    fn depthwise_repeated(
+        &mut self,
+        x: Self::Value,
+        times: usize,
+        layer: (&Tensor, &Tensor),
+        window: (usize, usize),
+    ) -> Result<Self::Value>;
+
     /// Applies GELU with the error function to the output of the convolution or of [`BuildHybrid::squeeze_excite`] that was added last.
     ///
     /// # Errors

@@ -53,6 +53,8 @@ struct Stage {
 #[derive(Clone, Debug)]
 struct Downsample {
     filter: LayerTensors,
+    /// Outputs per channel.
+    times: usize,
     stride: usize,
     gate: Option<[LayerTensors; 2]>,
 }
@@ -153,8 +155,8 @@ impl Downsample {
         let dims = loader.dims(&format!("{filter}.weight"));
         let outputs = dims.map_or(channels, |dims| dims[0].next_multiple_of(channels));
         let (weight, bias) = depthwise(loader, &filter, outputs)?;
-        let each = outputs / channels;
-        let order: Vec<u32> = (0..outputs).map(|i| (i % channels * each + i / channels) as u32).collect();
+        let times = outputs / channels;
+        let order: Vec<u32> = (0..outputs).map(|i| (i % channels * times + i / channels) as u32).collect();
         let order = loader.built(Tensor::new(order, weight.device()))?;
         let select = |tensor: &Tensor, axis: usize| tensor.index_select(&order, axis);
         let filter = (loader.built(select(&weight, 0))?, loader.built(select(&bias, 0))?);
@@ -168,11 +170,12 @@ impl Downsample {
             }
             None => None,
         };
-        Ok((Self { filter, stride, gate }, order))
+        Ok((Self { filter, times, stride, gate }, order))
     }
 
     fn fuse<B: BuildHybrid>(&self, graph: &mut B, x: B::Value) -> candle_core::Result<B::Value> {
-        let mut x = filtered(graph, x, &self.filter, self.stride)?;
+        let padding = self.filter.0.dim(3)? / 2;
+        let mut x = graph.depthwise_repeated(x, self.times, pair(&self.filter), (self.stride, padding))?;
         if let Some([squeeze, excite]) = &self.gate {
             x = graph.squeeze_excite(x, pair(squeeze), pair(excite))?;
         }

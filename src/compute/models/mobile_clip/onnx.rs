@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::NetworkBody;
 use crate::models::encoder::{Gelu, onnx};
 use crate::models::export::{Attribute, OnnxBuilder, OnnxValue};
-use crate::nn::BuildHybrid;
+use crate::nn::{Activation, Build, BuildHybrid};
 
 impl NetworkBody {
     /// Adds the tower: pictures (batch, 3, height, width) → embeddings of length 1.
@@ -35,6 +35,20 @@ fn channel_mean(graph: &mut OnnxBuilder, x: OnnxValue) -> OnnxValue {
 }
 
 impl BuildHybrid for OnnxBuilder {
+    fn depthwise_repeated(
+        &mut self,
+        x: OnnxValue,
+        times: usize,
+        layer: (&Tensor, &Tensor),
+        window: (usize, usize),
+    ) -> Result<OnnxValue> {
+        let x = match times {
+            1 => x,
+            _ => self.node("Concat", &vec![x; times], &[], vec![Attribute::int("axis", 1)]),
+        };
+        self.depthwise(x, layer, window, Activation::Identity)
+    }
+
     fn gelu(&mut self, x: OnnxValue) -> Result<OnnxValue> {
         Ok(onnx::gelu(self, x, Gelu::Exact))
     }

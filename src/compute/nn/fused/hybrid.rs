@@ -10,7 +10,7 @@ use candle_core::{Result, Tensor, bail};
 use super::graph::{Graph, INPUT, Op, Value};
 use super::kernel::LANES;
 use super::level::Precision;
-use crate::nn::BuildHybrid;
+use crate::nn::{Activation, BuildHybrid};
 
 /// The weights of squeeze and excite (Hu et al., *Squeeze-and-Excitation Networks*, CVPR 2018).
 #[derive(Debug)]
@@ -141,6 +141,16 @@ fn exp(x: f32) -> f32 {
 }
 
 impl BuildHybrid for Graph {
+    fn depthwise_repeated(
+        &mut self,
+        x: Value,
+        _: usize,
+        layer: (&Tensor, &Tensor),
+        window: (usize, usize),
+    ) -> Result<Value> {
+        self.depthwise(x, layer, window, Activation::Identity)
+    }
+
     fn gelu(&mut self, Value(x): Value) -> Result<Value> {
         self.only_f32("GELU")?;
         match self.ops.last() {
@@ -171,9 +181,9 @@ impl BuildHybrid for Graph {
             excite: excite.0.reshape((channels, squeezed))?.t()?.to_vec2()?,
             bias: excite.1.flatten_all()?.to_vec1()?,
         };
-        let gate = self.value(channels, crate::nn::Activation::Identity)?;
+        let gate = self.value(channels, Activation::Identity)?;
         self.ops.push(Op::Gate { x, y: gate, layer: Arc::new(layer) });
-        let y = self.value(channels, crate::nn::Activation::Identity)?;
+        let y = self.value(channels, Activation::Identity)?;
         self.ops.push(Op::Scale { x, gate, y });
         Ok(Value(y))
     }
@@ -181,7 +191,7 @@ impl BuildHybrid for Graph {
     fn channel_norm(&mut self, Value(x): Value, epsilon: f64) -> Result<Value> {
         self.only_f32("norm over channels")?;
         let channels = self.whole_blocks(x, "norm over channels")?;
-        let y = self.value(channels, crate::nn::Activation::Identity)?;
+        let y = self.value(channels, Activation::Identity)?;
         self.ops.push(Op::ChannelNorm { x, y, epsilon: epsilon as f32 });
         Ok(Value(y))
     }
@@ -194,7 +204,7 @@ impl BuildHybrid for Graph {
                 "attention: {heads} heads of {width} do not fit {channels} channels, or are not whole blocks of {LANES}"
             );
         }
-        let y = self.value(channels / 3, crate::nn::Activation::Identity)?;
+        let y = self.value(channels / 3, Activation::Identity)?;
         self.ops.push(Op::Attention { x, y, heads });
         Ok(Value(y))
     }

@@ -223,15 +223,7 @@ impl Plan {
             output: Vec::new(),
         };
         let split = planes(&values[INPUT], threads);
-        let first = Step {
-            x: INPUT,
-            y: INPUT,
-            residual: None,
-            work: StepKind::Planes { split },
-            tasks: split.tasks(),
-            next: 0,
-        };
-        plan.steps.push(first);
+        plan.steps.push(Step::new(INPUT, INPUT, StepKind::Planes { split }, split.tasks()));
         for op in &graph.ops {
             let step = match op {
                 Op::Conv { x, residual, y, layer } => {
@@ -265,27 +257,25 @@ impl Plan {
                         layer.window.outputs("depthwise convolution", (values[*x].h, values[*x].w))?;
                     let split = planes(&values[*y], threads);
                     let work = StepKind::Depthwise { layer: layer.clone(), split };
-                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks(), next: 0 }
+                    Step::new(*x, *y, work, split.tasks())
                 }
                 Op::MaxPool { x, y, window } => {
                     (values[*y].h, values[*y].w) = window.outputs("max pool", (values[*x].h, values[*x].w))?;
                     let split = planes(&values[*y], threads);
-                    let work = StepKind::MaxPool { window: *window, split };
-                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks(), next: 0 }
+                    Step::new(*x, *y, StepKind::MaxPool { window: *window, split }, split.tasks())
                 }
                 Op::ScaleShift { x, y, scale, shift, bounds } => {
                     (values[*y].h, values[*y].w) = (values[*x].h, values[*x].w);
                     let split = planes(&values[*y], threads);
                     let work =
                         StepKind::ScaleShift { scale: scale.clone(), shift: shift.clone(), bounds: *bounds, split };
-                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks(), next: 0 }
+                    Step::new(*x, *y, work, split.tasks())
                 }
                 Op::Gate { x, y, layer } => {
                     without_border("squeeze and excite", &[values[*x]])?;
                     (values[*y].h, values[*y].w) = (1, 1);
                     plan.scratch_alone = plan.scratch_alone.max(layer.scratch().div_ceil(LANES));
-                    let work = StepKind::Gate(layer.clone());
-                    Step { x: *x, y: *y, residual: None, work, tasks: 1, next: 0 }
+                    Step::new(*x, *y, StepKind::Gate(layer.clone()), 1)
                 }
                 Op::Scale { x, gate, y } => {
                     (values[*y].h, values[*y].w) = (values[*x].h, values[*x].w);
@@ -296,30 +286,22 @@ impl Plan {
                 Op::ChannelNorm { x, y, epsilon } => {
                     without_border("norm over channels", &[values[*x], values[*y]])?;
                     (values[*y].h, values[*y].w) = (values[*x].h, values[*x].w);
-                    let work = StepKind::ChannelNorm { epsilon: *epsilon };
-                    Step { x: *x, y: *y, residual: None, work, tasks: 1, next: 0 }
+                    Step::new(*x, *y, StepKind::ChannelNorm { epsilon: *epsilon }, 1)
                 }
                 Op::Attention { x, y, heads } => {
                     without_border("attention", &[values[*x], values[*y]])?;
                     (values[*y].h, values[*y].w) = (values[*x].h, values[*x].w);
                     let scratch = hybrid::attention_scratch(values[*y].blocks / heads, values[*y].h * values[*y].w);
                     plan.scratch_alone = plan.scratch_alone.max(scratch.div_ceil(LANES));
-                    Step { x: *x, y: *y, residual: None, work: StepKind::Attention, tasks: *heads, next: 0 }
+                    Step::new(*x, *y, StepKind::Attention, *heads)
                 }
                 Op::Average { x } => {
                     plan.output = vec![graph.channels[*x]];
-                    Step { x: *x, y: *x, residual: None, work: StepKind::Average, tasks: 1, next: 0 }
+                    Step::new(*x, *x, StepKind::Average, 1)
                 }
                 Op::WholePicture { x } => {
                     plan.output = vec![graph.channels[*x], values[*x].h, values[*x].w];
-                    Step {
-                        x: *x,
-                        y: *x,
-                        residual: None,
-                        work: StepKind::WholePicture,
-                        tasks: values[*x].blocks,
-                        next: 0,
-                    }
+                    Step::new(*x, *x, StepKind::WholePicture, values[*x].blocks)
                 }
             };
             plan.steps.push(step);
@@ -465,6 +447,10 @@ fn flat_row(pixels: usize) -> usize {
 }
 
 impl Step {
+    fn new(x: usize, y: usize, work: StepKind, tasks: usize) -> Self {
+        Self { x, y, residual: None, work, tasks, next: 0 }
+    }
+
     /// Whether a task computes its part of all pictures, so that it reads its weights once.
     pub fn takes_all(&self) -> bool {
         matches!(&self.work, StepKind::Conv(conv) if conv.together)

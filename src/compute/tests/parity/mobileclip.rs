@@ -14,6 +14,10 @@ use crate::reference::{json, parameter};
 
 const SIDE: usize = 64;
 
+/// The largest permitted difference of a logit of a pack, whose weights are rounded to f16. The same rounding moves the features of PyTorch's own
+/// network by 4e-3.
+const ROUNDED: f64 = 6e-3;
+
 #[derive(Deserialize)]
 struct Reference {
     prompts: Vec<Vec<Vec<usize>>>,
@@ -121,7 +125,7 @@ fn mobileclip_matches_open_clip_from_file_to_pack() {
 
         let dir = tempfile::tempdir().expect("a folder");
         let pack = imported(&reference, model, dir.path());
-        assert_pack(&pack, SIDE, &model.logits);
+        assert_pack(&pack, SIDE, &model.logits, ROUNDED);
         let part = Pack::open(&pack).expect("a pack").rgb.expect("a picture model");
         assert_eq!((part.input.filter, part.input.fit), (Filter::Bilinear, Fit::Crop));
         assert_eq!((part.input.mean, part.input.std), ([0.0; 3], [1.0; 3]));
