@@ -23,7 +23,7 @@ const PADDING: u32 = 1;
 
 /// How a tower reads a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(super) enum TextReading {
     /// CLIP: a token sees those before it only, and the answer is read at the end of the text.
     Causal,
     /// OpenCLIP without a mask: texts are filled up to the tower's length with token 0, which all tokens see. The answer is read at the end of
@@ -44,7 +44,7 @@ pub(super) struct TextTower {
     scale: f64,
     /// … plus this.
     bias: f64,
-    reading: Reading,
+    reading: TextReading,
 }
 
 /// The classifier that prompts make.
@@ -69,10 +69,10 @@ impl TextTower {
         architecture: Architecture,
         tensors: &Tensors,
         heads: Option<usize>,
-        (gelu, reading): (Gelu, Reading),
+        (gelu, reading): (Gelu, TextReading),
     ) -> std::result::Result<Self, LoadError> {
         let mut loader = Loader::new(architecture, tensors, str::to_owned);
-        let is_siglip = reading == Reading::Siglip;
+        let is_siglip = reading == TextReading::Siglip;
         let shape = |loader: &Loader<'_>, name: &str, or: (usize, usize)| match loader.dims(name) {
             Some(&[rows, columns]) => (rows, columns),
             _ => or,
@@ -114,11 +114,11 @@ impl TextTower {
     pub fn classifier(&self, tokenizer: &Path, prompts: &[(&str, Vec<String>)]) -> Result<PromptClassifier> {
         let other = |cause: String| Error::data(tokenizer, cause, "give the tokenizer.json of the same model");
         let mut encoder = Tokenizer::from_file(tokenizer).map_err(|e| other(format!("it is not a tokenizer: {e}")))?;
-        let is_siglip = self.reading == Reading::Siglip;
+        let is_siglip = self.reading == TextReading::Siglip;
         let filled_with = match self.reading {
-            Reading::Causal => None,
-            Reading::Filled => Some(0),
-            Reading::Siglip => Some(padding(&encoder, tokenizer)),
+            TextReading::Causal => None,
+            TextReading::Filled => Some(0),
+            TextReading::Siglip => Some(padding(&encoder, tokenizer)),
         };
         encoder.with_padding(None);
         encoder.with_truncation(None).map_err(|e| other(e.to_string()))?;
@@ -160,7 +160,7 @@ impl TextTower {
         let n = ids.len();
         let ids = Tensor::new(ids, &Device::Cpu)?;
         let x = (self.tokens.index_select(&ids, 0)? + self.positions.narrow(0, 0, n)?)?.unsqueeze(0)?;
-        let mask = if self.reading != Reading::Causal {
+        let mask = if self.reading != TextReading::Causal {
             None
         } else {
             // A token sees itself and those before it.

@@ -8,7 +8,7 @@ use crate::features::params::{Filter, Fit, PictureParams};
 use crate::models::encoder::{CLASSIFIER, Gelu};
 use crate::models::import::COUNTER;
 use crate::models::mobile_clip::{FoldedTower, fold_mobile_clip};
-use crate::models::zero_shot::{Reading, TextTower};
+use crate::models::zero_shot::{TextReading, TextTower};
 use crate::models::{Architecture, LoadError, Network, Tensors};
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::ClassSet;
@@ -24,7 +24,7 @@ const AUTHORS: &str = "image_encoder.";
 
 /// The part of the settings that is needed.
 #[derive(Debug, Deserialize)]
-struct Config {
+struct OpenClipConfig {
     model_cfg: Model,
     preprocess_cfg: Preprocessing,
 }
@@ -82,7 +82,7 @@ impl Foundation {
         if state.keys().any(|name| name.starts_with(AUTHORS)) {
             return Err(failed("it has the names of its authors, not those of OpenCLIP".into()));
         }
-        let Config { model_cfg: model, preprocess_cfg } = self.open_clip_config()?;
+        let OpenClipConfig { model_cfg: model, preprocess_cfg } = self.open_clip_config()?;
         if !model.vision_cfg.timm_model_name.starts_with("fastvit_mci") {
             return Err(failed(format!(
                 "{CONFIG} names the picture tower {:?}, which is not supported",
@@ -108,7 +108,7 @@ impl Foundation {
             NEW_CLASSIFIER.to_owned()
         } else {
             let gelu = if model.quick_gelu { Gelu::Quick } else { Gelu::Exact };
-            let reading = if model.text_cfg.no_causal_mask { Reading::Filled } else { Reading::Causal };
+            let reading = if model.text_cfg.no_causal_mask { TextReading::Filled } else { TextReading::Causal };
             let text = text_tower(state)?;
             if !TextTower::is_in(&text) {
                 return Err(failed(
@@ -129,7 +129,7 @@ impl Foundation {
         Ok(Made { tensors, said, input, counters: counters.len(), unknown })
     }
 
-    fn open_clip_config(&self) -> Result<Config> {
+    fn open_clip_config(&self) -> Result<OpenClipConfig> {
         let path = self.file.with_file_name(CONFIG);
         let advice = format!("put the {CONFIG} of the model beside its open_clip_model.safetensors");
         let text = std::fs::read_to_string(&path).map_err(|e| Error::data(&path, e.to_string(), advice.as_str()))?;

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::encoder::{self, Gelu};
 use super::import::{Import, Imported};
 use super::pack::{Manifest, Unknown};
-use super::zero_shot::{PromptClassifier, Reading, TextTower};
+use super::zero_shot::{PromptClassifier, TextReading, TextTower};
 use super::{Architecture, LoadError, Network, Tensors};
 use crate::features::cpu::axis::cubic;
 use crate::features::params::{Filter, Fit, PictureParams};
@@ -167,7 +167,7 @@ impl Foundation {
         let advice = format!("give a {what} model with the names of transformers");
         let failed = |cause: String| Error::data(&self.file, cause, advice.as_str());
         let gelu = text.gelu(default).map_err(failed)?;
-        let reading = if is_siglip { Reading::Siglip } else { Reading::Causal };
+        let reading = if is_siglip { TextReading::Siglip } else { TextReading::Causal };
         let tower = TextTower::load(self.architecture, state, text.num_attention_heads, (gelu, reading))
             .map_err(|e| failed(e.to_string()))?;
         let (made, said) = self.classifier(&tower, classes)?;

@@ -33,9 +33,9 @@ type LayerTensors = (Tensor, Tensor);
 
 /// The tower without its classifier.
 #[derive(Clone, Debug)]
-pub(super) struct NetworkBody {
+pub(super) struct FastVit {
     stem: [LayerTensors; 3],
-    stages: Vec<Stage>,
+    stages: Vec<FastVitStage>,
     last: Downsample,
     /// From pooled features to the embedding.
     projection: LayerTensors,
@@ -43,7 +43,7 @@ pub(super) struct NetworkBody {
 
 /// A stage: fewer pixels with more channels, positions, and blocks.
 #[derive(Clone, Debug)]
-struct Stage {
+struct FastVitStage {
     begin: Option<(Downsample, LayerTensors)>,
     positions: Option<LayerTensors>,
     blocks: Vec<Block>,
@@ -76,7 +76,7 @@ enum Mixer {
 }
 
 /// Reads a tower, and its classifier if `classes` is given.
-pub(super) fn parts(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<NetworkBody>, LoadError> {
+pub(super) fn parts(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<FastVit>, LoadError> {
     let architecture = Architecture::MobileClip;
     let mut loader = Loader::new(architecture, tensors, str::to_owned);
     let has_norm = match loader.has(PIXEL_NORM) {
@@ -116,7 +116,7 @@ pub(super) fn parts(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<N
         while blocks.is_empty() || loader.has(&format!("{at}.blocks.{}.mlp.fc1.weight", blocks.len())) {
             blocks.push(Block::load(&mut loader, &format!("{at}.blocks.{}", blocks.len()), width, has_norm)?);
         }
-        stages.push(Stage { begin, positions, blocks });
+        stages.push(FastVitStage { begin, positions, blocks });
     }
     let (last, order) = Downsample::load(&mut loader, "final_conv", (width, 1))?;
     let pooled = last.filter.1.elem_count();
@@ -124,7 +124,7 @@ pub(super) fn parts(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<N
     let projection = layer(&mut loader, "head.fc", &[embedding, pooled])?;
     let projection = loader.built(inputs_in_order(projection, &order))?;
     let classifier = loader.classifier(architecture.classifier(), embedding, classes)?;
-    loader.finish(None, NetworkBody { stem, stages, last, projection }, classifier)
+    loader.finish(None, FastVit { stem, stages, last, projection }, classifier)
 }
 
 fn layer(loader: &mut Loader<'_>, name: &str, shape: &[usize]) -> Result<LayerTensors, LoadError> {
@@ -226,7 +226,7 @@ impl Block {
     }
 }
 
-impl NetworkBody {
+impl FastVit {
     /// Adds the tower to a graph. Returns the value before the global average.
     pub fn fuse<B: BuildHybrid>(&self, graph: &mut B, x: B::Value) -> candle_core::Result<B::Value> {
         let [first, second, third] = &self.stem;
@@ -295,7 +295,7 @@ pub(super) struct MobileClip {
 impl MobileClip {
     /// # Errors
     /// When layers do not fit each other, or the tensors are not on the CPU.
-    pub fn new(body: &NetworkBody, device: &Device) -> candle_core::Result<Self> {
+    pub fn new(body: &FastVit, device: &Device) -> candle_core::Result<Self> {
         if !device.is_cpu() {
             bail!("MobileCLIP computes on the CPU only");
         }

@@ -2,12 +2,12 @@
 
 use candle_core::{Result, Tensor};
 
-use super::NetworkBody;
+use super::FastVit;
 use crate::models::encoder::{Gelu, onnx};
 use crate::models::export::{Attribute, OnnxBuilder, OnnxValue};
 use crate::nn::{Activation, Build, BuildHybrid};
 
-impl NetworkBody {
+impl FastVit {
     /// Adds the tower: pictures (batch, 3, height, width) → embeddings of length 1.
     ///
     /// # Errors

@@ -236,6 +236,7 @@ fn clip_matches_transformers_from_file_to_pack() {
             &imported_by_prompts(Architecture::ClipVit, &case.hidden_act, dir.path(), words),
             case.side,
             &case.logits,
+            ROUNDED,
         );
     }
 }
