@@ -5,7 +5,8 @@
 //! cargo bench --bench models                    batches of 1, 5 and 8, without peers
 //! cargo bench --bench models -- --by-turns      reads lines "NETWORK PRECISION BATCH RUNS", prints the best time, ms
 //! cargo bench --bench models -- --layers        the time of each layer, with its operations and bytes per second
-//! cargo bench --bench models -- --encoders      vision transformers and EfficientNet-Lite2 in turn, one picture each
+//! cargo bench --bench models -- --encoders      vision transformers, MobileCLIP and EfficientNet-Lite2 in turn, one picture each
+//! cargo bench --bench models -- --mobileclip    as --by-turns, for `benches/peers/mobileclip.py`; then the time of each layer of S0
 //! ```
 //!
 //! Weights are those of the parity test: the time of a dense forward pass does not depend on them.
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use touchline_compute::models::{Architecture, Network, Tensors};
-use touchline_compute::nn::fused::{Arithmetic, Observed, Precision};
+use touchline_compute::nn::fused::{Arithmetic, LayerCost, Observed, Precision};
 
 /// The same number as in the peers' models. A classifier of a thousand classes would take a noticeable part of the
 /// time.
@@ -69,11 +70,14 @@ fn alone() {
     criterion.final_summary();
 }
 
-fn by_turns() {
-    let networks: Vec<(String, usize, Network)> = NETWORKS
+fn all_networks() -> Vec<(String, usize, Network)> {
+    NETWORKS
         .iter()
         .flat_map(|n| Precision::ALL.iter().map(move |p| (format!("{} {}", n.0, p.name()), n.1, network(*n, *p))))
-        .collect();
+        .collect()
+}
+
+fn by_turns(networks: &[(String, usize, Network)]) {
     for line in std::io::stdin().lines().map_while(Result::ok) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [name, precision, batch, runs] = words[..] else { panic!("NETWORK PRECISION BATCH RUNS, not {line:?}") };
@@ -96,24 +100,28 @@ fn by_turns() {
 fn layers() {
     for (architecture, side) in NETWORKS {
         for precision in Precision::ALL {
-            let costs = network((architecture, side), precision).profile(1, (side, side), 50).expect("a profile");
             println!("{architecture} {}, one picture", precision.name());
-            println!("{:<42} {:>9} {:>9} {:>9} {:>9}", "layer", "us", "GFLOP/s", "GB/s", "weights");
-            for cost in &costs {
-                let ns = cost.ns as f64;
-                println!(
-                    "{:<42} {:>9.1} {:>9.1} {:>9.1} {:>7} k",
-                    cost.name,
-                    ns / 1e3,
-                    2.0 * cost.products as f64 / ns,
-                    (cost.weight_bytes + cost.value_bytes) as f64 / ns,
-                    cost.weight_bytes >> 10
-                );
-            }
-            let total: u64 = costs.iter().map(|cost| cost.ns).sum();
-            println!("{:<42} {:>9.1}", "all", total as f64 / 1e3);
+            print_layers(&network((architecture, side), precision), side);
         }
     }
+}
+
+fn print_layers(network: &Network, side: usize) {
+    let costs = network.profile(1, (side, side), 50).expect("a profile");
+    println!("{:<42} {:>9} {:>9} {:>9} {:>9}", "layer", "us", "GFLOP/s", "GB/s", "weights");
+    for cost in &costs {
+        let ns = cost.ns as f64;
+        println!(
+            "{:<42} {:>9.1} {:>9.1} {:>9.1} {:>7} k",
+            cost.name,
+            ns / 1e3,
+            2.0 * cost.products as f64 / ns,
+            (cost.weight_bytes + cost.value_bytes) as f64 / ns,
+            cost.weight_bytes >> 10
+        );
+    }
+    let total: u64 = costs.iter().map(|cost| cost.ns).sum();
+    println!("{:<42} {:>9.1}", "all", total as f64 / 1e3);
 }
 
 /// The size of a vision transformer.
@@ -178,6 +186,78 @@ impl Transformer {
     }
 }
 
+/// The size of a picture tower of MobileCLIP.
+struct Tower {
+    name: &'static str,
+    blocks: [usize; 4],
+    /// Channels of the first stage; each stage doubles them.
+    width: usize,
+}
+
+/// Side of the pictures of MobileCLIP, pixels.
+const TOWER_SIDE: usize = 256;
+
+const TOWERS: [Tower; 3] = [
+    Tower { name: "mobileclip_s0", blocks: [2, 6, 10, 2], width: 64 },
+    Tower { name: "mobileclip_s1", blocks: [4, 12, 20, 4], width: 64 },
+    Tower { name: "mobileclip_s2", blocks: [4, 12, 24, 4], width: 80 },
+];
+
+impl Tower {
+    fn network(&self) -> Network {
+        let mut tensors = Tensors::new();
+        let mut layer = |name: &str, shape: &[usize]| {
+            for (name, shape) in [(format!("{name}.weight"), shape), (format!("{name}.bias"), &shape[..1])] {
+                tensors.insert(name.clone(), reference::parameter(&name, shape));
+            }
+        };
+        let mut width = self.width;
+        layer("stem.0.reparam_conv", &[width, 3, 3, 3]);
+        layer("stem.1.reparam_conv", &[width, 1, 3, 3]);
+        layer("stem.2.reparam_conv", &[width, width, 1, 1]);
+        for (stage, blocks) in self.blocks.iter().enumerate() {
+            let at = format!("stages.{stage}");
+            if stage > 0 {
+                width *= 2;
+                layer(&format!("{at}.downsample.proj.0.reparam_conv"), &[width, 1, 7, 7]);
+                layer(&format!("{at}.downsample.proj.1.reparam_conv"), &[width, width, 1, 1]);
+            }
+            if stage > 1 {
+                layer(&format!("{at}.downsample.proj.0.se.fc1"), &[width / 4, width, 1, 1]);
+                layer(&format!("{at}.downsample.proj.0.se.fc2"), &[width, width / 4, 1, 1]);
+            }
+            if stage == 3 {
+                layer(&format!("{at}.pos_emb.reparam_conv"), &[width, 1, 7, 7]);
+            }
+            for block in 0..*blocks {
+                let at = format!("{at}.blocks.{block}");
+                if stage == 3 {
+                    layer(&format!("{at}.token_mixer.qkv"), &[3 * width, width]);
+                    layer(&format!("{at}.token_mixer.proj"), &[width, width]);
+                } else {
+                    layer(&format!("{at}.token_mixer.reparam_conv"), &[width, 1, 3, 3]);
+                }
+                layer(&format!("{at}.mlp.conv.conv"), &[width, 1, 7, 7]);
+                layer(&format!("{at}.mlp.fc1"), &[3 * width, width, 1, 1]);
+                layer(&format!("{at}.mlp.fc2"), &[width, 3 * width, 1, 1]);
+            }
+        }
+        layer("final_conv.reparam_conv", &[2 * width, 1, 3, 3]);
+        layer("final_conv.se.fc1", &[width / 8, 2 * width, 1, 1]);
+        layer("final_conv.se.fc2", &[2 * width, width / 8, 1, 1]);
+        layer("head.fc", &[512, 2 * width]);
+        layer("classifier", &[CLASSES, 512]);
+        Network::load(Architecture::MobileClip, &tensors, Some(CLASSES)).expect("all tensors are there")
+    }
+}
+
+/// Products of one picture, and bytes of weights. Those of attention and of the projection are left out: a hundredth.
+fn work(network: &Network) -> (f64, f64) {
+    let costs = network.profile(1, (TOWER_SIDE, TOWER_SIDE), 1).expect("a profile");
+    let sum = |of: fn(&LayerCost) -> u64| costs.iter().map(of).sum::<u64>() as f64;
+    (sum(|cost| cost.products), sum(|cost| cost.weight_bytes))
+}
+
 /// Median of an odd number of values.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -188,12 +268,20 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn encoders() {
     const ROUNDS: usize = 15;
     let lite2 = NETWORKS[2];
-    let mut networks: Vec<(String, Tensor, Network, Option<&Transformer>)> = [Precision::F32, Precision::Bf16]
+    let mut networks: Vec<(String, Tensor, Network, Option<(f64, f64)>)> = [Precision::F32, Precision::Bf16]
         .map(|p| {
             (format!("EfficientNet-Lite2, 256 x 256, {}", p.name()), pictures(1, lite2.1), network(lite2, p), None)
         })
         .into();
-    networks.extend(TRANSFORMERS.iter().map(|t| (t.name.to_owned(), pictures(1, t.side), t.network(), Some(t))));
+    networks.extend(TOWERS.iter().map(|tower| {
+        let network = tower.network();
+        let work = work(&network);
+        (tower.name.to_owned(), pictures(1, TOWER_SIDE), network, Some(work))
+    }));
+    networks.extend(TRANSFORMERS.iter().map(|t| {
+        let work = (t.products() as f64, 4.0 * t.weights() as f64);
+        (t.name.to_owned(), pictures(1, t.side), t.network(), Some(work))
+    }));
     let mut times = vec![Vec::new(); networks.len()];
     for _ in 0..ROUNDS {
         for ((_, x, network, _), times) in networks.iter().zip(&mut times) {
@@ -206,13 +294,13 @@ fn encoders() {
     }
     println!("{:<36} {:>8} {:>8} {:>9} {:>9} {:>9}", "network", "ms", "ratio", "GFLOP", "GFLOP/s", "weights");
     let first = times[0].clone();
-    for ((name, _, _, transformer), times) in networks.iter().zip(times) {
+    for ((name, _, _, work), times) in networks.iter().zip(times) {
         let ratio = median(times.iter().zip(&first).map(|(a, b)| a / b).collect());
         let ms = median(times);
         print!("{name:<36} {ms:>8.2} {ratio:>8.2}");
-        if let Some(t) = transformer {
-            let operations = 2.0 * t.products() as f64 / 1e9;
-            print!(" {operations:>9.2} {:>9.0} {:>6.0} MB", operations / ms * 1e3, t.weights() as f64 * 4e-6);
+        if let Some((products, weights)) = work {
+            let operations = 2.0 * products / 1e9;
+            print!(" {operations:>9.2} {:>9.0} {:>6.0} MB", operations / ms * 1e3, weights * 1e-6);
         }
         println!();
     }
@@ -221,7 +309,12 @@ fn encoders() {
 fn main() {
     let has_flag = |flag: &str| std::env::args().any(|arg| arg == flag);
     if has_flag("--by-turns") {
-        by_turns();
+        by_turns(&all_networks());
+    } else if has_flag("--mobileclip") {
+        let towers = TOWERS.iter().map(|tower| (format!("{} f32", tower.name), TOWER_SIDE, tower.network()));
+        let towers: Vec<_> = towers.collect();
+        by_turns(&towers);
+        print_layers(&towers[0].2, TOWER_SIDE);
     } else if has_flag("--layers") {
         layers();
     } else if has_flag("--encoders") {

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use crate::common::reference::{parameter, parameters};
+use crate::common::reference::{json, parameter, parameters};
 use crate::common::training::{CLASSES, make_clips, make_stills, run, sources, still_dataset, write_csv};
-use touchline_compute::models::Architecture;
 use touchline_compute::models::pack::Pack;
+use touchline_compute::models::{Architecture, Tensors};
 use touchline_learn::evaluate::result::{Evaluation, Predictor};
 
 /// Imports an encoder with fixed pseudo-random weights into the pack `empty`.
-fn import(dir: &Path) {
+fn import_transformer(dir: &Path) {
     let tensors = parameters(Architecture::Vit, CLASSES.len(), parameter);
     candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
     let preprocessing = serde_json::json!({
@@ -22,8 +22,8 @@ fn import(dir: &Path) {
         .well();
 }
 
-#[test]
-fn an_encoder_gets_its_classifier_from_recordings_of_all_its_classes() {
+/// `import` writes the pack `empty`, whose classifier has learned nothing.
+fn gets_its_classifier_from_recordings_of_all_its_classes(import: fn(&Path)) {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let material = dir.join("material");
@@ -55,10 +55,38 @@ fn an_encoder_gets_its_classifier_from_recordings_of_all_its_classes() {
 }
 
 #[test]
+fn a_transformer_gets_its_classifier_from_recordings_of_all_its_classes() {
+    gets_its_classifier_from_recordings_of_all_its_classes(import_transformer);
+}
+
+#[test]
+fn mobileclip_gets_its_classifier_from_recordings_of_all_its_classes() {
+    gets_its_classifier_from_recordings_of_all_its_classes(|dir| {
+        let reference: serde_json::Value = json("models/mobileclip.json");
+        let shapes: Vec<(String, Vec<usize>)> =
+            serde_json::from_value(reference["small"][0]["tensors"].clone()).unwrap();
+        let tensors: Tensors =
+            shapes.into_iter().map(|(name, shape)| (name.clone(), parameter(&name, &shape))).collect();
+        candle_core::safetensors::save(&tensors, dir.join("open_clip_model.safetensors")).unwrap();
+        let config = serde_json::json!({
+            "model_cfg": {
+                "vision_cfg": { "timm_model_name": "fastvit_mci0", "image_size": 64 },
+                "text_cfg": { "heads": 4, "no_causal_mask": true },
+            },
+            "preprocess_cfg": { "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0], "interpolation": "bilinear" },
+        });
+        std::fs::write(dir.join("open_clip_config.json"), config.to_string()).unwrap();
+        let classes = CLASSES.join(",");
+        let import = "pack import --from mobileclip open_clip_model.safetensors";
+        run(dir, &format!("{import} --classes {classes} --new-classifier -o empty")).well();
+    });
+}
+
+#[test]
 fn the_classifier_of_an_encoder_is_trained_on_a_dataset() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    import(dir);
+    import_transformer(dir);
     let set = still_dataset(dir, [12, 12, 12]);
     let train = |out: &str, more: &str| {
         run(dir, &format!("train rgb {} -o {out} --init empty --views 0 --still-views 0 {more}", set.display()))

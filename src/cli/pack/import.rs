@@ -19,7 +19,7 @@ pub struct ImportArgs {
     /// State dict as safetensors. A .pth file is a pickle and is not opened; the error says how to convert it.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Library whose naming the tensors follow. MobileCLIP is not supported.
+    /// Library whose naming the tensors follow.
     #[arg(long, value_enum)]
     from: ImportFormat,
     /// Network architecture. For torchvision.
@@ -37,14 +37,15 @@ pub struct ImportArgs {
     /// Import the network into a copy of this pack [default: a new pack with this network only].
     #[arg(long, value_name = "DIR")]
     onto: Option<PathBuf>,
-    /// Prompts per class, for clip and siglip: TOML with `class = ["a picture of {class}", …]`, or CSV with the columns class and prompt
+    /// Prompts per class, for clip, siglip and mobileclip: TOML with `class = ["a picture of {class}", …]`, or CSV with the columns class and prompt
     /// [default: built-in prompts].
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// The tokenizer.json of the model, for clip and siglip [default: the one beside FILE].
+    /// The tokenizer.json of the model, for clip, siglip and mobileclip [default: the one beside FILE].
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Give the encoder an empty classifier for --classes, which `touchline adapt` then fits. For dinov2 and the vision transformers of timm.
+    /// Give the encoder an empty classifier for --classes, which `touchline adapt` then fits. For dinov2, mobileclip and the vision
+    /// transformers of timm.
     #[arg(long)]
     new_classifier: bool,
 }
@@ -56,6 +57,9 @@ enum ImportFormat {
     Clip,
     /// SigLIP of transformers; the classifier is made of text prompts.
     Siglip,
+    /// MobileCLIP-S1 and -S2, MobileCLIP2-S0 and -S2 to -S4 of OpenCLIP; the classifier is made of text prompts, or empty.
+    #[value(name = "mobileclip")]
+    MobileClip,
     /// DINOv2 of transformers, with the classifier in its file or an empty one.
     #[value(name = "dinov2")]
     DinoV2,
@@ -94,6 +98,7 @@ pub fn import(args: ImportArgs) -> Result<()> {
         ImportFormat::Torchvision => torchvision(args)?,
         ImportFormat::Clip => encoder(args, Architecture::ClipVit)?,
         ImportFormat::Siglip => encoder(args, Architecture::SiglipVit)?,
+        ImportFormat::MobileClip => encoder(args, Architecture::MobileClip)?,
         ImportFormat::DinoV2 => encoder(args, Architecture::DinoV2)?,
         ImportFormat::Timm => timm(args)?,
     };
@@ -162,7 +167,7 @@ fn timm(args: ImportArgs) -> Result<Imported> {
 
 fn without_prompts(args: &ImportArgs) -> Result<()> {
     if args.prompts.is_some() || args.tokenizer.is_some() {
-        let cause = "--prompts and --tokenizer are for --from clip and --from siglip";
+        let cause = "--prompts and --tokenizer are for --from clip, siglip and mobileclip";
         return Err(Error::Usage(format!("{cause}; leave them out")));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! A classifier from text: the text tower of CLIP or SigLIP turns prompts into rows of a linear layer.
+//! A classifier from text: the text tower of CLIP, SigLIP or MobileCLIP turns prompts into rows of a linear layer.
 //!
 //! It runs once, at import. The pack holds the rows, so serving needs neither the tower nor the tokenizer.
 
@@ -21,7 +21,19 @@ const BIAS: &str = "logit_bias";
 /// The token that fills a text of SigLIP up, where the tokenizer does not name one.
 const PADDING: u32 = 1;
 
-/// The text tower of CLIP or SigLIP.
+/// How a tower reads a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TextReading {
+    /// CLIP: a token sees those before it only, and the answer is read at the end of the text.
+    Causal,
+    /// OpenCLIP without a mask: texts are filled up to the tower's length with token 0, which all tokens see. The answer is read at the end of
+    /// the text.
+    Filled,
+    /// SigLIP: texts are filled up to the tower's length, and the answer is read at the last token.
+    Siglip,
+}
+
+/// The text tower of CLIP, SigLIP or MobileCLIP.
 pub(super) struct TextTower {
     tokens: Tensor,
     positions: Tensor,
@@ -32,9 +44,7 @@ pub(super) struct TextTower {
     scale: f64,
     /// … plus this.
     bias: f64,
-    /// SigLIP fills texts up to the tower's length, and reads the answer at the last token. CLIP reads it at the end of the text, and a
-    /// token sees those before it only.
-    is_siglip: bool,
+    reading: TextReading,
 }
 
 /// The classifier that prompts make.
@@ -51,7 +61,7 @@ impl TextTower {
         tensors.contains_key(TOKENS)
     }
 
-    /// Reads the tower that belongs to the pictures of `architecture`. `heads` is a guess from the width when it is not given.
+    /// Reads the tower that belongs to the pictures of `architecture`, with the names that `transformers` has for it. `heads` is a guess from the width when it is not given.
     ///
     /// # Errors
     /// As [`super::Network::load`].
@@ -59,10 +69,10 @@ impl TextTower {
         architecture: Architecture,
         tensors: &Tensors,
         heads: Option<usize>,
-        gelu: Gelu,
+        (gelu, reading): (Gelu, TextReading),
     ) -> std::result::Result<Self, LoadError> {
         let mut loader = Loader::new(architecture, tensors, str::to_owned);
-        let is_siglip = architecture == Architecture::SiglipVit;
+        let is_siglip = reading == TextReading::Siglip;
         let shape = |loader: &Loader<'_>, name: &str, or: (usize, usize)| match loader.dims(name) {
             Some(&[rows, columns]) => (rows, columns),
             _ => or,
@@ -92,7 +102,7 @@ impl TextTower {
             },
             scale: number(&mut loader, SCALE)?.exp(),
             bias: if is_siglip { number(&mut loader, BIAS)? } else { 0.0 },
-            is_siglip,
+            reading,
         };
         Ok(loader.finish(None, loaded, None)?.body)
     }
@@ -104,7 +114,12 @@ impl TextTower {
     pub fn classifier(&self, tokenizer: &Path, prompts: &[(&str, Vec<String>)]) -> Result<PromptClassifier> {
         let other = |cause: String| Error::data(tokenizer, cause, "give the tokenizer.json of the same model");
         let mut encoder = Tokenizer::from_file(tokenizer).map_err(|e| other(format!("it is not a tokenizer: {e}")))?;
-        let padding = self.is_siglip.then(|| padding(&encoder, tokenizer));
+        let is_siglip = self.reading == TextReading::Siglip;
+        let filled_with = match self.reading {
+            TextReading::Causal => None,
+            TextReading::Filled => Some(0),
+            TextReading::Siglip => Some(padding(&encoder, tokenizer)),
+        };
         encoder.with_padding(None);
         encoder.with_truncation(None).map_err(|e| other(e.to_string()))?;
         let (vocabulary, context) = (self.tokens.dim(0)?, self.positions.dim(0)?);
@@ -112,7 +127,7 @@ impl TextTower {
         for (class, prompts) in prompts {
             let mut embeddings = Vec::with_capacity(prompts.len());
             for prompt in prompts {
-                let text = if self.is_siglip { canonical(prompt) } else { prompt.clone() };
+                let text = if is_siglip { canonical(prompt) } else { prompt.clone() };
                 let encoding = encoder.encode(text, true).map_err(|e| other(e.to_string()))?;
                 let ids = encoding.get_ids();
                 let largest = ids.iter().copied().max().unwrap_or(0);
@@ -120,7 +135,7 @@ impl TextTower {
                     return Err(other(format!("it has token {largest}, the text tower only {vocabulary} tokens")));
                 }
                 // The tower's answer is read at the end token, which has the largest number in CLIP's vocabularies.
-                if !self.is_siglip && ids.last() != Some(&largest) {
+                if !is_siglip && ids.last() != Some(&largest) {
                     return Err(other("it does not end a text with CLIP's end token".into()));
                 }
                 if ids.len() > context {
@@ -129,22 +144,23 @@ impl TextTower {
                     return Err(Error::Usage(format!("{said}, the text tower takes {context}; shorten it")));
                 }
                 let mut ids = ids.to_vec();
-                if let Some(padding) = padding {
-                    ids.resize(context, padding);
+                let end = if is_siglip { context } else { ids.len() } - 1;
+                if let Some(token) = filled_with {
+                    ids.resize(context, token);
                 }
-                embeddings.push(unit(&self.embed(&ids)?)?);
+                embeddings.push(unit(&self.embed(&ids, end)?)?);
             }
             rows.push(unit(&Tensor::cat(&embeddings, 0)?.mean_keepdim(0)?)?);
         }
         Ok(PromptClassifier { weight: (Tensor::cat(&rows, 0)? * self.scale)?, bias: self.bias })
     }
 
-    /// The projected embedding of a text, (1, embedding), not normalised.
-    fn embed(&self, ids: &[u32]) -> candle_core::Result<Tensor> {
+    /// The projected embedding of a text, read at token `end`: (1, embedding), not normalised.
+    fn embed(&self, ids: &[u32], end: usize) -> candle_core::Result<Tensor> {
         let n = ids.len();
         let ids = Tensor::new(ids, &Device::Cpu)?;
         let x = (self.tokens.index_select(&ids, 0)? + self.positions.narrow(0, 0, n)?)?.unsqueeze(0)?;
-        let mask = if self.is_siglip {
+        let mask = if self.reading != TextReading::Causal {
             None
         } else {
             // A token sees itself and those before it.
@@ -152,7 +168,7 @@ impl TextTower {
             Some(Tensor::from_vec(mask, (n, n), &Device::Cpu)?)
         };
         let x = self.blocks.forward(&x, mask.as_ref())?;
-        self.projection.forward(&self.after.forward(&x.i((.., n - 1))?.contiguous()?)?)
+        self.projection.forward(&self.after.forward(&x.i((.., end))?.contiguous()?)?)
     }
 }
 

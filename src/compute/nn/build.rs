@@ -82,3 +82,50 @@ impl Build for Graph {
         Graph::scale_shift(self, x, layer, activation)
     }
 }
+
+/// Also receives the layers of hybrid networks, which have convolutions and attention.
+pub trait BuildHybrid: Build {
+    /// A depthwise convolution with several outputs per channel: as [`Build::depthwise`] of the channels of `x`, repeated `times` times one
+    /// after the other. Channel `c` of the output reads channel `c` modulo their number.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    fn depthwise_repeated(
+        &mut self,
+        x: Self::Value,
+        times: usize,
+        layer: (&Tensor, &Tensor),
+        window: (usize, usize),
+    ) -> Result<Self::Value>;
+
+    /// Applies GELU with the error function to the output of the convolution or of [`BuildHybrid::squeeze_excite`] that was added last.
+    ///
+    /// # Errors
+    /// When `x` is another value.
+    fn gelu(&mut self, x: Self::Value) -> Result<Self::Value>;
+
+    /// `x` times a factor for each channel: the sigmoid of `excite` of ReLU of `squeeze` of the means of all channels. Both are weight and
+    /// bias of a linear layer; the weights are (squeezed, C) and (C, squeezed), of any rank.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    fn squeeze_excite(
+        &mut self,
+        x: Self::Value,
+        squeeze: (&Tensor, &Tensor),
+        excite: (&Tensor, &Tensor),
+    ) -> Result<Self::Value>;
+
+    /// Scales each pixel so that its channels have mean 0 and variance 1. `epsilon` is added to the variance.
+    ///
+    /// # Errors
+    /// When the channels do not fit.
+    fn channel_norm(&mut self, x: Self::Value, epsilon: f64) -> Result<Self::Value>;
+
+    /// Attention among all pixels, with a number of heads and a width of each. `x` has the queries, keys and values of all heads,
+    /// (3 · heads · width); the result has (heads · width) channels.
+    ///
+    /// # Errors
+    /// When the channels do not fit.
+    fn attention(&mut self, x: Self::Value, heads: (usize, usize)) -> Result<Self::Value>;
+}

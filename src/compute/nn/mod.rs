@@ -27,7 +27,7 @@ mod unfold;
 
 pub use activation::Activation;
 pub use batch_norm::{BatchStatistics, batch_norm_train, scale_shift_channel_major};
-pub use build::Build;
+pub use build::{Build, BuildHybrid};
 pub use conv::{Conv, Pointwise};
 pub use depthwise::{Depthwise, depthwise_conv2d, depthwise_conv2d_channel_major};
 pub use padding::Padding;

@@ -4,7 +4,7 @@
 //! own in a pack. Layers are candle's ops: nothing is fused, and the picture's own size decides the cost.
 
 mod blocks;
-mod onnx;
+pub(super) mod onnx;
 
 use candle_core::{D, DType, IndexOp, Module, Tensor, bail};
 use candle_nn::LayerNorm;

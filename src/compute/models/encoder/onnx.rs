@@ -152,7 +152,8 @@ fn mlp(onnx: &mut OnnxBuilder, x: OnnxValue, layer: &Mlp) -> Result<OnnxValue> {
     linear(onnx, inner, &layer.layers[1])
 }
 
-fn gelu(onnx: &mut OnnxBuilder, x: OnnxValue, gelu: Gelu) -> OnnxValue {
+/// An activation.
+pub(in crate::models) fn gelu(onnx: &mut OnnxBuilder, x: OnnxValue, gelu: Gelu) -> OnnxValue {
     let by = |onnx: &mut OnnxBuilder, op: &str, x: OnnxValue, value: f64| {
         let value = onnx.number(value as f32);
         onnx.node(op, &[x], &[value], Vec::new())
@@ -191,6 +192,6 @@ fn first_token(onnx: &mut OnnxBuilder, x: OnnxValue) -> OnnxValue {
 }
 
 /// Rows scaled to length 1.
-fn unit(onnx: &mut OnnxBuilder, x: OnnxValue) -> OnnxValue {
+pub(in crate::models) fn unit(onnx: &mut OnnxBuilder, x: OnnxValue) -> OnnxValue {
     onnx.node("LpNormalization", &[x], &[], vec![Attribute::int("axis", -1), Attribute::int("p", 2)])
 }

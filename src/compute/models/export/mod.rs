@@ -17,7 +17,8 @@ use self::proto::{Model, OnnxGraph};
 use super::import::COUNTER;
 use super::pack::{ModelSpec, Pack};
 use super::{
-    Architecture, Layers, LoadError, Parts, Tensors, encoder, inverted_residual, read_weights_verified, resnet50,
+    Architecture, Layers, LoadError, Parts, Tensors, encoder, inverted_residual, mobile_clip, read_weights_verified,
+    resnet50,
 };
 use crate::features::params::{Filter, Fit};
 use touchline_core::error::{Error, Result};
@@ -156,6 +157,11 @@ fn graph(wanted: &NetworkToExport<'_>, tensors: &Tensors) -> std::result::Result
         (Some(plan), _) => layers(inverted_residual::parts(architecture, &plan, tensors, classes)?, &mut builder),
         (None, Architecture::ResNet50) => layers(resnet50::parts(tensors, classes)?, &mut builder),
         (None, Architecture::ResNet50V2) => layers(resnet50::parts_v2(tensors, classes)?, &mut builder),
+        (None, Architecture::MobileClip) => {
+            let parts = mobile_clip::parts(tensors, classes)?;
+            let x = builder.input();
+            parts.body.onnx(&mut builder, x).and_then(|x| classified(&mut builder, x, parts.classifier))
+        }
         (None, _) => {
             let parts = encoder::parts(architecture, tensors, classes)?;
             let x = builder.input();

@@ -1,8 +1,10 @@
-//! Imports a foundation encoder as the picture model of a pack: CLIP or SigLIP with a classifier made of text prompts, or DINOv2 with the
-//! classifier in its file or an empty one.
+//! Imports a foundation encoder as the picture model of a pack: CLIP, SigLIP or MobileCLIP with a classifier made of text prompts, or DINOv2
+//! with the classifier in its file or an empty one.
 //!
-//! The file is that of `transformers`: `model.safetensors`, with `config.json` beside it for the settings that the tensors do not show.
+//! The file is that of `transformers`: `model.safetensors`, with `config.json` beside it for the settings that the tensors do not show. That of
+//! MobileCLIP is OpenCLIP's.
 
+mod mobile_clip;
 mod prompts;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +15,7 @@ use serde::Deserialize;
 use super::encoder::{self, Gelu};
 use super::import::{Import, Imported};
 use super::pack::{Manifest, Unknown};
-use super::zero_shot::TextTower;
+use super::zero_shot::{PromptClassifier, TextReading, TextTower};
 use super::{Architecture, LoadError, Network, Tensors};
 use crate::features::cpu::axis::cubic;
 use crate::features::params::{Filter, Fit, PictureParams};
@@ -28,7 +30,7 @@ const DINO_SIDE: usize = 224;
 /// An import of an encoder to run.
 #[derive(Clone, Debug)]
 pub struct Foundation {
-    /// [`Architecture::ClipVit`], [`Architecture::SiglipVit`] or [`Architecture::DinoV2`].
+    /// [`Architecture::ClipVit`], [`Architecture::SiglipVit`], [`Architecture::MobileClip`] or [`Architecture::DinoV2`].
     pub architecture: Architecture,
     /// The state dict of the whole model.
     pub file: PathBuf,
@@ -38,7 +40,7 @@ pub struct Foundation {
     pub prompts: Prompts,
     /// Classes, in order.
     pub classes: Vec<String>,
-    /// DINOv2: gives it an empty classifier for the classes instead of the one in its file.
+    /// DINOv2 and MobileCLIP: an empty classifier for the classes instead of the one in the file or of prompts.
     pub new_classifier: bool,
     /// Directory of the pack to write; it must not hold a pack yet.
     pub out: PathBuf,
@@ -74,6 +76,17 @@ impl Tower {
     }
 }
 
+/// What an import makes of a file.
+struct Made {
+    /// The tensors of the pack.
+    tensors: Tensors,
+    /// Where the classifier is from.
+    said: String,
+    input: PictureParams,
+    counters: usize,
+    unknown: Vec<String>,
+}
+
 impl Foundation {
     /// Checks the weights and writes the pack, its manifest last.
     ///
@@ -94,12 +107,10 @@ impl Foundation {
             onto: None,
         };
         let state = import.read()?;
-        let config = self.config()?;
-        let (tensors, said) = match self.architecture {
-            Architecture::ClipVit | Architecture::SiglipVit => self.by_prompts(&state.tensors, &classes, &config)?,
-            _ => self.dino(&state.tensors, &classes, &config)?,
+        let Made { tensors, said, input, counters, mut unknown } = match self.architecture {
+            Architecture::MobileClip => self.mobile_clip(&state.tensors, &classes)?,
+            _ => self.of_transformers(&state.tensors, &classes)?,
         };
-        let input = self.input(&tensors, classes.len())?;
         let manifest = import.write(&tensors, classes, &state.sha256, None, |manifest| {
             if let Some(section) = &mut manifest.rgb {
                 section.input = input;
@@ -109,11 +120,21 @@ impl Foundation {
                 leave_unknown(manifest);
             }
         })?;
-        let used = |name: &str| tensors.contains_key(name.strip_prefix("dinov2.").unwrap_or(name));
-        let mut unknown: Vec<String> =
-            state.tensors.into_keys().filter(|name| !used(name) && !is_known(name)).collect();
         unknown.sort();
-        Ok(Imported { manifest, taken: tensors.len(), counters: 0, unknown })
+        Ok(Imported { manifest, taken: tensors.len(), counters, unknown })
+    }
+
+    /// CLIP, SigLIP or DINOv2.
+    fn of_transformers(&self, state: &Tensors, classes: &ClassSet) -> Result<Made> {
+        let config = self.config()?;
+        let (tensors, said) = match self.architecture {
+            Architecture::ClipVit | Architecture::SiglipVit => self.by_prompts(state, classes, &config)?,
+            _ => self.dino(state, classes, &config)?,
+        };
+        let input = self.input(&tensors, classes.len())?;
+        let used = |name: &str| tensors.contains_key(name.strip_prefix("dinov2.").unwrap_or(name));
+        let unknown = state.keys().filter(|name| !used(name) && !is_known(name)).cloned().collect();
+        Ok(Made { tensors, said, input, counters: 0, unknown })
     }
 
     /// `config.json` beside the weights. Without it the settings of the published models apply.
@@ -131,7 +152,7 @@ impl Foundation {
     /// CLIP or SigLIP.
     fn by_prompts(&self, state: &Tensors, classes: &ClassSet, config: &Config) -> Result<(Tensors, String)> {
         if self.new_classifier {
-            let cause = "--new-classifier is for encoders without a text tower";
+            let cause = "--new-classifier is for DINOv2, MobileCLIP and timm";
             return Err(Error::Usage(format!("{cause}; prompts make the classifier of this one")));
         }
         if !TextTower::is_in(state) {
@@ -146,8 +167,19 @@ impl Foundation {
         let advice = format!("give a {what} model with the names of transformers");
         let failed = |cause: String| Error::data(&self.file, cause, advice.as_str());
         let gelu = text.gelu(default).map_err(failed)?;
-        let tower = TextTower::load(self.architecture, state, text.num_attention_heads, gelu)
+        let reading = if is_siglip { TextReading::Siglip } else { TextReading::Causal };
+        let tower = TextTower::load(self.architecture, state, text.num_attention_heads, (gelu, reading))
             .map_err(|e| failed(e.to_string()))?;
+        let (made, said) = self.classifier(&tower, classes)?;
+        let parts: &[&str] = if is_siglip { &["vision_model."] } else { &["vision_model.", "visual_projection."] };
+        let mut tensors = picked(state, "", parts);
+        settings(&mut tensors, &vision, vision.gelu(default).map_err(failed)?)?;
+        put_head(&mut tensors, made.weight, Tensor::full(made.bias as f32, classes.len(), &Device::Cpu)?);
+        Ok((tensors, said))
+    }
+
+    /// The classifier that a text tower makes of the prompts, and how the card describes it.
+    fn classifier(&self, tower: &TextTower, classes: &ClassSet) -> Result<(PromptClassifier, String)> {
         let tokenizer = self.tokenizer.clone().unwrap_or_else(|| self.file.with_file_name("tokenizer.json"));
         if !tokenizer.is_file() {
             let cause = format!("there is no {}, which the text tower needs", tokenizer.display());
@@ -155,18 +187,14 @@ impl Foundation {
         }
         let prompts: Vec<(&str, Vec<String>)> =
             classes.names().iter().map(|class| (class.as_str(), prompts::prompts_of(&self.prompts, class))).collect();
-        let made = tower.classifier(&tokenizer, &prompts)?;
-        let parts: &[&str] = if is_siglip { &["vision_model."] } else { &["vision_model.", "visual_projection."] };
-        let mut tensors = picked(state, "", parts);
-        settings(&mut tensors, &vision, vision.gelu(default).map_err(failed)?)?;
-        put_head(&mut tensors, made.weight, Tensor::full(made.bias as f32, classes.len(), &Device::Cpu)?);
         let count: usize = prompts.iter().map(|(_, prompts)| prompts.len()).sum();
-        Ok((tensors, format!("classifier from {count} text prompts")))
+        Ok((tower.classifier(&tokenizer, &prompts)?, format!("classifier from {count} text prompts")))
     }
 
     fn dino(&self, state: &Tensors, classes: &ClassSet, config: &Config) -> Result<(Tensors, String)> {
         if !self.prompts.is_empty() || self.tokenizer.is_some() {
-            let cause = "DINOv2 has no text tower; --prompts and --tokenizer are for --from clip and --from siglip";
+            let cause =
+                "DINOv2 has no text tower; --prompts and --tokenizer are for --from clip, siglip and mobileclip";
             return Err(Error::Usage(cause.into()));
         }
         let prefix = if state.contains_key("dinov2.embeddings.cls_token") { "dinov2." } else { "" };

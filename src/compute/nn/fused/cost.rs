@@ -1,6 +1,7 @@
 //! The cost of each layer of a plan: products, and bytes that must at least be moved.
 
 use super::graph::CacheLine;
+use super::kernel::LANES;
 use super::plan::{Plan, Step, StepKind};
 
 /// The cost of a layer of a plan. See [`super::Fused::profile`].
@@ -51,6 +52,10 @@ impl Plan {
                 }
                 StepKind::MaxPool { .. } => (format!("max pool {size}"), 0, 0),
                 StepKind::ScaleShift { .. } => (format!("scale and shift {size}"), 0, 0),
+                StepKind::Gate(_) => (format!("gate {}", self.values[step.y].blocks * LANES), 0, 0),
+                StepKind::Scale { .. } => (format!("scale {size}"), 0, 0),
+                StepKind::ChannelNorm { .. } => (format!("channel norm {size}"), 0, 0),
+                StepKind::Attention { .. } => (format!("attention {size}"), 0, 0),
                 StepKind::Planes { .. } => (format!("input {size}"), 0, 0),
                 StepKind::Average => (format!("average {}x{}", x.h, x.w), 0, 0),
                 StepKind::WholePicture => (format!("output {size}"), 0, 0),

@@ -1,9 +1,10 @@
-//! The first and last steps of a network, and borders: input to planes, blocks to features or planes, zeros around values.
+//! The steps that no kernel has: input to planes, blocks to features or planes, steps that see all pixels at once, zeros around values.
 #![allow(unsafe_code)]
 
 use super::format::ValueFormat;
+use super::hybrid;
 use super::kernel::{self, LANES};
-use super::plan::{Split, Step, ValueLayout};
+use super::plan::{Split, Step, StepKind, ValueLayout};
 use super::run::Call;
 use super::simd::SimdVector;
 
@@ -68,6 +69,35 @@ impl Call<'_> {
                 let mean = self.plan.bytes[x.number][block * LANES + lane].real(sum / (x.h * x.w) as f32);
                 // SAFETY: the run checked the output's length; this picture's part is this task's alone.
                 unsafe { self.output.0.add(picture * features + block * LANES + lane).write(mean) };
+            }
+        }
+    }
+
+    /// Runs a task of a gate, a norm over channels, or attention.
+    ///
+    /// # Safety
+    /// As [`Call::task`].
+    #[inline(always)]
+    pub(super) unsafe fn hybrid(&self, step: &Step, picture: usize, task: usize, thread: usize) {
+        let ((from, x), (to, y)) = (self.value(step.x, picture), self.value(step.y, picture));
+        // The blocks that the task writes.
+        let blocks = y.blocks / step.tasks;
+        // SAFETY: the value lies in the workspace and no task of this step writes it; the task's blocks and the thread's scratch are
+        // written by nothing else.
+        let (values, out, scratch) = unsafe {
+            (
+                std::slice::from_raw_parts(from, x.blocks * x.plane()),
+                std::slice::from_raw_parts_mut(to.add(task * blocks * y.plane()), blocks * y.plane()),
+                std::slice::from_raw_parts_mut(self.scratch_of(thread), self.scratch_words()),
+            )
+        };
+        match &step.work {
+            StepKind::Gate(layer) => layer.run(values, out, scratch),
+            StepKind::ChannelNorm { epsilon } => hybrid::channel_norm(values, out, x.h * x.w, *epsilon),
+            _ => {
+                let plane = x.plane();
+                let part = |n: usize| &values[(n * y.blocks + task * blocks) * plane..][..blocks * plane];
+                hybrid::attention([part(0), part(1), part(2)], out, x.h * x.w, scratch);
             }
         }
     }

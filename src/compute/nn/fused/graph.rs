@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
+use super::hybrid::PackedGate;
 use super::kernel::{LANES, turned_lines};
 use super::level::{Arithmetic, Level, Precision};
 use super::quantise::{Quantisation, QuantisedWeights, Range};
@@ -101,6 +102,28 @@ pub(super) enum Op {
         shift: Arc<Vec<CacheLine>>,
         bounds: (f32, f32),
     },
+    /// A factor for each channel, from the means of all channels.
+    Gate {
+        x: usize,
+        y: usize,
+        layer: Arc<PackedGate>,
+    },
+    /// `x` times the factors of a gate.
+    Scale {
+        x: usize,
+        gate: usize,
+        y: usize,
+    },
+    ChannelNorm {
+        x: usize,
+        y: usize,
+        epsilon: f32,
+    },
+    Attention {
+        x: usize,
+        y: usize,
+        heads: usize,
+    },
     /// The output: the mean over all pixels, or the whole picture in planes.
     Average {
         x: usize,
@@ -120,6 +143,8 @@ pub struct Graph {
     pub(super) channels: Vec<usize>,
     /// Border of zeros that the readers of each value need around it.
     pub(super) padding: Vec<usize>,
+    /// Whether each value is stored after GELU.
+    pub(super) gelu: Vec<bool>,
     /// Quantisation of each value, by channel.
     pub(super) bytes: Vec<Arc<[Quantisation]>>,
     /// Ranges of the values, by channel; for bytes.
@@ -142,6 +167,7 @@ impl Graph {
             ops: Vec::new(),
             channels: Vec::new(),
             padding: Vec::new(),
+            gelu: Vec::new(),
             bytes: Vec::new(),
             ranges: ranges.to_vec(),
         };
@@ -149,7 +175,7 @@ impl Graph {
         Ok((graph, Value(input)))
     }
 
-    fn value(&mut self, channels: usize, activation: Activation) -> Result<usize> {
+    pub(super) fn value(&mut self, channels: usize, activation: Activation) -> Result<usize> {
         let value = self.channels.len();
         let bytes = match (self.precision, self.ranges.get(value)) {
             (Precision::F32 | Precision::Bf16, _) => vec![Quantisation::NONE; channels],
@@ -168,6 +194,7 @@ impl Graph {
         };
         self.channels.push(channels);
         self.padding.push(0);
+        self.gelu.push(false);
         self.bytes.push(bytes.into());
         Ok(value)
     }
@@ -263,7 +290,8 @@ impl Graph {
         Ok(Value(y))
     }
 
-    /// A depthwise convolution with `weight` (C, 1, k, k) and `bias` (C).
+    /// A depthwise convolution with `weight` (C, 1, k, k) and `bias` (C). C may be a multiple of the channels of `x`, if these are whole
+    /// blocks of 16: channel `c` of the output then reads channel `c` modulo that number.
     ///
     /// # Errors
     /// When shapes do not fit or the value is the network's input.
@@ -274,10 +302,11 @@ impl Graph {
         (stride, padding): (usize, usize),
         activation: Activation,
     ) -> Result<Value> {
-        let channels = self.channels[x];
-        let kernel = match *weight.dims() {
-            [c, 1, h, w] if h == w && c == channels && bias.dims() == [c] && x != INPUT && stride > 0 => h,
-            _ => bail!("depthwise convolution: weights of shape {:?} do not fit {channels} channels", weight.dims()),
+        let inputs = self.channels[x];
+        let fits = |c: usize| c == inputs || (inputs.is_multiple_of(LANES) && c.is_multiple_of(inputs));
+        let (channels, kernel) = match *weight.dims() {
+            [c, 1, h, w] if h == w && fits(c) && bias.dims() == [c] && x != INPUT && stride > 0 => (c, h),
+            _ => bail!("depthwise convolution: weights of shape {:?} do not fit {inputs} channels", weight.dims()),
         };
         let (taps, values) = (kernel * kernel, weight.flatten_all()?.to_vec1::<f32>()?);
         let y = self.value(channels, activation)?;
@@ -286,7 +315,7 @@ impl Graph {
         let mut weights = vec![CacheLine::ZERO; channels.div_ceil(LANES) * lines];
         if self.precision == Precision::Int8 {
             for (channel, taps) in values.chunks_exact(taps).enumerate() {
-                let row = QuantisedWeights::of(taps, taps.len(), &self.bytes[x][channel..=channel]);
+                let row = QuantisedWeights::of(taps, taps.len(), &self.bytes[x][channel % inputs..][..1]);
                 turned(&row.weights, kernel, channel % LANES, &mut weights[channel / LANES * lines..][..lines]);
                 whole.push(row);
             }

@@ -8,6 +8,7 @@ mod cost;
 mod edges;
 mod format;
 mod graph;
+mod hybrid;
 mod kernel;
 mod level;
 mod observe;

@@ -104,6 +104,10 @@ fn apart(graph: &Graph) -> Vec<bool> {
             Op::Depthwise { .. }
             | Op::MaxPool { .. }
             | Op::ScaleShift { .. }
+            | Op::Gate { .. }
+            | Op::Scale { .. }
+            | Op::ChannelNorm { .. }
+            | Op::Attention { .. }
             | Op::Average { .. }
             | Op::WholePicture { .. } => {}
         }

@@ -7,6 +7,7 @@ use candle_core::{Result, bail};
 
 use super::cost::LayerCost;
 use super::graph::{CacheLine, Graph, INPUT, Op, PackedConv, PackedDepthwise, Window};
+use super::hybrid::{self, PackedGate};
 use super::kernel::{LANES, Reduction};
 use super::quantise::Quantisation;
 use super::winograd::WinogradPlan;
@@ -30,6 +31,8 @@ pub(super) struct ValueLayout {
     pub padding: usize,
     /// Words of 4 bytes of a pixel: 16, 8 of bf16, 4 of bytes, or 1 of the input.
     pub pixel: usize,
+    /// Whether it is stored after GELU.
+    pub gelu: bool,
     /// Number of the value.
     pub number: usize,
     /// First line in its part of the workspace.
@@ -70,6 +73,8 @@ pub(super) struct ConvPlan {
     pub x_row: usize,
     pub y_origin: usize,
     pub y_row: usize,
+    pub residual_origin: usize,
+    pub residual_row: usize,
     pub rows: usize,
     /// Pixels of a row and of the last row.
     pub row_pixels: usize,
@@ -132,6 +137,16 @@ pub(super) enum StepKind {
         bounds: (f32, f32),
         split: Split,
     },
+    Gate(Arc<PackedGate>),
+    Scale {
+        gate: usize,
+        split: Split,
+    },
+    ChannelNorm {
+        epsilon: f32,
+    },
+    /// A task is a head.
+    Attention,
     Average,
     WholePicture,
 }
@@ -183,15 +198,15 @@ impl Plan {
         let mut values: Vec<ValueLayout> = graph
             .channels
             .iter()
-            .zip(&graph.padding)
+            .zip(graph.padding.iter().zip(&graph.gelu))
             .enumerate()
-            .map(|(i, (&channels, &padding))| {
+            .map(|(i, (&channels, (&padding, &gelu)))| {
                 let per_word = graph.precision.per_word();
                 let (blocks, pixel) = match i {
                     INPUT => (channels.div_ceil(per_word), 1),
                     _ => (channels.div_ceil(LANES), LANES / per_word),
                 };
-                ValueLayout { blocks, h, w, padding, pixel, number: i, offset: 0, kept: false }
+                ValueLayout { blocks, h, w, padding, pixel, gelu, number: i, offset: 0, kept: false }
             })
             .collect();
         let mut plan = Plan {
@@ -208,33 +223,28 @@ impl Plan {
             output: Vec::new(),
         };
         let split = planes(&values[INPUT], threads);
-        let first = Step {
-            x: INPUT,
-            y: INPUT,
-            residual: None,
-            work: StepKind::Planes { split },
-            tasks: split.tasks(),
-            next: 0,
-        };
-        plan.steps.push(first);
+        plan.steps.push(Step::new(INPUT, INPUT, StepKind::Planes { split }, split.tasks()));
         for op in &graph.ops {
             let step = match op {
                 Op::Conv { x, residual, y, layer } => {
                     (values[*y].h, values[*y].w) = layer.window.outputs("convolution", (values[*x].h, values[*x].w))?;
-                    if let Some(residual) = residual {
-                        let (r, y) = (values[*residual], values[*y]);
-                        if (r.h, r.w, r.padding) != (y.h, y.w, 0) {
+                    let beside = residual.map(|residual| values[residual]);
+                    if let Some(r) = beside {
+                        let y = values[*y];
+                        if (r.h, r.w) != (y.h, y.w) {
                             bail!("convolution: a residual of {}x{} does not fit {}x{}", r.h, r.w, y.h, y.w);
                         }
                     }
-                    if let Some(tiled) = WinogradPlan::new(layer, &values[*x], &values[*y], threads, wide) {
+                    let plain = values[*y].gelu || beside.is_some_and(|r| r.padding > 0);
+                    let tiled = WinogradPlan::new(layer, &values[*x], &values[*y], threads, wide);
+                    if let Some(tiled) = tiled.filter(|_| !plain) {
                         plan.scratch_alone = plan.scratch_alone.max(tiled.scratch());
                         let tasks = tiled.split.tasks();
                         let work = StepKind::Winograd(Box::new(tiled));
                         plan.steps.push(Step { x: *x, y: *y, residual: *residual, work, tasks, next: 0 });
                         continue;
                     }
-                    let conv = ConvPlan::new(layer, &values[*x], &values[*y], threads, wide);
+                    let conv = ConvPlan::new(layer, &values[*x], (&values[*y], beside.as_ref()), threads, wide);
                     if conv.pieces.len() > 1 {
                         let each = conv.split.rows_each * conv.row_pixels * conv.group;
                         plan.scratch = plan.scratch.max(each);
@@ -247,35 +257,51 @@ impl Plan {
                         layer.window.outputs("depthwise convolution", (values[*x].h, values[*x].w))?;
                     let split = planes(&values[*y], threads);
                     let work = StepKind::Depthwise { layer: layer.clone(), split };
-                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks(), next: 0 }
+                    Step::new(*x, *y, work, split.tasks())
                 }
                 Op::MaxPool { x, y, window } => {
                     (values[*y].h, values[*y].w) = window.outputs("max pool", (values[*x].h, values[*x].w))?;
                     let split = planes(&values[*y], threads);
-                    let work = StepKind::MaxPool { window: *window, split };
-                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks(), next: 0 }
+                    Step::new(*x, *y, StepKind::MaxPool { window: *window, split }, split.tasks())
                 }
                 Op::ScaleShift { x, y, scale, shift, bounds } => {
                     (values[*y].h, values[*y].w) = (values[*x].h, values[*x].w);
                     let split = planes(&values[*y], threads);
                     let work =
                         StepKind::ScaleShift { scale: scale.clone(), shift: shift.clone(), bounds: *bounds, split };
-                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks(), next: 0 }
+                    Step::new(*x, *y, work, split.tasks())
+                }
+                Op::Gate { x, y, layer } => {
+                    without_border("squeeze and excite", &[values[*x]])?;
+                    (values[*y].h, values[*y].w) = (1, 1);
+                    plan.scratch_alone = plan.scratch_alone.max(layer.scratch().div_ceil(LANES));
+                    Step::new(*x, *y, StepKind::Gate(layer.clone()), 1)
+                }
+                Op::Scale { x, gate, y } => {
+                    (values[*y].h, values[*y].w) = (values[*x].h, values[*x].w);
+                    let split = planes(&values[*y], threads);
+                    let work = StepKind::Scale { gate: *gate, split };
+                    Step { x: *x, y: *y, residual: Some(*gate), work, tasks: split.tasks(), next: 0 }
+                }
+                Op::ChannelNorm { x, y, epsilon } => {
+                    without_border("norm over channels", &[values[*x], values[*y]])?;
+                    (values[*y].h, values[*y].w) = (values[*x].h, values[*x].w);
+                    Step::new(*x, *y, StepKind::ChannelNorm { epsilon: *epsilon }, 1)
+                }
+                Op::Attention { x, y, heads } => {
+                    without_border("attention", &[values[*x], values[*y]])?;
+                    (values[*y].h, values[*y].w) = (values[*x].h, values[*x].w);
+                    let scratch = hybrid::attention_scratch(values[*y].blocks / heads, values[*y].h * values[*y].w);
+                    plan.scratch_alone = plan.scratch_alone.max(scratch.div_ceil(LANES));
+                    Step::new(*x, *y, StepKind::Attention, *heads)
                 }
                 Op::Average { x } => {
                     plan.output = vec![graph.channels[*x]];
-                    Step { x: *x, y: *x, residual: None, work: StepKind::Average, tasks: 1, next: 0 }
+                    Step::new(*x, *x, StepKind::Average, 1)
                 }
                 Op::WholePicture { x } => {
                     plan.output = vec![graph.channels[*x], values[*x].h, values[*x].w];
-                    Step {
-                        x: *x,
-                        y: *x,
-                        residual: None,
-                        work: StepKind::WholePicture,
-                        tasks: values[*x].blocks,
-                        next: 0,
-                    }
+                    Step::new(*x, *x, StepKind::WholePicture, values[*x].blocks)
                 }
             };
             plan.steps.push(step);
@@ -301,6 +327,15 @@ impl Plan {
     }
 }
 
+/// # Errors
+/// When a value of a step that takes its pixels as one row has a border.
+fn without_border(op: &str, values: &[ValueLayout]) -> Result<()> {
+    match values.iter().find(|value| value.padding > 0) {
+        Some(value) => bail!("{op}: value {} has a border, which another layer reads", value.number),
+        None => Ok(()),
+    }
+}
+
 /// See [`Plan::fills`].
 fn fill(picture: &ValueLayout, bytes: &[Quantisation]) -> Vec<f32> {
     if bytes.iter().all(|bytes| bytes.zero == 0.0) {
@@ -321,7 +356,13 @@ fn planes(y: &ValueLayout, threads: usize) -> Split {
 }
 
 impl ConvPlan {
-    fn new(layer: &Arc<PackedConv>, x: &ValueLayout, y: &ValueLayout, threads: usize, wide: bool) -> ConvPlan {
+    fn new(
+        layer: &Arc<PackedConv>,
+        x: &ValueLayout,
+        (y, residual): (&ValueLayout, Option<&ValueLayout>),
+        threads: usize,
+        wide: bool,
+    ) -> ConvPlan {
         let Window { kernel, stride, padding } = layer.window;
         let step = x.pixel * stride;
         let mut segments = Vec::new();
@@ -338,7 +379,7 @@ impl ConvPlan {
         let run = if layer.planar { kernel } else { x.pixel };
         // A 1×1 convolution between pictures without borders can be cut anywhere.
         let flat = !layer.planar && layer.window == Window { kernel: 1, stride: 1, padding: 0 } && x.padding == 0;
-        let flat = flat && y.padding == 0;
+        let flat = flat && y.padding == 0 && residual.is_none_or(|residual| residual.padding == 0);
         let pixels = y.h * y.w;
         let row_pixels = if flat { flat_row(pixels) } else { y.w };
         let rows = if flat { pixels.div_ceil(row_pixels) } else { y.h };
@@ -383,6 +424,8 @@ impl ConvPlan {
             x_row,
             y_origin: y.at(0, 0, 0),
             y_row,
+            residual_origin: residual.map_or(0, |residual| residual.at(0, 0, 0)),
+            residual_row: if flat { y_row } else { residual.map_or(0, ValueLayout::row) },
             rows,
             row_pixels,
             last_row_pixels,
@@ -404,6 +447,10 @@ fn flat_row(pixels: usize) -> usize {
 }
 
 impl Step {
+    fn new(x: usize, y: usize, work: StepKind, tasks: usize) -> Self {
+        Self { x, y, residual: None, work, tasks, next: 0 }
+    }
+
     /// Whether a task computes its part of all pictures, so that it reads its weights once.
     pub fn takes_all(&self) -> bool {
         matches!(&self.work, StepKind::Conv(conv) if conv.together)

@@ -10,9 +10,9 @@ use super::kernel::{self, ConvRows, DepthwiseRow, LANES, Prefetch};
 use super::level::{Level, Precision};
 use super::plan::{ConvPlan, Plan, Split, Step, StepKind, ValueLayout};
 use super::progress::TaskProgress;
+use super::simd::{self, Portable, SimdVector};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
-use super::simd::{Portable, SimdVector};
 
 /// Memory for a plan: the values of a few pictures, scratch for every thread, and the progress of each step. The steps that
 /// write values also write their borders, so nothing from an earlier run is read.
@@ -210,6 +210,8 @@ fn prefetch(conv: &ConvPlan, block: usize, segment: usize, group: usize) -> Pref
     }
 }
 
+static NO_SHIFT: CacheLine = CacheLine::ZERO;
+
 /// How often a waiting thread polls a counter before it yields the processor.
 const SPINS: u32 = 2000;
 
@@ -272,6 +274,16 @@ impl Call<'_> {
         }
     }
 
+    /// The scratch of a thread, [`Call::scratch_words`] long.
+    pub fn scratch_of(&self, thread: usize) -> *mut f32 {
+        self.scratch.0.wrapping_add(thread * self.scratch_each)
+    }
+
+    /// Words of a thread's scratch.
+    pub fn scratch_words(&self) -> usize {
+        self.scratch_each
+    }
+
     /// Address and layout of a value of a picture.
     pub fn value(&self, value: usize, picture: usize) -> (*mut f32, &ValueLayout) {
         let p = &self.plan.values[value];
@@ -301,15 +313,19 @@ impl Call<'_> {
                     self.conv::<L, F>(step, conv, pictures, task, thread);
                 }
                 StepKind::Winograd(tiled) if F::WORDS == LANES => {
-                    let scratch = self.scratch.0.wrapping_add(thread * self.scratch_each);
+                    let scratch = self.scratch_of(thread);
                     tiled.run::<L>(self, step, picture, task, scratch);
                 }
                 StepKind::Winograd(_) => unreachable!("tiles are for f32 only"),
+                StepKind::Gate(_) | StepKind::ChannelNorm { .. } | StepKind::Attention => {
+                    self.hybrid(step, picture, task, thread);
+                }
                 StepKind::Planes { split } => self.planes::<F>(step, split, picture, task),
                 StepKind::Average => self.average::<L, F>(step, picture),
                 StepKind::WholePicture => self.whole::<L, F>(step, picture, task),
                 StepKind::Depthwise { split, .. }
                 | StepKind::MaxPool { split, .. }
+                | StepKind::Scale { split, .. }
                 | StepKind::ScaleShift { split, .. } => {
                     self.plane::<L, F>(step, split, picture, task);
                 }
@@ -331,7 +347,7 @@ impl Call<'_> {
         let (rows, blocks) = conv.split.task(task);
         let layer = &*conv.layer;
         let lines_block = conv.reduction.segments.len() * conv.reduction.run;
-        let scratch = self.scratch.0.wrapping_add(thread * self.scratch_each);
+        let scratch = self.scratch_of(thread);
         let last = task + 1 == Split::share(conv.split.tasks(), thread, self.progress[0].threads()).end;
         let mut block = blocks.start;
         while block < blocks.end {
@@ -367,7 +383,7 @@ impl Call<'_> {
                                 y: to.add(block * y.plane() + conv.y_origin + row * conv.y_row),
                                 y_block: y.plane(),
                                 residual: residual.map_or(std::ptr::null(), |(r, p)| {
-                                    r.add(block * p.plane() + row * conv.row_pixels * p.pixel)
+                                    r.add(block * p.plane() + conv.residual_origin + row * conv.residual_row)
                                 }),
                                 residual_block: residual.map_or(0, |(_, p)| p.plane()),
                                 residual_factor: layer.epilogue.residual.as_ptr().wrapping_add(block).cast(),
@@ -383,6 +399,10 @@ impl Call<'_> {
                             } else {
                                 kernel::convolve::<L, F>(group, job)
                             };
+                            if y.gelu && job.last {
+                                // The rows are still in the first-level cache.
+                                (0..group).for_each(|block| simd::gelu::<L>(job.y.add(block * y.plane()), pixels));
+                            }
                         }
                     }
                     if number == 0 {
@@ -420,7 +440,8 @@ impl Call<'_> {
         for block in blocks {
             // SAFETY: the plan's places lie in the workspace; blocks and rows are this task's.
             unsafe {
-                let from = from.add(block * x.plane());
+                // A depthwise convolution may read each channel several times.
+                let from = from.add(block % x.blocks * x.plane());
                 for row in rows.clone() {
                     let out = to.add(block * y.plane() + y.at(row, 0, 0));
                     match &step.work {
@@ -451,11 +472,23 @@ impl Call<'_> {
                             let factors = (scale.as_ptr().add(block).cast(), shift.as_ptr().add(block).cast());
                             kernel::scale_shift::<L, F>((from.add(x.at(row, 0, 0)), out), factors, *bounds, y.w);
                         }
+                        StepKind::Scale { gate, .. } => {
+                            let (gate, _) = self.value(*gate, picture);
+                            let factors = (gate.add(block * LANES).cast_const(), NO_SHIFT.0.as_ptr());
+                            let bounds = (f32::NEG_INFINITY, f32::INFINITY);
+                            kernel::scale_shift::<L, F>((from.add(x.at(row, 0, 0)), out), factors, bounds, y.w);
+                        }
                         StepKind::Conv(_)
                         | StepKind::Winograd(_)
+                        | StepKind::Gate(_)
+                        | StepKind::ChannelNorm { .. }
+                        | StepKind::Attention
                         | StepKind::Planes { .. }
                         | StepKind::Average
                         | StepKind::WholePicture => {}
+                    }
+                    if y.gelu {
+                        simd::gelu::<L>(out, y.w);
                     }
                 }
                 self.border(to, y, block, &rows);

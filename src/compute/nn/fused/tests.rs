@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::{Arithmetic, Fused, Graph, Level, Observed, Precision, Value};
 use crate::nn::test_tensors::TestTensors;
-use crate::nn::{Activation, max_pool2d};
+use crate::nn::{Activation, BuildHybrid, max_pool2d};
 
 /// Relative to the largest value. The sums have up to thousands of products in another order. In bf16 and int8, whose values have
 /// eight bits, each of a few layers also rounds.
@@ -244,5 +244,125 @@ fn ranges_of_another_network_are_an_error() -> Result<()> {
     let nan = Tensor::full(f32::NAN, (1, 3, 9, 9), &Device::Cpu)?;
     exact.observe(&nan, &mut observed)?;
     assert!(observed.ranges().is_err(), "NaN has no range");
+    Ok(())
+}
+
+/// Every level, in f32: hybrid networks have no other precision.
+fn levels() -> impl Iterator<Item = TestKernels> {
+    kernels().filter(|kernels| kernels.1 == Precision::F32)
+}
+
+/// GELU, squeeze and excite, depthwise convolutions with two outputs per channel, shortcuts of values with a border, norms over channels and
+/// attention, at odd sizes and at those of MobileCLIP.
+#[test]
+fn hybrid_layers_agree_with_candle() -> Result<()> {
+    let numbers = &mut TestTensors::new(11);
+    for (n, h, w) in [(1, 64, 64), (2, 37, 41), (1, 32, 128), (3, 16, 9)] {
+        let case = format!("{n} of {h}x{w}");
+        let x = numbers.between(-1.0, 1.0, (n, 3, h, w));
+        let first = numbers.layer(16, 3, 3);
+        let twice = (numbers.layer(32, 1, 7).0, numbers.between(-0.5, 0.5, 32));
+        let (squeeze, excite) = (numbers.layer(5, 32, 1), numbers.layer(32, 5, 1));
+        let second = numbers.layer(64, 32, 1);
+        let filter = (numbers.layer(64, 1, 7).0, numbers.between(-0.5, 0.5, 64));
+        let (widen, narrow) = (numbers.layer(160, 64, 1), numbers.layer(64, 160, 1));
+        let (qkv, out) = (numbers.layer(192, 64, 1), numbers.layer(64, 64, 1));
+
+        let a = conv(&x, &first, 2, 1)?.gelu_erf()?;
+        // Output channel c reads channel c modulo 16.
+        let b = conv(&Tensor::cat(&[&a, &a], 1)?, &twice, 2, 3)?;
+        let gate = conv(&conv(&b.mean_keepdim((2, 3))?, &squeeze, 1, 0)?.relu()?, &excite, 1, 0)?;
+        let b = b.broadcast_mul(&candle_nn::ops::sigmoid(&gate)?)?.gelu_erf()?;
+        let c = conv(&b, &second, 1, 0)?;
+        let wide = conv(&conv(&c, &filter, 1, 3)?, &widen, 1, 0)?.gelu_erf()?;
+        let d = (conv(&wide, &narrow, 1, 0)? + &c)?;
+        let centred = d.broadcast_sub(&d.mean_keepdim(1)?)?;
+        let normed = centred.broadcast_div(&(centred.sqr()?.mean_keepdim(1)? + 1e-5)?.sqrt()?)?;
+        let (_, _, height, width) = d.dims4()?;
+        // (N, 3, heads, width, pixels)
+        let parts = (conv(&normed, &qkv, 1, 0)? * 3.0)?.reshape((n, 3, 2, 32, height * width))?;
+        let part = |i: usize| parts.narrow(1, i, 1)?.squeeze(1)?.contiguous();
+        let scores = (part(0)?.transpose(2, 3)?.contiguous()?.matmul(&part(1)?)? / 32f64.sqrt())?;
+        let shares = candle_nn::ops::softmax_last_dim(&scores)?;
+        let mixed = part(2)?.matmul(&shares.transpose(2, 3)?.contiguous()?)?.reshape((n, 64, height, width))?;
+        let want = (conv(&mixed, &out, 1, 0)? + d)?;
+
+        let qkv = ((&qkv.0 * 3.0)?, (&qkv.1 * 3.0)?);
+        for kernels in levels() {
+            let make = |graph: &mut Graph, input| {
+                let plain = Activation::Identity;
+                let a = graph.conv(input, (&first.0, &first.1), (2, 1), None, plain)?;
+                let a = graph.gelu(a)?;
+                let b = graph.depthwise_repeated(a, 2, (&twice.0, &twice.1), (2, 3))?;
+                let b = graph.squeeze_excite(b, (&squeeze.0, &squeeze.1), (&excite.0, &excite.1))?;
+                let b = graph.gelu(b)?;
+                let c = graph.conv(b, (&second.0, &second.1), (1, 0), None, plain)?;
+                let filtered = graph.depthwise(c, (&filter.0, &filter.1), (1, 3), plain)?;
+                let wide = graph.conv(filtered, (&widen.0, &widen.1), (1, 0), None, plain)?;
+                let wide = graph.gelu(wide)?;
+                let d = graph.conv(wide, (&narrow.0, &narrow.1), (1, 0), Some(c), plain)?;
+                let normed = graph.channel_norm(d, 1e-5)?;
+                let qkv = graph.conv(normed, (&qkv.0, &qkv.1), (1, 0), None, plain)?;
+                let mixed = graph.attention(qkv, (2, 32))?;
+                graph.conv(mixed, (&out.0, &out.1), (1, 0), Some(d), plain)
+            };
+            let whole = fused(kernels, &x, make, Graph::whole)?;
+            assert_close(&case, kernels, &whole.forward(&x)?, &want)?;
+            let average = fused(kernels, &x, make, Graph::average)?;
+            let together = average.forward(&x)?.to_vec2::<f32>()?;
+            for (i, row) in together.iter().enumerate() {
+                assert_eq!(&average.forward(&x.narrow(0, i, 1)?)?.to_vec2::<f32>()?[0], row, "bit for bit");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The polynomial, over all numbers that it is used for and beyond.
+#[test]
+fn gelu_is_exact_to_a_millionth() -> Result<()> {
+    let values: Vec<f32> = (0..64 * 64).map(|i| (i as f32 / 2048.0 - 1.0) * 12.0).collect();
+    let x = Tensor::from_vec(values, (1, 1, 64, 64), &Device::Cpu)?;
+    let (weight, bias) =
+        (Tensor::ones((1, 1, 1, 1), DType::F32, &Device::Cpu)?, Tensor::zeros(1, DType::F32, &Device::Cpu)?);
+    for kernels in levels() {
+        let make = |graph: &mut Graph, input| {
+            let y = graph.conv(input, (&weight, &bias), (1, 0), None, Activation::Identity)?;
+            graph.gelu(y)
+        };
+        let got = fused(kernels, &x, make, Graph::whole)?.forward(&x)?;
+        let error = (got.to_dtype(DType::F64)? - x.to_dtype(DType::F64)?.gelu_erf()?)?.abs()?.max_all()?;
+        let error = error.to_scalar::<f64>()?;
+        assert!(error < 1e-6, "{kernels:?}: {error}");
+        let nan = Tensor::full(f32::NAN, (1, 1, 8, 8), &Device::Cpu)?;
+        let got = fused(kernels, &nan, make, Graph::average)?.forward(&nan)?.flatten_all()?.to_vec1::<f32>()?;
+        assert!(got[0].is_nan(), "{kernels:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn hybrid_layers_that_do_not_fit_are_errors() -> Result<()> {
+    let numbers = &mut TestTensors::new(12);
+    let (first, second) = (numbers.layer(48, 3, 1), numbers.layer(48, 48, 3));
+    let (mut graph, input) = Graph::new(Level::Portable, Arithmetic::F32, 3)?;
+    let plain = Activation::Identity;
+    let x = graph.conv(input, (&first.0, &first.1), (1, 0), None, plain)?;
+    assert!(graph.attention(x, (2, 16)).is_err(), "three times two heads of 16 are 96 channels");
+    assert!(graph.attention(x, (2, 8)).is_err(), "heads are whole blocks");
+    let squeeze = numbers.layer(5, 32, 1);
+    assert!(graph.squeeze_excite(x, (&squeeze.0, &squeeze.1), (&squeeze.0, &squeeze.1)).is_err());
+    assert!(graph.channel_norm(input, 1e-5).is_err());
+    let y = graph.channel_norm(x, 1e-5)?;
+    assert!(graph.gelu(x).is_err() && graph.gelu(y).is_err(), "neither is the output of a convolution just before");
+    // The 3×3 convolution gives the input of the norm a border.
+    graph.conv(x, (&second.0, &second.1), (1, 1), None, plain)?;
+    let fused = Fused::new(graph.average(y)?);
+    let error = fused.forward(&Tensor::zeros((1, 3, 8, 8), DType::F32, &Device::Cpu)?).expect_err("a border");
+    assert!(error.to_string().contains("border"), "{error}");
+
+    let (mut graph, input) = Graph::new(Level::Portable, Arithmetic::Bf16, 3)?;
+    let x = graph.conv(input, (&first.0, &first.1), (1, 0), None, plain)?;
+    assert!(graph.gelu(x).is_err() && graph.attention(x, (1, 16)).is_err(), "only in f32");
     Ok(())
 }

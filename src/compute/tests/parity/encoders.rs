@@ -20,10 +20,10 @@ use touchline_core::time::Pts;
 use crate::reference::{generated, json, parameter, parameters};
 
 const HEADS: usize = 6;
-const CLASSES: [&str; 3] = ["tennis", "golf", "other"];
+pub(crate) const CLASSES: [&str; 3] = ["tennis", "golf", "other"];
 
 /// The largest permitted difference of a feature from the reference.
-const TOLERANCE: f64 = 1e-4;
+pub(crate) const TOLERANCE: f64 = 1e-4;
 
 /// The same for logits of a pack, whose weights are rounded to f16.
 const ROUNDED: f64 = 1e-3;
@@ -64,22 +64,22 @@ fn state(architecture: Architecture) -> Tensors {
     parameters(architecture, CLASSES.len(), parameter)
 }
 
-fn pictures(side: usize) -> Tensor {
+pub(crate) fn pictures(side: usize) -> Tensor {
     generated("input", &[2, 3, side, side], -2.0, 2.0)
 }
 
-fn values(tensor: &Tensor) -> Vec<f32> {
+pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().and_then(|tensor| tensor.to_vec1()).expect("f32 values")
 }
 
-fn assert_near(have: &[f32], want: &[f64], tolerance: f64) {
+pub(crate) fn assert_near(have: &[f32], want: &[f64], tolerance: f64) {
     assert_eq!(have.len(), want.len());
     let error = have.iter().zip(want).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
     println!("max difference {error:.1e}");
     assert!(error < tolerance, "off by {error}");
 }
 
-/// Writes a model as its publisher does: weights, `config.json`, and for CLIP a `tokenizer.json` whose words are `w1` to `w13`.
+/// Writes a model as its publisher does: weights, `config.json` and a tokenizer.
 fn publish(dir: &Path, tensors: &Tensors, hidden_act: &str) {
     candle_core::safetensors::save(tensors, dir.join("model.safetensors")).expect("weights are written");
     let vision = serde_json::json!({ "num_attention_heads": HEADS, "hidden_act": hidden_act });
@@ -90,6 +90,11 @@ fn publish(dir: &Path, tensors: &Tensors, hidden_act: &str) {
         serde_json::json!({ "vision_config": vision, "text_config": text })
     };
     std::fs::write(dir.join("config.json"), config.to_string()).expect("a file");
+    write_tokenizer(dir);
+}
+
+/// Writes a `tokenizer.json` as that of CLIP, whose words are `w1` to `w13`.
+pub(crate) fn write_tokenizer(dir: &Path) {
     let mut vocabulary = serde_json::Map::new();
     let words = std::iter::once("unknown".to_owned()).chain((1..14).map(|i| format!("w{i}")));
     for (id, word) in words.chain(["<start>".into(), "<end>".into()]).enumerate() {
@@ -175,7 +180,7 @@ pub(crate) fn imported_transformer(dir: &Path) -> PathBuf {
     import.out
 }
 
-fn words(ids: &[usize]) -> String {
+pub(crate) fn words(ids: &[usize]) -> String {
     ids.iter().map(|id| format!("w{id}")).collect::<Vec<_>>().join(" ")
 }
 
@@ -192,13 +197,13 @@ fn timm(name: &str, input_size: [usize; 3], tensors: &Tensors, dir: &Path) -> Ti
 }
 
 /// Logits of the imported pack, and the scores of the engine for two streams at once and one after the other.
-fn assert_pack(pack: &Path, case: &Case) {
+pub(crate) fn assert_pack(pack: &Path, side: usize, logits: &[f64], tolerance: f64) {
     let pack = Pack::open(pack).expect("a pack");
     let part = pack.rgb.as_ref().expect("a picture model");
-    assert_eq!((part.input.width, part.input.height), (case.side, case.side));
+    assert_eq!((part.input.width, part.input.height), (side, side));
     let tensors = read_weights(&part.model.weights, &candle_core::Device::Cpu).expect("weights").tensors;
     let network = Network::load(part.model.architecture, &tensors, Some(CLASSES.len())).expect("all tensors");
-    assert_near(&values(&network.forward(&pictures(case.side)).expect("a forward pass")), &case.logits, ROUNDED);
+    assert_near(&values(&network.forward(&pictures(side)).expect("a forward pass")), logits, tolerance);
 
     // Precisions that encoders do not have fall back to f32.
     let mut engine = Engine::load(Pack { precision: Precision::Bf16, ..pack }).expect("the pack loads");
@@ -227,7 +232,12 @@ fn clip_matches_transformers_from_file_to_pack() {
         let features = network.features(&pictures(case.side)).expect("a forward pass");
         assert_near(&values(&features), &case.features, TOLERANCE);
         let dir = tempfile::tempdir().expect("a folder");
-        assert_pack(&imported_by_prompts(Architecture::ClipVit, &case.hidden_act, dir.path(), words), case);
+        assert_pack(
+            &imported_by_prompts(Architecture::ClipVit, &case.hidden_act, dir.path(), words),
+            case.side,
+            &case.logits,
+            ROUNDED,
+        );
     }
 }
 
@@ -239,7 +249,7 @@ fn siglip_matches_transformers_from_file_to_pack() {
     let network = Network::load(Architecture::SiglipVit, &tensors, None).expect("all tensors are present");
     assert_near(&values(&network.features(&pictures(case.side)).expect("a pass")), &case.features, TOLERANCE);
     let dir = tempfile::tempdir().expect("a folder");
-    assert_pack(&imported_siglip(dir.path()), case);
+    assert_pack(&imported_siglip(dir.path()), case.side, &case.logits, ROUNDED);
 }
 
 #[test]
@@ -254,7 +264,7 @@ fn dinov2_matches_transformers_from_file_to_pack() {
     assert_near(&values(&network.features(&pictures(own.side)).expect("a pass")), &own.features, TOLERANCE);
     assert_near(&values(&network.forward(&pictures(own.side)).expect("a pass")), &own.logits, TOLERANCE);
     let dir = tempfile::tempdir().expect("a folder");
-    assert_pack(&imported_dino(dir.path()), resampled);
+    assert_pack(&imported_dino(dir.path()), resampled.side, &resampled.logits, ROUNDED);
 }
 
 #[test]
@@ -267,7 +277,7 @@ fn transformers_of_timm_match_it_from_file_to_pack() {
     assert_near(&values(&network.forward(&pictures(case.side)).expect("a pass")), &case.logits, TOLERANCE);
     let dir = tempfile::tempdir().expect("a folder");
     let pack = imported_transformer(dir.path());
-    assert_pack(&pack, case);
+    assert_pack(&pack, case.side, &case.logits, ROUNDED);
     let input = Pack::open(&pack).expect("a pack").rgb.expect("a picture model").input;
     assert_eq!((input.mean, input.std), ([0.5; 3], [0.25; 3]), "the preprocessing of its file");
 }

@@ -13,6 +13,7 @@ use touchline_compute::models::{Network, read_weights};
 use touchline_core::labels::Modality;
 
 use crate::encoders::{imported_clip, imported_dino, imported_siglip, imported_transformer};
+use crate::mobileclip::{imported_mobileclip, imported_mobileclip2};
 use crate::reference::{generated, project};
 use crate::skip::{Lacks, skip};
 
@@ -108,6 +109,8 @@ fn onnxruntime_gives_the_scores_of_the_pack() {
         ("clip", &imported_clip as &dyn Fn(&Path) -> PathBuf),
         ("siglip", &imported_siglip),
         ("dino", &imported_dino),
+        ("mobileclip", &imported_mobileclip),
+        ("mobileclip2", &imported_mobileclip2),
         ("transformer", &imported_transformer),
     ] {
         let from = dir.path().join(format!("{name}.model"));

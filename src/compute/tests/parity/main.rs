@@ -6,6 +6,7 @@ mod encoders;
 mod engine;
 mod export;
 mod features;
+mod mobileclip;
 mod models;
 #[path = "../../../../tests/common/reference.rs"]
 mod reference;
