@@ -37,10 +37,10 @@ fn step(criterion: &mut Criterion) {
         let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.05, net.parameters(frozen)).expect("an optimiser");
         group.bench_with_input(BenchmarkId::from_parameter(name), &x, |bencher, x| {
             bencher.iter(|| {
-                let y = net.learn(x, frozen, None).expect("forward");
-                let logits = net.classify(&net.pool(&y).expect("pooled")).expect("logits");
+                let pass = net.learn(x, frozen, None).expect("forward");
+                let logits = net.classify(pass.features()).expect("logits");
                 let loss = log_softmax_loss(&logits, &targets, &weights).expect("a loss");
-                let grads = loss.backward().expect("backward");
+                let grads = pass.backward(&loss).expect("backward");
                 black_box(optimizer.step(&grads, 1e-4, None).expect("a step"));
             });
         });

@@ -23,6 +23,7 @@ mod pool;
 mod scale_shift;
 #[cfg(test)]
 mod test_tensors;
+pub mod train;
 mod unfold;
 
 pub use activation::Activation;

@@ -13,6 +13,8 @@ use touchline_compute::models::{
     Architecture, InvertedResidualPlan, LoadError, STEM_WIDTH, Tensors, mxnet_name, resnet50_stages,
 };
 use touchline_compute::nn::Activation;
+use touchline_compute::nn::fused::Precision;
+use touchline_compute::nn::train::Engine;
 
 /// A network and the origin of its tensors.
 #[derive(Debug)]
@@ -55,7 +57,7 @@ pub fn build(
     };
     let head = builder.head(architecture.classifier(), classes, architecture.feature_width())?;
     let Builder { taken, fresh, .. } = builder;
-    Ok(Built { net: Net { architecture, blocks, head }, taken, fresh })
+    Ok(Built { net: Net { architecture, blocks, head, engine: Engine::new(Precision::F32) }, taken, fresh })
 }
 
 fn inverted_residuals(builder: &mut Builder<'_>, plan: &InvertedResidualPlan) -> Result<Vec<Block>, LoadError> {

@@ -6,8 +6,8 @@
 
 mod cost;
 mod edges;
-mod format;
-mod graph;
+pub(super) mod format;
+pub(super) mod graph;
 mod kernel;
 mod level;
 mod observe;
@@ -16,7 +16,7 @@ mod plan;
 mod progress;
 mod quantise;
 mod run;
-mod simd;
+pub(super) mod simd;
 #[cfg(test)]
 mod tests;
 mod winograd;
