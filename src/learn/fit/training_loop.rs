@@ -397,7 +397,7 @@ impl Work<'_> {
     }
 
     fn checkpoint(&mut self, optimizer: Option<&Optimizer>) -> Result<()> {
-        let (moments, steps) = optimizer.map_or_else(Default::default, Optimizer::state);
+        let (moments, steps) = optimizer.map(Optimizer::state).transpose()?.unwrap_or_default();
         let mut tensors = self.fit.net.tensors()?;
         tensors.extend(moments);
         let elapsed_s = self.elapsed();

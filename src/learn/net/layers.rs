@@ -72,7 +72,9 @@ pub fn forward(
         let centre = running.as_ref().map(|running| &running.mean[..]);
         x = match layer {
             Layer::Conv { weight, stride, padding, .. } => tape.conv(&x, weight, *stride, *padding, centre)?,
-            Layer::Depthwise { weight, stride, padding, .. } => tape.depthwise(&x, weight, *stride, *padding, centre)?,
+            Layer::Depthwise { weight, stride, padding, .. } => {
+                tape.depthwise(&x, weight, *stride, *padding, centre)?
+            }
             Layer::Norm(norm) => norm.forward(tape, &x, mode, watched.as_deref_mut())?,
             Layer::MaxPool => tape.max_pool(&x)?,
         };

@@ -4,85 +4,12 @@
 //! picture at a time, copied with zeros at its left and right. Rows above and below it are left out of the sums.
 #![allow(unsafe_code)]
 
-use super::engine::{GROUPS, Shared, Task, share};
+use super::engine::{Shared, Task, share};
 use super::kernel::{self, Columns, LANES, Product, Segment, Stored, Sums};
 use super::values::{GradientView, Shape, THIN, Target, View};
+use super::window::{Taps, Window};
 use crate::nn::fused::format::ValueFormat;
 use crate::nn::fused::simd::SimdVector;
-
-/// Sizes of a convolution. There are ⌈n / stride⌉ output positions for n input positions; the first tap of the first is `before`
-/// positions before the first input.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
-    pub kernel: usize,
-    pub stride: usize,
-    pub before: usize,
-}
-
-impl Window {
-    /// The number of output positions.
-    pub fn count(&self, n: usize) -> usize {
-        n.div_ceil(self.stride)
-    }
-
-    pub fn output(&self, x: &Shape, channels: usize) -> Shape {
-        Shape { samples: x.samples, height: self.count(x.height), width: self.count(x.width), channels }
-    }
-
-    /// Whether pixels are independent.
-    pub fn is_flat(&self) -> bool {
-        self.kernel == 1 && self.stride == 1
-    }
-
-    /// Positions after the last input that the last window has.
-    pub fn after(&self, n: usize) -> usize {
-        ((self.count(n) - 1) * self.stride + self.kernel).saturating_sub(self.before + n)
-    }
-
-    /// The taps, in one direction, whose windows include position `i` of the input, with the output position of each. The output
-    /// position may be out of range.
-    pub fn outputs_of(self, i: usize) -> impl Iterator<Item = (usize, isize)> {
-        let at = i + self.before;
-        let taps = (0..self.kernel).filter(move |tap| at % self.stride == tap % self.stride);
-        taps.map(move |tap| (tap, (at as isize - tap as isize) / self.stride as isize))
-    }
-
-    /// Output positions before the first and after the last whose windows include inputs of a row of `n`: as many zeros are put
-    /// around a gradient.
-    pub fn border(&self, n: usize) -> (usize, usize) {
-        let before = (self.kernel - 1).saturating_sub(self.before).div_ceil(self.stride);
-        let after = ((n - 1 + self.before) / self.stride + 1).saturating_sub(self.count(n));
-        (before, after)
-    }
-}
-
-/// Taps of a convolution as parts of a sum: a tap with all channels, or, of a thin picture, a row of taps.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Taps {
-    /// Rows, and parts in a row.
-    pub rows: usize,
-    pub columns: usize,
-    /// Terms of a part.
-    pub terms: usize,
-}
-
-impl Taps {
-    pub fn of(x: &Shape, thin: bool, kernel: usize) -> Self {
-        match thin {
-            true => Self { rows: kernel, columns: 1, terms: kernel * THIN },
-            false => Self { rows: kernel, columns: kernel, terms: x.padded() },
-        }
-    }
-
-    pub fn count(&self) -> usize {
-        self.rows * self.columns
-    }
-
-    /// Blocks of 16 terms of a part.
-    pub fn blocks(&self) -> usize {
-        self.terms.div_ceil(LANES)
-    }
-}
 
 /// Pixels of a tile of a 1×1 convolution: a multiple of the rows that a product computes at once.
 pub(super) const TILE: usize = 84;
@@ -185,7 +112,9 @@ impl Forward<'_> {
                 for line in 0..y.height {
                     segments.clear();
                     for ky in 0..taps.rows {
-                        let Some(at) = (line * self.window.stride + ky).checked_sub(self.window.before) else { continue };
+                        let Some(at) = (line * self.window.stride + ky).checked_sub(self.window.before) else {
+                            continue;
+                        };
                         if at < x.height {
                             segments.extend((0..taps.columns).map(|kx| Segment {
                                 left: at * row + kx * pixel,
@@ -400,8 +329,9 @@ impl Backward<'_> {
                 for first in (0..y.height).step_by(band_rows) {
                     let lines = first..(first + band_rows).min(y.height);
                     let first_band = sample == samples.start && first == 0;
-                    let places = Places { from: y_rows.add(before * y_pixel), row: y_row, pixel: y_pixel, width: y.width };
-                    places.gather::<L, F>(lines.clone(), |line| Some(line), y.blocks(), y_pairs);
+                    let places =
+                        Places { from: y_rows.add(before * y_pixel), row: y_row, pixel: y_pixel, width: y.width };
+                    places.gather::<L, F>(lines.clone(), Some, y.blocks(), y_pairs);
                     for tap in 0..taps.count() {
                         let (ky, kx) = (tap / taps.columns, tap % taps.columns);
                         let source = |line: usize| {
@@ -545,30 +475,11 @@ impl Places {
                 // SAFETY: the caller's promise; the zeros are as long as 1024 blocks.
                 unsafe {
                     let low: L = kernel::Pixels::<L, F>::at(&low, 0, block);
-                    let words = if step == 1 {
-                        low
-                    } else {
-                        L::pair_bf16(low, kernel::Pixels::<L, F>::at(&high, 0, block))
-                    };
+                    let words =
+                        if step == 1 { low } else { L::pair_bf16(low, kernel::Pixels::<L, F>::at(&high, 0, block)) };
                     words.store(to.wrapping_add(block * LANES));
                 }
             }
         }
     }
-}
-
-/// Sums the gradients of all groups.
-pub(super) fn total(groups: &[f32], each: usize) -> Vec<f32> {
-    use rayon::prelude::*;
-    const PART: usize = 1 << 14;
-    let mut sum = groups[..each].to_vec();
-    sum.par_chunks_mut(PART).enumerate().for_each(|(part, sum)| {
-        for group in 1..GROUPS {
-            let from = &groups[group * each + part * PART..];
-            for (sum, value) in sum.iter_mut().zip(from) {
-                *sum += value;
-            }
-        }
-    });
-    sum
 }

@@ -3,10 +3,10 @@
 // Index loops over arrays that the compiler keeps in registers: iterators would take their addresses.
 #![allow(clippy::needless_range_loop)]
 
-use super::conv::Window;
 use super::engine::{Shared, Task, share};
 use super::kernel::{self, LANES, Sums, add_to};
 use super::values::{GradientView, Shape, Target, View};
+use super::window::Window;
 use crate::nn::fused::format::ValueFormat;
 use crate::nn::fused::simd::SimdVector;
 
@@ -194,7 +194,9 @@ impl Task for Forward<'_> {
                     }
                     taps.clear();
                     for ky in 0..kernel {
-                        let Some(at) = (line * stride + ky).checked_sub(before).filter(|at| *at < x.height) else { continue };
+                        let Some(at) = (line * stride + ky).checked_sub(before).filter(|at| *at < x.height) else {
+                            continue;
+                        };
                         taps.extend((0..kernel).map(|kx| {
                             let weights = self.weights.as_ptr().add((ky * kernel + kx) * ring.pixel);
                             (ring.row(at).add(kx * ring.pixel).cast_const(), weights)
@@ -236,7 +238,8 @@ impl Backward<'_> {
     /// Words of scratch.
     pub fn scratch(&self) -> usize {
         let x = &self.x.values.shape;
-        let rings = input_ring(x, &self.window, std::ptr::null_mut()).words() + self.grad_ring(std::ptr::null_mut()).words();
+        let rings =
+            input_ring(x, &self.window, std::ptr::null_mut()).words() + self.grad_ring(std::ptr::null_mut()).words();
         rings + x.width * x.padded()
     }
 }
@@ -266,7 +269,9 @@ impl Task for Backward<'_> {
                         known += 1;
                     }
                     for ky in 0..kernel {
-                        let Some(at) = (line * stride + ky).checked_sub(before).filter(|at| *at < x.height) else { continue };
+                        let Some(at) = (line * stride + ky).checked_sub(before).filter(|at| *at < x.height) else {
+                            continue;
+                        };
                         let (grad, steps) = (grads.inner(line).cast_const(), (stride * inputs.pixel, inputs.pixel));
                         let row = to.add(ky * kernel * inputs.pixel);
                         match kernel {
@@ -274,7 +279,8 @@ impl Task for Backward<'_> {
                             5 => tap_grads::<L, 5>(inputs.row(at), steps, grad, blocks, y.width, row),
                             _ => {
                                 for kx in 0..kernel {
-                                    let (from, row) = (inputs.row(at).add(kx * inputs.pixel), row.add(kx * inputs.pixel));
+                                    let (from, row) =
+                                        (inputs.row(at).add(kx * inputs.pixel), row.add(kx * inputs.pixel));
                                     tap_grads::<L, 1>(from, steps, grad, blocks, y.width, row);
                                 }
                             }
@@ -282,7 +288,8 @@ impl Task for Backward<'_> {
                     }
                     let Some(target) = &self.target else { continue };
                     // Rows of the input that no later row of the output reaches.
-                    let end = if line + 1 == y.height { x.height } else { ((line + 1) * stride).saturating_sub(before) };
+                    let end =
+                        if line + 1 == y.height { x.height } else { ((line + 1) * stride).saturating_sub(before) };
                     while done < end.min(x.height) {
                         self.input_row::<L>(done, &grads, tile);
                         target.finish::<L, F>(tile, ((sample * x.height + done) * x.width, x.width), number);
@@ -311,7 +318,8 @@ impl Backward<'_> {
                     continue;
                 }
                 taps.extend(self.window.outputs_of(phase).map(|(kx, column)| {
-                    let at = grads.row(at as usize).wrapping_offset((column + grads.before as isize) * grads.pixel as isize);
+                    let at =
+                        grads.row(at as usize).wrapping_offset((column + grads.before as isize) * grads.pixel as isize);
                     (at.cast_const(), self.weights.as_ptr().wrapping_add((ky * kernel + kx) * grads.pixel))
                 }));
             }

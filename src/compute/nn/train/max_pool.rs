@@ -1,10 +1,10 @@
 //! Maximum over windows of a batch, forward and backward.
 #![allow(unsafe_code)]
 
-use super::conv::Window;
 use super::engine::{Shared, Task, share};
 use super::kernel::{self, LANES};
 use super::values::{GradientView, Shape, Target, View};
+use super::window::Window;
 use crate::nn::fused::format::ValueFormat;
 use crate::nn::fused::simd::SimdVector;
 
@@ -45,11 +45,14 @@ impl Task for Forward<'_> {
                     best.fill(f32::NEG_INFINITY);
                     taps.fill(u8::MAX);
                     for ky in 0..kernel {
-                        let Some(at) = (line * stride + ky).checked_sub(before).filter(|at| *at < x.height) else { continue };
+                        let Some(at) = (line * stride + ky).checked_sub(before).filter(|at| *at < x.height) else {
+                            continue;
+                        };
                         self.x.copy_f32::<L, F>((sample * x.height + at) * x.width, x.width, input.as_mut_ptr());
                         for column in 0..y.width {
                             for kx in 0..kernel {
-                                let Some(at) = (column * stride + kx).checked_sub(before).filter(|at| *at < x.width) else {
+                                let Some(at) = (column * stride + kx).checked_sub(before).filter(|at| *at < x.width)
+                                else {
                                     continue;
                                 };
                                 let tap = (ky * kernel + kx) as u8;
@@ -107,7 +110,8 @@ impl Task for Backward<'_> {
                         self.y.copy_f32::<L, F>(place, y.width, grad.as_mut_ptr());
                         for column in 0..y.width {
                             for kx in 0..kernel {
-                                let Some(at) = (column * stride + kx).checked_sub(before).filter(|at| *at < x.width) else {
+                                let Some(at) = (column * stride + kx).checked_sub(before).filter(|at| *at < x.width)
+                                else {
                                     continue;
                                 };
                                 let tap = (ky * kernel + kx) as u8;

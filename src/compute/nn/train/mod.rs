@@ -9,6 +9,7 @@
 //! High-Performance Deep Learning Convolutions on SIMD Architectures*, 2018; Micikevicius et al., *Mixed Precision Training*, ICLR
 //! 2018 (sums and parameters in `f32`).
 
+mod backward;
 mod conv;
 mod depthwise;
 mod elementwise;
@@ -19,6 +20,7 @@ mod moves;
 mod tape;
 mod values;
 mod weights;
+mod window;
 
 pub use engine::Engine;
 pub use tape::{Batch, BatchStatistics, NormParameters, Tape};

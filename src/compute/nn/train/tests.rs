@@ -35,9 +35,7 @@ fn parameters(op: Op, channels: usize, numbers: &mut TestTensors) -> Result<(Vec
         Ok([Var::from_tensor(&numbers.between(0.5, 2.0, c))?, Var::from_tensor(&numbers.between(-0.5, 1.5, c))?])
     };
     Ok(match op {
-        Conv(outputs, kernel, _) => {
-            (vec![Var::from_tensor(&numbers.layer(outputs, channels, kernel).0)?], outputs)
-        }
+        Conv(outputs, kernel, _) => (vec![Var::from_tensor(&numbers.layer(outputs, channels, kernel).0)?], outputs),
         Depthwise(kernel, _) => {
             let weight = numbers.between(-0.5, 0.5, (channels, 1, kernel, kernel));
             (vec![Var::from_tensor(&weight)?], channels)
@@ -88,7 +86,9 @@ impl Small {
             let centre = |channels: usize| wanted.then(|| vec![0.1; channels]);
             let norm = |tape: &mut Tape, x: &Batch, vars: &[Var], activation| {
                 let [weight, bias] = vars else { panic!("a norm has two parameters") };
-                Ok::<_, candle_core::Error>(tape.norm(x, NormParameters { weight, bias, epsilon: EPSILON, activation })?.0)
+                Ok::<_, candle_core::Error>(
+                    tape.norm(x, NormParameters { weight, bias, epsilon: EPSILON, activation })?.0,
+                )
             };
             x = match *op {
                 Conv(outputs, _, stride) => {
@@ -184,26 +184,95 @@ fn engines() -> Vec<(Engine, f64)> {
 
 /// Inverted residuals, with pixels and channels that fill no tile, no block and no vector, and a first layer of three channels.
 const MOBILE: &[Op] = &[
-    Conv(20, 3, 2), RELU6, Depthwise(3, 1), RELU6, Conv(12, 1, 1), IDENTITY,
-    Conv(72, 1, 1), RELU6, Depthwise(3, 2), RELU6, Conv(24, 1, 1), IDENTITY,
-    Fork, Conv(150, 1, 1), RELU6, Depthwise(5, 1), RELU6, Conv(24, 1, 1), IDENTITY, Add(Activation::Identity),
-    Fork, Conv(40, 1, 1), RELU6, Depthwise(3, 1), RELU6, Conv(24, 1, 1), IDENTITY, Add(Activation::Identity),
-    Conv(70, 1, 1), RELU6,
+    Conv(20, 3, 2),
+    RELU6,
+    Depthwise(3, 1),
+    RELU6,
+    Conv(12, 1, 1),
+    IDENTITY,
+    Conv(72, 1, 1),
+    RELU6,
+    Depthwise(3, 2),
+    RELU6,
+    Conv(24, 1, 1),
+    IDENTITY,
+    Fork,
+    Conv(150, 1, 1),
+    RELU6,
+    Depthwise(5, 1),
+    RELU6,
+    Conv(24, 1, 1),
+    IDENTITY,
+    Add(Activation::Identity),
+    Fork,
+    Conv(40, 1, 1),
+    RELU6,
+    Depthwise(3, 1),
+    RELU6,
+    Conv(24, 1, 1),
+    IDENTITY,
+    Add(Activation::Identity),
+    Conv(70, 1, 1),
+    RELU6,
 ];
 
 /// Bottlenecks with projections.
 const RESIDUAL: &[Op] = &[
-    Conv(18, 7, 2), RELU, MaxPool,
-    Fork, Conv(8, 1, 1), RELU, Conv(9, 3, 1), RELU, Conv(36, 1, 1), IDENTITY, Project(36, 1), Add(Activation::Relu),
-    Fork, Conv(8, 1, 1), RELU, Conv(9, 3, 1), RELU, Conv(36, 1, 1), IDENTITY, Add(Activation::Relu),
-    Fork, Conv(12, 1, 1), RELU, Conv(17, 3, 2), RELU, Conv(50, 1, 1), IDENTITY, Project(50, 2), Add(Activation::Relu),
+    Conv(18, 7, 2),
+    RELU,
+    MaxPool,
+    Fork,
+    Conv(8, 1, 1),
+    RELU,
+    Conv(9, 3, 1),
+    RELU,
+    Conv(36, 1, 1),
+    IDENTITY,
+    Project(36, 1),
+    Add(Activation::Relu),
+    Fork,
+    Conv(8, 1, 1),
+    RELU,
+    Conv(9, 3, 1),
+    RELU,
+    Conv(36, 1, 1),
+    IDENTITY,
+    Add(Activation::Relu),
+    Fork,
+    Conv(12, 1, 1),
+    RELU,
+    Conv(17, 3, 2),
+    RELU,
+    Conv(50, 1, 1),
+    IDENTITY,
+    Project(50, 2),
+    Add(Activation::Relu),
 ];
 
 /// Bottlenecks with norm and activation first, and a norm on the input.
 const BEFORE: &[Op] = &[
-    IDENTITY, Conv(16, 3, 2), RELU, MaxPool,
-    Conv(20, 1, 1), Fork, RELU, Conv(8, 1, 1), RELU, Conv(8, 3, 1), RELU, Conv(20, 1, 1), Add(Activation::Identity),
-    Fork, RELU, Conv(8, 1, 1), RELU, Conv(8, 3, 1), RELU, Conv(20, 1, 1), Add(Activation::Identity), RELU,
+    IDENTITY,
+    Conv(16, 3, 2),
+    RELU,
+    MaxPool,
+    Conv(20, 1, 1),
+    Fork,
+    RELU,
+    Conv(8, 1, 1),
+    RELU,
+    Conv(8, 3, 1),
+    RELU,
+    Conv(20, 1, 1),
+    Add(Activation::Identity),
+    Fork,
+    RELU,
+    Conv(8, 1, 1),
+    RELU,
+    Conv(8, 3, 1),
+    RELU,
+    Conv(20, 1, 1),
+    Add(Activation::Identity),
+    RELU,
 ];
 
 /// Values, averages and the gradients of all parameters against candle's autograd.
@@ -263,8 +332,20 @@ fn values_and_gradients_agree_with_autograd() -> Result<()> {
 fn gradients_are_finite_differences() -> Result<()> {
     let numbers = &mut TestTensors::new(41);
     let ops = [
-        Conv(12, 3, 2), IDENTITY, Depthwise(3, 1), IDENTITY, Fork, Conv(33, 1, 1), IDENTITY, Conv(12, 3, 1), IDENTITY,
-        Add(Activation::Identity), Depthwise(5, 2), IDENTITY, Conv(19, 1, 2), IDENTITY,
+        Conv(12, 3, 2),
+        IDENTITY,
+        Depthwise(3, 1),
+        IDENTITY,
+        Fork,
+        Conv(33, 1, 1),
+        IDENTITY,
+        Conv(12, 3, 1),
+        IDENTITY,
+        Add(Activation::Identity),
+        Depthwise(5, 2),
+        IDENTITY,
+        Conv(19, 1, 2),
+        IDENTITY,
     ];
     let net = Small::new(&ops, 3, Padding::Symmetric, numbers)?;
     let x = numbers.unit((3, 5, 29, 26));

@@ -3,12 +3,12 @@
 use candle_core::{Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
-use super::conv::Taps;
-use super::engine::{Buffer, Engine};
+use super::engine::{Buffer, Engine, GROUPS};
 use super::kernel::{LANES, panel};
 use super::values::THIN;
-use crate::nn::fused::format::bf16_bits;
+use super::window::Taps;
 use crate::nn::f32_slice;
+use crate::nn::fused::format::bf16_bits;
 
 /// Calls `use_values` with the values of a tensor.
 pub(super) fn with_values<T>(tensor: &Tensor, use_values: impl FnOnce(&[f32]) -> T) -> Result<T> {
@@ -20,12 +20,7 @@ pub(super) fn with_values<T>(tensor: &Tensor, use_values: impl FnOnce(&[f32]) ->
 }
 
 /// Packs `terms` × `columns` values into panels.
-fn pack(
-    engine: &Engine,
-    terms: usize,
-    columns: usize,
-    value: impl Fn(usize, usize) -> f32 + Sync,
-) -> Buffer {
+fn pack(engine: &Engine, terms: usize, columns: usize, value: impl Fn(usize, usize) -> f32 + Sync) -> Buffer {
     let (per_word, blocks) = (engine.precision.per_word(), columns.div_ceil(LANES));
     let depth = terms / per_word;
     let mut packed = engine.buffer(depth * blocks * LANES);
@@ -70,11 +65,8 @@ impl WeightShape {
 
     /// The input channel and the tap of a term, if it has a weight.
     fn term(&self, taps: &Taps, part: usize, term: usize) -> Option<(usize, usize)> {
-        let (input, tap) = if taps.columns == self.kernel {
-            (term, part)
-        } else {
-            (term % THIN, part * self.kernel + term / THIN)
-        };
+        let (input, tap) =
+            if taps.columns == self.kernel { (term, part) } else { (term % THIN, part * self.kernel + term / THIN) };
         (input < self.inputs && term < taps.terms).then_some((input, tap))
     }
 
@@ -131,4 +123,19 @@ pub(super) fn depthwise(weights: &[f32], channels: usize, taps: usize) -> Vec<f3
 pub(super) fn depthwise_gradient(grads: &[f32], channels: usize, taps: usize) -> Vec<f32> {
     let padded = channels.next_multiple_of(LANES);
     (0..channels * taps).map(|i| grads[i % taps * padded + i / taps]).collect()
+}
+
+/// Sums the gradients of all groups.
+pub(super) fn total(groups: &[f32], each: usize) -> Vec<f32> {
+    const PART: usize = 1 << 14;
+    let mut sum = groups[..each].to_vec();
+    sum.par_chunks_mut(PART).enumerate().for_each(|(part, sum)| {
+        for group in 1..GROUPS {
+            let from = &groups[group * each + part * PART..];
+            for (sum, value) in sum.iter_mut().zip(from) {
+                *sum += value;
+            }
+        }
+    });
+    sum
 }
