@@ -7,4 +7,4 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/sanitize"
 # The sanitizer is not a stable option of the compiler yet.
 export RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address"
 host="$(rustc -vV | sed -n 's/^host: //p')"
-cargo test --locked -p touchline-compute --lib --target "$host" nn::fused "$@"
+cargo test --locked -p touchline-compute --lib --target "$host" -- nn::fused nn::train "$@"

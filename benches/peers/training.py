@@ -1,13 +1,8 @@
-"""The peer of benches/training.rs: a training step (forward, backward, AdamW) of torchvision's MobileNetV2 at 224x224, batch
-16, f32, two threads; the last five blocks on their activations, and all layers. Prints one line per measurement.
-
-    python benches/peers/training.py [seconds per measurement]
-
-Needs torch and torchvision. For a fair comparison, alternate between this script and the Rust benchmark on an idle
-machine.
+"""The peer of benches/training.rs, which starts it: training steps (forward, backward, AdamW) of torchvision's networks at
+224x224, f32, two threads. Reads lines "ARCHITECTURE BATCH LEARNING STEPS", where LEARNING is the number of blocks that learn
+(0: all), and answers each with the milliseconds of the steps. Needs torch and torchvision.
 """
 
-import statistics
 import sys
 import time
 
@@ -15,38 +10,46 @@ import torch
 import torchvision
 
 torch.set_num_threads(2)
-BATCH, CLASSES = 16, 24
+CLASSES = 24
+
+
+def work(architecture, batch, learning):
+    """Returns a function that takes a step."""
+    model = getattr(torchvision.models, architecture)(num_classes=CLASSES).train()
+    x = torch.randn(batch, 3, 224, 224)
+    network, parameters = model, model.parameters()
+    if architecture == "mobilenet_v2":
+        model.classifier[0] = torch.nn.Identity()
+    if learning:
+        blocks = model.features[-learning:]
+        with torch.no_grad():
+            x = model.features[:-learning](x)
+        network = lambda x: model.classifier(blocks(x).mean((2, 3)))
+        parameters = [*blocks.parameters(), *model.classifier.parameters()]
+    labels = torch.arange(batch) % CLASSES
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(network(x), labels, label_smoothing=0.1).backward()
+        optimizer.step()
+
+    return step
 
 
 def main():
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 8.0
-    model = torchvision.models.mobilenet_v2(num_classes=CLASSES).train()
-    model.classifier[0] = torch.nn.Identity()
-    pictures = torch.randn(BATCH, 3, 224, 224)
-    labels = torch.arange(BATCH) % CLASSES
-    print(f"torch {torch.__version__}, 2 threads")
-    for name, learning in [("last 5 blocks", 5), ("all layers", 19)]:
-        blocks = model.features[-learning:]
-        with torch.no_grad():
-            x = model.features[: 19 - learning](pictures) if learning < 19 else pictures
-        parameters = [*blocks.parameters(), *model.classifier.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05)
-
-        def step():
-            optimizer.zero_grad(set_to_none=True)
-            logits = model.classifier(blocks(x).mean((2, 3)))
-            torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1).backward()
-            optimizer.step()
-
-        for _ in range(3):
-            step()
-        times, end = [], time.perf_counter() + seconds
-        while time.perf_counter() < end or len(times) < 5:
+    known = {}
+    for line in sys.stdin:
+        architecture, batch, learning, steps = line.split()
+        key = (architecture, int(batch), int(learning))
+        if key not in known:
+            known = {key: work(*key)}
+        times = []
+        for _ in range(int(steps)):
             start = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - start)
-        median = statistics.median(times)
-        print(f"{name}: {1000 * median:.1f} ms, {BATCH / median:.1f} images per second", flush=True)
+            known[key]()
+            times.append(1000 * (time.perf_counter() - start))
+        print(" ".join(f"{ms:.2f}" for ms in times), flush=True)
 
 
 main()

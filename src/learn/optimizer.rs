@@ -4,8 +4,11 @@
 //! from their *SGDR*, ICLR 2017); Sutskever et al., *On the importance of initialization and momentum*, ICML 2013 (SGD
 //! with Nesterov's momentum, in PyTorch's form). Results equal those of PyTorch's `torch.optim.AdamW` and `torch.optim.SGD`.
 
+use std::cell::RefCell;
+
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, InplaceOp2, Layout, Result, Shape, Tensor, Var, bail};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use touchline_compute::models::Tensors;
@@ -36,10 +39,10 @@ pub struct Optimizer {
     weight_decay: f64,
     /// Name, variable, and whether weight decay applies.
     parameters: Vec<(String, Var, bool)>,
-    /// First moments (AdamW) or velocities (SGD), in the order of the parameters.
-    first: Vec<Tensor>,
-    /// Second moments; empty for SGD.
-    second: Vec<Tensor>,
+    /// First moments (AdamW) or velocities (SGD) of each parameter.
+    first: Vec<Vec<f32>>,
+    /// Second moments; unused by SGD.
+    second: Vec<Vec<f32>>,
     steps: u64,
 }
 
@@ -47,12 +50,13 @@ impl Optimizer {
     /// Returns an optimizer of `parameters` (name, variable, whether weight decay applies) before its first step.
     ///
     /// # Errors
-    /// When the moments cannot be allocated on the device.
+    /// When a parameter is not `f32`.
     pub fn new(kind: OptimizerKind, weight_decay: f64, parameters: Vec<(String, Var, bool)>) -> Result<Self> {
-        let zeros = || parameters.iter().map(|(_, v, _)| v.zeros_like()).collect::<Result<Vec<_>>>();
-        let first = zeros()?;
-        let second = if kind == OptimizerKind::AdamW { zeros()? } else { Vec::new() };
-        Ok(Self { kind, weight_decay, parameters, first, second, steps: 0 })
+        if let Some((name, var, _)) = parameters.iter().find(|(_, var, _)| var.dtype() != DType::F32) {
+            bail!("optimizer: parameter {name} is {:?}, expected f32", var.dtype());
+        }
+        let zeros: Vec<Vec<f32>> = parameters.iter().map(|(_, var, _)| vec![0.0; var.elem_count()]).collect();
+        Ok(Self { kind, weight_decay, parameters, first: zeros.clone(), second: zeros, steps: 0 })
     }
 
     /// Returns name, variable and whether weight decay applies, for each parameter.
@@ -73,34 +77,14 @@ impl Optimizer {
         }
         self.steps += 1;
         let scale = clip.map_or(1.0, |limit| (limit / length.max(1e-12)).min(1.0));
-        for (i, (_, var, decays)) in self.parameters.iter().enumerate() {
+        let steps = i32::try_from(self.steps).unwrap_or(i32::MAX);
+        let moments = self.first.iter_mut().zip(&mut self.second);
+        for ((_, var, decays), (first, second)) in self.parameters.iter().zip(moments) {
             let Some(grad) = grads.get(var) else { continue };
-            let grad = if scale < 1.0 { (grad * scale)? } else { grad.clone() };
-            let theta = var.as_detached_tensor();
             let decay = if *decays { self.weight_decay } else { 0.0 };
-            let next = match self.kind {
-                OptimizerKind::AdamW => {
-                    let m = ((&self.first[i] * BETAS.0)? + (&grad * (1.0 - BETAS.0))?)?;
-                    let v = ((&self.second[i] * BETAS.1)? + (grad.sqr()? * (1.0 - BETAS.1))?)?;
-                    let steps = i32::try_from(self.steps).unwrap_or(i32::MAX);
-                    let (m_hat, v_hat) = ((&m / (1.0 - BETAS.0.powi(steps)))?, (&v / (1.0 - BETAS.1.powi(steps)))?);
-                    let update = (m_hat / (v_hat.sqrt()? + EPSILON)?)?;
-                    (self.first[i], self.second[i]) = (m, v);
-                    ((theta * (1.0 - learning_rate * decay))? - (update * learning_rate)?)?
-                }
-                OptimizerKind::Sgd => {
-                    let grad = if decay > 0.0 { (grad + (&theta * decay)?)? } else { grad };
-                    let velocity = if self.steps == 1 { grad.clone() } else { ((&self.first[i] * MOMENTUM)? + &grad)? };
-                    let update = (grad + (&velocity * MOMENTUM)?)?;
-                    self.first[i] = velocity;
-                    (theta - (update * learning_rate)?)?
-                }
-            };
-            var.set(&next.detach())?;
-            self.first[i] = self.first[i].detach();
-            if let Some(second) = self.second.get_mut(i) {
-                *second = second.detach();
-            }
+            let rule = UpdateRule { kind: self.kind, steps, rate: learning_rate, decay, scale: scale as f32 };
+            let update = Update { rule, moments: RefCell::new((first, second)) };
+            var.inplace_op2(&grad.contiguous()?, &update)?;
         }
         Ok(length)
     }
@@ -110,21 +94,33 @@ impl Optimizer {
         let mut sum = 0f64;
         for (_, var, _) in &self.parameters {
             if let Some(grad) = grads.get(var) {
-                sum += f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?);
+                sum += grad.contiguous()?.apply_op1_no_bwd(&Squares)?.to_scalar::<f64>()?;
             }
         }
         Ok(sum.sqrt())
     }
 
     /// Returns the moments by name (`first.NAME`, `second.NAME`), and the number of steps taken.
-    pub fn state(&self) -> (Tensors, u64) {
+    ///
+    /// # Errors
+    /// When a tensor cannot be made.
+    pub fn state(&self) -> Result<(Tensors, u64)> {
         let mut all = Tensors::new();
-        for (moment, name) in [(&self.first, "first"), (&self.second, "second")] {
-            for (tensor, (parameter, _, _)) in moment.iter().zip(&self.parameters) {
-                all.insert(format!("{name}.{parameter}"), tensor.clone());
+        for (moment, name) in self.moments() {
+            for (values, (parameter, var, _)) in moment.iter().zip(&self.parameters) {
+                let tensor = Tensor::from_slice(values, var.shape(), &Device::Cpu)?;
+                all.insert(format!("{name}.{parameter}"), tensor);
             }
         }
-        (all, self.steps)
+        Ok((all, self.steps))
+    }
+
+    /// Returns the moments that the rule uses, with the prefix of their names.
+    fn moments(&self) -> Vec<(&[Vec<f32>], &'static str)> {
+        match self.kind {
+            OptimizerKind::AdamW => vec![(&self.first, "first"), (&self.second, "second")],
+            OptimizerKind::Sgd => vec![(&self.first, "first")],
+        }
     }
 
     /// Restores a state that [`Self::state`] returned.
@@ -132,18 +128,119 @@ impl Optimizer {
     /// # Errors
     /// When a moment is missing or has another shape than its parameter.
     pub fn restore(&mut self, tensors: &Tensors, steps: u64) -> Result<()> {
-        for (moment, name) in [(&mut self.first, "first"), (&mut self.second, "second")] {
-            for (tensor, (parameter, var, _)) in moment.iter_mut().zip(&self.parameters) {
+        let names: Vec<&str> = self.moments().iter().map(|(_, name)| *name).collect();
+        for (moment, name) in [&mut self.first, &mut self.second].into_iter().zip(names) {
+            for (values, (parameter, var, _)) in moment.iter_mut().zip(&self.parameters) {
                 let stored = tensors.get(&format!("{name}.{parameter}")).filter(|t| t.dims() == var.dims());
                 let missing = || {
                     candle_core::Error::Msg(format!("the {name} moment of {parameter} is missing or has another shape"))
                         .bt()
                 };
-                *tensor = stored.ok_or_else(missing)?.clone();
+                *values = stored.ok_or_else(missing)?.flatten_all()?.to_vec1()?;
             }
         }
         self.steps = steps;
         Ok(())
+    }
+}
+
+/// Values that a thread processes at once.
+const PART: usize = 1 << 14;
+
+/// Returns where the values of a contiguous `f32` tensor are.
+fn range(name: &str, storage: &CpuStorage, layout: &Layout) -> Result<std::ops::Range<usize>> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(_), Some((start, end))) => Ok(start..end),
+        _ => bail!("{name}: expected a contiguous f32 tensor, got {:?}", layout.dims()),
+    }
+}
+
+/// The sum of squares as one `f64`.
+struct Squares;
+
+impl CustomOp1 for Squares {
+    fn name(&self) -> &'static str {
+        "sum of squares"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let range = range(self.name(), storage, layout)?;
+        let parts: Vec<f64> = storage.as_slice::<f32>()?[range]
+            .par_chunks(PART)
+            // Sums of a few squares in f32, which the compiler vectorises; their total in f64.
+            .map(|part| part.chunks(64).map(|few| f64::from(few.iter().map(|x| x * x).sum::<f32>())).sum())
+            .collect();
+        Ok((CpuStorage::F64(vec![parts.iter().sum()]), Shape::from(())))
+    }
+}
+
+/// How a parameter moves along its gradient.
+#[derive(Clone, Copy)]
+struct UpdateRule {
+    kind: OptimizerKind,
+    /// The number of this step, from 1.
+    steps: i32,
+    rate: f64,
+    decay: f64,
+    /// Factor of the gradient.
+    scale: f32,
+}
+
+/// A step of one parameter, in one pass over parameter, gradient and moments.
+struct Update<'a> {
+    rule: UpdateRule,
+    moments: RefCell<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
+}
+
+impl InplaceOp2 for Update<'_> {
+    fn name(&self) -> &'static str {
+        "optimizer"
+    }
+
+    fn cpu_fwd(&self, theta: &mut CpuStorage, theta_l: &Layout, grad: &CpuStorage, grad_l: &Layout) -> Result<()> {
+        let (at, grad_at) = (range(self.name(), theta, theta_l)?, range(self.name(), grad, grad_l)?);
+        let CpuStorage::F32(theta) = theta else { bail!("optimizer: expected f32") };
+        let (theta, grad) = (&mut theta[at], &grad.as_slice::<f32>()?[grad_at]);
+        let mut moments = self.moments.borrow_mut();
+        let (first, second) = &mut *moments;
+        if theta.len() != grad.len() || theta.len() != first.len() {
+            bail!("optimizer: a gradient of {} values does not fit a parameter of {}", grad.len(), theta.len());
+        }
+        let parts = theta.par_chunks_mut(PART).zip(grad.par_chunks(PART));
+        let moments = first.par_chunks_mut(PART).zip(second.par_chunks_mut(PART));
+        let rule = self.rule;
+        parts.zip(moments).for_each(|((theta, grad), (first, second))| match rule.kind {
+            OptimizerKind::AdamW => rule.adam_w(theta, grad, first, second),
+            OptimizerKind::Sgd => rule.sgd(theta, grad, first),
+        });
+        Ok(())
+    }
+}
+
+impl UpdateRule {
+    fn adam_w(self, theta: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32]) {
+        let (keep, by) = ((1.0 - self.rate * self.decay) as f32, self.rate as f32);
+        let (beta_1, beta_2) = (BETAS.0 as f32, BETAS.1 as f32);
+        let (new_1, new_2) = ((1.0 - BETAS.0) as f32, (1.0 - BETAS.1) as f32);
+        let correct_1 = (1.0 / (1.0 - BETAS.0.powi(self.steps))) as f32;
+        let correct_2 = (1.0 / (1.0 - BETAS.1.powi(self.steps))) as f32;
+        for (((theta, grad), m), v) in theta.iter_mut().zip(grad).zip(first).zip(second) {
+            let grad = grad * self.scale;
+            *m = *m * beta_1 + grad * new_1;
+            *v = *v * beta_2 + grad * grad * new_2;
+            *theta = *theta * keep - by * (*m * correct_1) / ((*v * correct_2).sqrt() + EPSILON as f32);
+        }
+    }
+
+    fn sgd(self, theta: &mut [f32], grad: &[f32], velocity: &mut [f32]) {
+        let (decay, by) = (self.decay as f32, self.rate as f32);
+        let momentum = MOMENTUM as f32;
+        for ((theta, grad), velocity) in theta.iter_mut().zip(grad).zip(velocity) {
+            let grad = grad * self.scale + *theta * decay;
+            // The velocity is 0 before the first step, which makes it the gradient, as in PyTorch.
+            *velocity = *velocity * momentum + grad;
+            *theta -= by * (grad + *velocity * momentum);
+        }
     }
 }
 
@@ -192,7 +289,7 @@ mod tests {
                 let mut optimizer = Optimizer::new(kind, 0.01, named()).unwrap();
                 for step in 0..10 {
                     if cut == Some(step) {
-                        let (state, steps) = optimizer.state();
+                        let (state, steps) = optimizer.state().unwrap();
                         optimizer = Optimizer::new(kind, 0.01, named()).unwrap();
                         optimizer.restore(&state, steps).unwrap();
                     }
@@ -212,7 +309,7 @@ mod tests {
         // The slope of the root is infinite at 0.
         let grads = p.sqrt().unwrap().sum_all().unwrap().backward().unwrap();
         assert!(!optimizer.step(&grads, 0.1, Some(1.0)).unwrap().is_finite());
-        assert_eq!((p.to_vec1::<f32>().unwrap(), optimizer.state().1), (vec![0.0, 4.0], 0));
+        assert_eq!((p.to_vec1::<f32>().unwrap(), optimizer.state().unwrap().1), (vec![0.0, 4.0], 0));
     }
 
     #[test]

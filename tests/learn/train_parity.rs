@@ -110,8 +110,8 @@ fn check_case(reference: &Reference, case: &Case) {
     assert!(last < 0.95 * first, "{name}: the loss falls too little for a comparison");
     let mut worst = 0f64;
     for (step, want) in case.losses.iter().enumerate() {
-        let features = net.learn(&x, 0, None).and_then(|y| net.pool(&y)).expect("a forward pass");
-        let logits = net.classify(&features).expect("a classifier");
+        let pass = net.learn(&x, 0, None).expect("a forward pass");
+        let logits = net.classify(pass.features()).expect("a classifier");
         let loss = log_softmax_loss(&logits, &targets, &weights).expect("a loss");
         worst = worst.max(check_near(
             "the loss",
@@ -120,7 +120,7 @@ fn check_case(reference: &Reference, case: &Case) {
             *want,
             LOSS,
         ));
-        let grads = loss.backward().expect("gradients");
+        let grads = pass.backward(&loss).expect("gradients");
         check_near("the norm of the gradients", step, norm(&grads, optimizer.parameters()), case.lengths[step], 0.01);
         assert!(case.clip.is_none_or(|limit| case.lengths[step] > limit), "{name}: the gradients are not clipped");
         // PyTorch computes its rates step by step, in f64.

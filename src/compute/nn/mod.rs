@@ -2,16 +2,14 @@
 //!
 //! Layers and ops take and return `f32` tensors in NCHW order. The layers ([`Conv`], [`Pointwise`], [`Depthwise`],
 //! [`ScaleShift`]) hold weights with batch norm folded in, for inference; the ops below them
-//! ([`depthwise_conv2d`], [`unfold()`], [`max_pool2d`], [`batch_norm_train`]) have gradients and serve training too. A
+//! ([`depthwise_conv2d`], [`unfold()`], [`max_pool2d`]) have gradients. A
 //! layer whose input or weights are tracked by candle's autograd uses those differentiable ops; otherwise it uses a fused
-//! op that reads and writes the result once. Training keeps its activations channel-major,
-//! (C, N, H, W): a 1×1 convolution of a whole batch is then one matrix product.
+//! op that reads and writes the result once. [`train`] computes whole training steps without candle's autograd.
 //!
 //! The ops run on the CPU, and those of the depthwise convolution with the feature `cuda` on GPUs too. On another device
 //! they return candle's "no implementation" error. [`cuda`] runs whole networks on a GPU.
 
 mod activation;
-mod batch_norm;
 mod build;
 mod conv;
 pub mod cuda;
@@ -23,17 +21,17 @@ mod pool;
 mod scale_shift;
 #[cfg(test)]
 mod test_tensors;
+pub mod train;
 mod unfold;
 
 pub use activation::Activation;
-pub use batch_norm::{BatchStatistics, batch_norm_train, scale_shift_channel_major};
 pub use build::{Build, BuildHybrid};
 pub use conv::{Conv, Pointwise};
 pub use depthwise::{Depthwise, depthwise_conv2d, depthwise_conv2d_channel_major};
 pub use padding::Padding;
 pub use pool::{global_average, max_pool2d};
 pub use scale_shift::ScaleShift;
-pub use unfold::{unfold, unfold_channel_major};
+pub use unfold::unfold;
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 

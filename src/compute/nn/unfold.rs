@@ -14,16 +14,7 @@ use super::{f32_slice, valid_outputs, window_count};
 /// # Errors
 /// When `x` is not contiguous `f32` of rank 4, or no window fits.
 pub fn unfold(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
-    x.apply_op1(Unfold { kernel, stride, padding, channel_major: false })
-}
-
-/// As [`unfold`], of a channel-major batch (C, N, H, W) into one matrix (C·k·k, N·H'·W'): `weights (Cout, C·k·k) ×
-/// unfolded` is then the convolution of the whole batch, channel-major again. Has a gradient.
-///
-/// # Errors
-/// As [`unfold`].
-pub fn unfold_channel_major(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
-    x.apply_op1(Unfold { kernel, stride, padding, channel_major: true })
+    x.apply_op1(Unfold { kernel, stride, padding })
 }
 
 #[derive(Clone, Copy)]
@@ -31,37 +22,29 @@ struct Unfold {
     kernel: usize,
     stride: usize,
     padding: usize,
-    channel_major: bool,
 }
 
-/// The order of planes and rows of columns: every group of `inner` planes becomes `k·k` rows, each with a piece of every
-/// plane of the group.
+/// Sizes of a picture and of its columns.
 struct Arrangement {
     h: usize,
     w: usize,
     out_h: usize,
     out_w: usize,
-    groups: usize,
-    inner: usize,
+    /// Planes of all samples.
+    planes: usize,
 }
 
 impl Unfold {
     fn arrange(&self, op: &str, dims: (usize, usize, usize, usize)) -> Result<Arrangement> {
-        let (outer, second, h, w) = dims;
+        let (n, c, h, w) = dims;
         let out_h = window_count(op, h, self.kernel, self.stride, self.padding)?;
         let out_w = window_count(op, w, self.kernel, self.stride, self.padding)?;
-        let (groups, inner) = if self.channel_major { (outer, second) } else { (outer * second, 1) };
-        Ok(Arrangement { h, w, out_h, out_w, groups, inner })
+        Ok(Arrangement { h, w, out_h, out_w, planes: n * c })
     }
 
     /// Shape of the columns of a picture of shape `dims`.
     fn columns(&self, dims: (usize, usize, usize, usize), a: &Arrangement) -> Shape {
-        let (taps, places) = (self.kernel * self.kernel, a.out_h * a.out_w);
-        if self.channel_major {
-            (dims.0 * taps, dims.1 * places).into()
-        } else {
-            (dims.0, dims.1 * taps, places).into()
-        }
+        (dims.0, dims.1 * self.kernel * self.kernel, a.out_h * a.out_w).into()
     }
 }
 
@@ -76,11 +59,10 @@ impl CustomOp1 for Unfold {
         let a = self.arrange("unfold", dims)?;
         let x = f32_slice("unfold", storage, layout)?;
         let (taps, places) = (kernel * kernel, a.out_h * a.out_w);
-        let mut columns = vec![0f32; a.groups * taps * a.inner * places];
-        columns.par_chunks_mut(places).enumerate().for_each(|(piece, column)| {
-            let (row, sample) = (piece / a.inner, piece % a.inner);
-            let (group, ky, kx) = (row / taps, row % taps / kernel, row % kernel);
-            let plane = &x[(group * a.inner + sample) * a.h * a.w..][..a.h * a.w];
+        let mut columns = vec![0f32; a.planes * taps * places];
+        columns.par_chunks_mut(places).enumerate().for_each(|(row, column)| {
+            let (plane, ky, kx) = (row / taps, row % taps / kernel, row % kernel);
+            let plane = &x[plane * a.h * a.w..][..a.h * a.w];
             let xs = valid_outputs(a.w, a.out_w, kx, stride, padding);
             if xs.is_empty() {
                 return;
@@ -127,11 +109,10 @@ impl CustomOp1 for Fold {
             bail!("fold: columns of shape {:?} do not fit a picture of shape {:?}", layout.dims(), self.picture);
         }
         let columns = f32_slice("fold", storage, layout)?;
-        let mut x = vec![0f32; a.groups * a.inner * a.h * a.w];
+        let mut x = vec![0f32; a.planes * a.h * a.w];
         x.par_chunks_mut(a.h * a.w).enumerate().for_each(|(index, plane)| {
-            let (group, sample) = (index / a.inner, index % a.inner);
             for tap in 0..taps {
-                let column = &columns[((group * taps + tap) * a.inner + sample) * places..][..places];
+                let column = &columns[(index * taps + tap) * places..][..places];
                 let (ky, kx) = (tap / kernel, tap % kernel);
                 let xs = valid_outputs(a.w, a.out_w, kx, stride, padding);
                 if xs.is_empty() {
@@ -191,25 +172,6 @@ mod tests {
                     assert_close(got, want, &case)?;
                 }
             }
-        }
-        Ok(())
-    }
-
-    /// The channel-major form is the other one with its axes exchanged, forward and backward.
-    #[test]
-    fn channel_major_is_the_transpose() -> Result<()> {
-        let numbers = &mut TestTensors::new(21);
-        for (n, c, h, w, k, stride, padding) in [(3, 2, 7, 6, 3, 1, 1), (2, 3, 9, 8, 3, 2, 1), (2, 4, 6, 5, 1, 2, 0)] {
-            let x = Var::from_tensor(&numbers.unit((n, c, h, w)))?;
-            let want = unfold(&x, k, stride, padding)?.transpose(0, 1)?.contiguous()?;
-            let (rows, _, places) = want.dims3()?;
-            let want = want.reshape((rows, n * places))?;
-            let got = unfold_channel_major(&x.transpose(0, 1)?.contiguous()?, k, stride, padding)?;
-            assert_close(&got, &want, "columns")?;
-            let upstream = numbers.unit(got.shape());
-            let want = (want * &upstream)?.sum_all()?.backward()?;
-            let got = (got * &upstream)?.sum_all()?.backward()?;
-            assert_close(got.get(&x).expect("x is used"), want.get(&x).expect("x is used"), "gradient")?;
         }
         Ok(())
     }

@@ -268,11 +268,11 @@ impl Work<'_> {
         let mut watched = Watched::default();
         let x = fit.rows.activations(&rows, &device)?;
         let x = mix.as_ref().map_or(Ok(x.clone()), |mix| mix.apply(&x, 1))?;
-        let features = fit.net.pool(&fit.net.learn(&x, fit.frozen, collects.then_some(&mut watched))?)?;
+        let pass = fit.net.learn(&x, fit.frozen, collects.then_some(&mut watched))?;
         if let Some(mix) = &mix {
             targets = mix.apply(&targets, 0)?;
         }
-        let logits = fit.net.classify(&dropout(&features, config.dropout, &mut rng)?)?;
+        let logits = fit.net.classify(&dropout(pass.features(), config.dropout, &mut rng)?)?;
         let loss = log_softmax_loss(&logits, &targets, &weights)?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         let right = right(&logits, &labels)?;
@@ -280,7 +280,7 @@ impl Work<'_> {
         let warm_up = (config.warm_up_epochs * batches as f64).round() as u64;
         let at = u64::from(self.state.epoch - 1) * batches + self.state.batches;
         let rate = cosine(at, total, warm_up, phase.learning_rate);
-        let grads = loss.backward()?;
+        let grads = pass.backward(&loss)?;
         // A loss or gradient that is not finite changes no weights.
         let finite = value.is_finite() && optimizer.step(&grads, rate, config.clip_norm)?.is_finite();
         self.state.step = step;
@@ -397,7 +397,7 @@ impl Work<'_> {
     }
 
     fn checkpoint(&mut self, optimizer: Option<&Optimizer>) -> Result<()> {
-        let (moments, steps) = optimizer.map_or_else(Default::default, Optimizer::state);
+        let (moments, steps) = optimizer.map(Optimizer::state).transpose()?.unwrap_or_default();
         let mut tensors = self.fit.net.tensors()?;
         tensors.extend(moments);
         let elapsed_s = self.elapsed();

@@ -13,6 +13,8 @@ use touchline_compute::models::{
     Architecture, InvertedResidualPlan, LoadError, Network, STEM_WIDTH, Tensors, mxnet_name, resnet50_stages,
 };
 use touchline_compute::nn::Activation;
+use touchline_compute::nn::fused::Precision;
+use touchline_compute::nn::train::Engine;
 
 /// A network and the origin of its tensors.
 #[derive(Debug)]
@@ -54,7 +56,11 @@ pub fn build(
     };
     let head = builder.head(architecture.classifier(), classes, architecture.feature_width())?;
     let Builder { taken, fresh, .. } = builder;
-    Ok(Built { net: Net { architecture, blocks, encoder: None, head }, taken, fresh })
+    Ok(Built {
+        net: Net { architecture, blocks, encoder: None, head, engine: Engine::new(Precision::F32) },
+        taken,
+        fresh,
+    })
 }
 
 /// A foundation encoder with a classifier. All tensors of the encoder must be there.
@@ -78,7 +84,11 @@ fn frozen(
     let Builder { taken, fresh, .. } = builder;
     let taken = taken + tensors.len();
     let encoder = Some(FrozenEncoder { network, tensors });
-    Ok(Built { net: Net { architecture, blocks: Vec::new(), encoder, head }, taken, fresh })
+    Ok(Built {
+        net: Net { architecture, blocks: Vec::new(), encoder, head, engine: Engine::new(Precision::F32) },
+        taken,
+        fresh,
+    })
 }
 
 fn inverted_residuals(builder: &mut Builder<'_>, plan: &InvertedResidualPlan) -> Result<Vec<Block>, LoadError> {

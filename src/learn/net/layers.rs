@@ -1,14 +1,12 @@
-//! The layers of a trainable network. Inputs and outputs are channel-major, (C, N, H, W).
+//! The layers of a trainable network.
 
 use std::cell::RefCell;
 
 use candle_core::{Result, Tensor, Var};
 
 use super::Watched;
-use touchline_compute::nn::{
-    Activation, BatchStatistics, Padding, batch_norm_train, depthwise_conv2d_channel_major, max_pool2d,
-    scale_shift_channel_major, unfold_channel_major,
-};
+use touchline_compute::nn::train::{Batch, BatchStatistics, NormParameters, Tape};
+use touchline_compute::nn::{Activation, Padding};
 
 /// Weight of a batch in the running statistics, as in PyTorch.
 const MOMENTUM: f32 = 0.1;
@@ -56,24 +54,35 @@ pub struct Running {
     pub variance: Vec<f32>,
 }
 
-impl Layer {
-    /// Returns the output of the layer.
-    pub fn forward(&self, x: &Tensor, mode: Mode, watched: Option<&mut Watched>) -> Result<Tensor> {
-        let tensor = |var: &Var| match mode {
-            Mode::Fixed => var.as_detached_tensor(),
-            Mode::Learning => var.as_tensor().clone(),
+/// Returns the output of layers.
+pub fn forward(
+    layers: &[Layer],
+    tape: &mut Tape,
+    x: &Batch,
+    mode: Mode,
+    mut watched: Option<&mut Watched>,
+) -> Result<Batch> {
+    let mut x = x.clone();
+    for (i, layer) in layers.iter().enumerate() {
+        // A convolution computes the statistics for the norm after it.
+        let running = match (mode, layers.get(i + 1)) {
+            (Mode::Learning, Some(Layer::Norm(norm))) => Some(norm.running.borrow()),
+            _ => None,
         };
-        match self {
-            Layer::Conv { weight, stride, padding, .. } => conv(x, &padding.kernel(&tensor(weight), *stride)?, *stride),
+        let centre = running.as_ref().map(|running| &running.mean[..]);
+        x = match layer {
+            Layer::Conv { weight, stride, padding, .. } => tape.conv(&x, weight, *stride, *padding, centre)?,
             Layer::Depthwise { weight, stride, padding, .. } => {
-                let kernel = padding.kernel(&tensor(weight), *stride)?;
-                depthwise_conv2d_channel_major(x, &kernel, *stride, Padding::of(&kernel))
+                tape.depthwise(&x, weight, *stride, *padding, centre)?
             }
-            Layer::Norm(norm) => norm.forward(x, mode, watched),
-            Layer::MaxPool => max_pool2d(x, 3, 2, 1),
-        }
+            Layer::Norm(norm) => norm.forward(tape, &x, mode, watched.as_deref_mut())?,
+            Layer::MaxPool => tape.max_pool(&x)?,
+        };
     }
+    Ok(x)
+}
 
+impl Layer {
     /// Appends name, variable and whether weight decay applies, for each parameter.
     pub fn parameters(&self, to: &mut Vec<(String, Var, bool)>) {
         match self {
@@ -108,21 +117,8 @@ impl Layer {
     }
 }
 
-/// Computes the convolution of a channel-major batch as one matrix product.
-fn conv(x: &Tensor, weight: &Tensor, stride: usize) -> Result<Tensor> {
-    let (c, n, h, w) = x.dims4()?;
-    let (outputs, _, kernel, _) = weight.dims4()?;
-    let (columns, out_h, out_w) = if kernel == 1 && stride == 1 {
-        (x.reshape((c, n * h * w))?, h, w)
-    } else {
-        let side = |length: usize| (length + 2 * (kernel / 2) - kernel) / stride + 1;
-        (unfold_channel_major(x, kernel, stride, kernel / 2)?, side(h), side(w))
-    };
-    weight.reshape((outputs, c * kernel * kernel))?.matmul(&columns)?.reshape((outputs, n, out_h, out_w))
-}
-
 impl Norm {
-    fn forward(&self, x: &Tensor, mode: Mode, watched: Option<&mut Watched>) -> Result<Tensor> {
+    fn forward(&self, tape: &mut Tape, x: &Batch, mode: Mode, watched: Option<&mut Watched>) -> Result<Batch> {
         match mode {
             Mode::Fixed => {
                 let running = self.running.borrow();
@@ -133,14 +129,15 @@ impl Norm {
                     .map(|(w, v)| (f64::from(*w) / (f64::from(*v) + self.epsilon).sqrt()) as f32)
                     .collect();
                 let shift: Vec<f32> = bias.iter().zip(&scale).zip(&running.mean).map(|((b, s), m)| b - m * s).collect();
-                scale_shift_channel_major(&x.detach(), &scale, &shift, self.activation)
+                tape.fixed_norm(x, &scale, &shift, self.activation)
             }
             Mode::Learning => {
-                let statistics = BatchStatistics::of(&x.detach())?;
+                let (weight, bias) = (&self.weight, &self.bias);
+                let (epsilon, activation) = (self.epsilon, self.activation);
+                let (y, statistics) = tape.norm(x, NormParameters { weight, bias, epsilon, activation })?;
                 self.update_running(&statistics);
-                let y = batch_norm_train(x, &self.weight, &self.bias, &statistics, self.epsilon, self.activation)?;
                 if let Some(watched) = watched.filter(|_| self.activation != Activation::Identity) {
-                    watched.outputs.push(self.output_statistics(&y.detach())?);
+                    watched.outputs.push(self.output_statistics(tape.statistics(&y).mean));
                 }
                 Ok(y)
             }
@@ -161,10 +158,9 @@ impl Norm {
     }
 
     /// Returns name, mean of each channel, and share of channels that are 0 for the whole batch.
-    fn output_statistics(&self, y: &Tensor) -> Result<(String, Vec<f32>, f64)> {
-        let means = BatchStatistics::of(y)?.mean;
+    fn output_statistics(&self, means: Vec<f32>) -> (String, Vec<f32>, f64) {
         // Outputs are not negative, so a channel with mean 0 is 0 everywhere.
         let dead = means.iter().filter(|m| **m == 0.0).count() as f64 / means.len().max(1) as f64;
-        Ok((self.name.clone(), means, dead))
+        (self.name.clone(), means, dead)
     }
 }

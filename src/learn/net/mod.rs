@@ -8,12 +8,16 @@
 mod build;
 mod layers;
 
+use std::ops::Range;
+
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
 pub use build::{Built, build};
 use layers::{Layer, Mode};
 
 use touchline_compute::models::{Architecture, Network, Tensors};
+use touchline_compute::nn::train::{Batch, Engine, Tape};
 use touchline_compute::nn::{Activation, global_average};
 
 /// A trainable network: blocks, then a linear classifier on the pooled features.
@@ -25,6 +29,34 @@ pub struct Net {
     encoder: Option<FrozenEncoder>,
     /// Weight (classes, features) and bias (classes) of the classifier.
     head: (Var, Var),
+    engine: Engine,
+}
+
+/// A forward pass in training mode, from which gradients can be computed.
+#[derive(Debug)]
+pub struct Pass {
+    tape: Tape,
+    last: Batch,
+    features: Var,
+}
+
+impl Pass {
+    /// Returns the pooled features (N, C), with gradients.
+    pub fn features(&self) -> &Tensor {
+        &self.features
+    }
+
+    /// Returns the gradients of `loss`, which was computed from [`Self::features`], for all trained parameters.
+    ///
+    /// # Errors
+    /// When an operation fails.
+    pub fn backward(self, loss: &Tensor) -> candle_core::Result<GradStore> {
+        let mut grads = loss.backward()?;
+        if let Some(grad) = grads.remove(&self.features) {
+            self.tape.backward(&self.last, &grad.contiguous()?, &mut grads)?;
+        }
+        Ok(grads)
+    }
 }
 
 /// A foundation encoder, which is frozen as a whole.
@@ -45,7 +77,7 @@ struct Block {
     /// Layers of the main path.
     main: Vec<Layer>,
     shortcut: Shortcut,
-    /// Applied to the sum of main path and shortcut.
+    /// Applied to the sum of main path and shortcut, if there is one.
     activation: Activation,
 }
 
@@ -122,25 +154,42 @@ impl Net {
     /// # Panics
     /// If `from..to` is not a range of blocks.
     pub fn run(&self, x: &Tensor, from: usize, to: usize) -> candle_core::Result<Tensor> {
-        let mut x = x.clone();
-        for block in &self.blocks[from..to] {
-            x = block.forward(&x, Mode::Fixed, None)?;
+        if from == to {
+            return Ok(x.clone());
         }
-        Ok(x)
+        let mut tape = Tape::new(&self.engine, false);
+        let last = self.forward(&mut tape, x, from..to, Mode::Fixed, None)?;
+        tape.tensor(&last)
     }
 
     /// Runs blocks `from..` in training mode: with batch statistics, which also update the running statistics, and with gradients.
-    /// Without such blocks it returns `x`. Statistics of layer outputs are added to `watched`.
+    /// `x` is (C, N, H, W). Statistics of layer outputs are added to `watched`.
     ///
     /// # Errors
     /// The errors of [`Self::run`].
     ///
     /// # Panics
     /// If `from` exceeds the number of blocks.
-    pub fn learn(&self, x: &Tensor, from: usize, mut watched: Option<&mut Watched>) -> candle_core::Result<Tensor> {
-        let mut x = x.clone();
-        for block in &self.blocks[from..] {
-            x = block.forward(&x, Mode::Learning, watched.as_deref_mut())?;
+    pub fn learn(&self, x: &Tensor, from: usize, watched: Option<&mut Watched>) -> candle_core::Result<Pass> {
+        let mut tape = Tape::new(&self.engine, true);
+        let last = self.forward(&mut tape, x, from..self.blocks.len(), Mode::Learning, watched)?;
+        let features = Var::from_tensor(&tape.average(&last)?)?;
+        Ok(Pass { tape, last, features })
+    }
+
+    fn forward(
+        &self,
+        tape: &mut Tape,
+        x: &Tensor,
+        blocks: Range<usize>,
+        mode: Mode,
+        mut watched: Option<&mut Watched>,
+    ) -> candle_core::Result<Batch> {
+        let blocks = &self.blocks[blocks];
+        let thin = x.dim(0)? <= 3 && blocks.first().is_some_and(Block::begins_with_convolution);
+        let mut x = tape.input(x, thin)?;
+        for block in blocks {
+            x = block.forward(tape, &x, mode, watched.as_deref_mut())?;
         }
         Ok(x)
     }
@@ -249,22 +298,29 @@ impl Block {
         self.pre.iter().chain(&self.main).chain(project)
     }
 
-    fn forward(&self, x: &Tensor, mode: Mode, mut watched: Option<&mut Watched>) -> candle_core::Result<Tensor> {
-        let mut run = |layers: &[Layer], x: &Tensor| -> candle_core::Result<Tensor> {
-            let mut x = x.clone();
-            for layer in layers {
-                x = layer.forward(&x, mode, watched.as_deref_mut())?;
+    /// Whether nothing but a convolution reads the block's input.
+    fn begins_with_convolution(&self) -> bool {
+        let convolution = matches!(self.main.first(), Some(Layer::Conv { .. }));
+        self.pre.is_empty() && convolution && matches!(self.shortcut, Shortcut::None)
+    }
+
+    fn forward(
+        &self,
+        tape: &mut Tape,
+        x: &Batch,
+        mode: Mode,
+        mut watched: Option<&mut Watched>,
+    ) -> candle_core::Result<Batch> {
+        let before = layers::forward(&self.pre, tape, x, mode, watched.as_deref_mut())?;
+        let main = layers::forward(&self.main, tape, &before, mode, watched.as_deref_mut())?;
+        match &self.shortcut {
+            Shortcut::None => Ok(main),
+            Shortcut::Identity => tape.add(&main, x, self.activation),
+            Shortcut::Project(layers) => {
+                let projected = layers::forward(layers, tape, &before, mode, watched)?;
+                tape.add(&main, &projected, self.activation)
             }
-            Ok(x)
-        };
-        let before = run(&self.pre, x)?;
-        let main = run(&self.main, &before)?;
-        let sum = match &self.shortcut {
-            Shortcut::None => main,
-            Shortcut::Identity => (main + x)?,
-            Shortcut::Project(layers) => (main + run(layers, &before)?)?,
-        };
-        self.activation.apply(&sum)
+        }
     }
 }
 

@@ -57,10 +57,10 @@ fn frozen_blocks_have_no_gradients_and_the_others_do() {
         let x = net.run(&pictures(4, 32), 0, frozen).unwrap();
         assert!(!x.track_op(), "a frozen prefix records no graph");
         let mut watched = Watched::default();
-        let y = net.learn(&x, frozen, Some(&mut watched)).unwrap();
+        let pass = net.learn(&x, frozen, Some(&mut watched)).unwrap();
         assert!(!watched.outputs.is_empty());
-        let loss = net.classify(&net.pool(&y).unwrap()).unwrap().sqr().unwrap().sum_all().unwrap();
-        let grads = loss.backward().unwrap();
+        let loss = net.classify(pass.features()).unwrap().sqr().unwrap().sum_all().unwrap();
+        let grads = pass.backward(&loss).unwrap();
         let learning = net.parameters(frozen);
         let all = net.parameters(0);
         assert!(learning.len() < all.len());
@@ -93,12 +93,13 @@ fn gradients_are_finite_differences() {
         let x = net.run(&pictures(6, 64), 0, frozen).unwrap();
         let direction =
             Tensor::from_vec((0..18).map(|i| (i % 5) as f32 - 2.0).collect(), (6, 3), &Device::Cpu).unwrap();
-        let loss = || -> Tensor {
-            let y = net.learn(&x, frozen, None).unwrap();
-            let logits = net.classify(&net.pool(&y).unwrap()).unwrap();
-            (logits * &direction).unwrap().sum_all().unwrap()
+        let forward = || {
+            let pass = net.learn(&x, frozen, None).unwrap();
+            let logits = net.classify(pass.features()).unwrap();
+            (pass, (logits * &direction).unwrap().sum_all().unwrap())
         };
-        let grads = loss().backward().unwrap();
+        let (pass, loss) = forward();
+        let grads = pass.backward(&loss).unwrap();
         for name in names {
             let (_, var, _) = net.parameters(frozen).into_iter().find(|(n, _, _)| n == name).unwrap();
             let grad = grads.get(&var).unwrap().copy().unwrap();
@@ -110,7 +111,7 @@ fn gradients_are_finite_differences() {
             let step = f64::from(size) * 0.05;
             let value = |by: f64| -> f64 {
                 var.set(&(&at + (&unit * by).unwrap()).unwrap()).unwrap();
-                f64::from(loss().to_scalar::<f32>().unwrap())
+                f64::from(forward().1.to_scalar::<f32>().unwrap())
             };
             let slope = (value(step) - value(-step)) / (2.0 * step);
             var.set(&at).unwrap();

@@ -9,7 +9,7 @@ use super::simd::SimdVector;
 ///
 /// # Safety
 /// Of every function: as [`SimdVector`].
-pub(super) trait ValueFormat {
+pub(in crate::nn) trait ValueFormat {
     /// Words of 16 channels.
     const WORDS: usize;
     /// The initial value of a sum. By default sums are real and start with the bias.
@@ -47,7 +47,7 @@ pub(super) trait ValueFormat {
 }
 
 /// `f32`: one value per word.
-pub(super) struct F32Format;
+pub(in crate::nn) struct F32Format;
 
 // SAFETY: as the traits ask.
 impl ValueFormat for F32Format {
@@ -71,7 +71,7 @@ impl ValueFormat for F32Format {
 }
 
 /// bf16: two values per word, sums in `f32`.
-pub(super) struct Bf16Format;
+pub(in crate::nn) struct Bf16Format;
 
 // SAFETY: as the traits ask.
 impl ValueFormat for Bf16Format {
@@ -97,7 +97,7 @@ impl ValueFormat for Bf16Format {
 
 /// A value as bf16, rounded to nearest, written so that the compiler vectorises it.
 #[inline(always)]
-pub(super) fn bf16_bits(value: f32) -> u32 {
+pub(in crate::nn) fn bf16_bits(value: f32) -> u32 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     if value.is_nan() { bits >> 16 | 0x40 } else { rounded }

@@ -14,7 +14,7 @@ use crate::nn::{Activation, window_count};
 /// Sixteen values on one cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(super) struct CacheLine(pub [f32; LANES]);
+pub(in crate::nn) struct CacheLine(pub [f32; LANES]);
 
 impl CacheLine {
     pub const ZERO: CacheLine = CacheLine([0.0; LANES]);

@@ -59,7 +59,7 @@ impl Level {
     }
 
     /// Whether kernels keep 28 sums in registers.
-    pub(super) fn is_wide(self, precision: Precision) -> bool {
+    pub(in crate::nn) fn is_wide(self, precision: Precision) -> bool {
         match precision {
             Precision::F32 => self >= Level::Avx512,
             Precision::Bf16 => self == Level::Avx512Bf16,
@@ -106,7 +106,7 @@ impl Precision {
     }
 
     /// Values per word of 4 bytes.
-    pub(super) const fn per_word(self) -> usize {
+    pub(in crate::nn) const fn per_word(self) -> usize {
         match self {
             Precision::F32 => 1,
             Precision::Bf16 => 2,

@@ -6,8 +6,8 @@
 
 mod cost;
 mod edges;
-mod format;
-mod graph;
+pub(super) mod format;
+pub(super) mod graph;
 mod hybrid;
 mod kernel;
 mod level;
@@ -17,7 +17,7 @@ mod plan;
 mod progress;
 mod quantise;
 mod run;
-mod simd;
+pub(super) mod simd;
 #[cfg(test)]
 mod tests;
 mod winograd;

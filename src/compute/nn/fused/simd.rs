@@ -7,7 +7,7 @@
 /// # Safety
 /// Of every function: the processor has the instruction set of the type, and pointers are valid for 16 values (one value
 /// for [`SimdVector::splat`]), of any alignment.
-pub(super) trait SimdVector: Copy {
+pub(in crate::nn) trait SimdVector: Copy {
     /// Whether 28 sums fit the registers; otherwise 6 do.
     const WIDE: bool;
     unsafe fn zero() -> Self;
@@ -23,6 +23,9 @@ pub(super) trait SimdVector: Copy {
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    /// `self` where `low < y < high`, else 0.
+    unsafe fn within(self, y: Self, low: Self, high: Self) -> Self;
     /// The maximum; `self` where it is NaN.
     unsafe fn at_least(self, low: Self) -> Self;
     /// The minimum; `self` where it is NaN.
@@ -60,6 +63,21 @@ pub(super) trait SimdVector: Copy {
         unsafe {
             self.store(values.as_mut_ptr());
             to.cast::<[u16; 16]>().write_unaligned(values.map(|value| super::format::bf16_bits(value) as u16));
+        }
+    }
+    /// Words of two bf16, rounded to nearest: `low` in the lower half, `high` in the upper.
+    #[inline(always)]
+    unsafe fn pair_bf16(low: Self, high: Self) -> Self {
+        let [mut lower, mut upper] = [[0f32; 16]; 2];
+        // SAFETY: as above.
+        unsafe {
+            low.store(lower.as_mut_ptr());
+            high.store(upper.as_mut_ptr());
+            for i in 0..16 {
+                let (low, high) = (super::format::bf16_bits(lower[i]), super::format::bf16_bits(upper[i]));
+                lower[i] = f32::from_bits(low | high << 16);
+            }
+            Self::load(lower.as_ptr())
         }
     }
     /// `self + a₀ · b₀ + … + a₃ · b₃`, where each lane of `self` is an `i32`, of `a` four `u8` and of `b` four `i8`.
@@ -190,7 +208,7 @@ fn pair(bits: f32) -> (f32, f32) {
 
 /// Plain Rust that the compiler vectorises.
 #[derive(Clone, Copy)]
-pub(super) struct Portable([f32; 16]);
+pub(in crate::nn) struct Portable([f32; 16]);
 
 impl Portable {
     #[inline(always)]
@@ -252,6 +270,16 @@ impl SimdVector for Portable {
         self.each(other, |a, b| a - b)
     }
     #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        self.each(other, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn within(self, y: Self, low: Self, high: Self) -> Self {
+        let inside = y.each(low, |y, low| if y > low { 1.0 } else { 0.0 });
+        let inside = inside.each(y.each(high, |y, high| if y < high { 1.0 } else { 0.0 }), |a, b| a * b);
+        self.each(inside, |x, inside| if inside > 0.0 { x } else { 0.0 })
+    }
+    #[inline(always)]
     unsafe fn at_least(self, low: Self) -> Self {
         self.each(low, |x, low| if low > x { low } else { x })
     }
@@ -262,7 +290,7 @@ impl SimdVector for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(in crate::nn) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -312,6 +340,29 @@ mod x86 {
         #[inline(always)]
         unsafe fn sub(self, other: Self) -> Self {
             unsafe { Self(_mm512_sub_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, other: Self) -> Self {
+            unsafe { Self(_mm512_mul_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        unsafe fn within(self, y: Self, low: Self, high: Self) -> Self {
+            unsafe {
+                let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(y.0, low.0);
+                let inside = _mm512_mask_cmp_ps_mask::<_CMP_LT_OQ>(above, y.0, high.0);
+                Self(_mm512_maskz_mov_ps(inside, self.0))
+            }
+        }
+        #[inline(always)]
+        unsafe fn pair_bf16(low: Self, high: Self) -> Self {
+            unsafe {
+                let halves = |x: Self| {
+                    let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x.0));
+                    _mm512_cvtepu16_epi32(rounded)
+                };
+                let words = _mm512_or_si512(halves(low), _mm512_slli_epi32::<16>(halves(high)));
+                Self(_mm512_castsi512_ps(words))
+            }
         }
         #[inline(always)]
         unsafe fn at_least(self, low: Self) -> Self {
@@ -455,6 +506,20 @@ mod x86 {
         #[inline(always)]
         unsafe fn sub(self, other: Self) -> Self {
             unsafe { Self(_mm256_sub_ps(self.0, other.0), _mm256_sub_ps(self.1, other.1)) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, other: Self) -> Self {
+            unsafe { Self(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)) }
+        }
+        #[inline(always)]
+        unsafe fn within(self, y: Self, low: Self, high: Self) -> Self {
+            unsafe {
+                let half = |x, y, low, high| {
+                    let above = _mm256_cmp_ps::<_CMP_GT_OQ>(y, low);
+                    _mm256_and_ps(x, _mm256_and_ps(above, _mm256_cmp_ps::<_CMP_LT_OQ>(y, high)))
+                };
+                Self(half(self.0, y.0, low.0, high.0), half(self.1, y.1, low.1, high.1))
+            }
         }
         #[inline(always)]
         unsafe fn at_least(self, low: Self) -> Self {
