@@ -11,6 +11,7 @@ mod doctor;
 mod evaluate;
 mod export;
 mod pack;
+mod paths;
 mod progress;
 mod render;
 #[cfg(feature = "train")]

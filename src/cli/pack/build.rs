@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::progress::Bar;
+use crate::cli::paths::shown;
 use touchline_core::error::Result;
 use touchline_learn::dataset::Dataset;
 use touchline_learn::pack::{PackConfig, build as build_pack};
@@ -84,6 +85,6 @@ pub fn build(args: BuildArgs) -> Result<()> {
     for (name, value) in &manifest.card.measured {
         let _ = writeln!(out, "{name} = {value}");
     }
-    let _ = writeln!(out, "pack written to {}", args.out.display());
+    let _ = writeln!(out, "pack written to {}", shown(&args.out));
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::progress::with_bar;
+use crate::cli::paths::shown;
 use touchline_compute::models::pack::{Manifest, Pack};
 use touchline_core::error::Result;
 use touchline_core::labels::Modality;
@@ -68,6 +69,6 @@ pub fn calibrate(args: &CalibrateArgs) -> Result<()> {
             "{modality}: not calibrated, because the dataset has no samples for it; --precision int8 will reject the pack"
         );
     }
-    let _ = writeln!(out, "ranges written to {}", args.pack.display());
+    let _ = writeln!(out, "ranges written to {}", shown(&args.pack));
     Ok(())
 }

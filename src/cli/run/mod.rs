@@ -7,8 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cli::paths::{refuse_inputs, refuse_inputs_of};
 use touchline_compute::models::pack::Pack;
 use touchline_core::error::Result;
+use touchline_media::gst::output::OutputAddress;
 use touchline_serve::config;
 use touchline_serve::config::{BatchMax, BatchWaitMs, Settings, Shard};
 use touchline_serve::publish::hub::StreamOwner;
@@ -27,6 +29,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     for pack in [Some(&mut pack), shadow.as_mut()].into_iter().flatten() {
         super::place(pack, settings.precision, &settings.device)?;
     }
+    refuse_own_inputs(&settings)?;
     let fixed = settings.fixed();
     let Settings { shard, streams, named, access, .. } = settings;
     let with = |streams, origin: StreamOwner| settle::ours(shard, streams).into_iter().map(move |s| (s, origin));
@@ -69,6 +72,17 @@ pub fn run(args: &RunArgs) -> Result<()> {
         retry: settings.retry,
         linger: settings.linger,
         quiet: settings.quiet,
+    })
+}
+
+/// Refuses outputs that are files to watch.
+fn refuse_own_inputs(settings: &Settings) -> Result<()> {
+    let streams = || settings.streams.iter().chain(&settings.named);
+    let uris = || streams().map(|stream| stream.settings.uri.as_str());
+    settings.jsonl.iter().try_for_each(|jsonl| refuse_inputs("jsonl", Path::new(jsonl), uris()))?;
+    streams().try_for_each(|stream| match stream.settings.output.as_deref().map(OutputAddress::parse) {
+        Some(Ok(address)) => refuse_inputs_of("output", &address, uris()),
+        _ => Ok(()),
     })
 }
 
