@@ -191,6 +191,6 @@ fn figures(args: &StatsArgs) -> Result<()> {
     std::fs::write(&path, stats::chart(&counts)?)
         .map_err(|e| Error::output(path.display().to_string(), format!("cannot write: {e}"), "choose another --svg"))?;
     let _ = write!(std::io::stdout(), "{}", stats::table(&counts, stats::sources(&dataset)));
-    let _ = writeln!(std::io::stdout(), "chart written to {}", shown(path));
+    let _ = writeln!(std::io::stdout(), "chart written to {}", shown(&path));
     Ok(())
 }

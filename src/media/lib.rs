@@ -31,6 +31,7 @@ mod timecode_track;
 pub mod tone;
 pub mod truncation;
 pub mod uri;
+pub mod wav;
 #[cfg(feature = "gst")]
 mod web;
 #[cfg(feature = "gst")]

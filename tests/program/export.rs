@@ -107,6 +107,7 @@ fn edit_suites_read_the_same_frames() {
             exported(&jsonl, &file, format, &flags);
             let clips = read_back(&python, &file, &fraction);
             let context = format!("{format} at {rate}, cut: {cut}: {clips:?}");
+            assert!(clips.iter().all(|clip| clip["sound"] == 1), "{context}");
             if format == "otio" && !cut {
                 assert_eq!(clips.len(), 1, "{context}");
                 assert_eq!(clips[0]["source"], json!([frame(0), frame(2000)]), "{context}");

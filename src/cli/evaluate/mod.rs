@@ -138,7 +138,7 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
     write_file(&html, report::evaluation(&evaluation)?.as_bytes(), "--report")?;
     // Errors are ignored, because the reader may close the pipe early.
     let _ = std::io::stdout().write_all(text(&evaluation).as_bytes());
-    let _ = writeln!(std::io::stdout(), "\nfigures written to {}, report to {}", shown(&args.json), shown(html));
+    let _ = writeln!(std::io::stdout(), "\nfigures written to {}, report to {}", shown(&args.json), shown(&html));
     Ok(())
 }
 

@@ -122,7 +122,8 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let (id, stream) = choose(&file, args.stream.as_deref(), &place)?;
     // A recording is named by its path.
     refuse_inputs("--output", &args.output, [id])?;
-    let export = Export::new(id, &file.classes, stream, &args.placement(), &place)?;
+    let mut export = Export::new(id, &file.classes, stream, &args.placement(), &place)?;
+    export.is_silent = file.silent.contains(id);
     if args.posters {
         options.posters = posters::posters(&export, Path::new(args.media.as_deref().unwrap_or(id)))?;
     }

@@ -148,7 +148,8 @@ impl ExportJob {
             return Err(ApiError::new(StatusCode::NOT_FOUND, error, "ask again when the stream has played"));
         };
         let export = Export::new(&self.stream, &file.classes, seconds, &self.placement, &self.stream);
-        let export = export.map_err(refusal)?;
+        let mut export = export.map_err(refusal)?;
+        export.is_silent = file.silent.contains(&self.stream);
         export::render(&export, self.format, &self.options, &self.stream).map_err(refusal)
     }
 }

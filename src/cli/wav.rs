@@ -1,7 +1,5 @@
 //! `touchline wav`: writes the sound of a recording or a stream to a WAV file.
 
-mod writer;
-
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +8,6 @@ use std::sync::Arc;
 use clap::Args;
 use crossbeam_channel::bounded;
 
-use self::writer::{SampleFormat, WavWriter};
 use super::paths::{output_path, refuse_inputs, shown};
 use super::run::named;
 use touchline_compute::models::pack::Pack;
@@ -24,6 +21,7 @@ use touchline_core::redact;
 use touchline_core::time::{NANOS_PER_SECOND, nanos_to_samples, samples_to_nanos};
 use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_media::wav::{SampleFormat, WavWriter};
 use touchline_serve::config;
 
 #[derive(Debug, Args)]
