@@ -78,7 +78,8 @@ impl ClipCutter {
         if segments.is_empty() {
             return Ok(0);
         }
-        let stem = self.stems.get(path).ok_or_else(|| Error::Internal("a recording has no name for its clips".into()))?;
+        let stem =
+            self.stems.get(path).ok_or_else(|| Error::Internal("a recording has no name for its clips".into()))?;
         let requests: Vec<ClipRequest> = segments
             .iter()
             .enumerate()
@@ -197,7 +198,9 @@ mod tests {
             let refused = check(&paths(names)).unwrap_err().to_string();
             assert!(refused.contains("-0001-tennis.mp4 has the name of a clip"), "{refused}");
         }
-        for names in [&["a.mp4", "b-0001-tennis.mp4"][..], &["a.mp4", "x/a-0001-tennis.mp4"], &["a.mp4", "a-2024-final"]] {
+        for names in
+            [&["a.mp4", "b-0001-tennis.mp4"][..], &["a.mp4", "x/a-0001-tennis.mp4"], &["a.mp4", "a-2024-final"]]
+        {
             check(&paths(names)).unwrap();
         }
     }

@@ -54,7 +54,10 @@ pub fn refuse_inputs_of<T: AsRef<Path>>(
         OutputAddress::File(path, _) => refuse_inputs(flag, path, inputs),
         OutputAddress::Hls(dir) => {
             let Ok(dir_file) = dir.canonicalize() else { return Ok(()) };
-            let is_within = |input: T| local(input.as_ref()).is_some_and(|path| path.canonicalize().is_ok_and(|path| path.parent() == Some(&dir_file)));
+            let is_within = |input: T| {
+                local(input.as_ref())
+                    .is_some_and(|path| path.canonicalize().is_ok_and(|path| path.parent() == Some(&dir_file)))
+            };
             let is_segment = |input: &T| {
                 let extension = input.as_ref().extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
                 matches!(extension.as_str(), "ts" | "m3u8")

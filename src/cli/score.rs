@@ -164,8 +164,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
             Ok(labelled) => {
                 if to_stdout {
                     let label = labelled.label.as_ref().map_or("-".to_owned(), |(l, p)| format!("{l}\t{p:.3}"));
-                    let mut line =
-                        format!("{}\t{label}\t{} s\t{} gaps", shown(path), labelled.seconds, labelled.gaps);
+                    let mut line = format!("{}\t{label}\t{} s\t{} gaps", shown(path), labelled.seconds, labelled.gaps);
                     if labelled.state != FileState::Whole {
                         line.push('\t');
                         line.push_str(labelled.state.as_str());

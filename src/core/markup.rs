@@ -43,7 +43,8 @@ mod tests {
 
     #[test]
     fn control_and_invisible_characters_are_replaced() {
-        let harmful = ['\n', '\u{7f}', '\u{ad}', '\u{200b}', '\u{200f}', '\u{2028}', '\u{2060}', '\u{feff}', '\u{e0041}'];
+        let harmful =
+            ['\n', '\u{7f}', '\u{ad}', '\u{200b}', '\u{200f}', '\u{2028}', '\u{2060}', '\u{feff}', '\u{e0041}'];
         for c in harmful.into_iter().chain('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}') {
             assert_eq!(plain(&format!("a{c}b")), "a\u{fffd}b", "{c:?}");
         }

@@ -23,7 +23,10 @@ fn the_tests_of_the_python_client_pass() {
     program.env("TOUCHLINE_ADMIN_TOKEN", TOKEN);
     let server = RtspServer::start(Media::Test { video: true, audio: true });
     let config = dir.path().join("touchline.toml");
-    let sink = format!("[[sink]]\nname = \"desk\"\nkind = \"exec\"\ncommand = [\"true\"]\nspool = \"{}\"\n", dir.path().display());
+    let sink = format!(
+        "[[sink]]\nname = \"desk\"\nkind = \"exec\"\ncommand = [\"true\"]\nspool = \"{}\"\n",
+        dir.path().display()
+    );
     let stream = format!("[[stream]]\nid = \"recorded\"\nuri = \"{}\"\n", server.url());
     std::fs::write(&config, stream + &sink).unwrap();
     let place = |name: &str| dir.path().join(name).display().to_string();

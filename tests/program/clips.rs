@@ -165,7 +165,11 @@ fn events_of_live_streams_are_cut_from_the_original_media() {
     let late = serde_json::json!({ "from": times[times.len() - 1], "to": "2100-01-01T00:00:00Z" });
     assert_eq!(ask(&address, "POST", "/api/v1/streams/inside/clips", Some(&late), &[]).status, 422);
     let off = ask(&address, "POST", "/api/v1/streams/off/clips", Some(&body), &[]);
-    assert!(off.status == 404 && off.text.contains("is not recorded") && off.text.contains("record = false"), "{}", off.text);
+    assert!(
+        off.status == 404 && off.text.contains("is not recorded") && off.text.contains("record = false"),
+        "{}",
+        off.text
+    );
     let old = serde_json::json!({ "from": "2020-01-01T00:00:00Z", "to": "2020-01-01T00:00:05Z" });
     assert_eq!(ask(&address, "POST", "/api/v1/streams/inside/clips", Some(&old), &[]).status, 404);
 

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use url::Url;
 
 use super::paths::{output_path, refuse_inputs, shown};
 use super::run::named;
 use touchline_core::error::{Error, Result};
+use touchline_core::redact;
 use touchline_core::segment::SegmentedStream;
 use touchline_core::timecode::FrameRate;
+use touchline_media::hls::fetch_playlist;
 use touchline_serve::publish::export::{
     self, Export, ExportOptions, ExportPlacement, Format, Moment, Posters, TimeBase, plain,
 };
@@ -100,8 +103,8 @@ pub struct ExportArgs {
     /// File or URL that otio and edl refer to, or file of --posters [default: the recording that `score` was given].
     #[arg(long, value_name = "FILE|URL")]
     media: Option<String>,
-    /// HLS media playlist to insert the lines of daterange into.
-    #[arg(long, value_name = "FILE.m3u8")]
+    /// HLS media playlist to insert the lines of daterange into: a file, or a web address, whose segments are then named in full.
+    #[arg(long, value_name = "FILE.m3u8|URL")]
     playlist: Option<PathBuf>,
     /// File to write; "-" is standard output.
     #[arg(short, long, value_name = "FILE|-", value_parser = output_path())]
@@ -156,7 +159,10 @@ impl ExportArgs {
             return Err(Error::Usage("--posters is for --format html only; leave it out".into()));
         }
         let playlist = match self.playlist.as_deref() {
-            Some(path) => Some((path.display().to_string(), read_playlist(path)?)),
+            Some(path) => Some(match web_address(path) {
+                Some(url) => (redact::uri(url.as_str()), fetch(&url)?),
+                None => (path.display().to_string(), read_playlist(path)?),
+            }),
             None => None,
         };
         let options = ExportOptions {
@@ -169,6 +175,18 @@ impl ExportArgs {
         options.check(self.format)?;
         Ok(options)
     }
+}
+
+/// The address, if `path` is one.
+fn web_address(path: &Path) -> Option<Url> {
+    Url::parse(path.to_str()?).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
+}
+
+/// # Errors
+/// If the playlist cannot be fetched.
+fn fetch(url: &Url) -> Result<String> {
+    let _known = redact::remember(url.as_str());
+    fetch_playlist(url, None).map_err(|e| Error::source_failure(e.kind, redact::uri(url.as_str()), e.cause, e.advice))
 }
 
 /// # Errors

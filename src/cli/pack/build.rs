@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::progress::Bar;
 use crate::cli::paths::shown;
+use crate::cli::progress::Bar;
 use touchline_core::error::Result;
 use touchline_learn::dataset::Dataset;
 use touchline_learn::pack::{PackConfig, build as build_pack};

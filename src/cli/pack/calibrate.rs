@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::progress::with_bar;
 use crate::cli::paths::shown;
+use crate::cli::progress::with_bar;
 use touchline_compute::models::pack::{Manifest, Pack};
 use touchline_core::error::Result;
 use touchline_core::labels::Modality;

@@ -187,7 +187,8 @@ mod tests {
     fn unfinished_files_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         put(dir.path(), "b");
-        for file in ["a.mp4.part", "a.mp4.index.part", "c-1700000000000-0.5000-tennis.mp4", "notes.txt", "holiday.mp4"] {
+        for file in ["a.mp4.part", "a.mp4.index.part", "c-1700000000000-0.5000-tennis.mp4", "notes.txt", "holiday.mp4"]
+        {
             std::fs::write(dir.path().join(file), "x").unwrap();
         }
         let (store, removed) = ClipStore::open(dir.path()).unwrap();
@@ -212,7 +213,10 @@ mod tests {
         assert_eq!((removed, store.remove_orphans().unwrap()), (0, 0));
         assert_eq!(store.unreadable().iter().collect::<Vec<_>>(), [newer]);
         let now = u64::MAX / 2;
-        assert!(store.trim(150_000, u64::MAX, now).unwrap() > 200_000, "there is room for the clip that can be removed");
+        assert!(
+            store.trim(150_000, u64::MAX, now).unwrap() > 200_000,
+            "there is room for the clip that can be removed"
+        );
         assert!(store.sidecar("b").is_some());
         assert!(store.trim(u64::MAX, 1, now).unwrap() > 100_000);
         assert!(store.sidecar("b").is_none() && dir.path().join(format!("{newer}.mp4")).exists());

@@ -67,15 +67,18 @@ impl Exec {
         let group = KilledGroup(child.id());
         let mut stdin = child.stdin.take();
         let mut errors = LastLine { from: child.stderr.take(), text: Vec::new() };
-        let ended = timeout(self.timeout, errors.read_during(async {
-            if let Some(stdin) = &mut stdin {
-                // In one write, so that a kill of this process does not separate event and line break. A program may end
-                // without reading all of it. Its exit code counts.
-                let _ = stdin.write_all(format!("{}\n", envelope.json).as_bytes()).await;
-            }
-            drop(stdin);
-            child.wait().await
-        }))
+        let ended = timeout(
+            self.timeout,
+            errors.read_during(async {
+                if let Some(stdin) = &mut stdin {
+                    // In one write, so that a kill of this process does not separate event and line break. A program may end
+                    // without reading all of it. Its exit code counts.
+                    let _ = stdin.write_all(format!("{}\n", envelope.json).as_bytes()).await;
+                }
+                drop(stdin);
+                child.wait().await
+            }),
+        )
         .await;
         let said = errors.finish().await;
         match ended {
@@ -90,7 +93,9 @@ impl Exec {
                 // Collects the process. It was killed.
                 let _ = child.wait().await;
                 let limit = self.timeout.as_secs();
-                Err(Failure::retry(format!("{program} did not end within {limit} s and was killed; see timeout_s{said}")))
+                Err(Failure::retry(format!(
+                    "{program} did not end within {limit} s and was killed; see timeout_s{said}"
+                )))
             }
         }
     }

@@ -142,7 +142,8 @@ impl Delivery {
             }
         })?;
         let (place, again) = (path.display().to_string(), path.with_extension("again.jsonl"));
-        let delivery = Self { name, streams, kinds, place, again, shared, clock, thread: Some(thread), log: LogLimiter::new() };
+        let delivery =
+            Self { name, streams, kinds, place, again, shared, clock, thread: Some(thread), log: LogLimiter::new() };
         delivery.take_again();
         Ok(delivery)
     }
@@ -161,7 +162,9 @@ impl Delivery {
             Ok(TakenAgain { records, damaged, left }) => {
                 self.shared.status.lost(Loss::Damaged, damaged);
                 let rest = if left > 0 { "; send SIGHUP for the rest when the spool has room" } else { "" };
-                tracing::info!("{place}: {records} records are delivered again, {damaged} lines are damaged, {left} left{rest}");
+                tracing::info!(
+                    "{place}: {records} records are delivered again, {damaged} lines are damaged, {left} left{rest}"
+                );
                 self.shared.wake.notify_one();
             }
             Err(e) => tracing::error!("{place}: cannot take its records: {e}; check its permissions and the disk"),

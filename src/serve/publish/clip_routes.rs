@@ -272,11 +272,14 @@ fn refusal(refusal: &ClipRefusal) -> ApiError {
         ClipRefusal::Invalid(cause) => (StatusCode::UNPROCESSABLE_ENTITY, cause.clone(), "choose other times"),
         ClipRefusal::NotYet => {
             let error = "the end of the clip is not recorded and decided yet".to_owned();
-            (StatusCode::CONFLICT, error, "ask again when that time has passed by some seconds, while the stream is playing")
+            (
+                StatusCode::CONFLICT,
+                error,
+                "ask again when that time has passed by some seconds, while the stream is playing",
+            )
         }
         ClipRefusal::Clip(ClipError::NoMedia) => {
-            let advice =
-                "choose a later time, or raise ring_s and ring_mb in [record]; a source without coded media, as testsrc, has none";
+            let advice = "choose a later time, or raise ring_s and ring_mb in [record]; a source without coded media, as testsrc, has none";
             (StatusCode::NOT_FOUND, "the ring has no media of that time".to_owned(), advice)
         }
         ClipRefusal::Clip(ClipError::NoSpace) => (

@@ -112,8 +112,9 @@ mod tests {
             for index in 0..5 {
                 let mut published = predicted(index, "tennis", 0.9);
                 if let SecondOutcome::Predicted(second) = &mut published.outcome {
-                    second.absent.audio = Some(if with_sound.contains(&index) { Absent::NoData } else { Absent::NoTrack });
-                    second.decision.scores.audio = None;
+                    second.absent.audio =
+                        Some(if with_sound.contains(&index) { Absent::NoData } else { Absent::NoTrack });
+                    second.scores.audio = None;
                 }
                 kept.push(line(&recorder, &published));
                 whole.extend(recorder.published(&published));

@@ -75,7 +75,11 @@ impl ClipSink {
             let names: Vec<&str> = unreadable.iter().take(NAMED).map(String::as_str).collect();
             let advice = "they stay until you remove them; a later version of the program may have written them";
             let count = unreadable.len();
-            tracing::warn!("{}: the JSON files of {count} clips cannot be read, as {}; {advice}", dir.display(), names.join(", "));
+            tracing::warn!(
+                "{}: the JSON files of {count} clips cannot be read, as {}; {advice}",
+                dir.display(),
+                names.join(", ")
+            );
         }
         hub.metrics().clips_unreadable(store.unreadable().len());
         let classes = hub.classes().names().iter().map(|name| name.to_string()).collect();

@@ -261,7 +261,10 @@ fn dead_letters_are_delivered_again_once_their_file_is_renamed() {
     sink.finish();
     // And at a start: what does not fit the spool stays in the file.
     std::fs::write(&again, text.repeat(4)).unwrap();
-    let small = SinkSettings { spool_max_bytes: 1000, ..settings(folder.path().into(), Receiver::Webhook { url: server.url.clone() }) };
+    let small = SinkSettings {
+        spool_max_bytes: 1000,
+        ..settings(folder.path().into(), Receiver::Webhook { url: server.url.clone() })
+    };
     let (mut sink, _) = open_one(small);
     let left = std::fs::read_to_string(&again).unwrap().lines().count();
     assert!((1..8).contains(&left), "{left}");
@@ -369,10 +372,13 @@ fn the_last_line_of_a_program_is_the_cause_of_its_failure() {
     let script = "echo begins >&2; sleep 1000 & echo $! > $1/child; printf 'no route\\033[31m to rtsp://a:pl4nt-pw@h.example/x' >&2; exit 7";
     let (mut sink, hub) = open_one(shell(folder.path(), script, LIMIT));
     sink.take(&item("court", "event", 0));
-    until("the failure", || hub.deliveries().json().contains("exit code 7: no route\u{fffd}[31m to rtsp://***@h.example"));
+    until("the failure", || {
+        hub.deliveries().json().contains("exit code 7: no route\u{fffd}[31m to rtsp://***@h.example")
+    });
     sink.finish();
     let child: i32 = std::fs::read_to_string(folder.path().join("child")).unwrap().trim().parse().unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(child).unwrap(), rustix::process::Signal::KILL).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(child).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
 }
 
 #[test]
