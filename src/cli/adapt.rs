@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::progress::Bar;
+use crate::cli::paths::shown;
 use touchline_compute::features::params::MelParams;
 use touchline_compute::models::pack::Pack;
 use touchline_core::clip::SamplingPlan;
@@ -118,7 +119,7 @@ fn cut(from: &[PathBuf], out: &Path, pack: &Pack) -> Result<Dataset> {
         bar.finish();
     }
     for (path, cause) in &summary?.skipped {
-        eprintln!("skipped {}: {cause}", path.display());
+        eprintln!("skipped {}: {cause}", shown(path));
     }
     Dataset::open(out)
 }
@@ -143,5 +144,5 @@ fn print(report: &AdaptReport, out: &Path) {
     if let Some(own) = &report.replay {
         line(format!("{:width$}  {:>6.2}  {:>5.2}", "pack's own material", own.before, own.after));
     }
-    line(format!("written to {}; compare it first: touchline run URI --shadow {}", out.display(), out.display()));
+    line(format!("written to {}; compare it first: touchline run URI --shadow {}", shown(out), shown(out)));
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 
 use super::progress::Bar;
+use crate::cli::paths::shown;
 use touchline_compute::features::params::{FlowParams, MelParams};
 use touchline_compute::models::pack::Sampling;
 use touchline_core::clip::SamplingPlan;
@@ -164,7 +165,7 @@ fn print_summary(summary: &Summary, config: &BuildConfig) {
         summary.groups_joined,
         config.out.join("duplicates.csv").display()
     ));
-    out(format!("dataset written to {}", config.out.display()));
+    out(format!("dataset written to {}", shown(&config.out)));
 }
 
 fn split(args: &SplitArgs) -> Result<()> {
@@ -190,6 +191,6 @@ fn figures(args: &StatsArgs) -> Result<()> {
     std::fs::write(&path, stats::chart(&counts)?)
         .map_err(|e| Error::output(path.display().to_string(), format!("cannot write: {e}"), "choose another --svg"))?;
     let _ = write!(std::io::stdout(), "{}", stats::table(&counts, stats::sources(&dataset)));
-    let _ = writeln!(std::io::stdout(), "chart written to {}", path.display());
+    let _ = writeln!(std::io::stdout(), "chart written to {}", shown(&path));
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::cli::paths::shown;
 use touchline_compute::backend::probe;
 use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::Pack;
@@ -105,7 +106,7 @@ fn gstreamer(report: &mut Checklist) -> Vec<String> {
 
 fn pack(report: &mut Checklist, given: Option<&Path>) {
     let loaded = config::find_pack(given).and_then(|dir| Pack::open(&dir)).and_then(|pack| {
-        let summary = format!("{} in {}: {} classes", pack.name, pack.dir.display(), pack.classes.len());
+        let summary = format!("{} in {}: {} classes", pack.name, shown(&pack.dir), pack.classes.len());
         Engine::load(pack).map(|_| summary)
     });
     match loaded {

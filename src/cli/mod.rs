@@ -13,6 +13,7 @@ mod evaluate;
 mod export;
 mod installation;
 mod pack;
+mod paths;
 mod progress;
 mod render;
 #[cfg(feature = "train")]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::cli::paths::shown;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 use touchline_learn::evaluate::result::Evaluation;
@@ -45,7 +46,7 @@ pub fn report(args: &ReportArgs) -> Result<()> {
         let advice = "free space, check the permissions or choose another --output";
         Error::output(out.display().to_string(), format!("cannot write: {e}"), advice)
     })?;
-    let _ = writeln!(std::io::stdout(), "report written to {}", out.display());
+    let _ = writeln!(std::io::stdout(), "report written to {}", shown(&out));
     Ok(())
 }
 

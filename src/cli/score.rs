@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::clips::{ClipArgs, ClipCutter};
+use super::paths::{output_path, refuse_inputs, shown};
 use super::progress::Bar;
 use super::run::named;
 use super::signal::SignalArgs;
@@ -69,12 +70,12 @@ pub struct ScoreArgs {
     #[serde(skip)]
     pack: Option<PathBuf>,
     /// Write one JSON object per second and per event to this file; "-" is standard output.
-    #[arg(long, value_name = "FILE|-")]
+    #[arg(long, value_name = "FILE|-", value_parser = output_path())]
     #[serde(skip)]
     jsonl: Option<PathBuf>,
     /// Write a CSV with one row per file: path, label (or unknown), probability, seconds, gaps, state (whole, cut-off,
     /// damaged, failed).
-    #[arg(long, value_name = "FILE.csv")]
+    #[arg(long, value_name = "FILE.csv", value_parser = output_path())]
     #[serde(skip)]
     summary: Option<PathBuf>,
     #[command(flatten)]
@@ -139,11 +140,15 @@ impl FileState {
 pub fn score(args: ScoreArgs) -> Result<()> {
     let settings = args.settings(|name| std::env::var_os(name))?;
     let files = expand(&args.inputs)?;
+    for (flag, out) in [("--jsonl", &args.jsonl), ("--summary", &args.summary)] {
+        out.iter().try_for_each(|out| refuse_inputs(flag, out, &files))?;
+    }
+    let clips = ClipCutter::new(&args.clips, &files)?;
     let mut scorer = Scorer::start(args.pack.as_deref(), settings)?;
     // Last, because this replaces the output of an earlier run: nothing else can fail after it.
     let mut jsonl = args.jsonl.as_deref().map(JsonlWriter::create).transpose()?;
     let mut summary = args.summary.as_deref().map(Summary::create).transpose()?;
-    scorer.clips = ClipCutter::new(&args.clips)?;
+    scorer.clips = clips;
     let mut write = |records: &[String]| match &mut jsonl {
         Some(jsonl) => records.iter().try_for_each(|record| jsonl.write(record)),
         None => Ok(()),
@@ -159,8 +164,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
             Ok(labelled) => {
                 if to_stdout {
                     let label = labelled.label.as_ref().map_or("-".to_owned(), |(l, p)| format!("{l}\t{p:.3}"));
-                    let mut line =
-                        format!("{}\t{label}\t{} s\t{} gaps", path.display(), labelled.seconds, labelled.gaps);
+                    let mut line = format!("{}\t{label}\t{} s\t{} gaps", shown(path), labelled.seconds, labelled.gaps);
                     if labelled.state != FileState::Whole {
                         line.push('\t');
                         line.push_str(labelled.state.as_str());

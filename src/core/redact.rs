@@ -15,6 +15,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use parking_lot::RwLock;
 
+use crate::markup::is_harmless;
 use crate::userinfo;
 use crate::userinfo::Reading;
 
@@ -247,8 +248,14 @@ fn stream_key<'a>(parts: &UriParts<'a>) -> Option<(&'a str, &'a str)> {
     parts.path.rsplit_once('/').filter(|(_, key)| is_rtmp && !key.is_empty())
 }
 
-/// Returns `text` as one line, with every URL redacted and every known credential masked.
+/// Returns `text` as one line, with every URL redacted, every known credential masked, and without characters that hide what it
+/// contains: names of files and messages of servers come from others.
 pub fn text(text: &str) -> String {
+    shown(text, |c| c == '\t')
+}
+
+/// As [`text`]. Control characters that `is_kept` stay.
+fn shown(text: &str, is_kept: impl Fn(char) -> bool) -> String {
     // Secrets first: a bracket or a space in one would otherwise be taken for the end of its URL.
     let text = SECRETS.read().masked(text);
     let mut out = String::with_capacity(text.len());
@@ -276,7 +283,10 @@ pub fn text(text: &str) -> String {
     if out.contains(['\n', '\r']) {
         out = out.split(['\n', '\r']).map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" | ");
     }
-    out
+    if out.chars().all(|c| is_harmless(c) || is_kept(c)) {
+        return out;
+    }
+    out.chars().map(|c| if is_harmless(c) || is_kept(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 /// Masks the query of addresses without a host, such as a library's `GET /live?token=…`.
@@ -311,7 +321,8 @@ pub struct Stderr;
 impl io::Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let line = String::from_utf8_lossy(bytes);
-        let mut line = text(line.trim_end_matches('\n'));
+        // Colours of the log begin with an escape character. The formatter escapes those of messages.
+        let mut line = shown(line.trim_end_matches('\n'), |c| matches!(c, '\t' | '\x1b'));
         line.push('\n');
         io::stderr().write_all(line.as_bytes())?;
         Ok(bytes.len())

@@ -32,6 +32,7 @@ mod timecode_track;
 pub mod tone;
 pub mod truncation;
 pub mod uri;
+pub mod wav;
 #[cfg(feature = "gst")]
 mod web;
 #[cfg(feature = "gst")]

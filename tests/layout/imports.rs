@@ -39,6 +39,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
         &[
             &["options"],
             &["tone"],
+            &["wav"],
             &["truncation", "timecode_track"],
             &["still"],
             &["overlay"],

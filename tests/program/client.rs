@@ -7,6 +7,7 @@ use crate::common::alone;
 use crate::common::api::wait_until_ready;
 use crate::common::live::Live;
 use crate::common::program::{finish, touchline};
+use crate::common::rtsp::{Media, RtspServer};
 use crate::common::skip::{Lacks, skip};
 
 const TOKEN: &str = "a-token-of-the-tests-of-the-client";
@@ -20,8 +21,22 @@ fn the_tests_of_the_python_client_pass() {
     let dir = tempfile::tempdir().unwrap();
     let mut program = touchline();
     program.env("TOUCHLINE_ADMIN_TOKEN", TOKEN);
-    let state = dir.path().join("state.db");
-    let live = Live::start_by(program, dir.path(), "127.0.0.1", &["--state".into(), state.display().to_string()]);
+    let server = RtspServer::start(Media::Test { video: true, audio: true });
+    let config = dir.path().join("touchline.toml");
+    let sink = format!(
+        "[[sink]]\nname = \"desk\"\nkind = \"exec\"\ncommand = [\"true\"]\nspool = \"{}\"\n",
+        dir.path().display()
+    );
+    let stream = format!("[[stream]]\nid = \"recorded\"\nuri = \"{}\"\n", server.url());
+    std::fs::write(&config, stream + &sink).unwrap();
+    let place = |name: &str| dir.path().join(name).display().to_string();
+    let arguments = [
+        format!("--state={}", place("state.db")),
+        format!("--record-dir={}", place("media")),
+        format!("--config={}", config.display()),
+        "--rtsp-transport=tcp".to_owned(),
+    ];
+    let live = Live::start_by(program, dir.path(), "127.0.0.1", &arguments);
     wait_until_ready(&live.address);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/clients/python");
     let mut tests = Command::new("python3");
@@ -29,6 +44,6 @@ fn the_tests_of_the_python_client_pass() {
     tests.env("TOUCHLINE_URL", format!("http://{}", live.address)).env("TOUCHLINE_TOKEN", TOKEN);
     let output = finish(&mut tests);
     let report = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && report.contains("Ran 8 tests"), "{report}");
+    assert!(output.status.success() && report.contains("Ran 12 tests"), "{report}");
     assert_eq!(live.stop(), 0);
 }

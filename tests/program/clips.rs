@@ -46,7 +46,8 @@ fn segments_are_cut_with_their_decisions_and_a_poster() {
     let source = fixtures.clip("a \"b\"\u{202e}.mp4", 12);
     let clips = fixtures.path().join("clips");
     std::fs::create_dir(&clips).unwrap();
-    std::fs::write(clips.join("old.mp4.part"), "killed").unwrap();
+    // A download of the user.
+    std::fs::write(clips.join("film.mp4.part"), "half").unwrap();
     let mut command = touchline();
     command.arg("score").arg(&source).arg("--pack").arg(&pack).arg("--clips").arg(&clips);
     command.args([
@@ -56,13 +57,19 @@ fn segments_are_cut_with_their_decisions_and_a_poster() {
         "--clip-pre-roll=0",
         "--clip-post-roll=0",
     ]);
+    command.arg("--clip-wav");
     let output = program::finish(&mut command);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = [&output.stdout[..], &output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed);
+    assert!(printed.contains("a \"b\"\u{fffd}.mp4") && !printed.contains('\u{202e}'), "{printed}");
+    assert_eq!(std::fs::read(clips.join("film.mp4.part")).unwrap(), b"half");
+    std::fs::remove_file(clips.join("film.mp4.part")).unwrap();
     let files: Vec<String> =
         std::fs::read_dir(&clips).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert!(files.iter().all(|file| file.starts_with("a__b__-") && !file.ends_with(".part")), "{files:?}");
     let sidecars: Vec<&String> = files.iter().filter(|file| file.ends_with(".json")).collect();
-    assert!(!sidecars.is_empty() && files.len() == 3 * sidecars.len(), "{files:?}");
+    assert!(!sidecars.is_empty() && files.len() == 4 * sidecars.len(), "{files:?}");
     let mut covered = 0;
     for sidecar in sidecars {
         let sidecar: Value = serde_json::from_slice(&std::fs::read(clips.join(sidecar)).unwrap()).unwrap();
@@ -82,6 +89,8 @@ fn segments_are_cut_with_their_decisions_and_a_poster() {
         let duration: f64 = probe(&path, "format=duration").trim().parse().unwrap();
         assert!((duration - seconds as f64).abs() < 0.1, "{duration} {seconds}");
         assert_eq!(probe(&path, "stream=codec_name").split_whitespace().collect::<Vec<_>>(), ["h264", "aac"]);
+        let sound = clips.join(media["wav"].as_str().unwrap());
+        assert_eq!(probe(&sound, "stream=codec_name,sample_rate,channels").trim(), "pcm_f32le,44100,2");
         let poster = &sidecar["poster"];
         let at = poster["pts_ns"].as_u64().unwrap();
         assert!(at >= from && at < to, "{poster}");
@@ -116,7 +125,8 @@ fn events_of_live_streams_are_cut_from_the_original_media() {
     let arguments: Vec<String> = options.iter().chain(&more).map(|text| (*text).to_owned()).collect();
     let config = fixtures.write(
         "touchline.toml",
-        format!("[[stream]]\nid = \"inside\"\nuri = \"{0}\"\n[[stream]]\nid = \"outside\"\nuri = \"{0}\"\nisolation = \"process\"\n", server.url()).as_bytes(),
+        format!("[[stream]]\nid = \"inside\"\nuri = \"{0}\"\n[[stream]]\nid = \"outside\"\nuri = \"{0}\"\nisolation = \"process\"\n\
+             [[stream]]\nid = \"off\"\nuri = \"testsrc://?width=64&height=48&fps=5&audio=0\"\nrecord = false\n", server.url()).as_bytes(),
     );
     let files = [record.to_str().unwrap().to_owned(), "--config".to_owned(), config.to_str().unwrap().to_owned()];
     let mut live = Live::start_with(fixtures.path(), "127.0.0.1", &[arguments, files.to_vec()].concat());
@@ -154,6 +164,12 @@ fn events_of_live_streams_are_cut_from_the_original_media() {
     assert_eq!((made.status, &made.body["reason"]), (201, &Value::from("request")), "{}", made.text);
     let late = serde_json::json!({ "from": times[times.len() - 1], "to": "2100-01-01T00:00:00Z" });
     assert_eq!(ask(&address, "POST", "/api/v1/streams/inside/clips", Some(&late), &[]).status, 422);
+    let off = ask(&address, "POST", "/api/v1/streams/off/clips", Some(&body), &[]);
+    assert!(
+        off.status == 404 && off.text.contains("is not recorded") && off.text.contains("record = false"),
+        "{}",
+        off.text
+    );
     let old = serde_json::json!({ "from": "2020-01-01T00:00:00Z", "to": "2020-01-01T00:00:05Z" });
     assert_eq!(ask(&address, "POST", "/api/v1/streams/inside/clips", Some(&old), &[]).status, 404);
 

@@ -26,11 +26,16 @@ def main():
     # The adapter of EDL keeps the record timecode of the first event as a negative start.
     start = -round(track.source_range.start_time.value) if track.source_range else 0
     clips = []
-    for clip in timeline.find_clips():
+    sound = [other for other in timeline.tracks if other.kind == otio.schema.TrackKind.Audio]
+    for other in sound:
+        same = [clip.source_range for clip in other.find_clips()] == [clip.source_range for clip in track.find_clips()]
+        assert same, "the sound has other clips than the pictures"
+    for clip in track.find_clips():
         inside = frames(track.range_of_child(clip), rate)
         clips.append(
             {
                 "name": clip.name,
+                "sound": len(sound),
                 "source": frames(clip.source_range, rate),
                 "record": [start + frame for frame in inside],
                 "markers": [[m.name, str(m.color), *frames(m.marked_range, rate)] for m in clip.markers],

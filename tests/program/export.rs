@@ -107,6 +107,7 @@ fn edit_suites_read_the_same_frames() {
             exported(&jsonl, &file, format, &flags);
             let clips = read_back(&python, &file, &fraction);
             let context = format!("{format} at {rate}, cut: {cut}: {clips:?}");
+            assert!(clips.iter().all(|clip| clip["sound"] == 1), "{context}");
             if format == "otio" && !cut {
                 assert_eq!(clips.len(), 1, "{context}");
                 assert_eq!(clips[0]["source"], json!([frame(0), frame(2000)]), "{context}");
@@ -216,6 +217,17 @@ fn players_show_the_date_ranges() {
     let jsonl = fixtures.write("video.jsonl", records_of("video", &[("Soccer", 0, 8), ("Tennis", 8, 20)]).as_bytes());
     let flags = ["--began", "2026-03-29T14:00:00Z", "--playlist", playlist.to_str().unwrap()];
     exported(&jsonl, &path("marked.m3u8"), "daterange", &flags);
+    // From a web address, the copy names its segments in full. The files of a mistake are not written.
+    let origin = HttpServer::start(fixtures.path());
+    let flags = ["--began", "2026-03-29T14:00:00Z", "--playlist", &origin.url("video.m3u8")];
+    let fetched = exported(&jsonl, &path("fetched.m3u8"), "daterange", &flags);
+    let local = std::fs::read_to_string(path("marked.m3u8")).unwrap();
+    assert_eq!(fetched, local.replace("\ns", &format!("\n{}", origin.url("s"))));
+    let flags = ["--began", "2026-03-29T14:00:00Z", "--playlist", &origin.url("gone.m3u8")];
+    let refused = export(&jsonl, &path("none.m3u8"), "daterange", &flags);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(3) && error.contains("gone.m3u8") && error.contains("404"), "{error}");
+    assert!(!path("none.m3u8").exists());
     // The player must have its media element before the playlist: without one it makes no cues of date ranges.
     fixtures.write(
         "index.html",

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use super::Compute;
 use super::progress::with_bar;
 use super::vote::VoteArgs;
+use crate::cli::paths::shown;
 use touchline_compute::models::pack::Pack;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
@@ -80,7 +81,7 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
         let text = kinds::cross(&args.cv, &args.dataset, &args.json, vote, args.seed)?;
         // Errors are ignored, because the reader may close the pipe early.
         let _ = std::io::stdout().write_all(text.as_bytes());
-        let _ = writeln!(std::io::stdout(), "\nfigures written to {}", args.json.display());
+        let _ = writeln!(std::io::stdout(), "\nfigures written to {}", shown(&args.json));
         return Ok(());
     };
     let html = args.report.unwrap_or_else(|| args.json.with_extension("html"));
@@ -137,7 +138,7 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
     write_file(&html, report::evaluation(&evaluation)?.as_bytes(), "--report")?;
     // Errors are ignored, because the reader may close the pipe early.
     let _ = std::io::stdout().write_all(text(&evaluation).as_bytes());
-    let _ = writeln!(std::io::stdout(), "\nfigures written to {}, report to {}", args.json.display(), html.display());
+    let _ = writeln!(std::io::stdout(), "\nfigures written to {}, report to {}", shown(&args.json), shown(&html));
     Ok(())
 }
 

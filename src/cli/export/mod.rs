@@ -8,11 +8,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use url::Url;
 
+use super::paths::{output_path, refuse_inputs, shown};
 use super::run::named;
 use touchline_core::error::{Error, Result};
+use touchline_core::redact;
 use touchline_core::segment::SegmentedStream;
 use touchline_core::timecode::FrameRate;
+use touchline_media::hls::fetch_playlist;
 use touchline_serve::publish::export::{
     self, Export, ExportOptions, ExportPlacement, Format, Moment, Posters, TimeBase, plain,
 };
@@ -99,11 +103,11 @@ pub struct ExportArgs {
     /// File or URL that otio and edl refer to, or file of --posters [default: the recording that `score` was given].
     #[arg(long, value_name = "FILE|URL")]
     media: Option<String>,
-    /// HLS media playlist to insert the lines of daterange into.
-    #[arg(long, value_name = "FILE.m3u8")]
+    /// HLS media playlist to insert the lines of daterange into: a file, or a web address, whose segments are then named in full.
+    #[arg(long, value_name = "FILE.m3u8|URL")]
     playlist: Option<PathBuf>,
     /// File to write; "-" is standard output.
-    #[arg(short, long, value_name = "FILE|-")]
+    #[arg(short, long, value_name = "FILE|-", value_parser = output_path())]
     output: PathBuf,
 }
 
@@ -112,24 +116,27 @@ fn rates() -> impl TypedValueParser<Value = FrameRate> {
 }
 
 pub fn export(args: &ExportArgs) -> Result<()> {
-    args.refuse_own_input()?;
-    let place = plain(&args.from.display().to_string());
+    let named = [Some(args.from.as_path()), args.playlist.as_deref(), args.media.as_deref().map(Path::new)];
+    refuse_inputs("--output", &args.output, named.into_iter().flatten())?;
+    let place = shown(&args.from);
     let mut options = args.options()?;
     let file = read(&args.from, &place)?;
     warn_of_damage(&file, &place);
     let (id, stream) = choose(&file, args.stream.as_deref(), &place)?;
-    let export = Export::new(id, &file.classes, stream, &args.placement(), &place)?;
+    // A recording is named by its path.
+    refuse_inputs("--output", &args.output, [id])?;
+    let mut export = Export::new(id, &file.classes, stream, &args.placement(), &place)?;
+    export.is_silent = file.silent.contains(id);
     if args.posters {
         options.posters = posters::posters(&export, Path::new(args.media.as_deref().unwrap_or(id)))?;
     }
-    // A recording is named by its path.
     options.media = options.media.or_else(|| Path::new(id).is_file().then(|| id.to_owned()));
     let rendered = export::render(&export, args.format, &options, &place)?;
     write(&args.output, rendered.as_bytes())?;
     if args.output != Path::new("-") {
         let count = export.segments.iter().filter(|placed| export.class(placed).is_some()).count();
         let other = export.segments.len() - count;
-        eprintln!("{}: {count} segments of classes, {other} others", plain(&args.output.display().to_string()));
+        eprintln!("{}: {count} segments of classes, {other} others", shown(&args.output));
     }
     Ok(())
 }
@@ -152,7 +159,10 @@ impl ExportArgs {
             return Err(Error::Usage("--posters is for --format html only; leave it out".into()));
         }
         let playlist = match self.playlist.as_deref() {
-            Some(path) => Some((path.display().to_string(), read_playlist(path)?)),
+            Some(path) => Some(match web_address(path) {
+                Some(url) => (redact::uri(url.as_str()), fetch(&url)?),
+                None => (path.display().to_string(), read_playlist(path)?),
+            }),
             None => None,
         };
         let options = ExportOptions {
@@ -165,26 +175,24 @@ impl ExportArgs {
         options.check(self.format)?;
         Ok(options)
     }
+}
 
-    /// Refuses to replace an input.
-    fn refuse_own_input(&self) -> Result<()> {
-        let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
-        let inputs = [Some(&self.from), self.playlist.as_ref()];
-        // A device may be both.
-        if self.output.is_file() && inputs.into_iter().flatten().any(|input| same(input, &self.output)) {
-            let place = plain(&self.output.display().to_string());
-            return Err(Error::Usage(format!(
-                "--output {place} is the input and would be replaced; name another file"
-            )));
-        }
-        Ok(())
-    }
+/// The address, if `path` is one.
+fn web_address(path: &Path) -> Option<Url> {
+    Url::parse(path.to_str()?).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
+}
+
+/// # Errors
+/// If the playlist cannot be fetched.
+fn fetch(url: &Url) -> Result<String> {
+    let _known = redact::remember(url.as_str());
+    fetch_playlist(url, None).map_err(|e| Error::source_failure(e.kind, redact::uri(url.as_str()), e.cause, e.advice))
 }
 
 /// # Errors
 /// If it cannot be read.
 fn read_playlist(path: &Path) -> Result<String> {
-    let place = plain(&path.display().to_string());
+    let place = shown(path);
     let failed = |cause: &str, advice: &str| Error::source_error(place.clone(), cause, advice);
     let unreadable = |e: std::io::Error| failed(&format!("cannot read it: {e}"), "check --playlist");
     if std::fs::metadata(path).map_err(unreadable)?.len() > PLAYLIST_MAX {
@@ -261,7 +269,7 @@ fn choose<'a>(file: &'a RecordFile, wish: Option<&str>, place: &str) -> Result<(
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let place = if path == Path::new("-") { "standard output".into() } else { plain(&path.display().to_string()) };
+    let place = if path == Path::new("-") { "standard output".into() } else { shown(path) };
     let failed = |e: std::io::Error| {
         let advice = "free space, check the folder and its permissions, or choose another --output";
         let text = e.to_string();

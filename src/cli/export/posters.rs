@@ -5,6 +5,7 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::cli::paths::shown;
 use crate::cli::progress::Bar;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::OTHER;
@@ -23,7 +24,7 @@ const POSTERS_MAX: usize = 300;
 /// # Errors
 /// If the recording `media` cannot be opened. A single picture that cannot be decoded is reported on standard error and left out.
 pub(super) fn posters(export: &Export<'_>, media: &Path) -> Result<Posters> {
-    let place = plain(&media.display().to_string());
+    let place = shown(media);
     if !media.is_file() {
         let advice = "give the recording with --media FILE, or leave out --posters";
         return Err(Error::source_error(place, "--posters needs the recording, and this is not a file", advice));

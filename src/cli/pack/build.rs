@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cli::paths::shown;
 use crate::cli::progress::Bar;
 use touchline_core::error::Result;
 use touchline_learn::dataset::Dataset;
@@ -84,6 +85,6 @@ pub fn build(args: BuildArgs) -> Result<()> {
     for (name, value) in &manifest.card.measured {
         let _ = writeln!(out, "{name} = {value}");
     }
-    let _ = writeln!(out, "pack written to {}", args.out.display());
+    let _ = writeln!(out, "pack written to {}", shown(&args.out));
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cli::paths::shown;
 use crate::cli::progress::with_bar;
 use touchline_compute::models::pack::{Manifest, Pack};
 use touchline_core::error::Result;
@@ -67,6 +68,6 @@ pub fn calibrate(args: &CalibrateArgs) -> Result<()> {
         let reason = if is_encoder { "encoders compute in f32" } else { "the dataset has no samples for it" };
         let _ = writeln!(out, "{modality}: not calibrated, because {reason}; --precision int8 will reject the pack");
     }
-    let _ = writeln!(out, "ranges written to {}", args.pack.display());
+    let _ = writeln!(out, "ranges written to {}", shown(&args.pack));
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use crate::cli::paths::shown;
 use touchline_compute::infer::Engine;
 use touchline_compute::models::Architecture;
 use touchline_compute::models::foundation::{Foundation, Prompts};
@@ -119,7 +120,7 @@ pub fn import(args: ImportArgs) -> Result<()> {
     if let Some(reason) = &imported.manifest.fusion.refit {
         print(format!("the class-to-modality table must be fitted again: {reason}"));
     }
-    print(format!("pack written to {}", out.display()));
+    print(format!("pack written to {}", shown(&out)));
     Ok(())
 }
 

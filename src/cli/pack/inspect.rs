@@ -8,6 +8,7 @@ use candle_core::Device;
 use clap::Args;
 use serde::Serialize;
 
+use crate::cli::paths::shown;
 use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::{Int8Cost, MANIFEST, Pack, Unknown};
 use touchline_compute::models::{Architecture, read_weights};
@@ -107,7 +108,7 @@ fn look(pack: &Pack, modality: Modality) -> Result<Option<WeightsView>> {
 fn text(pack: &Pack, stamp: &PackStamp, weights: &[WeightsView]) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let _ = writeln!(out, "{} in {}: hashes verified, models loaded and run", pack.name, pack.dir.display());
+    let _ = writeln!(out, "{} in {}: hashes verified, models loaded and run", pack.name, shown(&pack.dir));
     let _ = writeln!(out, "weights  {}\n{MANIFEST:<8} {}", stamp.weights_sha256, stamp.manifest_sha256);
     let _ = writeln!(out, "\n{} classes: {}", pack.classes.len(), pack.classes.names().join(" "));
     for (class, reason) in &pack.left_out {

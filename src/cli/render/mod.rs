@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use self::labels::SecondsByRun;
 use super::Compute;
+use super::paths::{refuse_inputs_of, shown};
 use super::progress::Bar;
 use super::run::named;
 use super::score::decide;
@@ -17,7 +18,7 @@ use super::signal::SignalArgs;
 use super::vote::VoteArgs;
 use touchline_core::cause::Cause;
 use touchline_core::error::{Error, Result};
-use touchline_core::markup::{is_harmless, plain};
+use touchline_core::markup::plain;
 use touchline_core::time::NANOS_PER_SECOND;
 use touchline_media::gst::output::{
     DEFAULT_BITRATE_KBPS, Encoder, Encoding, OutputAddress, OutputCause, RenderRequest, recording_length,
@@ -99,7 +100,7 @@ pub struct RenderArgs {
 }
 
 pub fn render(args: &RenderArgs) -> Result<()> {
-    let place = plain(&args.input.display().to_string());
+    let place = shown(&args.input);
     let output = args.address()?;
     let options = OverlayOptions {
         template: args.overlay.clone(),
@@ -157,11 +158,8 @@ impl RenderArgs {
         let usage = |text: String| Error::Usage(format!("--output: {text}"));
         let text = self.output.to_str().ok_or_else(|| usage("the name is not UTF-8; rename it".into()))?;
         let address = OutputAddress::parse(text).map_err(usage)?;
-        let same = |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
+        refuse_inputs_of("--output", &address, [&self.input])?;
         match &address {
-            OutputAddress::File(path, _) if same(path, &self.input) => {
-                Err(usage(format!("{} is the input and would be replaced; name another file", address.shown())))
-            }
             OutputAddress::File(..) | OutputAddress::Hls(_) => Ok(address),
             _ => Err(usage(format!(
                 "{}: recordings are rendered into files; give an .mp4, .mkv or .ts file, or hls:DIR",
@@ -185,10 +183,4 @@ impl RenderArgs {
         bar.finish();
         result.map(|()| seconds)
     }
-}
-
-/// A path for messages.
-fn shown(path: &Path) -> String {
-    let text = path.display().to_string();
-    if text.chars().all(is_harmless) { text } else { plain(&text) }
 }

@@ -7,8 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cli::paths::{refuse_inputs, refuse_inputs_of};
 use touchline_compute::models::pack::Pack;
 use touchline_core::error::Result;
+use touchline_media::gst::output::OutputAddress;
 use touchline_serve::config;
 use touchline_serve::config::{BatchMax, BatchWaitMs, Settings, Shard};
 use touchline_serve::publish::hub::StreamOwner;
@@ -34,6 +36,7 @@ pub(super) fn run_with(args: &RunArgs, notice: Option<Notice>, sinks: Vec<Box<dy
     for pack in [Some(&mut pack), shadow.as_mut()].into_iter().flatten() {
         super::place(pack, settings.precision, &settings.device)?;
     }
+    refuse_own_inputs(&settings)?;
     let fixed = settings.fixed();
     let Settings { shard, streams, named, access, .. } = settings;
     let with = |streams, origin: StreamOwner| settle::ours(shard, streams).into_iter().map(move |s| (s, origin));
@@ -79,6 +82,17 @@ pub(super) fn run_with(args: &RunArgs, notice: Option<Notice>, sinks: Vec<Box<dy
         quiet: settings.quiet,
     };
     run::run_with_sinks(config, sinks)
+}
+
+/// Refuses outputs that are files to watch.
+fn refuse_own_inputs(settings: &Settings) -> Result<()> {
+    let streams = || settings.streams.iter().chain(&settings.named);
+    let uris = || streams().map(|stream| stream.settings.uri.as_str());
+    settings.jsonl.iter().try_for_each(|jsonl| refuse_inputs("jsonl", Path::new(jsonl), uris()))?;
+    streams().try_for_each(|stream| match stream.settings.output.as_deref().map(OutputAddress::parse) {
+        Some(Ok(address)) => refuse_inputs_of("output", &address, uris()),
+        _ => Ok(()),
+    })
 }
 
 /// The configuration file's name, and how it is read again.

@@ -44,11 +44,14 @@ use std::thread::JoinHandle;
 use crossbeam_channel::Sender;
 use url::Url;
 
+use self::fetch::Origin;
 use super::Source;
-use super::guard::SourcePolicy;
+use super::guard::{Refusal, SourcePolicy};
 use super::options::HlsOptions;
 use super::outlet::{Counters, Outlet, Stopper};
 use super::uri::Kind;
+use super::web::WebClient;
+use touchline_core::cause::Cause;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{MediaItem, Pace, Tracks};
@@ -133,6 +136,41 @@ pub(super) fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Kind> {
     super::guard::runtime().ok()?.block_on(content::classify(url, policy))
 }
 
+/// Fetches the media playlist at a web address. Its addresses are absolute in the result, so that a copy plays from any place. `policy`
+/// applies to every connection; without one, all addresses are allowed. Waits for the server for some seconds, and must not be called on
+/// a thread of a runtime.
+///
+/// # Errors
+/// When the address or a redirect is refused, or the server sends no playlist.
+pub fn fetch_playlist(url: &Url, policy: Option<&Arc<SourcePolicy>>) -> std::result::Result<String, Refusal> {
+    let failed = |e: std::io::Error| Refusal::of(Cause::Other, format!("cannot start the network: {e}"), "try again");
+    let runtime = super::guard::runtime().map_err(failed)?;
+    let policy = policy.cloned().unwrap_or_else(|| Arc::new(SourcePolicy::unrestricted()));
+    let origin = content::HttpOrigin { web: Arc::new(WebClient::new(policy)) };
+    let (base, text) = runtime.block_on(origin.playlist(url, content::RESPONSE_TIMEOUT))?;
+    Ok(with_absolute_addresses(&text, &base))
+}
+
+/// `playlist` with absolute addresses of segments, keys and the like.
+fn with_absolute_addresses(playlist: &str, base: &Url) -> String {
+    const ATTRIBUTE: &str = "URI=\"";
+    let absolute = |address: &str| base.join(address).map_or_else(|_| address.to_owned(), String::from);
+    let mut out = String::with_capacity(2 * playlist.len());
+    for line in playlist.split_inclusive('\n') {
+        let text = line.trim_end();
+        let tag = text.split_once(ATTRIBUTE).and_then(|(before, rest)| Some((before, rest.split_once('"')?)));
+        match tag {
+            Some((before, (address, after))) if text.starts_with('#') => {
+                out.extend([before, ATTRIBUTE, &absolute(address), "\"", after]);
+            }
+            None if !text.is_empty() && !text.starts_with('#') => out.push_str(&absolute(text)),
+            _ => out.push_str(text),
+        }
+        out.push_str(&line[text.len()..]);
+    }
+    out
+}
+
 struct HlsSource {
     pace: Pace,
     stopper: Stopper,
@@ -173,5 +211,21 @@ pub fn fuzz(first: &str, second: &str) {
         }
         let _ = container::inspect(text.as_bytes(), None);
         let _ = mp4::tracks(text.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_a_playlist_become_absolute() {
+        let base = Url::parse("https://h.example/live/court/video.m3u8?token=x").unwrap();
+        let text = "#EXTM3U\r\n#EXT-X-MAP:URI=\"init.mp4\",BYTERANGE=\"9@0\"\r\n#EXTINF:4,\r\n../a 1.ts\r\n#EXTINF:4,\r\nhttps://cdn.example/b.ts\n/c.ts";
+        assert_eq!(
+            with_absolute_addresses(text, &base),
+            "#EXTM3U\r\n#EXT-X-MAP:URI=\"https://h.example/live/court/init.mp4\",BYTERANGE=\"9@0\"\r\n#EXTINF:4,\r\n\
+             https://h.example/live/a%201.ts\r\n#EXTINF:4,\r\nhttps://cdn.example/b.ts\nhttps://h.example/c.ts"
+        );
     }
 }

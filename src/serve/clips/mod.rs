@@ -135,14 +135,14 @@ pub struct ClipMedia {
     /// Coding of the sound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audio: Option<String>,
-    /// File with its sound alone: WAV, 16 bits.
+    /// File with its sound alone: WAV, 16 bits or 32-bit floating point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wav: Option<String>,
 }
 
 impl From<ClipFile> for ClipMedia {
     fn from(file: ClipFile) -> Self {
-        let ClipFile { file, bytes, begin, end, video, audio } = file;
+        let ClipFile { file, bytes, begin, end, video, audio, .. } = file;
         Self { file, bytes, begin_pts_ns: begin, end_pts_ns: end, began_unix_ns: None, video, audio, wav: None }
     }
 }
@@ -327,9 +327,33 @@ pub fn name(parts: &[&str]) -> String {
     name
 }
 
+/// The id of a clip of a ring: the stream, wall time in ms, run and PTS in ms, and what it is about.
+pub fn id(stream: &str, unix_ms: i64, (run, pts): (RunId, Pts), label: &str) -> String {
+    name(&[stream, &unix_ms.to_string(), &format!("{}.{}", run.0, pts.0 / 1_000_000), label])
+}
+
+/// Whether a name has the form of [`id`].
+fn is_id(name: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let is_place = |part: &str| part.split_once('.').is_some_and(|(run, ms)| is_number(run) && is_number(ms));
+    let parts: Vec<&str> = name.split('-').collect();
+    parts.windows(4).any(|parts| is_number(parts[1]) && is_place(parts[2]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_are_told_from_other_names() {
+        for stream in ["court-1", "7", "a.b_c"] {
+            let id = id(stream, 1_700_000_000_000, (RunId(3), Pts::from_second(5)), "table-tennis-segment");
+            assert!(is_id(&id) && is_id(&format!("{id}-2")), "{id}");
+        }
+        for other in ["holiday", "2024-05-01", "a-1-2-3", "match-2024-1.5", "-1-1.1"] {
+            assert!(!is_id(other), "{other}");
+        }
+    }
 
     #[test]
     fn names_are_safe_file_names() {
@@ -356,6 +380,7 @@ mod tests {
             end: Pts(6_000_000_000),
             video: None,
             audio: Some("audio/mpeg, mpegversion=4".into()),
+            holes: Vec::new(),
         };
         let subject = ClipSubject {
             stream: "a",

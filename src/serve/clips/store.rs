@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use super::Sidecar;
@@ -17,6 +18,8 @@ const SIDECAR_MAX: u64 = 64 << 20;
 #[derive(Clone, Debug)]
 pub struct ClipStore {
     dir: PathBuf,
+    /// Clips whose sidecar could not be read at the start. Nothing of them is removed.
+    unreadable: Arc<BTreeSet<String>>,
 }
 
 /// Creates a folder for media.
@@ -42,7 +45,16 @@ impl ClipStore {
         let entries = std::fs::read_dir(dir).map_err(|e| unusable(dir, &e))?;
         let leftovers = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(unfinished);
         let removed = leftovers.filter(|path| std::fs::remove_file(path).is_ok()).count();
-        Ok((Self { dir: dir.into() }, removed))
+        let mut store = Self { dir: dir.into(), unreadable: Arc::default() };
+        let mut ids = store.ids().map_err(|e| unusable(dir, &e))?;
+        ids.retain(|id| store.sidecar(id).is_none());
+        store.unreadable = Arc::new(ids);
+        Ok((store, removed))
+    }
+
+    /// The clips whose sidecar could not be read when the folder was opened, as after a return to an earlier version of the program.
+    pub fn unreadable(&self) -> &BTreeSet<String> {
+        &self.unreadable
     }
 
     /// The folder.
@@ -50,19 +62,22 @@ impl ClipStore {
         &self.dir
     }
 
-    /// Removes files that belong to no clip: their program was killed before it wrote the sidecar. Only for a folder that has nothing
-    /// but clips. Returns their number.
+    /// Removes files that have the name of a clip without a sidecar: their program was killed before it wrote it. Files of other names
+    /// stay, and those with a sidecar that cannot be read. Returns their number.
     ///
     /// # Errors
     /// If the folder cannot be read.
     pub fn remove_orphans(&self) -> io::Result<usize> {
         let ids = self.ids()?;
-        let known: BTreeSet<PathBuf> =
-            ids.iter().filter_map(|id| self.sidecar(id)).flat_map(|sidecar| self.files(&sidecar)).collect();
-        let is_media =
-            |path: &PathBuf| path.extension().is_some_and(|e| ["mp4", "mkv", "jpg", "wav"].iter().any(|m| e == *m));
+        let is_orphan = |path: &PathBuf| {
+            let Some((stem, extension)) = path.file_name().and_then(|name| name.to_str()?.rsplit_once('.')) else {
+                return false;
+            };
+            let is_media = ["mp4", "mkv", "jpg", "wav"].contains(&extension);
+            is_media && super::is_id(stem) && owner(&ids, stem).is_none()
+        };
         let all = std::fs::read_dir(&self.dir)?.filter_map(|entry| Some(entry.ok()?.path()));
-        let orphans = all.filter(|path| is_media(path) && !known.contains(path));
+        let orphans = all.filter(is_orphan);
         Ok(orphans.filter(|path| std::fs::remove_file(path).is_ok()).count())
     }
 
@@ -109,7 +124,8 @@ impl ClipStore {
         Ok(true)
     }
 
-    /// Removes clips older than `age_s` seconds before `unix_ns`, and the oldest while all have more than `bytes`. Returns their size.
+    /// Removes clips older than `age_s` seconds before `unix_ns`, and the oldest while all have more than `bytes`. A clip that cannot
+    /// be removed takes no room from the others. Returns the size of all that stay.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -120,9 +136,7 @@ impl ClipStore {
         for entry in std::fs::read_dir(&self.dir)?.filter_map(Result::ok) {
             let (name, Ok(meta)) = (entry.file_name(), entry.metadata()) else { continue };
             let Some((stem, extension)) = name.to_str().and_then(|name| name.rsplit_once('.')) else { continue };
-            // Further media files of a clip have a number.
-            let id = ids.get(stem).or_else(|| ids.get(stem.rsplit_once('-')?.0));
-            let Some(id) = id else { continue };
+            let Some(id) = owner(&ids, stem) else { continue };
             let (made_s, size) = sizes.entry(id).or_default();
             *size += meta.len();
             if extension == "json" {
@@ -130,18 +144,29 @@ impl ClipStore {
                 *made_s = made.map_or(0, |since| since.as_secs());
             }
         }
-        let mut clips: Vec<(u64, &str, u64)> =
-            sizes.into_iter().map(|(id, (made_s, size))| (made_s, id, size)).collect();
+        let clips = sizes.into_iter().map(|(id, (made_s, size))| (made_s, id, size));
+        let (fixed, mut clips): (Vec<_>, Vec<_>) = clips.partition(|(_, id, _)| self.unreadable.contains(*id));
         clips.sort();
-        let mut total: u64 = clips.iter().map(|(.., size)| size).sum();
+        let size_of = |clips: &[(u64, &str, u64)]| clips.iter().map(|(.., size)| size).sum::<u64>();
+        let (mut stuck, mut total) = (size_of(&fixed), size_of(&clips));
         let unix_s = unix_ns / NANOS_PER_SECOND;
         for (made_s, id, size) in clips {
-            if (total > bytes || unix_s.saturating_sub(made_s) > age_s) && self.remove(id)? {
+            if total > bytes || unix_s.saturating_sub(made_s) > age_s {
+                let removed = self.remove(id);
+                if let Err(e) = &removed {
+                    tracing::debug!("{}: clip {id} cannot be removed: {e}", self.dir.display());
+                }
+                stuck += if matches!(removed, Ok(true)) { 0 } else { size };
                 total = total.saturating_sub(size);
             }
         }
-        Ok(total)
+        Ok(total + stuck)
     }
+}
+
+/// The clip that a file belongs to, by its name without extension. Further media files of a clip have a number.
+fn owner<'a>(ids: &'a BTreeSet<String>, stem: &str) -> Option<&'a String> {
+    ids.get(stem).or_else(|| ids.get(stem.rsplit_once('-')?.0))
 }
 
 #[cfg(test)]
@@ -162,14 +187,55 @@ mod tests {
     fn unfinished_files_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         put(dir.path(), "b");
-        for file in ["a.mp4.part", "a.mp4.index.part", "c.mp4", "notes.txt"] {
+        for file in ["a.mp4.part", "a.mp4.index.part", "c-1700000000000-0.5000-tennis.mp4", "notes.txt", "holiday.mp4"]
+        {
             std::fs::write(dir.path().join(file), "x").unwrap();
         }
         let (store, removed) = ClipStore::open(dir.path()).unwrap();
         assert_eq!((removed, store.remove_orphans().unwrap()), (2, 1));
         let mut left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["b.jpg", "b.json", "b.mp4", "notes.txt"]);
+        assert_eq!(left, ["b.jpg", "b.json", "b.mp4", "holiday.mp4", "notes.txt"]);
+    }
+
+    #[test]
+    fn clips_with_an_unreadable_sidecar_stay_and_take_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let newer = "a-1700000000000-0.5000-tennis";
+        put(dir.path(), newer);
+        for file in [format!("{newer}-2.mp4"), format!("{newer}.wav")] {
+            std::fs::write(dir.path().join(file), "x").unwrap();
+        }
+        // Of a later version of the program.
+        std::fs::write(dir.path().join(format!("{newer}.json")), r#"{"version":2,"id":["a"]}"#).unwrap();
+        put(dir.path(), "b");
+        let (store, removed) = ClipStore::open(dir.path()).unwrap();
+        assert_eq!((removed, store.remove_orphans().unwrap()), (0, 0));
+        assert_eq!(store.unreadable().iter().collect::<Vec<_>>(), [newer]);
+        let now = u64::MAX / 2;
+        assert!(
+            store.trim(150_000, u64::MAX, now).unwrap() > 200_000,
+            "there is room for the clip that can be removed"
+        );
+        assert!(store.sidecar("b").is_some());
+        assert!(store.trim(u64::MAX, 1, now).unwrap() > 100_000);
+        assert!(store.sidecar("b").is_none() && dir.path().join(format!("{newer}.mp4")).exists());
+    }
+
+    #[test]
+    fn a_clip_that_cannot_be_removed_does_not_keep_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        ["a", "b"].iter().for_each(|id| put(dir.path(), id));
+        let (store, _) = ClipStore::open(dir.path()).unwrap();
+        let all = store.trim(u64::MAX, u64::MAX, 0).unwrap();
+        for id in ["a", "b"] {
+            let file = std::fs::File::options().write(true).open(dir.path().join(format!("{id}.json"))).unwrap();
+            file.set_modified(UNIX_EPOCH + std::time::Duration::from_secs(5_000_000_000)).unwrap();
+        }
+        // The oldest has a folder in place of its sidecar.
+        std::fs::create_dir(dir.path().join("0.json")).unwrap();
+        assert!(store.trim(all, u64::MAX, 0).unwrap() >= all);
+        assert_eq!(store.ids().unwrap().into_iter().collect::<Vec<_>>(), ["0", "a", "b"]);
     }
 
     #[test]

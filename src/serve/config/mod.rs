@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use touchline_compute::models::pack::MANIFEST;
 use touchline_core::error::{Error, Result};
+use touchline_core::markup::is_harmless;
 use touchline_media::options::{HlsOptions, Isolation, SourceKind, TierChoice};
 
 pub use file::{ConfigFile, RawTable};
@@ -217,8 +218,8 @@ pub fn stream_id(id: &str) -> Result<(), String> {
 /// # Errors
 /// Names the permitted form.
 pub fn stream_label(label: &str) -> Result<(), String> {
-    let fits = (1..=120).contains(&label.chars().count()) && !label.chars().any(char::is_control);
-    if fits { Ok(()) } else { Err("a label is 1 to 120 characters on one line".to_owned()) }
+    let fits = (1..=120).contains(&label.chars().count()) && label.chars().all(is_harmless);
+    if fits { Ok(()) } else { Err("a label is 1 to 120 characters on one line, none of them invisible".to_owned()) }
 }
 
 /// Checks the group of a stream.
@@ -226,8 +227,9 @@ pub fn stream_label(label: &str) -> Result<(), String> {
 /// # Errors
 /// Names the permitted form.
 pub fn stream_group(group: &str) -> Result<(), String> {
-    let fits = (1..=64).contains(&group.chars().count()) && !group.chars().any(|c| c.is_control() || c == ',');
-    if fits { Ok(()) } else { Err("a group is 1 to 64 characters on one line, without commas".to_owned()) }
+    let fits = (1..=64).contains(&group.chars().count()) && group.chars().all(|c| is_harmless(c) && c != ',');
+    let refused = || "a group is 1 to 64 characters on one line, none of them invisible, without commas".to_owned();
+    if fits { Ok(()) } else { Err(refused()) }
 }
 
 /// Checks the form of a time zone's name. The browser knows the zones.

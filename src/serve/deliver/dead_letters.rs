@@ -1,14 +1,19 @@
-//! Records that a receiver refused, in a file beside the spool.
+//! Records that a receiver refused, in a file beside the spool, and their way back.
+//!
+//! A person who has repaired the receiver renames the file to `NAME.again.jsonl`. The sink takes its records into the spool, behind those
+//! that wait. They get new numbers, and so new ids: no receiver has accepted the old ones.
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::envelope::Envelope;
+use super::spool::Spool;
+use crate::config::RecordKind;
 use crate::publish::format::rfc3339;
 
 /// One JSON object per line: when and why it was refused, and the event.
@@ -40,4 +45,74 @@ impl DeadLetters {
         }
         OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?.write_all(&line)
     }
+}
+
+/// What is needed of a dead letter to deliver its record again.
+#[derive(Deserialize)]
+struct ReadLetter<'a> {
+    #[serde(borrow)]
+    event: ReadEvent<'a>,
+}
+
+#[derive(Deserialize)]
+struct ReadEvent<'a> {
+    subject: String,
+    r#type: String,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// What became of the letters of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct TakenAgain {
+    /// Records that are in the spool now.
+    pub records: u64,
+    /// Lines that are no dead letter. They are lost.
+    pub damaged: u64,
+    /// Lines that the spool has no room for. They stay in the file.
+    pub left: u64,
+}
+
+/// Moves the records of `path` into the spool. Does nothing if there is no such file.
+///
+/// # Errors
+/// If the file cannot be read or replaced, or the spool cannot be written. A record may then be in both: it is delivered twice.
+pub(super) fn take_again(path: &Path, spool: &mut Spool, unix_ns: i64) -> std::io::Result<TakenAgain> {
+    let mut taken = TakenAgain::default();
+    let file = match File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(taken),
+        file => file?,
+    };
+    let mut rest = Vec::new();
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line?;
+        if taken.left > 0 || !spool.has_room(line.len()) {
+            taken.left += 1;
+            rest.extend(line);
+            rest.push(b'\n');
+            continue;
+        }
+        let letter: Option<ReadLetter<'_>> = serde_json::from_slice(&line).ok();
+        let record = letter.and_then(|ReadLetter { event }| {
+            let name = event.r#type.strip_prefix("touchline.")?;
+            let kind = RecordKind::ALL.into_iter().find(|kind| kind.as_str() == name)?;
+            Some((event.subject, kind, event.data.get()))
+        });
+        match record {
+            Some((stream, kind, json)) => {
+                spool.add(&stream, unix_ns, &[(kind, json)]).map_err(std::io::Error::other)?;
+                taken.records += 1;
+            }
+            None if line.trim_ascii().is_empty() => {}
+            None => taken.damaged += 1,
+        }
+    }
+    if taken.left == 0 {
+        std::fs::remove_file(path)?;
+    } else {
+        let part = path.with_extension("part");
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?.write_all(&rest)?;
+        std::fs::rename(part, path)?;
+    }
+    Ok(taken)
 }

@@ -26,7 +26,7 @@ mod webhook;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -38,7 +38,7 @@ use crate::metrics::Loss;
 use crate::publish::hub::Hub;
 use crate::publish::sink::{DeliveryStatus, Item, Sink};
 use courier::{Courier, Place, Transport};
-use dead_letters::DeadLetters;
+use dead_letters::{DeadLetters, TakenAgain, take_again};
 use spool::Spool;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
@@ -91,6 +91,8 @@ struct Delivery {
     kinds: Option<Vec<RecordKind>>,
     /// For messages.
     place: String,
+    /// Dead letters that are to be delivered again.
+    again: PathBuf,
     shared: Arc<DeliveryState>,
     clock: Arc<dyn Clock>,
     thread: Option<JoinHandle<()>>,
@@ -139,8 +141,34 @@ impl Delivery {
                 tracing::error!("a thread that delivers records panicked; they stay in the spool until a restart");
             }
         })?;
-        let place = path.display().to_string();
-        Ok(Self { name, streams, kinds, place, shared, clock, thread: Some(thread), log: LogLimiter::new() })
+        let (place, again) = (path.display().to_string(), path.with_extension("again.jsonl"));
+        let delivery =
+            Self { name, streams, kinds, place, again, shared, clock, thread: Some(thread), log: LogLimiter::new() };
+        delivery.take_again();
+        Ok(delivery)
+    }
+
+    /// Takes the dead letters of a file that a person has renamed.
+    fn take_again(&self) {
+        let taken = {
+            let mut spool = self.shared.spool.lock();
+            let taken = take_again(&self.again, &mut spool, self.clock.unix_ns());
+            self.shared.report(&spool);
+            taken
+        };
+        let place = shown(&self.again);
+        match taken {
+            Ok(taken) if taken == TakenAgain::default() => {}
+            Ok(TakenAgain { records, damaged, left }) => {
+                self.shared.status.lost(Loss::Damaged, damaged);
+                let rest = if left > 0 { "; send SIGHUP for the rest when the spool has room" } else { "" };
+                tracing::info!(
+                    "{place}: {records} records are delivered again, {damaged} lines are damaged, {left} left{rest}"
+                );
+                self.shared.wake.notify_one();
+            }
+            Err(e) => tracing::error!("{place}: cannot take its records: {e}; check its permissions and the disk"),
+        }
     }
 
     fn takes(&self, kind: RecordKind) -> bool {
@@ -218,6 +246,7 @@ impl Sink for Delivery {
     }
 
     fn reopen(&mut self) {
+        self.take_again();
         self.shared.reload.send_modify(|number| *number += 1);
         self.shared.wake.notify_one();
     }

@@ -130,6 +130,11 @@ impl Spool {
         self.bytes
     }
 
+    /// Whether a record of this length fits without dropping another.
+    pub const fn has_room(&self, bytes: usize) -> bool {
+        self.bytes + bytes as u64 + RECORD_OVERHEAD <= self.max_bytes
+    }
+
     /// Adds records. Returns the number of oldest records that were dropped to keep the bound.
     pub fn add(&mut self, stream: &str, unix_ns: i64, records: &[(RecordKind, &str)]) -> rusqlite::Result<u64> {
         let transaction = self.connection.transaction()?;

@@ -146,13 +146,29 @@ fn outcome(status: StatusCode, headers: &HeaderMap, unix_s: i64) -> Result<(), F
             "the receiver redirects ({code}), which is not followed; give the final address"
         )));
     }
-    let is_passing =
-        matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
-    if status.is_client_error() && !is_passing {
+    // These are about the record. All others are about the receiver or the way to it, which a person or time repairs: no record
+    // may be lost by an expired token.
+    let is_of_record = matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE
+            | StatusCode::UNPROCESSABLE_ENTITY
+    );
+    if is_of_record {
         return Err(Failure::Refused { cause: format!("the receiver refuses it ({code})") });
     }
+    let cause = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            format!("the receiver refuses the login ({code}); check token and secret, then send SIGHUP")
+        }
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE => {
+            format!("the receiver takes no events at this path ({code}); check url")
+        }
+        _ => format!("the receiver does not accept it now ({code})"),
+    };
     let after = headers.get(header::RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, unix_s));
-    Err(Failure::Retry { cause: format!("the receiver does not accept it now ({code})"), after })
+    Err(Failure::Retry { cause, after })
 }
 
 /// Seconds, or a time.
@@ -197,10 +213,14 @@ mod tests {
         for status in [200, 202, 204] {
             assert_eq!(with(status, None), Ok(()));
         }
-        for status in [301, 307, 408, 425, 429, 500, 503] {
+        for status in [301, 307, 401, 403, 404, 405, 407, 408, 409, 410, 425, 429, 451, 500, 503] {
             assert!(matches!(with(status, None), Err(Failure::Retry { after: None, .. })), "{status}");
         }
-        for status in [400, 401, 404, 410, 413, 422] {
+        for (status, word) in [(401, "SIGHUP"), (403, "login"), (404, "url"), (410, "path"), (503, "now")] {
+            let Err(Failure::Retry { cause, .. }) = with(status, None) else { panic!("{status}") };
+            assert!(cause.contains(word) && cause.contains(&status.to_string()), "{cause}");
+        }
+        for status in [400, 413, 415, 422] {
             assert!(matches!(with(status, None), Err(Failure::Refused { .. })), "{status}");
         }
         for (text, seconds) in [

@@ -40,6 +40,7 @@ pub(super) struct ClipFamilies {
     /// In the order of [`ClipResult::ALL`].
     clips: Vec<IntCounter>,
     unfinished: IntCounter,
+    unreadable: IntGauge,
     clip_bytes: IntGauge,
 }
 
@@ -69,6 +70,13 @@ impl ClipFamilies {
                 &[],
             )
             .with_label_values::<&str>(&[]),
+            unreadable: int_gauges(
+                r,
+                "touchline_clips_unreadable",
+                "Clips whose JSON file could not be read at the start. They are not removed.",
+                &[],
+            )
+            .with_label_values::<&str>(&[]),
             clip_bytes: int_gauges(r, "touchline_clips_bytes", "Size of all clips, in bytes.", &[])
                 .with_label_values::<&str>(&[]),
         }
@@ -84,6 +92,11 @@ impl Metrics {
     /// Counts files of unfinished clips that were removed.
     pub fn clip_files_removed(&self, count: usize) {
         self.families.clips.unfinished.inc_by(count as u64);
+    }
+
+    /// Sets the number of clips whose sidecar cannot be read.
+    pub fn clips_unreadable(&self, count: usize) {
+        self.families.clips.unreadable.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Sets the extent of the rings: bytes, and the age of the oldest media by stream, ns.

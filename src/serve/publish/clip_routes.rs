@@ -170,6 +170,11 @@ pub(super) async fn post(
         return Ok(no_stream(&id));
     }
     let maker = access(&state)?.maker;
+    if !state.hub.is_recorded(&id) {
+        let error = format!("the stream {id} is not recorded");
+        let advice = "remove record = false from the stream";
+        return Err(ApiError::new(StatusCode::NOT_FOUND, error, advice));
+    }
     let made = tokio::task::spawn_blocking(move || maker.make(&id, from_ns, to_ns)).await;
     let sidecar = made.map_err(|_| ApiError::shutting_down())?.map_err(|cause| refusal(&cause))?;
     let location = format!("/api/v1/clips/{}", sidecar.id);
@@ -267,10 +272,14 @@ fn refusal(refusal: &ClipRefusal) -> ApiError {
         ClipRefusal::Invalid(cause) => (StatusCode::UNPROCESSABLE_ENTITY, cause.clone(), "choose other times"),
         ClipRefusal::NotYet => {
             let error = "the end of the clip is not recorded and decided yet".to_owned();
-            (StatusCode::CONFLICT, error, "ask again when that time has passed by some seconds")
+            (
+                StatusCode::CONFLICT,
+                error,
+                "ask again when that time has passed by some seconds, while the stream is playing",
+            )
         }
         ClipRefusal::Clip(ClipError::NoMedia) => {
-            let advice = "choose a later time, or raise ring_s and ring_mb in [record]";
+            let advice = "choose a later time, or raise ring_s and ring_mb in [record]; a source without coded media, as testsrc, has none";
             (StatusCode::NOT_FOUND, "the ring has no media of that time".to_owned(), advice)
         }
         ClipRefusal::Clip(ClipError::NoSpace) => (

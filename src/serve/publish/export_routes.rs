@@ -1,5 +1,7 @@
 //! `GET /api/v1/streams/{id}/export`: the segments of a stream from the store, as `touchline export` writes them.
 
+use std::sync::Arc;
+
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -8,6 +10,7 @@ use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, de};
 use tokio::sync::Semaphore;
+use url::Url;
 use utoipa::IntoParams;
 
 use super::answer::{ApiError, no_stream};
@@ -18,7 +21,10 @@ use super::hub::Archive;
 use super::record_reader;
 use super::stream_routes::StreamPath;
 use touchline_core::error::Error;
+use touchline_core::redact;
 use touchline_core::timecode::FrameRate;
+use touchline_media::guard::SourcePolicy;
+use touchline_media::hls::fetch_playlist;
 
 /// Exports at the same time. A day of seconds takes about 50 MB of memory and a second of a core.
 static EXPORTS: Semaphore = Semaphore::const_new(1);
@@ -58,6 +64,9 @@ pub(super) struct ExportQuery {
     all: Option<bool>,
     /// URL that otio and edl refer to.
     media: Option<String>,
+    /// Address of an HLS media playlist on the server that the stream comes from. The answer of daterange is then a copy with the lines,
+    /// whose addresses are absolute. Without it, it is the lines alone.
+    playlist: Option<String>,
 }
 
 /// A request that was checked.
@@ -66,6 +75,8 @@ struct ExportJob {
     format: Format,
     placement: ExportPlacement,
     options: ExportOptions,
+    /// Address, and the policy for it.
+    playlist: Option<(Url, Option<Arc<SourcePolicy>>)>,
 }
 
 /// Exports the segments of the last day from the store (`--state`).
@@ -93,10 +104,13 @@ pub(super) async fn get(
     let archive = state.hub.archive().ok_or_else(|| {
         ApiError::new(StatusCode::NOT_FOUND, "the program has no store", "start it with --state FILE")
     })?;
-    let job = query.checked(id)?;
-    let disposition = format!("attachment; filename=\"{}.{}\"", file_name(&job.stream), job.format.extension());
-    let headers =
-        [(header::CONTENT_TYPE, job.format.media_type().to_owned()), (header::CONTENT_DISPOSITION, disposition)];
+    let job = query.checked(id, &state)?;
+    let (media_type, extension) = match job.playlist {
+        Some(_) => ("application/vnd.apple.mpegurl", "m3u8"),
+        None => (job.format.media_type(), job.format.extension()),
+    };
+    let disposition = format!("attachment; filename=\"{}.{extension}\"", file_name(&job.stream));
+    let headers = [(header::CONTENT_TYPE, media_type.to_owned()), (header::CONTENT_DISPOSITION, disposition)];
     let permit = EXPORTS.acquire().await.map_err(|_| ApiError::shutting_down())?;
     let made = tokio::task::spawn_blocking(move || {
         // Kept until the end, also when the client goes away.
@@ -109,7 +123,7 @@ pub(super) async fn get(
 }
 
 impl ExportQuery {
-    fn checked(self, stream: String) -> Result<ExportJob, ApiError> {
+    fn checked(self, stream: String, state: &AppState) -> Result<ExportJob, ApiError> {
         let moment = |key, text: Option<String>| optional(key, text, Moment::parse);
         if self.media.as_ref().is_some_and(|media| !media.contains("://")) {
             return Err(invalid("media", "it is not a URL"));
@@ -122,6 +136,10 @@ impl ExportQuery {
             ..ExportOptions::default()
         };
         options.check(format).map_err(refusal)?;
+        let playlist = self.playlist.as_deref().map(|text| playlist(text, &stream, state)).transpose()?;
+        if playlist.is_some() && format != Format::DateRange {
+            return Err(invalid("playlist", "it is for the format daterange only"));
+        }
         let placement = ExportPlacement {
             rate: optional("rate", self.rate, FrameRate::parse)?,
             offset: self.offset,
@@ -130,13 +148,13 @@ impl ExportQuery {
             from: moment("from", self.from)?,
             to: moment("to", self.to)?,
         };
-        Ok(ExportJob { stream, format, placement, options })
+        Ok(ExportJob { stream, format, placement, options, playlist })
     }
 }
 
 impl ExportJob {
     /// Waits for the disk.
-    fn run(&self, archive: &dyn Archive) -> Result<String, ApiError> {
+    fn run(mut self, archive: &dyn Archive) -> Result<String, ApiError> {
         let failed = |e: &dyn std::fmt::Display| {
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), "see the log of the program")
         };
@@ -148,9 +166,31 @@ impl ExportJob {
             return Err(ApiError::new(StatusCode::NOT_FOUND, error, "ask again when the stream has played"));
         };
         let export = Export::new(&self.stream, &file.classes, seconds, &self.placement, &self.stream);
-        let export = export.map_err(refusal)?;
+        let mut export = export.map_err(refusal)?;
+        export.is_silent = file.silent.contains(&self.stream);
+        if let Some((url, policy)) = &self.playlist {
+            let _known = redact::remember(url.as_str());
+            let fetched = fetch_playlist(url, policy.as_ref());
+            let text = fetched.map_err(|e| {
+                ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("playlist: {}", e.cause), e.advice)
+            })?;
+            self.options.playlist = Some((redact::uri(url.as_str()), text));
+        }
         export::render(&export, self.format, &self.options, &self.stream).map_err(refusal)
     }
+}
+
+/// The address of a playlist: on the server of the stream, so that nobody reads other servers through this one.
+fn playlist(text: &str, stream: &str, state: &AppState) -> Result<(Url, Option<Arc<SourcePolicy>>), ApiError> {
+    let url = Url::parse(text).map_err(|e| invalid("playlist", &format!("it is not a URL: {e}")))?;
+    let (source, is_guarded) =
+        state.hub.source(stream).ok_or_else(|| invalid("playlist", "there is no such stream"))?;
+    let server = |url: &Url| (url.host_str().map(str::to_owned), url.port_or_known_default());
+    let is_web = matches!(url.scheme(), "http" | "https");
+    if !is_web || Url::parse(&source).map_or(true, |source| server(&source) != server(&url)) {
+        return Err(invalid("playlist", "it is not on the server that the stream comes from"));
+    }
+    Ok((url, is_guarded.then(|| state.streams.as_ref().map(|streams| streams.policy.clone()).unwrap_or_default())))
 }
 
 fn optional<T>(

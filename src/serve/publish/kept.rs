@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::format::{rfc3339, round6};
 use super::record::{Published, Recorder, to_json};
-use super::record_types::TimecodeRecord;
-use touchline_core::clip::GapReason;
+use super::record_types::{Missing, TimecodeRecord};
+use touchline_core::clip::{Absent, GapReason};
 use touchline_core::decision::SecondOutcome;
 use touchline_core::labels::Modality;
 use touchline_core::time::RunId;
@@ -28,6 +28,9 @@ enum KeptRecord<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         timecode: Option<TimecodeRecord>,
         decided_by: Modality,
+        /// Only if there is no sound track.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        modalities: Option<KeptModalities>,
         unknown: bool,
         probabilities: BTreeMap<&'a str, f64>,
         window: KeptWindow,
@@ -39,6 +42,16 @@ enum KeptRecord<'a> {
         reason: GapReason,
         window: KeptWindow,
     },
+}
+
+#[derive(Serialize)]
+struct KeptModalities {
+    audio: KeptAudio,
+}
+
+#[derive(Serialize)]
+struct KeptAudio {
+    absent: Missing,
 }
 
 #[derive(Serialize)]
@@ -64,6 +77,8 @@ pub(super) fn line(recorder: &Recorder, published: &Published) -> String {
             wall: recorder.shown_wall(second.wall).map(|wall| KeptWall { time: rfc3339(wall.unix_ns) }),
             timecode: second.timecode.map(Into::into),
             decided_by: second.decision.modality,
+            modalities: (second.absent.audio == Some(Absent::NoTrack))
+                .then_some(KeptModalities { audio: KeptAudio { absent: Missing::NoTrack } }),
             unknown: second.is_unknown(),
             probabilities: recorder
                 .classes()
@@ -88,6 +103,28 @@ mod tests {
     use crate::publish::testing::{classes, gap, predicted};
     use touchline_core::decision::{Event, EventKind};
     use touchline_core::item::Pace;
+
+    #[test]
+    fn seconds_without_a_sound_track_are_known() {
+        let recorder = Recorder::new("court-1", Arc::new(classes()), Pace::File);
+        for (with_sound, is_silent) in [(&[][..], true), (&[3], false)] {
+            let (mut whole, mut kept) = (Vec::new(), Vec::new());
+            for index in 0..5 {
+                let mut published = predicted(index, "tennis", 0.9);
+                if let SecondOutcome::Predicted(second) = &mut published.outcome {
+                    second.absent.audio =
+                        Some(if with_sound.contains(&index) { Absent::NoData } else { Absent::NoTrack });
+                    second.scores.audio = None;
+                }
+                kept.push(line(&recorder, &published));
+                whole.extend(recorder.published(&published));
+            }
+            for lines in [&whole, &kept] {
+                let silent = read(lines.join("\n").as_bytes()).unwrap().silent;
+                assert_eq!(silent.contains("court-1"), is_silent, "{lines:?}");
+            }
+        }
+    }
 
     #[test]
     fn kept_seconds_give_the_segments_of_their_records() {

@@ -3,7 +3,7 @@
 //! Keys and kinds of records that are not needed are ignored, so files of later versions can be read. A line that is not a
 //! record is counted and skipped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, Read};
 
 use serde::Deserialize;
@@ -37,6 +37,8 @@ enum ReadRecord {
         timecode: Option<ReadTimecode>,
         decided_by: Modality,
         #[serde(default)]
+        modalities: ReadModalities,
+        #[serde(default)]
         unknown: bool,
         probabilities: BTreeMap<String, f64>,
         window: ReadWindow,
@@ -62,6 +64,18 @@ enum ReadRecord {
 #[derive(Deserialize)]
 struct ReadWall {
     time: String,
+}
+
+#[derive(Default, Deserialize)]
+struct ReadModalities {
+    #[serde(default)]
+    audio: ReadAudio,
+}
+
+#[derive(Default, Deserialize)]
+struct ReadAudio {
+    /// As text: later versions may have further reasons.
+    absent: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +105,8 @@ pub struct RecordFile {
     pub classes: Vec<String>,
     /// The streams by id. Those without a second are left out.
     pub streams: BTreeMap<String, SegmentedStream>,
+    /// Ids of the streams of which every decided second was without a sound track.
+    pub silent: BTreeSet<String>,
     /// Lines that are records.
     pub records: u64,
     /// Lines that are not.
@@ -105,6 +121,8 @@ struct Collector {
     file: RecordFile,
     ids: BTreeMap<String, ClassId>,
     streams: BTreeMap<String, Segmenter>,
+    /// Streams that had sound in some second.
+    sounding: BTreeSet<String>,
 }
 
 /// Reads all records.
@@ -137,7 +155,8 @@ pub fn read(mut from: impl BufRead) -> io::Result<RecordFile> {
             }
         }
     }
-    let Collector { mut file, streams, .. } = collector;
+    let Collector { mut file, streams, sounding, .. } = collector;
+    file.silent.retain(|stream| !sounding.contains(stream));
     file.streams = streams
         .into_iter()
         .map(|(id, segmenter)| (id, segmenter.finish()))
@@ -153,7 +172,18 @@ impl Collector {
             e.to_string().replace(" at line 1 column ", " at column ")
         })?;
         match record {
-            ReadRecord::Second { stream, run, index, wall, timecode, decided_by, unknown, probabilities, window } => {
+            ReadRecord::Second {
+                stream,
+                run,
+                index,
+                wall,
+                timecode,
+                decided_by,
+                modalities,
+                unknown,
+                probabilities,
+                window,
+            } => {
                 let index = checked(index)?;
                 let wall_ns = wall.map(|wall| parse_rfc3339(&wall.time)).transpose()?;
                 let timecode = timecode.map(ReadTimecode::mark).transpose()?;
@@ -167,6 +197,11 @@ impl Collector {
                         values.resize(id + 1, 0);
                     }
                     values[id] = (probability * f64::from(MILLION)).round() as u32;
+                }
+                let is_silent = modalities.audio.absent.as_deref() == Some("no-track");
+                let of_stream = if is_silent { &mut self.file.silent } else { &mut self.sounding };
+                if !of_stream.contains(&stream) {
+                    of_stream.insert(stream.clone());
                 }
                 let verdict = Verdict::Decided { is_unknown: unknown, modality: decided_by, probabilities: values };
                 self.second(&stream, RecordedSecond { run, index, wall_ns, timecode, verdict }, &window);

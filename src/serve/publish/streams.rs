@@ -16,6 +16,7 @@ pub use super::config_status::{ConfigStatus, ReloadChanges};
 use crate::config::{
     LatencyMs, MaxHeight, RtspTransport, StreamFile, StreamSettings, VoteFile, stream_group, stream_id, stream_label,
 };
+use touchline_core::markup::is_harmless;
 use touchline_core::vote::VoteConfig;
 use touchline_media::options::{Isolation, SourceKind, TierChoice, VariantChoice};
 
@@ -241,8 +242,8 @@ impl StreamPatch {
 }
 
 fn check_uri(uri: &str) -> Result<(), StreamRefusal> {
-    if uri.is_empty() || uri.len() > URI_MAX || uri.chars().any(char::is_control) {
-        let error = format!("the uri is empty, longer than {URI_MAX} bytes, or contains control characters");
+    if uri.is_empty() || uri.len() > URI_MAX || !uri.chars().all(is_harmless) {
+        let error = format!("the uri is empty, longer than {URI_MAX} bytes, or has control or invisible characters");
         return Err(StreamRefusal::invalid(error, "give a URI as in rtsp://camera.example/live"));
     }
     Ok(())

@@ -83,8 +83,7 @@ impl WantedClip {
             (_, class) => class.clone().unwrap_or_else(|| "event".to_owned()),
         };
         let unix_ms = self.place.wall_ns.unwrap_or(0) / 1_000_000;
-        let place = format!("{}.{}", self.place.run.0, self.from.0 / 1_000_000);
-        clips::name(&[stream, &unix_ms.to_string(), &place, &label])
+        clips::id(stream, unix_ms, (self.place.run, self.from), &label)
     }
 }
 
@@ -255,7 +254,7 @@ impl RingCutter {
             return Err(ClipRefusal::Invalid(format!("to must be after from, by {ring_s} s at most (ring_s)")));
         }
         let streams = self.streams.lock();
-        let places = &streams.get(stream).ok_or(ClipRefusal::Clip(ClipError::NoMedia))?.places;
+        let places = &streams.get(stream).ok_or(ClipRefusal::NotYet)?.places;
         let newest_ns = places.iter().rev().find_map(|place| place.wall_ns);
         if newest_ns.is_none_or(|ns| ns.saturating_add_unsigned(NANOS_PER_SECOND) < to_ns) {
             return Err(ClipRefusal::NotYet);
@@ -278,7 +277,7 @@ impl ClipMaker for RingCutter {
     }
 }
 
-/// The parts of `wanted` before and after the media of `files`, with the reasons for each.
+/// The parts of `wanted` without media: before and after those of `files`, with the reasons for each, and holes, which the ring has.
 fn missing(
     files: &[ClipFile],
     wanted: std::ops::Range<Pts>,
@@ -286,10 +285,12 @@ fn missing(
 ) -> Vec<MissingSpan> {
     let begin = files.iter().map(|file| file.begin).min().unwrap_or(wanted.start);
     let end = files.iter().map(|file| file.end).max().unwrap_or(wanted.end);
-    let spans = [(before, wanted.start, begin), (after, end, wanted.end)];
+    let holes = files.iter().flat_map(|file| &file.holes);
+    let holes = holes.map(|hole| (MissingReason::Ring, hole.start.max(wanted.start), hole.end.min(wanted.end)));
+    let spans = [(before, wanted.start, begin)].into_iter().chain(holes).chain([(after, end, wanted.end)]);
     let is_missing = |(_, from, to): &(MissingReason, Pts, Pts)| to.0.saturating_sub(from.0) > MISSING_MIN_NS;
     let span = |(reason, from_pts_ns, to_pts_ns)| MissingSpan { reason, from_pts_ns, to_pts_ns };
-    spans.into_iter().filter(is_missing).map(span).collect()
+    spans.filter(is_missing).map(span).collect()
 }
 
 fn strongest(
@@ -355,7 +356,7 @@ mod tests {
             |from: i64, to: i64| cutter.find("a", BASE_NS + from, BASE_NS + to).map(|place| (place.run.0, place.index));
         assert_eq!(second(1004 * SECOND, 1009 * SECOND), Ok((1, 4)));
         assert_eq!(second(990 * SECOND, 1009 * SECOND), Err(ClipRefusal::Clip(ClipError::NoMedia)), "in the outage");
-        assert_eq!(cutter.find("b", BASE_NS, BASE_NS + SECOND).err(), Some(ClipRefusal::Clip(ClipError::NoMedia)));
+        assert_eq!(cutter.find("b", BASE_NS, BASE_NS + SECOND).err(), Some(ClipRefusal::NotYet), "nothing is decided");
         let latest = cutter.streams.lock();
         assert_eq!((latest["a"].places.len(), latest["a"].records.len()), (60, 60), "no more than the ring has");
     }
@@ -385,6 +386,7 @@ mod tests {
             end: Pts::from_second(end_s),
             video: None,
             audio: None,
+            holes: Vec::new(),
         };
         let of = |files: &[ClipFile]| {
             let wanted = Pts::from_second(10)..Pts::from_second(30);
@@ -395,5 +397,11 @@ mod tests {
         assert_eq!(of(&[file(8, 30)]), []);
         assert_eq!(of(&[file(10, 20), file(20, 24)]), [(MissingReason::Reconnect, 24, 30)]);
         assert_eq!(of(&[file(14, 40)]), [(MissingReason::Ring, 10, 14)]);
+        let hole = |from: u64, to: u64| Pts::from_second(from)..Pts::from_second(to);
+        let torn = ClipFile { holes: vec![hole(5, 12), hole(15, 18), hole(32, 35)], ..file(4, 28) };
+        assert_eq!(
+            of(&[torn]),
+            [(MissingReason::Ring, 10, 12), (MissingReason::Ring, 15, 18), (MissingReason::Reconnect, 28, 30)]
+        );
     }
 }

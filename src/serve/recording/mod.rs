@@ -67,6 +67,21 @@ impl ClipSink {
             tracing::warn!("{}: removed {removed} files of unfinished clips", dir.display());
             hub.metrics().clip_files_removed(removed);
         }
+        if let unreadable = store.unreadable()
+            && !unreadable.is_empty()
+        {
+            /// Clips that the message names.
+            const NAMED: usize = 8;
+            let names: Vec<&str> = unreadable.iter().take(NAMED).map(String::as_str).collect();
+            let advice = "they stay until you remove them; a later version of the program may have written them";
+            let count = unreadable.len();
+            tracing::warn!(
+                "{}: the JSON files of {count} clips cannot be read, as {}; {advice}",
+                dir.display(),
+                names.join(", ")
+            );
+        }
+        hub.metrics().clips_unreadable(store.unreadable().len());
         let classes = hub.classes().names().iter().map(|name| name.to_string()).collect();
         let cutter = Arc::new(RingCutter::new(settings.clone(), ring, store, hub.metrics().clone(), classes));
         salvage(&cutter);

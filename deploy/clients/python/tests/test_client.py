@@ -3,8 +3,12 @@
 The program's own tests start it: `cargo test --test program client`.
 """
 
+import http.client
+import json
 import os
+import pathlib
 import socketserver
+import tempfile
 import threading
 import typing
 import unittest
@@ -57,6 +61,40 @@ class Running(unittest.TestCase):
         with self.assertRaises(ApiError) as refusal:
             client.stream(name)
         self.assertEqual(refusal.exception.status, 404)
+
+    def test_clips_are_made_listed_loaded_and_removed(self):
+        client, name = self.client, "recorded"
+        times = []
+        for record in client.live(name):
+            if record["type"] == "second" and record["wall"]:
+                times.append(record["wall"]["time"])
+            if len(times) >= 6:
+                break
+        made = client.make_clip(name, times[-4], times[-2])
+        self.assertEqual((made["stream"], made["reason"]), (name, "request"))
+        self.assertIn(made["id"], [clip["id"] for clip in client.clips(name, page=1)])
+        self.assertEqual(list(client.clips("court-9")), [])
+        self.assertEqual(client.clip(made["id"])["records"][0]["stream"], name)
+        media = made["media"][0]
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "clip.mp4"
+            self.assertEqual(client.download(made["id"], media["file"], path), media["bytes"])
+            self.assertEqual((path.read_bytes()[4:8], path.stat().st_size), (b"ftyp", media["bytes"]))
+            with self.assertRaises(ApiError) as refusal:
+                client.download(made["id"], "other.mp4", path)
+            self.assertEqual((refusal.exception.status, os.listdir(folder)), (404, ["clip.mp4"]))
+        client.remove_clip(made["id"])
+        with self.assertRaises(ApiError) as refusal:
+            client.clip(made["id"])
+        self.assertEqual(refusal.exception.status, 404)
+        with self.assertRaises(ApiError) as refusal:
+            client.make_clip(name, times[-1], "2100-01-01T00:00:00Z")
+        self.assertEqual(refusal.exception.status, 422)
+
+    def test_sinks_and_the_overview_are_read(self):
+        self.assertEqual([(sink["name"], sink["kind"]) for sink in self.client.sinks()], [("desk", "exec")])
+        overview = self.client.overview()
+        self.assertIn("recorded", json.dumps(overview))
 
     def test_wrong_tokens_and_addresses_raise(self):
         with self.assertRaises(ApiError) as refusal:
@@ -142,6 +180,27 @@ class Failing(unittest.TestCase):
         self.assertTrue(requests[0][0].startswith(b"GET /api/v1/live?group=x%2Cy+z&type=estimate "), requests[0])
         self.assertFalse(any(line.lower().startswith(b"last-event-id") for line in requests[0]))
         self.assertIn(b"last-event-id: 7-2", [line.lower() for line in requests[1]])
+
+    def test_clips_come_page_by_page(self):
+        requests = []
+
+        def page(ids, after):
+            body = json.dumps({"clips": [{"id": id} for id in ids], "next": after}).encode()
+            return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+        answers = [page(["a", "b &"], "b &"), page(["c"], None)]
+        ids = [clip["id"] for clip in self.serve(answers, requests).clips("court 1", page=2)]
+        self.assertEqual(ids, ["a", "b &", "c"])
+        lines = [lines[0] for lines in requests]
+        self.assertEqual(lines[0], b"GET /api/v1/clips?limit=2&stream=court+1 HTTP/1.1")
+        self.assertEqual(lines[1], b"GET /api/v1/clips?limit=2&stream=court+1&after=b+%26 HTTP/1.1")
+
+    def test_half_a_download_is_an_error_and_leaves_no_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with self.assertRaises((OSError, http.client.HTTPException)):
+                client = self.serve([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])
+                client.download("a", "a.mp4", os.path.join(folder, "a.mp4"))
+            self.assertEqual(os.listdir(folder), [])
 
     def test_without_reconnect_the_failure_is_raised(self):
         with self.assertRaises(OSError):

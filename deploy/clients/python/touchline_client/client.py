@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
+import shutil
 import ssl
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, cast
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union, cast
 
 from .records import LiveItem
 
@@ -114,6 +117,60 @@ class Client:
         with self._request("GET", f"{_path(stream)}/export?{urllib.parse.urlencode(texts)}") as response:
             return response.read()
 
+    def clips(self, stream: Optional[str] = None, page: int = 100) -> Iterator[Dict[str, Any]]:
+        """The clips without their decisions, of all streams or of one, in the order of their ids. Each request brings `page` clips."""
+        query = {"limit": str(page), **({} if stream is None else {"stream": stream})}
+        while True:
+            answer = self._json("GET", f"/api/v1/clips?{urllib.parse.urlencode(query)}")
+            yield from answer["clips"]
+            if answer["next"] is None:
+                return
+            query["after"] = answer["next"]
+
+    def clip(self, clip: str) -> Dict[str, Any]:
+        """A clip with its decisions."""
+        return self._json("GET", _clip_path(clip))
+
+    def make_clip(self, stream: str, from_: str, to: str) -> Dict[str, Any]:
+        """Cuts a clip from the ring of a stream, between two wall times as in 2026-03-29T14:00:00Z.
+
+        The server refuses a time that is not recorded and decided yet (409).
+        """
+        return self._json("POST", _path(stream) + "/clips", {"from": from_, "to": to})
+
+    def download(self, clip: str, file: str, path: Union[str, "os.PathLike[str]"]) -> int:
+        """Writes a file of a clip (media, poster, sound or sidecar, as the clip names it) to `path`. Returns its size.
+
+        The file appears under its name when it is whole.
+        """
+        part = f"{os.fspath(path)}.part"
+        with self._request("GET", f"{_clip_path(clip)}/{urllib.parse.quote(file, safe='')}") as response:
+            length = response.headers["Content-Length"]
+            try:
+                with open(part, "wb") as out:
+                    shutil.copyfileobj(response, out)
+                    size = out.tell()
+                if length is not None and size != int(length):
+                    raise ConnectionError(f"{file}: the connection ended after {size} of {length} bytes")
+                os.replace(part, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.remove(part)
+                raise
+        return size
+
+    def remove_clip(self, clip: str) -> None:
+        """Removes a clip and its files."""
+        self._request("DELETE", _clip_path(clip)).close()
+
+    def sinks(self) -> List[Dict[str, Any]]:
+        """What each sink has sent, what waits, what was lost, and its last error."""
+        return cast(List[Dict[str, Any]], self._json("GET", "/api/v1/sinks")["sinks"])
+
+    def overview(self) -> Dict[str, Any]:
+        """The last ten minutes of all streams as spans."""
+        return self._json("GET", "/api/v1/overview")
+
     def pack(self) -> Dict[str, Any]:
         """The running model pack, its table and the last update."""
         return self._json("GET", "/api/v1/pack")
@@ -206,6 +263,10 @@ class Client:
 
 def _path(stream: str) -> str:
     return f"/api/v1/streams/{urllib.parse.quote(stream, safe='')}"
+
+
+def _clip_path(clip: str) -> str:
+    return f"/api/v1/clips/{urllib.parse.quote(clip, safe='')}"
 
 
 def _refusal(status: int, body: bytes) -> ApiError:

@@ -14,7 +14,7 @@ pub mod ring;
 pub(super) mod unit;
 mod wav;
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,9 @@ pub struct ClipFile {
     pub video: Option<String>,
     /// Coding of the sound.
     pub audio: Option<String>,
+    /// Times of more than a second that have no pictures, or no sound without pictures.
+    #[serde(default)]
+    pub holes: Vec<Range<Pts>>,
 }
 
 /// Why a clip was not made.

@@ -1,5 +1,6 @@
 //! Writes units into a media file: MP4 with its index at the front, or Matroska for codings that MP4 does not have.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -24,12 +25,18 @@ const HELD_MAX: usize = 4096;
 /// Bytes that wait in front of the muxer at most, while it has data of both tracks: a second of the highest rates.
 const WAITING_BYTES: u64 = 16 << 20;
 
+/// Time without media that is a hole, ns. Slow sources have a picture a second.
+const HOLE_NS: i64 = NANOS_PER_SECOND as i64;
+
 /// One file that is being written.
 pub(super) struct Muxer {
     dir: PathBuf,
     name: String,
     begin_ns: i64,
     end_ns: i64,
+    /// End of the units of the leading track so far, ns.
+    reached_ns: i64,
+    holes: Vec<Range<Pts>>,
     /// The first format of each track.
     formats: [Option<gst::Caps>; 2],
     expected: [bool; 2],
@@ -58,6 +65,8 @@ impl Muxer {
             name: name.into(),
             begin_ns,
             end_ns: begin_ns,
+            reached_ns: begin_ns,
+            holes: Vec::new(),
             formats: [None, None],
             expected,
             ended: [false; 2],
@@ -79,11 +88,25 @@ impl Muxer {
         let track = unit.track.index();
         self.formats[track].get_or_insert_with(|| unit.caps.clone());
         self.end_ns = self.end_ns.max(unit.end_ns());
+        self.note_hole(unit);
         if self.open.is_none() {
             self.held.push(unit.clone());
             return if self.is_known() || self.held.len() > HELD_MAX { self.open() } else { Ok(()) };
         }
         self.write(unit)
+    }
+
+    /// Notes the time without media before a unit. Pictures come in decoding order, so a hole is seen at a key picture: after a loss,
+    /// media continue with one, and all pictures before it have come.
+    fn note_hole(&mut self, unit: &Unit) {
+        let leading = if self.expected[Track::Video.index()] { Track::Video } else { Track::Audio };
+        if unit.track != leading {
+            return;
+        }
+        if unit.is_key && unit.pts_ns.saturating_sub(self.reached_ns) > HOLE_NS {
+            self.holes.push(pts(self.reached_ns)..pts(unit.pts_ns));
+        }
+        self.reached_ns = self.reached_ns.max(unit.end_ns()).max(unit.pts_ns);
     }
 
     /// Whether the formats of all tracks are known.
@@ -165,11 +188,15 @@ impl Muxer {
         open.wait()?;
         let coding = |track: usize| self.formats[track].as_ref().and_then(|caps| caps.structure(0)).map(coding);
         let (video, audio) = (coding(0), coding(1));
-        let pts = |ns: i64| Pts(u64::try_from(ns).unwrap_or(0));
         let file = open.file.clone();
         let bytes = publish(&self.dir, &file)?;
-        Ok(Some(ClipFile { file, bytes, begin: pts(self.begin_ns), end: pts(self.end_ns), video, audio }))
+        let (begin, end) = (pts(self.begin_ns), pts(self.end_ns));
+        Ok(Some(ClipFile { file, bytes, begin, end, video, audio, holes: self.holes }))
     }
+}
+
+fn pts(ns: i64) -> Pts {
+    Pts(u64::try_from(ns).unwrap_or(0))
 }
 
 /// The name of a coding, with the version that the type alone does not give.

@@ -195,3 +195,23 @@ fn codings_that_mp4_lacks_are_in_matroska_and_sound_alone_is_cut() {
     std::fs::write(&text, "no media").unwrap();
     assert!(matches!(cut_recording(&text, &[request(dir.path(), "n", 0, 1)]), Err(ClipError::Failed(_))));
 }
+
+#[test]
+fn the_sound_of_a_clip_keeps_all_bits_of_its_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let tone = "-y -f lavfi -i aevalsrc=0.7*sin(880*PI*t)|0.3*sin(300*PI*t):s=48000:d=2 -c:a flac -sample_fmt";
+    for (name, form, coding) in [("a.mkv", "s16", "pcm_s16le"), ("b.mkv", "s32 -bits_per_raw_sample 24", "pcm_f32le")] {
+        run("ffmpeg", &format!("{tone} {form}"), Some(&dir.path().join(name)));
+        let bytes = wav(dir.path(), name, "sound.wav").unwrap();
+        let sound = dir.path().join("sound.wav");
+        assert_eq!(bytes, sound.metadata().unwrap().len());
+        assert_eq!(run("ffprobe", "-show_entries stream=codec_name -of csv=p=0", Some(&sound)).trim(), coding);
+        let whole = |path: &Path| {
+            let raw = dir.path().join("raw");
+            run("ffmpeg", &format!("-y -i {} -f s32le", path.display()), Some(&raw));
+            std::fs::read(raw).unwrap()
+        };
+        assert!(whole(&sound) == whole(&dir.path().join(name)), "{name}: the samples are those of the source");
+    }
+    assert!(wav(dir.path(), "none.mkv", "x.wav").is_err() && !dir.path().join("x.wav.part").exists());
+}

@@ -234,6 +234,46 @@ fn a_refused_record_is_put_aside_and_the_next_is_delivered() {
 }
 
 #[test]
+fn dead_letters_are_delivered_again_once_their_file_is_renamed() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = WebServer::start(&[(400, None), (422, None)]);
+    let (mut sink, hub) = open_one(settings(folder.path().into(), Receiver::Webhook { url: server.url.clone() }));
+    for n in 0..3 {
+        sink.take(&item("court-1", "event", n));
+    }
+    let refused: Vec<(u64, String)> = (0..3).map(|_| server.next()).map(|r| (r.n(), r.id().to_owned())).collect();
+    until("the refusals", || value(&hub, WAITING) == Some(0.0));
+    let (letters, again) = (folder.path().join("desk.refused.jsonl"), folder.path().join("desk.again.jsonl"));
+    let text = std::fs::read_to_string(&letters).unwrap();
+    std::fs::write(&letters, format!("{text}no letter\n\n")).unwrap();
+    std::fs::rename(&letters, &again).unwrap();
+    // As on SIGHUP.
+    sink.reopen();
+    for n in 0..2 {
+        let received = server.next();
+        assert_eq!((received.n(), received.body["subject"].as_str()), (n, Some("court-1")));
+        assert_eq!(received.body["type"], "touchline.event");
+        assert!(refused.iter().all(|(_, id)| id != received.id()), "no id is used twice");
+    }
+    until("the deliveries", || value(&hub, WAITING) == Some(0.0));
+    assert!(!again.exists() && !letters.exists());
+    assert_eq!(value(&hub, "touchline_sink_lost_records_total{reason=\"damaged\",sink=\"desk\"}"), Some(1.0));
+    sink.finish();
+    // And at a start: what does not fit the spool stays in the file.
+    std::fs::write(&again, text.repeat(4)).unwrap();
+    let small = SinkSettings {
+        spool_max_bytes: 1000,
+        ..settings(folder.path().into(), Receiver::Webhook { url: server.url.clone() })
+    };
+    let (mut sink, _) = open_one(small);
+    let left = std::fs::read_to_string(&again).unwrap().lines().count();
+    assert!((1..8).contains(&left), "{left}");
+    (left..8).for_each(|_| drop(server.next()));
+    sink.finish();
+    assert!(server.received.is_empty());
+}
+
+#[test]
 fn a_stalled_receiver_delays_nothing_and_a_restart_delivers_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     // Connections wait in its queue, and nothing answers.
@@ -314,13 +354,31 @@ fn a_program_does_not_see_the_secrets_of_any_sink() {
 fn exit_codes_accept_refuse_or_repeat() {
     let folder = tempfile::tempdir().unwrap();
     // Record 0 fails once, record 1 is refused.
-    let script = "read line; case $line in *'\"n\":0'*) mkdir $1/once || exit 0; exit 7;; *'\"n\":1'*) exit 65;; esac";
+    let script = "read line; case $line in *'\"n\":0'*) mkdir $1/once || exit 0; exit 7;; \
+                  *'\"n\":1'*) seq 1 100000 >&2; printf 'not the score\\n\\n' >&2; exit 65;; esac";
     let (mut sink, hub) = open_one(shell(folder.path(), script, LIMIT));
     (0..3).for_each(|n| assert_eq!(sink.take(&item("court", "event", n)), 0));
     until("the end", || value(&hub, WAITING) == Some(0.0));
     assert_eq!((exits(&hub, "0"), exits(&hub, "7"), exits(&hub, "65")), (Some(2.0), Some(1.0), Some(1.0)));
-    assert!(std::fs::read_to_string(folder.path().join("desk.refused.jsonl")).unwrap().contains("\"n\":1"));
+    let letters = std::fs::read_to_string(folder.path().join("desk.refused.jsonl")).unwrap();
+    assert!(letters.contains("\"n\":1") && letters.contains("(exit code 65): not the score\""), "{letters}");
     sink.finish();
+}
+
+#[test]
+fn the_last_line_of_a_program_is_the_cause_of_its_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    // The process that stays keeps the output open, and is not waited for.
+    let script = "echo begins >&2; sleep 1000 & echo $! > $1/child; printf 'no route\\033[31m to rtsp://a:pl4nt-pw@h.example/x' >&2; exit 7";
+    let (mut sink, hub) = open_one(shell(folder.path(), script, LIMIT));
+    sink.take(&item("court", "event", 0));
+    until("the failure", || {
+        hub.deliveries().json().contains("exit code 7: no route\u{fffd}[31m to rtsp://***@h.example")
+    });
+    sink.finish();
+    let child: i32 = std::fs::read_to_string(folder.path().join("child")).unwrap().trim().parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(child).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
 }
 
 #[test]

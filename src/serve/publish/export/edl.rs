@@ -37,6 +37,8 @@ pub(super) fn render(export: &Export<'_>, media: Option<&str>, cut: bool) -> Res
     let name = plain(file_name(media.unwrap_or(export.stream)));
     let title = shortened(&plain(file_name(export.stream)), TITLE_MAX);
     let mode = if export.rate.is_drop() { "DROP FRAME" } else { "NON-DROP FRAME" };
+    // B is pictures and sound.
+    let channels = if export.is_silent { 'V' } else { 'B' };
     let mut text = format!("TITLE: {title}\nFCM: {mode}\n\n");
     // By convention, a programme begins at one hour.
     let mut record = export.rate.frame_of((1, 0, 0, 0)).expect("every rate has this label");
@@ -47,7 +49,7 @@ pub(super) fn render(export: &Export<'_>, media: Option<&str>, cut: bool) -> Res
         let tc = |frame| export.timecode(frame);
         let _ = writeln!(
             text,
-            "{:03}  AX       V     C        {} {} {} {}\n* FROM CLIP NAME: {name}\n* LOC: {} {:<7} {}",
+            "{:03}  AX       {channels}     C        {} {} {} {}\n* FROM CLIP NAME: {name}\n* LOC: {} {:<7} {}",
             i + 1,
             tc(placed.begin),
             tc(placed.end),
@@ -83,9 +85,9 @@ mod tests {
         assert_eq!(
             text,
             "TITLE: match.mp4\nFCM: DROP FRAME\n\n\
-             001  AX       V     C        00:59:30;00 00:59:49;29 00:59:30;00 00:59:49;29\n\
+             001  AX       B     C        00:59:30;00 00:59:49;29 00:59:30;00 00:59:49;29\n\
              * FROM CLIP NAME: match.mp4\n* LOC: 00:59:30;00 GREEN   Soccer 90 %\n\
-             002  AX       V     C        00:59:59;29 01:00:19;29 00:59:59;29 01:00:19;29\n\
+             002  AX       B     C        00:59:59;29 01:00:19;29 00:59:59;29 01:00:19;29\n\
              * FROM CLIP NAME: match.mp4\n* LOC: 00:59:59;29 CYAN    Tennis 80 %\n"
         );
         let text = render(&export, Some("/media/other.mov"), true).unwrap();
@@ -93,7 +95,9 @@ mod tests {
             text.contains("00:59:59;29 01:00:19;29 01:00:19;29 01:00:39;29\n* FROM CLIP NAME: other.mov\n"),
             "{text}"
         );
-        let export = fixture.export(&at("25", ""));
+        let mut export = fixture.export(&at("25", ""));
+        export.is_silent = true;
+        assert!(render(&export, None, true).unwrap().contains("001  AX       V     C "));
         assert!(render(&export, None, false).unwrap().contains("NON-DROP FRAME"));
     }
 

@@ -49,7 +49,7 @@ impl Format {
     /// The names of all formats.
     pub const NAMES: [&str; 7] = ["otio", "edl", "webvtt", "webvtt-metadata", "csv", "html", "daterange"];
 
-    /// The media type of its files.
+    /// The media type of its files. With a playlist, `daterange` is one.
     pub const fn media_type(self) -> &'static str {
         match self {
             Format::Otio => "application/json",
@@ -57,7 +57,7 @@ impl Format {
             Format::WebVtt | Format::WebVttMetadata => "text/vtt; charset=utf-8",
             Format::Csv => "text/csv; charset=utf-8",
             Format::Html => "text/html; charset=utf-8",
-            Format::DateRange => "application/vnd.apple.mpegurl",
+            Format::DateRange => "text/plain; charset=utf-8",
         }
     }
 
@@ -69,7 +69,7 @@ impl Format {
             Format::WebVtt | Format::WebVttMetadata => "vtt",
             Format::Csv => "csv",
             Format::Html => "html",
-            Format::DateRange => "m3u8",
+            Format::DateRange => "txt",
         }
     }
 }

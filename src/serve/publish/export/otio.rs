@@ -20,6 +20,14 @@ pub(super) fn render(export: &Export<'_>, media: Option<&str>, cut: bool) -> Str
         let markers = export.segments.iter().map(|placed| marker(export, placed)).collect();
         vec![clip(export, &name, &reference, (export.begin, export.end), markers)]
     };
+    let mut tracks = Vec::new();
+    if !export.is_silent {
+        // The markers are on the pictures.
+        let mut sound = clips.clone();
+        sound.iter_mut().for_each(|clip| clip["markers"] = json!([]));
+        tracks.push(track("A1", "Audio", sound));
+    }
+    tracks.insert(0, track("V1", "Video", clips));
     let start = if cut { 0 } else { export.begin };
     let timeline = json!({
         "OTIO_SCHEMA": "Timeline.1",
@@ -33,12 +41,16 @@ pub(super) fn render(export: &Export<'_>, media: Option<&str>, cut: bool) -> Str
         "tracks": {
             "OTIO_SCHEMA": "Stack.1",
             "name": "tracks",
-            "children": [{"OTIO_SCHEMA": "Track.1", "name": "V1", "kind": "Video", "children": clips}],
+            "children": tracks,
         },
     });
     let mut text = serde_json::to_string_pretty(&timeline).expect("it has string keys only");
     text.push('\n');
     text
+}
+
+fn track(name: &str, kind: &str, clips: Vec<Value>) -> Value {
+    json!({"OTIO_SCHEMA": "Track.1", "name": name, "kind": kind, "children": clips})
 }
 
 fn clip(export: &Export<'_>, name: &str, reference: &Value, (begin, end): (i64, i64), markers: Vec<Value>) -> Value {
@@ -142,6 +154,14 @@ mod tests {
         let cut: Value = serde_json::from_str(&render(&export, Some("/a b/\"x\".mp4"), true)).unwrap();
         let clips = cut["tracks"]["children"][0]["children"].as_array().unwrap();
         assert_eq!(clips.len(), 2);
+        let sound = &cut["tracks"]["children"][1];
+        assert_eq!((&sound["kind"], sound["children"].as_array().unwrap().len()), (&json!("Audio"), 2));
+        assert_eq!(sound["children"][1]["source_range"], clips[1]["source_range"]);
+        assert_eq!((&sound["children"][1]["markers"], clips[1]["markers"].as_array().unwrap().len()), (&json!([]), 1));
+        let mut silent = export.clone();
+        silent.is_silent = true;
+        let silent: Value = serde_json::from_str(&render(&silent, None, true)).unwrap();
+        assert_eq!(silent["tracks"]["children"].as_array().unwrap().len(), 1);
         assert_eq!(clips[0]["media_reference"]["target_url"], "file:///a%20b/%22x%22.mp4");
     }
 

@@ -117,6 +117,8 @@ pub struct PlacedSegment {
 pub struct Export<'a> {
     /// Id of the stream, as in the records. Not safe to write.
     pub stream: &'a str,
+    /// The media have no sound: `otio` and `edl` then have pictures only. [`Export::new`] assumes sound.
+    pub is_silent: bool,
     classes: &'a [String],
     pub(super) rate: FrameRate,
     pub(super) base: TimeBase,
@@ -200,6 +202,7 @@ impl<'a> Export<'a> {
         let offset_ns = if base == TimeBase::Pts { rate.start_of(offset.unwrap_or(0)) } else { 0 };
         Ok(Self {
             stream,
+            is_silent: false,
             classes,
             rate,
             base,

@@ -306,6 +306,13 @@ impl Hub {
         self.stream(id).is_some_and(|stream| stream.live().facts.as_ref().is_none_or(|facts| facts.record))
     }
 
+    /// Where stream `id` comes from, without secrets, and whether the source policy applies to it.
+    pub fn source(&self, id: &str) -> Option<(Arc<str>, bool)> {
+        let stream = self.stream(id)?;
+        let is_guarded = stream.live().facts.as_ref().is_none_or(|facts| facts.origin == StreamOwner::Api);
+        Some((stream.source().uri, is_guarded))
+    }
+
     /// Where the pictures of stream `id` are sent with the label, with its secrets.
     pub fn output(&self, id: &str) -> Option<String> {
         self.stream(id)?.live().output.clone()

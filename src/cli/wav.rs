@@ -1,7 +1,5 @@
 //! `touchline wav`: writes the sound of a recording or a stream to a WAV file.
 
-mod writer;
-
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use crossbeam_channel::bounded;
 
-use self::writer::{SampleFormat, WavWriter};
+use super::paths::{output_path, refuse_inputs, shown};
 use super::run::named;
 use touchline_compute::models::pack::Pack;
 use touchline_core::cause::Cause;
@@ -23,6 +21,7 @@ use touchline_core::redact;
 use touchline_core::time::{NANOS_PER_SECOND, nanos_to_samples, samples_to_nanos};
 use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_media::wav::{SampleFormat, WavWriter};
 use touchline_serve::config;
 
 #[derive(Debug, Args)]
@@ -41,7 +40,7 @@ pub struct WavArgs {
     #[arg(value_name = "FILE|URI")]
     input: String,
     /// WAV file to write.
-    #[arg(short, long, value_name = "FILE.wav")]
+    #[arg(short, long, value_name = "FILE.wav", value_parser = output_path())]
     out: PathBuf,
     /// Write what the sound model hears: mono at the pack's sample rate, whole seconds.
     #[arg(long)]
@@ -58,6 +57,11 @@ pub struct WavArgs {
 }
 
 pub fn wav(args: &WavArgs) -> Result<()> {
+    if args.out == Path::new("-") {
+        let text = "--out: the sizes of a WAV file are written last, so it cannot go to standard output; name a file";
+        return Err(Error::Usage(text.into()));
+    }
+    refuse_inputs("--out", &args.out, [&args.input])?;
     let open_pack = || Pack::open(&config::find_pack(args.pack.as_deref())?);
     let pack = args.model_input.then(open_pack).transpose()?;
     let clock = Arc::new(SystemClock::new());
@@ -115,7 +119,7 @@ pub fn wav(args: &WavArgs) -> Result<()> {
         }
         (End::Finished, Some(summary)) => {
             // A reader that has gone is not an error of the file.
-            let _ = writeln!(std::io::stdout(), "{}: {summary}", args.out.display());
+            let _ = writeln!(std::io::stdout(), "{}: {summary}", shown(&args.out));
             Ok(())
         }
     }
