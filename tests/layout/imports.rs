@@ -88,6 +88,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["config"],
             &["metrics"],
             &["backlog"],
+            &["relief"],
             &["frame_share"],
             &["clips"],
             &["publish"],
