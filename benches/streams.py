@@ -14,6 +14,10 @@ size.
     python3 benches/streams.py [--streams 1 2 4] [--seconds 30] [--media CLIP]
     python3 benches/streams.py --tier sparse     decode less
     python3 benches/streams.py --idle      streams without data
+    python3 benches/streams.py --scale --tier key --streams 1 8 32 64    what grows with the number of streams
+
+--scale takes small pictures (320×180, 25 a second, a key picture every second), so that 64 streams fit two cores, and shows for each
+number of streams: threads, and per stream and second processor time, wake-ups (voluntary and other context switches) and page faults.
 
 N streams pass when p95 of the decision latency stays below the limit and no second is shed. Needs ffmpeg. Without
 --media the picture is a moving test pattern with noise, which is harder to decode than most broadcasts.
@@ -141,6 +145,77 @@ def measure(program, media, count, seconds, directory, tier):
     return latencies, decided, gaps, cpu, groups
 
 
+def usage(pid):
+    """Threads, processor seconds, context switches (voluntary, other), page faults and resident kB of a process so far."""
+    switches = [0, 0]
+    tasks = os.listdir(f"/proc/{pid}/task")
+    for task in tasks:
+        try:
+            status = dict(line.split(":", 1) for line in open(f"/proc/{pid}/task/{task}/status"))
+        except FileNotFoundError:  # The thread has ended.
+            continue
+        switches[0] += int(status["voluntary_ctxt_switches"])
+        switches[1] += int(status["nonvoluntary_ctxt_switches"])
+    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    resident = int(open(f"/proc/{pid}/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+    seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return {"threads": len(tasks), "seconds": seconds, "voluntary": switches[0], "other": switches[1],
+            "faults": int(fields[7]) + int(fields[9]), "resident": resident}
+
+
+def kinds_of_threads(pid):
+    """The numbers of threads by the beginning of their name, the most frequent first."""
+    counts = {}
+    for task in os.listdir(f"/proc/{pid}/task"):
+        try:
+            name = open(f"/proc/{pid}/task/{task}/comm").read().strip()
+        except FileNotFoundError:
+            continue
+        kind = name.split("/")[0].split(":")[0].rstrip("0123456789-")
+        counts[kind] = counts.get(kind, 0) + 1
+    return sorted(counts.items(), key=lambda item: -item[1])
+
+
+def scale(program, counts, seconds, tier, arguments):
+    """What grows with the number of streams. The senders are one process, because 64 would take the processor themselves."""
+    with tempfile.TemporaryDirectory() as directory:
+        media = os.path.join(directory, "media.ts")
+        subprocess.run(["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration=20",
+                        "-f", "lavfi", "-i", "sine=sample_rate=48000:duration=20", "-c:v", "libx264", "-preset", "veryfast",
+                        "-b:v", "300k", "-g", "25", "-bf", "2", "-pix_fmt", "yuv420p", "-c:a", "aac", media], check=True)
+        print("| streams | threads | resident MB | decided of due | p95 ms | shed | ms a second of a stream | voluntary switches | other "
+              "| page faults |\n|---|---|---|---|---|---|---|---|---|---|")
+        for count in counts:
+            ports = free_ports(count)
+            jsonl = os.path.join(directory, f"scale-{count}.jsonl")
+            uris = [f"s{i}=udp://127.0.0.1:{port}" for i, port in enumerate(ports)]
+            watcher = subprocess.Popen([program, "run", "--quiet", "--listen", "off", "--retry", "--tier", tier, "--max-streams", "64",
+                                        "--jsonl", jsonl, *arguments, *uris], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(1.5)
+            outputs = "|".join(f"[f=mpegts]udp://127.0.0.1:{port}?pkt_size=1316" for port in ports)
+            sender = subprocess.Popen(["ffmpeg", "-v", "error", "-re", "-stream_loop", "-1", "-i", media, "-map", "0", "-c", "copy",
+                                       "-f", "tee", outputs], stdin=subprocess.DEVNULL)
+            time.sleep(WARM_UP_SECONDS + count / 4)
+            before, since, written = usage(watcher.pid), time.time(), os.path.getsize(jsonl)
+            time.sleep(seconds)
+            after, wall, until = usage(watcher.pid), time.time() - since, os.path.getsize(jsonl)
+            kinds = kinds_of_threads(watcher.pid)
+            watcher.send_signal(signal.SIGTERM)
+            watcher.wait(timeout=30)
+            sender.kill()
+            sender.wait()
+            # A record that was not whole at either end is left out.
+            lines = open(jsonl, "rb").read()[written:until].splitlines()[1:-1]
+            records = [json.loads(line) for line in lines]
+            latencies = [record["latency_ms"] for record in records if record["type"] == "second"]
+            shed = sum(record["type"] == "gap" and record["reason"] == "overload" for record in records)
+            each = {key: (after[key] - before[key]) / wall / count for key in ("seconds", "voluntary", "other", "faults")}
+            print(f"| {count} | {after['threads']} | {after['resident'] // 1024} | {len(latencies)} of {int(wall) * count} "
+                  f"| {percentile(latencies, 0.95):.0f} | {shed} | {each['seconds'] * 1e3:.1f} | {each['voluntary']:.0f} "
+                  f"| {each['other']:.0f} | {each['faults']:.1f} |", flush=True)
+            print("<!-- threads: " + ", ".join(f"{kind} {number}" for kind, number in kinds[:12]) + " -->", flush=True)
+
+
 def idle(program, count, seconds):
     """Measures the processor load of a program whose streams have no data."""
     uris = [f"s{i}=udp://127.0.0.1:{port}" for i, port in enumerate(free_ports(count))]
@@ -170,9 +245,13 @@ def main():
     parser.add_argument("--media")
     parser.add_argument("--tier", default="auto")
     parser.add_argument("--idle", action="store_true")
+    parser.add_argument("--scale", action="store_true")
+    parser.add_argument("--argument", action="append", default=[], help="an argument of `touchline run`, with --scale")
     arguments = parser.parse_args()
     if arguments.idle:
         return idle(arguments.program, max(arguments.streams), arguments.seconds)
+    if arguments.scale:
+        return scale(arguments.program, arguments.streams, arguments.seconds, arguments.tier, arguments.argument)
     with tempfile.TemporaryDirectory() as directory:
         media = os.path.join(directory, "media.ts")
         make_media(media, arguments.media)

@@ -5,7 +5,7 @@ BUILD_PACKAGES="build-essential pkg-config libgstreamer1.0-dev libgstreamer-plug
 KAFKA_BUILD_PACKAGES="libssl-dev"
 KAFKA_RUN_PACKAGES="libssl3"
 RUN_PACKAGES="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav fonts-dejavu-core"
-TEST_PACKAGES="libgstrtspserver-1.0-dev ffmpeg chromium chromium-driver prometheus python3-venv mosquitto nats-server"
+TEST_PACKAGES="libgstrtspserver-1.0-dev ffmpeg chromium chromium-driver prometheus python3-venv mosquitto nats-server valgrind"
 CHECK_PACKAGES="prometheus shellcheck systemd python3-venv"
 
 install_packages() {

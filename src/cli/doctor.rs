@@ -11,7 +11,7 @@ use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::Pack;
 use touchline_core::error::{Error, Result};
 use touchline_core::limits;
-use touchline_media::plugins;
+use touchline_media::plugins::{self, DecoderSurvey};
 use touchline_serve::config;
 
 #[derive(Debug, Args)]
@@ -101,7 +101,24 @@ fn gstreamer(report: &mut Checklist) -> Vec<String> {
             packages.push(plugin.package.to_owned());
         }
     }
+    decoders(report);
     packages
+}
+
+/// Shows which decoder live streams get, and why no device.
+fn decoders(report: &mut Checklist) {
+    let found = match plugins::decoders() {
+        Ok(found) => found,
+        Err(e) => return report.line(CheckOutcome::Missing, "decoders", &e.to_string()),
+    };
+    for DecoderSurvey { codec, element, unusable } in found {
+        let verdict = if element.is_some() { CheckOutcome::Ok } else { CheckOutcome::Lacks };
+        let mut detail = element.unwrap_or("none").to_owned();
+        for (element, reason) in unusable {
+            detail += &format!("; {element}: {reason}");
+        }
+        report.line(verdict, &format!("decoder for {codec}"), &detail);
+    }
 }
 
 fn pack(report: &mut Checklist, given: Option<&Path>) {

@@ -38,6 +38,8 @@ pub enum Incident {
     },
     /// No media arrived over UDP. TCP is used from now on.
     TcpFallback,
+    /// The decoder of a device failed or does not exist. Software decodes from now on.
+    DecoderFallback,
     /// The 33-bit clock of the stream wrapped, as it does every 26.5 hours. The run continues.
     ClockWrapped,
     /// An HLS segment could not be fetched. Its seconds are gaps.
@@ -79,12 +81,13 @@ pub enum Incident {
 
 impl Incident {
     /// Every value of [`Incident::as_str`].
-    pub const NAMES: [&str; 15] = [
+    pub const NAMES: [&str; 16] = [
         "track-stalled",
         "track-recovered",
         "track-lost",
         "track-added",
         "tcp-fallback",
+        "decoder-fallback",
         "clock-wrapped",
         "segment-lost",
         "ad-break-began",
@@ -105,6 +108,7 @@ impl Incident {
             Incident::TrackLost { .. } => "track-lost",
             Incident::TrackAdded { .. } => "track-added",
             Incident::TcpFallback => "tcp-fallback",
+            Incident::DecoderFallback => "decoder-fallback",
             Incident::ClockWrapped => "clock-wrapped",
             Incident::SegmentLost(_) => "segment-lost",
             Incident::AdBreakBegan => "ad-break-began",
@@ -127,6 +131,7 @@ impl Incident {
             | Incident::TrackAdded { track }
             | Incident::FormatChanged { track } => Some(*track),
             Incident::TcpFallback
+            | Incident::DecoderFallback
             | Incident::ClockWrapped
             | Incident::SegmentLost(_)
             | Incident::AdBreakBegan

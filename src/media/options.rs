@@ -78,6 +78,26 @@ impl TierChoice {
     }
 }
 
+/// What decodes pictures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DecoderChoice {
+    /// Live streams: a device if there is one, NVDEC before VA-API. Recordings: the processor.
+    #[default]
+    Auto,
+    /// The processor.
+    Software,
+    /// A device through VA-API.
+    Vaapi,
+    /// A device of NVIDIA.
+    Nvdec,
+}
+
+impl DecoderChoice {
+    /// The names in settings, in the order of the variants.
+    pub const NAMES: [&str; 4] = ["auto", "software", "vaapi", "nvdec"];
+}
+
 /// Options of an HLS source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -61,6 +61,8 @@ pub struct Counters {
     pub faults: AtomicU64,
     /// Coded pictures and pieces of sound that are missing in the ring, because its disk was too slow.
     pub unrecorded: AtomicU64,
+    /// Changes from the decoder of a device to software.
+    pub decoder_fallbacks: AtomicU64,
     /// Connections after the first.
     pub reconnects: AtomicU64,
     /// Connections whose pipeline or process did not stop in time and was abandoned.
@@ -89,6 +91,8 @@ pub struct CounterValues {
     pub faults: u64,
     /// [`Counters::unrecorded`].
     pub unrecorded: u64,
+    /// [`Counters::decoder_fallbacks`].
+    pub decoder_fallbacks: u64,
     /// [`Counters::reconnects`].
     pub reconnects: u64,
     /// [`Counters::abandoned`].
@@ -108,6 +112,7 @@ impl Counters {
             left_out,
             faults,
             unrecorded,
+            decoder_fallbacks,
             reconnects,
             abandoned,
             on_demand: _,
@@ -122,6 +127,7 @@ impl Counters {
             left_out: get(left_out),
             faults: get(faults),
             unrecorded: get(unrecorded),
+            decoder_fallbacks: get(decoder_fallbacks),
             reconnects: get(reconnects),
             abandoned: get(abandoned),
         }

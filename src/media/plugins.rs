@@ -1,7 +1,9 @@
 //! Which GStreamer elements ingest needs, which Debian package has each, and which are missing.
 
 use gstreamer as gst;
+use gstreamer::prelude::*;
 
+use super::gst::decoders::{CODECS, DeviceKind};
 use touchline_core::error::Result;
 
 /// One element ingest uses.
@@ -109,6 +111,56 @@ pub fn survey() -> Result<Vec<PluginStatus>> {
         .collect())
 }
 
+/// The decoder that live streams of a codec get without a setting, and why others are not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecoderSurvey {
+    /// The codec, as people know it.
+    pub codec: &'static str,
+    /// The element; [`None`] if no decoder is installed.
+    pub element: Option<&'static str>,
+    /// The elements that come before it, each with the reason why it cannot be used.
+    pub unusable: Vec<(&'static str, String)>,
+}
+
+/// Finds out for each codec that devices decode which decoder is used. Opens the devices for a moment.
+///
+/// # Errors
+/// As [`survey`].
+pub fn decoders() -> Result<Vec<DecoderSurvey>> {
+    super::gst::init()?;
+    Ok(CODECS
+        .iter()
+        .map(|decoders| {
+            let mut unusable = Vec::new();
+            for kind in DeviceKind::ALL {
+                match unusable_because(kind, decoders.of(kind)) {
+                    None => return DecoderSurvey { codec: decoders.codec, element: Some(decoders.of(kind)), unusable },
+                    Some(reason) => unusable.push((decoders.of(kind), reason)),
+                }
+            }
+            let element = gst::ElementFactory::find(decoders.software).map(|_| decoders.software);
+            DecoderSurvey { codec: decoders.codec, element, unusable }
+        })
+        .collect())
+}
+
+/// Why the decoder `element` of a device cannot be used; [`None`] if it can.
+fn unusable_because(kind: DeviceKind, element: &str) -> Option<String> {
+    let plugin = kind.plugin();
+    if gst::Registry::get().find_plugin(plugin).is_none() {
+        return Some(format!("GStreamer's plugin {plugin} is missing (package {BAD})"));
+    }
+    // The plugin registers an element for each codec that a device of this machine decodes.
+    let Some(factory) = gst::ElementFactory::find(element) else {
+        return Some(format!("the plugin {plugin} finds no device for it"));
+    };
+    let Ok(decoder) = factory.create().build() else { return Some("it cannot be made".into()) };
+    let opened = decoder.set_state(gst::State::Ready).is_ok();
+    // A decoder that did not open has nothing to close.
+    let _ = decoder.set_state(gst::State::Null);
+    (!opened).then(|| "the device does not open (is it in use, and may this user open it?)".into())
+}
+
 /// GStreamer's version, such as `GStreamer 1.22.0`.
 ///
 /// # Errors
@@ -154,6 +206,19 @@ mod tests {
         let missing: Vec<_> = survey().unwrap().into_iter().filter(|f| f.plugin.required && !f.installed).collect();
         assert!(missing.is_empty(), "{missing:?}");
         assert!(version().unwrap().contains("GStreamer 1."));
+    }
+
+    #[test]
+    fn every_codec_has_a_decoder_and_reasons_for_the_others() {
+        for DecoderSurvey { codec, element, unusable } in decoders().unwrap() {
+            let decoders = CODECS.iter().find(|decoders| decoders.codec == codec).unwrap();
+            let tried: Vec<_> = DeviceKind::ALL.iter().map(|kind| decoders.of(*kind)).collect();
+            // Those before the one that is used have a reason.
+            let all: Vec<_> = tried.iter().copied().chain([decoders.software]).collect();
+            let at = all.iter().position(|name| Some(*name) == element).expect("a decoder is installed");
+            assert_eq!(unusable.iter().map(|(name, _)| *name).collect::<Vec<_>>(), tried[..at.min(tried.len())]);
+            assert!(unusable.iter().all(|(_, reason)| !reason.is_empty()), "{unusable:?}");
+        }
     }
 
     #[test]

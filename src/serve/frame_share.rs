@@ -1,19 +1,18 @@
-//! Fewer pictures per second during an overload (`--adaptive`): every second is decided from fewer pictures, instead of
-//! dropping some seconds.
+//! Less work per second during an overload (`--adaptive`): lower tiers, then fewer pictures, instead of dropping some seconds.
 //!
-//! All live streams have the same share. It falls quickly and rises slowly: each rise that had to be undone doubles the
-//! delay before the next one.
+//! [`Relief`] has the order. All live streams have the same share of pictures. Relief comes quickly and goes slowly: each step back
+//! that had to be undone doubles the delay before the next one.
 //!
 //! Recordings are exempt. They use all processor time, so they would make every machine look overloaded, and their
 //! decisions must not depend on the load.
 
 use crate::backlog::TakenSeconds;
-use touchline_core::clip::{ClipOutput, FrameShare, Gap, GapReason};
+use crate::relief::Relief;
+use touchline_core::clip::{ClipOutput, Gap, GapReason};
 use touchline_core::item::Pace;
-use touchline_core::tier::DecodeTier;
 use touchline_core::time::NANOS_PER_SECOND;
 
-/// Observation time before the share changes.
+/// Observation time before the relief changes.
 const LOOK_NS: u64 = 2 * NANOS_PER_SECOND;
 
 /// Highest load of inference. Above it, every delay makes seconds queue.
@@ -30,15 +29,6 @@ const QUIET_NS: (u64, u64) = (10 * NANOS_PER_SECOND, 300 * NANOS_PER_SECOND);
 
 /// A fall within this time after a rise undoes it.
 const TAKEN_BACK_NS: u64 = 30 * NANOS_PER_SECOND;
-
-/// The tier of live streams at `share`, if it is automatic. Flow is the first to go: it costs as much as the pictures.
-pub fn tier(share: FrameShare) -> DecodeTier {
-    match FrameShare::STEPS.iter().position(|step| *step == share) {
-        Some(0) => DecodeTier::Lean,
-        Some(1 | 2) => DecodeTier::Sparse,
-        _ => DecodeTier::Key,
-    }
-}
 
 /// The load of a batch by its live seconds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,16 +63,16 @@ impl BatchWork {
     }
 }
 
-/// Chooses the share of pictures that inference can process.
+/// Chooses the relief with which inference keeps up.
 #[derive(Debug)]
 pub struct FrameShareControl {
-    share: FrameShare,
+    relief: Relief,
     /// Start of the observation, and the load since then.
     since_ns: u64,
     busy_ns: u64,
     waited_ns: u64,
     shed: u64,
-    /// When the share last changed, or the last overload was seen.
+    /// When the relief last changed, or the last overload was seen.
     trouble_ns: u64,
     raised_ns: Option<u64>,
     quiet_ns: u64,
@@ -92,7 +82,7 @@ impl FrameShareControl {
     /// Starts with all pictures at `now_ns` (monotonic clock).
     pub fn new(now_ns: u64) -> Self {
         Self {
-            share: FrameShare::ALL,
+            relief: Relief::default(),
             since_ns: now_ns,
             busy_ns: 0,
             waited_ns: 0,
@@ -103,22 +93,22 @@ impl FrameShareControl {
         }
     }
 
-    /// The current share.
-    pub fn share(&self) -> FrameShare {
-        self.share
+    /// The current relief.
+    pub fn relief(&self) -> Relief {
+        self.relief
     }
 
     /// Removes surplus pictures from the live seconds of a batch before it is decided at `now_ns` (monotonic clock).
     /// Returns the remaining work.
     pub fn select_frames(&self, batch: &mut [TakenSeconds], now_ns: u64) -> BatchWork {
-        let mut work = BatchWork::default();
+        let (mut work, share) = (BatchWork::default(), self.relief.share());
         for taken in batch {
             let is_live = taken.pace == Pace::Live;
             for item in &mut taken.items {
                 match item {
                     ClipOutput::Second(second) if is_live => {
-                        second.keep(self.share);
-                        work.live += self.share.ratio();
+                        second.keep(share);
+                        work.live += share.ratio();
                         // From its entry into the queue: an earlier delay comes from the source.
                         work.waited_ns = work.waited_ns.max(now_ns.saturating_sub(taken.since_ns));
                     }
@@ -131,8 +121,9 @@ impl FrameShareControl {
         work
     }
 
-    /// Records the load of a batch. Returns the new share if it changes.
-    pub fn note(&mut self, load: BatchLoad) -> Option<FrameShare> {
+    /// Records the load of a batch; `streams` live streams have the automatic tier. Returns the relief after each look, whether it
+    /// has changed or not.
+    pub fn note(&mut self, load: BatchLoad, streams: usize) -> Option<Relief> {
         self.busy_ns += load.busy_ns;
         self.waited_ns = self.waited_ns.max(load.waited_ns);
         self.shed += load.shed;
@@ -141,29 +132,29 @@ impl FrameShareControl {
             return None;
         }
         let busy = self.busy_ns as f64 / looked_ns as f64;
-        let too_slow = self.shed > 0 || busy > BUSY_MAX || self.waited_ns > WAIT_MAX_NS;
+        let is_losing = self.shed > 0;
+        let too_slow = is_losing || busy > BUSY_MAX || self.waited_ns > WAIT_MAX_NS;
         (self.since_ns, self.busy_ns, self.waited_ns, self.shed) = (load.now_ns, 0, 0, 0);
         if too_slow {
             self.trouble_ns = load.now_ns;
-            let lower = self.share.lower()?;
-            if self.raised_ns.take().is_some_and(|raised_ns| load.now_ns - raised_ns < TAKEN_BACK_NS) {
-                self.quiet_ns = (2 * self.quiet_ns).min(QUIET_NS.1);
+            if let Some(lower) = self.relief.lower(streams, is_losing) {
+                if self.raised_ns.take().is_some_and(|raised_ns| load.now_ns - raised_ns < TAKEN_BACK_NS) {
+                    self.quiet_ns = (2 * self.quiet_ns).min(QUIET_NS.1);
+                }
+                self.relief = lower;
             }
-            self.share = lower;
-            return Some(lower);
+        } else if let Some(higher) = self.relief.higher(streams) {
+            let after = busy * higher.cost(streams) / self.relief.cost(streams);
+            if after <= BUSY_AFTER && load.now_ns - self.trouble_ns >= self.quiet_ns {
+                // The last step back held: start again with the initial delay.
+                if self.raised_ns.is_some_and(|raised_ns| load.now_ns - raised_ns >= TAKEN_BACK_NS) {
+                    self.quiet_ns = QUIET_NS.0;
+                }
+                (self.raised_ns, self.trouble_ns) = (Some(load.now_ns), load.now_ns);
+                self.relief = higher;
+            }
         }
-        let higher = self.share.higher()?;
-        let after = busy * higher.ratio() / self.share.ratio();
-        if after > BUSY_AFTER || load.now_ns - self.trouble_ns < self.quiet_ns {
-            return None;
-        }
-        // The last rise held: start again with the initial delay.
-        if self.raised_ns.is_some_and(|raised_ns| load.now_ns - raised_ns >= TAKEN_BACK_NS) {
-            self.quiet_ns = QUIET_NS.0;
-        }
-        (self.raised_ns, self.trouble_ns) = (Some(load.now_ns), load.now_ns);
-        self.share = higher;
-        Some(higher)
+        Some(self.relief)
     }
 }
 
@@ -173,7 +164,7 @@ mod tests {
 
     use super::*;
     use crate::backlog::{Backlog, QueueId};
-    use touchline_core::clip::ClipSecond;
+    use touchline_core::clip::{ClipSecond, FrameShare};
     use touchline_core::clock::{Clock, ManualClock};
 
     const SECOND: u64 = NANOS_PER_SECOND;
@@ -192,7 +183,7 @@ mod tests {
         let backlog = Backlog::with_clock(clock.clone());
         let queue = backlog.add_queue(pace);
         let mut control = FrameShareControl::new(clock.mono_ns());
-        let mut lowest = control.share();
+        let mut lowest = control.relief().share();
         for index in 0..3600 {
             push(&backlog, queue, index, clock.mono_ns() - late_ns);
             clock.advance(SECOND / 100);
@@ -200,8 +191,8 @@ mod tests {
             let began_ns = clock.mono_ns();
             let work = control.select_frames(&mut batch, began_ns);
             clock.advance(cost_ns);
-            control.note(work.done(began_ns, clock.mono_ns()));
-            lowest = lowest.min(control.share());
+            control.note(work.done(began_ns, clock.mono_ns()), 0);
+            lowest = lowest.min(control.relief().share());
             for item in batch.iter().flat_map(|taken| &taken.items) {
                 let is_whole = matches!(item, ClipOutput::Second(second) if second.frame_share == FrameShare::ALL);
                 assert!(is_whole || pace == Pace::Live, "a recording loses nothing");
@@ -228,8 +219,9 @@ mod tests {
         let clock = Arc::new(ManualClock::default());
         let backlog = Backlog::with_clock(clock.clone());
         let (live, file) = (backlog.add_queue(Pace::Live), backlog.add_queue(Pace::File));
-        let three = FrameShare::ALL.lower().expect("there are lower shares");
-        let control = FrameShareControl { share: three, ..FrameShareControl::new(0) };
+        let relief = Relief::default().lower(0, false).expect("there are lower shares");
+        let three = relief.share();
+        let control = FrameShareControl { relief, ..FrameShareControl::new(0) };
         (0..5).for_each(|index| push(&backlog, live, index, 0));
         push(&backlog, file, 0, 0);
         clock.advance(SECOND / 2);
@@ -248,45 +240,52 @@ mod tests {
         assert_eq!(shares, [three, FrameShare::ALL]);
     }
 
-    /// Simulates a machine on which all pictures take `demand` of the time, with a batch every tenth of a second. Returns the
-    /// new shares with the seconds in which they began.
-    fn run(
+    /// Simulates a machine on which everything takes `demand` of the time, with a batch every tenth of a second and `streams`
+    /// automatic streams. Returns the new relief with the seconds in which it began.
+    fn run_streams(
         control: &mut FrameShareControl,
-        from_s: u64,
-        seconds: u64,
+        streams: usize,
+        (from_s, seconds): (u64, u64),
         demand: impl Fn(u64) -> f64,
-    ) -> Vec<(u64, FrameShare)> {
+    ) -> Vec<(u64, Relief)> {
         let mut changes = Vec::new();
         for tenth in from_s * 10..(from_s + seconds) * 10 {
-            let needed = demand(tenth / 10) * control.share().ratio();
+            let before = control.relief();
+            let needed = demand(tenth / 10) * before.cost(streams);
             let load = BatchLoad {
                 now_ns: (tenth + 1) * SECOND / 10,
                 busy_ns: (needed.min(1.0) * (SECOND / 10) as f64) as u64,
                 waited_ns: if needed > 1.0 { 3 * SECOND } else { SECOND / 10 },
                 shed: u64::from(needed > 1.0),
             };
-            changes.extend(control.note(load).map(|share| (tenth / 10, share)));
+            let after = control.note(load, streams).filter(|relief| *relief != before);
+            changes.extend(after.map(|relief| (tenth / 10, relief)));
         }
         changes
+    }
+
+    /// As [`run_streams`] without automatic streams, from second 0. Returns the shares.
+    fn run(control: &mut FrameShareControl, seconds: u64, demand: impl Fn(u64) -> f64) -> Vec<(u64, FrameShare)> {
+        run_streams(control, 0, (0, seconds), demand).into_iter().map(|(at, relief)| (at, relief.share())).collect()
     }
 
     #[test]
     fn a_fast_machine_keeps_all_pictures() {
         let mut control = FrameShareControl::new(0);
-        assert_eq!(run(&mut control, 0, 3600, |_| 0.85), []);
-        assert_eq!(control.share(), FrameShare::ALL);
+        assert_eq!(run(&mut control, 3600, |_| 0.85), []);
+        assert_eq!(control.relief(), Relief::default());
     }
 
     #[test]
     fn the_share_falls_until_inference_keeps_up() {
         let [_, three, two, one] = FrameShare::STEPS;
-        let changes = run(&mut FrameShareControl::new(0), 0, 60, |_| 1.4);
+        let changes = run(&mut FrameShareControl::new(0), 60, |_| 1.4);
         assert_eq!(changes.iter().map(|c| c.1).collect::<Vec<_>>(), [three], "1.4 of three fifths is 0.84");
         assert!(changes[0].0 <= 2);
-        let changes = run(&mut FrameShareControl::new(0), 0, 60, |_| 1.8);
+        let changes = run(&mut FrameShareControl::new(0), 60, |_| 1.8);
         assert_eq!(changes.iter().map(|c| c.1).collect::<Vec<_>>(), [three, two]);
         assert!(changes[1].0 <= 4);
-        let changes = run(&mut FrameShareControl::new(0), 0, 60, |_| 40.0);
+        let changes = run(&mut FrameShareControl::new(0), 60, |_| 40.0);
         assert_eq!(changes.iter().map(|c| c.1).collect::<Vec<_>>(), [three, two, one], "the rest is shed");
     }
 
@@ -294,15 +293,42 @@ mod tests {
     fn the_share_rises_when_there_is_capacity() {
         let [all, three, ..] = FrameShare::STEPS;
         let mut control = FrameShareControl::new(0);
-        let changes = run(&mut control, 0, 120, |s| if s < 30 { 1.4 } else { 0.5 });
+        let changes = run(&mut control, 120, |s| if s < 30 { 1.4 } else { 0.5 });
         assert_eq!(changes.iter().map(|c| c.1).collect::<Vec<_>>(), [three, all]);
         assert!((30..45).contains(&changes[1].0), "{changes:?}");
     }
 
     #[test]
-    fn the_automatic_tier_falls_with_the_share() {
-        let tiers = FrameShare::STEPS.map(tier);
-        assert_eq!(tiers, [DecodeTier::Lean, DecodeTier::Sparse, DecodeTier::Sparse, DecodeTier::Key]);
+    fn tiers_fall_before_pictures_and_pictures_before_key_pictures_alone() {
+        // A load just above the limit, before seconds are lost: one quarter of the streams after the other, until it fits.
+        let mut control = FrameShareControl::new(0);
+        let changes = run_streams(&mut control, 8, (0, 60), |_| 0.95);
+        assert_eq!(changes.len(), 1, "{changes:?}");
+        assert_eq!((control.relief().share(), control.relief().cost(8)), (FrameShare::ALL, 0.875));
+        // Seconds are lost: all streams at once, and that suffices.
+        let mut control = FrameShareControl::new(0);
+        let changes = run_streams(&mut control, 8, (0, 60), |_| 1.7);
+        assert_eq!((changes.len(), changes[0].0, control.relief().cost(8)), (1, 1, 0.5), "{changes:?}");
+        // Far more than the machine can do: in the end key pictures alone, within a quarter of a minute.
+        let mut control = FrameShareControl::new(0);
+        let changes = run_streams(&mut control, 8, (0, 60), |_| 30.0);
+        let shares: Vec<f64> = changes.iter().map(|(_, relief)| relief.share().ratio()).collect();
+        assert_eq!(shares, [1.0, 0.6, 0.4, 0.2, 0.2, 0.2, 0.2, 0.2]);
+        assert!(changes.windows(2).all(|two| two[1].1.cost(8) < two[0].1.cost(8)) && changes[7].0 <= 16, "{changes:?}");
+        // Key pictures alone lose seconds, so they are not chosen while none are lost.
+        let mut control = FrameShareControl::new(0);
+        run_streams(&mut control, 8, (0, 60), |_| 0.95 / 0.1);
+        assert!((control.relief().cost(8) - 0.1).abs() < 1e-9, "{control:?}");
+    }
+
+    #[test]
+    fn everything_comes_back_step_by_step() {
+        let mut control = FrameShareControl::new(0);
+        run_streams(&mut control, 64, (0, 60), |_| 30.0);
+        let changes = run_streams(&mut control, 64, (60, 600), |_| 0.5);
+        assert_eq!(control.relief(), Relief::default());
+        assert!(changes.windows(2).all(|two| two[1].1 < two[0].1 && two[1].0 - two[0].0 >= 10), "{changes:?}");
+        assert!(changes.last().unwrap().0 < 60 + 180, "{changes:?}");
     }
 
     #[test]
@@ -310,7 +336,7 @@ mod tests {
         // Another program takes the processors for five seconds of every fifteen. The quiet
         // ten seconds are enough for a step up.
         let mut control = FrameShareControl::new(0);
-        let changes = run(&mut control, 0, 1200, |s| if s % 15 < 5 { 1.3 } else { 0.4 });
+        let changes = run(&mut control, 1200, |s| if s % 15 < 5 { 1.3 } else { 0.4 });
         let downs: Vec<u64> = changes.iter().filter(|c| c.1 < FrameShare::ALL).map(|c| c.0).collect();
         assert!(downs.len() <= 8, "in 20 minutes: {changes:?}");
         let last = downs.windows(2).map(|pair| pair[1] - pair[0]).next_back();

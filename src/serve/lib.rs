@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod outputs;
 pub mod publish;
 pub mod recording;
+pub mod relief;
 pub mod run;
 pub mod shadow;
 pub mod store;

@@ -89,6 +89,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["config"],
             &["metrics"],
             &["backlog"],
+            &["relief"],
             &["frame_share"],
             &["clips"],
             &["publish"],

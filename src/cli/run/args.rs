@@ -12,7 +12,7 @@ use crate::cli::Compute;
 use crate::cli::signal::SignalArgs;
 use crate::cli::vote::VoteArgs;
 use touchline_media::gst::output::Encoder;
-use touchline_media::options::{Isolation, TierChoice, VariantChoice};
+use touchline_media::options::{DecoderChoice, Isolation, TierChoice, VariantChoice};
 use touchline_media::overlay::Position;
 use touchline_serve::config::{
     BatchMax, BatchWaitMs, ClipKind, LatencyMs, MaxHeight, MaxStreams, RecordKind, RtspTransport,
@@ -99,6 +99,10 @@ pub struct RunArgs {
     /// [default: auto].
     #[arg(long, value_parser = named::<TierChoice>(&TierChoice::NAMES))]
     tier: Option<TierChoice>,
+    /// What decodes pictures: software is the processor, vaapi and nvdec are devices. auto takes a device for live streams if there
+    /// is one (touchline doctor shows it). A device that fails is replaced by software [default: auto].
+    #[arg(long, value_parser = named::<DecoderChoice>(&DecoderChoice::NAMES))]
+    decoder: Option<DecoderChoice>,
     /// Variant of HLS sources to play: fit is the smallest with at least the lines that the pack uses [default: fit].
     #[arg(long, value_parser = named::<VariantChoice>(&VariantChoice::NAMES))]
     variant: Option<VariantChoice>,

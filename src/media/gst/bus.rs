@@ -9,6 +9,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::causes::{self, MissingPlugins};
+use super::decoders::Decoders;
 use super::formats::FormatWatch;
 use super::frame_gate::FrameGate;
 use super::graph::Graph;
@@ -60,6 +61,7 @@ pub(super) struct PipelineSession {
     pub formats: Vec<FormatWatch>,
     /// Set when media arrived over TCP only.
     pub falls_back: Arc<AtomicBool>,
+    pub decoders: Decoders,
     pub outlet: Outlet,
     pub connect_timeout: Option<Duration>,
     /// The loopback proxy of a guarded source. Closed with the session.
@@ -255,6 +257,11 @@ impl PipelineSession {
                 tracing::debug!(stream = self.id, uri = self.name, "{text}");
                 let kind = self.location.kind;
                 let flow = error.details().and_then(|details| details.get::<i32>("flow-return").ok());
+                if let Some(end) =
+                    self.decoders.failure(error.src(), &redact::text(error.error().message()), flow, &self.graph)
+                {
+                    return Some(end);
+                }
                 if flow == Some(NOT_LINKED) && !self.graph.has_data() {
                     // The source has tracks, but none of the wanted ones.
                     return Some(self.graph.verdict().unwrap_or_else(|| causes::no_tracks(&self.graph.wanted())));

@@ -40,6 +40,8 @@ enum PictureAction {
         /// The decoder must output the key picture before it first.
         is_held: bool,
     },
+    /// Leave it out without a time of its own: it is the second field of a frame.
+    LeaveOutSecondField,
 }
 
 /// The wait for a key frame.
@@ -154,8 +156,11 @@ impl DecoderState {
             && let Some(pts) = graph.pts(Track::Video, running_ns)
         {
             let chosen = filter.offer(buffer, running_ns, pts);
-            if chosen != FilterAction::Decode {
-                return PictureAction::LeaveOut { is_held: chosen == FilterAction::Drain };
+            match chosen {
+                FilterAction::Decode => {}
+                FilterAction::LeaveOut => return PictureAction::LeaveOut { is_held: false },
+                FilterAction::Drain => return PictureAction::LeaveOut { is_held: true },
+                FilterAction::LeaveOutSecondField => return PictureAction::LeaveOutSecondField,
             }
         }
         self.damaged.decode(pts_ns, is_key);
@@ -213,6 +218,7 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
         match action {
             PictureAction::Pass => gst::PadProbeReturn::Ok,
             PictureAction::Drop(why) => drop_picture(info, &weak, pts_ns, why),
+            PictureAction::LeaveOutSecondField => handled(info, Ok(gst::FlowSuccess::Ok)),
             PictureAction::LeaveOut { is_held } => {
                 if is_held {
                     // Decoders output all that they hold before a still picture. It fails only when the pipeline stops.

@@ -1,14 +1,17 @@
 //! The decode filter: leaves out coded pictures that will not be sampled, before they are decoded ([`DecodeTier`]).
 //!
-//! Only pictures to which no other picture refers can be left out alone: `nal_ref_idc` 0 in H.264 (ITU-T H.264, 7.4.1), sub-layer
-//! non-reference pictures of the highest sub-layer in HEVC (ITU-T H.265, 7.4.2.2), and B-pictures in MPEG-2. All others are needed to
-//! decode the pictures after them. A decoder that receives key pictures only is drained after each of them: it would keep the picture
-//! until later ones show its place in the order.
+//! Only pictures to which no other picture refers can be left out alone ([`super::coded`]). All others are needed to decode the
+//! pictures after them. A decoder that receives key pictures only is drained after each of them: it would keep the picture until later
+//! ones show its place in the order.
+//!
+//! A frame that is coded as two fields is decoded or left out as a whole: what is decided about its first field holds for the second.
 //!
 //! The filter sees pictures in decoding order, before the times of their neighbours are known, and predicts these from the distance
 //! of earlier pictures.
 
 use gstreamer as gst;
+
+use super::coded::{CodedField, CodedKind, CodedPicture, CodedReader};
 use touchline_core::selection::{FrameSelection, FrameSelector};
 use touchline_core::tier::DecodeTier;
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
@@ -22,89 +25,15 @@ const TIMES: usize = 48;
 /// The latest of these have neighbours that may not have arrived yet.
 const UNSETTLED: usize = 16;
 
-/// How a coded picture refers to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CodedKind {
-    /// Others may refer to it.
-    Reference,
-    /// None refers to it.
-    Disposable,
-}
-
-/// The coding of a stream, as far as it matters for references.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
-    /// `length_bytes`: the size of the length before each NAL unit; [`None`] with start codes.
-    H264 {
-        length_bytes: Option<usize>,
-    },
-    H265 {
-        length_bytes: Option<usize>,
-    },
-    Mpeg2,
-    /// All pictures count as references.
-    Other,
-}
-
-impl Coding {
-    fn of(caps: &gst::CapsRef) -> Self {
-        let Some(format) = caps.structure(0) else { return Coding::Other };
-        let text = |key| format.get::<&str>(key).ok();
-        // Each field of an interlaced frame may be a picture of its own, and one alone is of no use.
-        let is_progressive = text("interlace-mode").is_none_or(|mode| mode == "progressive");
-        let is_whole = text("alignment") == Some("au") && is_progressive;
-        let length_bytes = |at: usize| -> Option<Option<usize>> {
-            match text("stream-format")? {
-                "byte-stream" => Some(None),
-                _ => {
-                    let header = format.get::<gst::Buffer>("codec_data").ok()?;
-                    let header = header.map_readable().ok()?;
-                    Some(Some(usize::from(header.get(at)? & 3) + 1))
-                }
-            }
-        };
-        // The place of the length's size: ISO/IEC 14496-15, 5.3.3.1 and 8.3.3.1.
-        match format.name().as_str() {
-            "video/x-h264" if is_whole => {
-                length_bytes(4).map_or(Coding::Other, |length_bytes| Coding::H264 { length_bytes })
-            }
-            "video/x-h265" if is_whole => {
-                length_bytes(21).map_or(Coding::Other, |length_bytes| Coding::H265 { length_bytes })
-            }
-            "video/mpeg" if format.get::<i32>("mpegversion") == Ok(2) && format.get::<bool>("parsed") == Ok(true) => {
-                Coding::Mpeg2
-            }
-            _ => Coding::Other,
-        }
-    }
-}
-
-/// The first bytes of the units of an access unit: NAL units, or the parts after start codes of MPEG-2.
-fn units(data: &[u8], length_bytes: Option<usize>) -> impl Iterator<Item = &[u8]> {
-    let mut rest = data;
-    std::iter::from_fn(move || match length_bytes {
-        Some(bytes) => {
-            let (length, after) = rest.split_at_checked(bytes)?;
-            let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-            let unit = after.get(..length)?;
-            rest = &after[length..];
-            Some(unit)
-        }
-        None => {
-            let at = rest.windows(3).position(|code| code == [0, 0, 1])?;
-            rest = &rest[at + 3..];
-            Some(rest)
-        }
-    })
-}
-
 /// The state of the filter for one decoder.
 pub(super) struct DecodeFilter {
     selection: FrameSelection,
     selector: Box<dyn FrameSelector>,
-    coding: Coding,
-    /// Highest temporal sub-layer seen (HEVC).
-    highest_layer: u8,
+    reader: CodedReader,
+    /// The picture before, if it is the first field of a frame: what was decided, and whether others refer to it.
+    first_field: Option<(CodedField, FilterAction, CodedKind)>,
+    /// That the fields of HEVC are all decoded was logged.
+    is_refusal_logged: bool,
     /// The latest times of pictures, ns, in the order of arrival.
     times: Vec<u64>,
     keys: u32,
@@ -122,6 +51,8 @@ pub(super) struct DecodeFilter {
 pub(super) enum FilterAction {
     Decode,
     LeaveOut,
+    /// Leave it out as the second field of a frame, whose time is that of the first.
+    LeaveOutSecondField,
     /// Drain the decoder, then leave the picture out.
     Drain,
 }
@@ -132,8 +63,9 @@ impl DecodeFilter {
         Self {
             selection,
             selector,
-            coding: Coding::Other,
-            highest_layer: 0,
+            reader: CodedReader::new(),
+            first_field: None,
+            is_refusal_logged: false,
             times: Vec::with_capacity(TIMES),
             keys: 0,
             key_ns: None,
@@ -145,23 +77,54 @@ impl DecodeFilter {
 
     /// Takes the format of the coded pictures.
     pub fn set_format(&mut self, caps: &gst::CapsRef) {
-        self.coding = Coding::of(caps);
-        tracing::debug!(coding = ?self.coding, "coded pictures");
-        (self.highest_layer, self.keys) = (0, 0);
+        self.reader.set_format(caps);
+        (self.keys, self.first_field) = (0, None);
         self.times.clear();
     }
 
     /// Decides about a coded picture. `running_ns` is its running time, `pts` its time on the stream's timeline.
     pub fn offer(&mut self, buffer: &gst::BufferRef, running_ns: u64, pts: Pts) -> FilterAction {
         let is_key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
-        let kind = match buffer.map_readable() {
-            Ok(data) if !is_key => self.kind(&data),
-            _ => CodedKind::Reference,
-        };
-        self.decide(is_key, kind, running_ns, pts)
+        let picture = self.reader.read(buffer, is_key);
+        self.decide(is_key, picture, running_ns, pts)
     }
 
-    fn decide(&mut self, is_key: bool, kind: CodedKind, running_ns: u64, pts: Pts) -> FilterAction {
+    fn decide(&mut self, is_key: bool, picture: CodedPicture, running_ns: u64, pts: Pts) -> FilterAction {
+        if let Some(action) = self.second_field(picture) {
+            return action;
+        }
+        if picture.is_loose_field {
+            self.log_refusal();
+        }
+        let action = self.decide_frame(is_key, picture.kind, running_ns, pts);
+        self.first_field = picture.field.map(|field| (field, action, picture.kind));
+        action
+    }
+
+    /// The action for a picture that is the second field of the frame that the picture before began.
+    fn second_field(&mut self, picture: CodedPicture) -> Option<FilterAction> {
+        let (first, action, kind) = self.first_field.take()?;
+        let field = picture.field?;
+        if field.is_bottom == first.is_bottom || field.frame_num != first.frame_num {
+            return None;
+        }
+        // No encoder codes one field as a reference and the other not. If one does, the reference is decoded.
+        let is_lone = kind == CodedKind::Disposable && picture.kind == CodedKind::Reference;
+        Some(if action == FilterAction::Decode || is_lone {
+            FilterAction::Decode
+        } else {
+            FilterAction::LeaveOutSecondField
+        })
+    }
+
+    fn log_refusal(&mut self) {
+        let tier = self.selection.tier();
+        if tier != DecodeTier::Full && !std::mem::replace(&mut self.is_refusal_logged, true) {
+            tracing::info!(tier = tier.as_str(), "interlaced HEVC: lean and sparse decode every picture");
+        }
+    }
+
+    fn decide_frame(&mut self, is_key: bool, kind: CodedKind, running_ns: u64, pts: Pts) -> FilterAction {
         if self.times.len() == TIMES {
             self.times.remove(0);
         }
@@ -193,31 +156,6 @@ impl DecodeFilter {
         }
         self.is_broken |= kind == CodedKind::Reference && self.resumed_ns.is_none_or(|key_ns| running_ns > key_ns);
         if std::mem::take(&mut self.is_holding) { FilterAction::Drain } else { FilterAction::LeaveOut }
-    }
-
-    fn kind(&mut self, data: &[u8]) -> CodedKind {
-        let is_disposable = match self.coding {
-            // The header of the first slice: all slices of a picture agree.
-            Coding::H264 { length_bytes } => units(data, length_bytes)
-                .filter_map(|unit| unit.first())
-                .find(|header| matches!(*header & 0x1f, 1..=5))
-                .is_some_and(|header| header & 0x60 == 0),
-            Coding::H265 { length_bytes } => {
-                let slice = units(data, length_bytes)
-                    .filter_map(|unit| Some(((unit.first()? >> 1) & 0x3f, (unit.get(1)? & 7).saturating_sub(1))))
-                    .find(|(kind, _)| *kind < 32);
-                slice.is_some_and(|(kind, layer)| {
-                    self.highest_layer = self.highest_layer.max(layer);
-                    kind < 16 && kind % 2 == 0 && layer == self.highest_layer
-                })
-            }
-            // The picture header: ISO/IEC 13818-2, 6.2.3; picture_coding_type 3 is B.
-            Coding::Mpeg2 => units(data, None)
-                .find(|unit| unit.first() == Some(&0))
-                .is_some_and(|header| header.get(2).is_some_and(|byte| (byte >> 3) & 7 == 3)),
-            Coding::Other => false,
-        };
-        if is_disposable { CodedKind::Disposable } else { CodedKind::Reference }
     }
 
     /// The greatest distance of neighbouring pictures, ns; 0 before it is known. The greatest, so that pictures at changing distances
@@ -257,7 +195,7 @@ mod tests {
             .map(|(n, is_disposable)| {
                 let kind = if is_disposable { CodedKind::Disposable } else { CodedKind::Reference };
                 let time = n * FRAME_NS;
-                (n, n % 50 == 0, filter.decide(n % 50 == 0, kind, time, Pts(time)))
+                (n, n % 50 == 0, filter.decide(n % 50 == 0, CodedPicture::frame(kind), time, Pts(time)))
             })
             .collect()
     }
@@ -290,7 +228,10 @@ mod tests {
         let mut filter = filter(&tier);
         decided(&mut filter, 0);
         tier.set(DecodeTier::Full);
-        let mut offer = |n: u64, is_key| filter.decide(is_key, CodedKind::Reference, n * FRAME_NS, Pts(n * FRAME_NS));
+        let mut offer = |n: u64, is_key| {
+            let frame = CodedPicture::frame(CodedKind::Reference);
+            filter.decide(is_key, frame, n * FRAME_NS, Pts(n * FRAME_NS))
+        };
         assert_eq!(offer(301, false), FilterAction::LeaveOut);
         assert_eq!(offer(302, true), FilterAction::Decode);
         assert_eq!(
@@ -306,43 +247,36 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_of_a_picture_is_read_from_its_headers() {
-        let tier = SharedTier::new(DecodeTier::Lean);
-        let kind = |coding, data: &[u8]| DecodeFilter { coding, ..filter(&tier) }.kind(data);
+    fn the_fields_of_a_frame_are_decoded_or_left_out_together() {
         use CodedKind::{Disposable, Reference};
-        let (start, length) = (Coding::H264 { length_bytes: None }, Coding::H264 { length_bytes: Some(4) });
-        // A delimiter and a slice: not a reference, and a reference.
-        assert_eq!(kind(start, &[0, 0, 0, 1, 9, 0xf0, 0, 0, 1, 0x01, 0x9e]), Disposable);
-        assert_eq!(kind(start, &[0, 0, 0, 1, 9, 0xf0, 0, 0, 1, 0x41, 0x9e]), Reference);
-        assert_eq!(kind(length, &[0, 0, 0, 2, 9, 0xf0, 0, 0, 0, 2, 0x01, 0x9e]), Disposable);
-        assert_eq!(kind(length, &[0, 0, 0, 2, 9, 0xf0, 0, 0, 0, 2, 0x61, 0x9e]), Reference);
-        // Truncated, or without a slice.
-        for data in [&[][..], &[0, 0, 1], &[0, 0, 0, 9, 1], &[0, 0, 0, 2, 9, 0xf0], &[0xff; 8]] {
-            assert_eq!((kind(start, data), kind(length, data)), (Reference, Reference), "{data:?}");
+        let tier = SharedTier::new(DecodeTier::Lean);
+        let mut filter = filter(&tier);
+        let field = |kind, frame_num, is_bottom| CodedPicture {
+            field: Some(CodedField { is_bottom, frame_num }),
+            ..CodedPicture::frame(kind)
+        };
+        // Two references, and a frame of disposable fields after each, in decoding order.
+        let mut actions = Vec::new();
+        for n in 0..150_u64 {
+            let (kind, is_key) = (if n % 3 == 2 { Disposable } else { Reference }, n % 51 == 0);
+            let time = if n % 3 == 2 { n - 1 } else { n + u64::from(n % 3 == 1) } * FRAME_NS;
+            let first = filter.decide(is_key, field(kind, n as u16, false), time, Pts(time));
+            let half = time + FRAME_NS / 2;
+            actions.push((first, filter.decide(false, field(kind, n as u16, true), half, Pts(half))));
         }
-        let h265 = Coding::H265 { length_bytes: None };
-        assert_eq!(kind(h265, &[0, 0, 1, 0x00, 0x01]), Disposable, "TRAIL_N");
-        assert_eq!(kind(h265, &[0, 0, 1, 0x02, 0x01]), Reference, "TRAIL_R");
-        assert_eq!(kind(h265, &[0, 0, 1, 0x26, 0x01]), Reference, "IDR_W_RADL");
-        let mut layers = DecodeFilter { coding: h265, ..filter(&tier) };
-        assert_eq!(layers.kind(&[0, 0, 1, 0x00, 0x02]), Disposable);
-        assert_eq!(layers.kind(&[0, 0, 1, 0x00, 0x01]), Reference, "pictures of the higher sub-layer may refer to it");
-        assert_eq!(kind(Coding::Mpeg2, &[0, 0, 1, 0, 0x00, 0x1f, 0xff]), Disposable, "B");
-        assert_eq!(kind(Coding::Mpeg2, &[0, 0, 1, 0, 0x00, 0x17, 0xff]), Reference, "P");
-        assert_eq!(kind(Coding::Other, &[0, 0, 1, 0x01]), Reference);
-    }
-
-    #[test]
-    fn the_coding_is_read_from_the_format() {
-        super::super::init().unwrap();
-        let of = |caps: &str| Coding::of(&caps.parse::<gst::Caps>().unwrap());
-        let h264 = "video/x-h264, alignment=(string)au, stream-format=(string)";
-        assert_eq!(of(&format!("{h264}byte-stream")), Coding::H264 { length_bytes: None });
-        assert_eq!(of(&format!("{h264}avc, codec_data=(buffer)0164001fffe1")), Coding::H264 { length_bytes: Some(4) });
-        assert_eq!(of(&format!("{h264}avc")), Coding::Other);
-        assert_eq!(of(&format!("{h264}byte-stream, interlace-mode=(string)interleaved")), Coding::Other);
-        assert_eq!(of("video/x-h264, alignment=(string)nal, stream-format=(string)byte-stream"), Coding::Other);
-        assert_eq!(of("video/mpeg, mpegversion=(int)2, parsed=(boolean)true"), Coding::Mpeg2);
-        assert_eq!(of("image/jpeg"), Coding::Other);
+        let (decode, leave_out) = (FilterAction::Decode, (FilterAction::LeaveOut, FilterAction::LeaveOutSecondField));
+        assert!(actions.iter().all(|action| *action == (decode, decode) || *action == leave_out), "{actions:?}");
+        assert!(actions.iter().filter(|action| **action == leave_out).count() > 20, "{actions:?}");
+        // Key pictures: the second field refers to the first, which is a key picture.
+        tier.set(DecodeTier::Key);
+        let time = 153 * FRAME_NS;
+        assert_eq!(filter.decide(true, field(Reference, 0, false), time, Pts(time)), decode);
+        assert_eq!(filter.decide(false, field(Reference, 0, true), time, Pts(time)), decode);
+        let mut next =
+            |frame_num, is_bottom| filter.decide(false, field(Reference, frame_num, is_bottom), time, Pts(time));
+        assert_eq!((next(1, false), next(1, true)), (FilterAction::Drain, FilterAction::LeaveOutSecondField));
+        // A lost field: the next one begins a frame.
+        assert_eq!((next(2, true), next(3, false)), (FilterAction::LeaveOut, FilterAction::LeaveOut));
+        assert_eq!((next(4, false), next(4, false)), (FilterAction::LeaveOut, FilterAction::LeaveOut));
     }
 }

@@ -12,6 +12,7 @@ use super::causes::failed;
 use super::clips::ring::RingTap;
 use super::damage;
 use super::debug::ErrorWatch;
+use super::decoders::Decoders;
 use super::graph::Graph;
 use super::timecodes;
 use touchline_core::cause::Cause;
@@ -38,29 +39,29 @@ pub(super) fn forbid_libav_demuxers() {
     }
 }
 
-/// Sets up every element that is added to `pipeline`.
-pub(super) fn connect(
-    pipeline: &gst::Pipeline,
-    graph: &Arc<Graph>,
-    pace: Pace,
-    selection: Option<&FrameSelection>,
-    ring: Option<Arc<RingTap>>,
-) {
-    let (graph, selection) = (Arc::downgrade(graph), selection.cloned());
-    pipeline.connect("deep-element-added", false, move |args| {
-        let (element, graph) = (args.get(2)?.get::<gst::Element>().ok()?, graph.upgrade()?);
-        set_up(&element, &graph, pace, selection.as_ref(), ring.as_ref());
-        None
-    });
+/// What the elements of one connection are set up for.
+pub(super) struct ElementSetup {
+    pub pace: Pace,
+    pub selection: Option<FrameSelection>,
+    pub ring: Option<Arc<RingTap>>,
+    pub decoders: Decoders,
 }
 
-fn set_up(
-    element: &gst::Element,
-    graph: &Arc<Graph>,
-    pace: Pace,
-    selection: Option<&FrameSelection>,
-    ring: Option<&Arc<RingTap>>,
-) {
+impl ElementSetup {
+    /// Sets up every element that is added to `pipeline`.
+    pub fn connect(self, pipeline: &gst::Pipeline, graph: &Arc<Graph>) {
+        let graph = Arc::downgrade(graph);
+        pipeline.connect("deep-element-added", false, move |args| {
+            let (element, graph) = (args.get(2)?.get::<gst::Element>().ok()?, graph.upgrade()?);
+            set_up(&element, &graph, &self);
+            None
+        });
+    }
+}
+
+fn set_up(element: &gst::Element, graph: &Arc<Graph>, setup: &ElementSetup) {
+    let ElementSetup { pace, selection, ring, decoders } = setup;
+    let pace = *pace;
     let Some(factory) = element.factory() else { return };
     let class = factory.metadata("klass").unwrap_or_default();
     if ["Demux", "Parser", "Decoder"].iter().any(|kind| class.contains(kind)) && !element.is::<gst::Bin>() {
@@ -79,6 +80,7 @@ fn set_up(
         ring.connect(element, graph);
     }
     if class.contains("Video") || class.contains("Image") {
+        decoders.plugged(element, graph);
         timecodes::connect(element, graph);
         // With several libav threads, the concealment of damaged pictures depends on timing. A recording must always give the same
         // seconds.
@@ -88,7 +90,7 @@ fn set_up(
             element.set_property("max-threads", 1i32);
         }
         guess_colours(element);
-        damage::connect(element, graph, is_alone, selection.cloned());
+        damage::connect(element, graph, is_alone, selection.clone());
     } else if pace == Pace::File && factory.name().starts_with("avdec_") {
         count_errors(element, graph);
     }

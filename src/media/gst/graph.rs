@@ -72,6 +72,8 @@ pub(super) struct Graph {
     pub is_media: AtomicBool,
     /// A decoder was plugged in.
     pub is_decoded: AtomicBool,
+    /// The decoder of a device was plugged in.
+    pub has_device: AtomicBool,
     /// Whether tracks are synchronised. Recordings only: a live source sets the pace itself.
     is_synced: bool,
     sync: OnceLock<TrackSync>,
@@ -122,6 +124,7 @@ impl Graph {
             progress: MediaProgress::new(clock),
             is_media: AtomicBool::new(false),
             is_decoded: AtomicBool::new(false),
+            has_device: AtomicBool::new(false),
             is_synced,
             sync: OnceLock::new(),
             map,

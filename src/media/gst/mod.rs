@@ -8,9 +8,11 @@ mod bus;
 mod causes;
 pub mod clips;
 mod clocks;
+mod coded;
 mod damage;
 mod debug;
 mod decode_filter;
+pub(super) mod decoders;
 mod element_setup;
 mod feed;
 mod formats;
@@ -44,7 +46,7 @@ use clips::ring::{RingOptions, RingTap};
 use super::guard::proxy::LoopbackProxy;
 use super::guard::{Refusal, SourcePolicy, digest};
 use super::hls;
-use super::options::HlsOptions;
+use super::options::{DecoderChoice, HlsOptions};
 use super::outlet::{Counters, Outlet, Stopper};
 use super::registry::{Own, Setup};
 use super::source_clock::SourceClock;
@@ -90,6 +92,9 @@ pub struct GstOptions {
     /// Which pictures are converted; [`None`]: all.
     #[serde(skip)]
     pub selection: Option<FrameSelection>,
+    /// What decodes pictures.
+    #[serde(default)]
+    pub decoder: DecoderChoice,
     /// Options of HLS sources.
     pub hls: HlsOptions,
     /// The kind of the source, if it is known better than from its URI.
@@ -113,6 +118,7 @@ impl Default for GstOptions {
             counters: Arc::default(),
             guard: None,
             selection: None,
+            decoder: DecoderChoice::default(),
             hls: HlsOptions::default(),
             kind: None,
             record: None,
@@ -127,6 +133,8 @@ pub struct GstOpener {
     clock: Arc<dyn Clock>,
     /// RTSP media arrived over TCP only, so the next connection does not try UDP first.
     over_tcp: Arc<AtomicBool>,
+    /// A device failed to decode, so the next connection decodes in software.
+    device_failed: Arc<AtomicBool>,
     /// How far an HLS channel was played.
     memory: hls::PlaylistMemory,
     /// Judges the source's wall-clock time, over all connections.
@@ -145,6 +153,7 @@ impl GstOpener {
             options,
             clock,
             over_tcp: Arc::default(),
+            device_failed: Arc::default(),
             memory: hls::PlaylistMemory::default(),
             source_clock: Arc::default(),
             needs_relay: OnceLock::new(),
@@ -160,6 +169,7 @@ impl GstOpener {
     pub(super) fn hints(&self) -> ConnectionHints {
         ConnectionHints {
             over_tcp: self.over_tcp.load(Ordering::Relaxed),
+            device_failed: self.device_failed.load(Ordering::Relaxed),
             needs_relay: self.needs_relay.get().copied(),
             source_clock: self.source_clock.lock().clone(),
             hls: self.memory.stored(),
@@ -169,6 +179,7 @@ impl GstOpener {
     /// Takes over the hints of another opener.
     pub(super) fn apply_hints(&self, hints: ConnectionHints) {
         self.over_tcp.store(hints.over_tcp, Ordering::Relaxed);
+        self.device_failed.store(hints.device_failed, Ordering::Relaxed);
         if let Some(needs_relay) = hints.needs_relay {
             self.needs_relay.get_or_init(|| needs_relay);
         }
@@ -194,6 +205,7 @@ impl GstOpener {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct ConnectionHints {
     over_tcp: bool,
+    device_failed: bool,
     needs_relay: Option<bool>,
     source_clock: SourceClock,
     hls: hls::StoredPosition,
@@ -414,7 +426,11 @@ impl GstOpener {
         }
         let ring =
             o.record.as_ref().and_then(|ring| RingTap::start(ring, &o.id, self.clock.clone(), o.counters.clone()));
-        element_setup::connect(&pipeline, &graph, pace, o.selection.as_ref(), ring);
+        let decoders = decoders::Decoders::new(o.decoder, pace, self.device_failed.clone());
+        decoders.connect(&pipeline);
+        let setup =
+            element_setup::ElementSetup { pace, selection: o.selection.clone(), ring, decoders: decoders.clone() };
+        setup.connect(&pipeline, &graph);
         sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
         if o.guard.is_some() || proxy.is_some() || is_fed {
             guarded::connect(&pipeline, &graph, proxy.as_ref());
@@ -431,6 +447,7 @@ impl GstOpener {
             formats: formats::FormatWatch::connect(&graph),
             graph,
             falls_back: Arc::clone(&self.over_tcp),
+            decoders,
             outlet,
             proxy,
             connect_timeout: (location.kind.is_network() && !is_fed && !location.listens())

@@ -176,6 +176,7 @@ pub(super) struct CounterSnapshot {
     undeclared: u64,
     dropped: [u64; DropReason::ALL.len()],
     left_out: u64,
+    decoder_fallbacks: u64,
     faults: u64,
     unrecorded: u64,
     abandoned: u64,
@@ -191,6 +192,7 @@ impl CounterSnapshot {
             undeclared: counters.undeclared.load(Ordering::Relaxed),
             dropped: DropReason::ALL.map(|why| counters.dropped(why)),
             left_out: counters.left_out.load(Ordering::Relaxed),
+            decoder_fallbacks: counters.decoder_fallbacks.load(Ordering::Relaxed),
             faults: counters.faults.load(Ordering::Relaxed),
             unrecorded: counters.unrecorded.load(Ordering::Relaxed),
             abandoned: counters.abandoned.load(Ordering::Relaxed),
@@ -212,6 +214,7 @@ impl CounterSnapshot {
             counters.drop_pictures(why, self.dropped[at].saturating_sub(before.dropped[at]));
         }
         add(&counters.left_out, self.left_out, before.left_out);
+        add(&counters.decoder_fallbacks, self.decoder_fallbacks, before.decoder_fallbacks);
         add(&counters.faults, self.faults, before.faults);
         add(&counters.unrecorded, self.unrecorded, before.unrecorded);
         add(&counters.abandoned, self.abandoned, before.abandoned);

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use touchline_compute::models::pack::MANIFEST;
 use touchline_core::error::{Error, Result};
 use touchline_core::markup::is_harmless;
-use touchline_media::options::{HlsOptions, Isolation, SourceKind, TierChoice};
+use touchline_media::options::{DecoderChoice, HlsOptions, Isolation, SourceKind, TierChoice};
 
 pub use file::{ConfigFile, RawTable};
 pub use layers::{Entry, Layer, Problem, ValueOrigin, default_layer, environment, flags, misspelt};
@@ -72,6 +72,9 @@ pub struct StreamSettings {
     /// Which coded pictures are decoded.
     #[serde(default)]
     pub tier: TierChoice,
+    /// What decodes pictures.
+    #[serde(default)]
+    pub decoder: DecoderChoice,
     /// Options of an HLS source.
     #[serde(default)]
     pub hls: HlsOptions,
@@ -111,7 +114,7 @@ impl StreamSettings {
             || self.latency_ms != other.latency_ms
             || self.rtsp_transport != other.rtsp_transport
             || (self.kind, &self.hls) != (other.kind, &other.hls)
-            || (self.isolation, self.tier) != (other.isolation, other.tier)
+            || (self.isolation, self.tier, self.decoder) != (other.isolation, other.tier, other.decoder)
             || (self.retry, self.record) != (other.retry, other.record)
     }
 }
@@ -177,6 +180,7 @@ impl StreamFile {
             rtsp_transport: self.rtsp_transport.unwrap_or_default(),
             kind: self.kind,
             tier: self.tier.unwrap_or_default(),
+            decoder: self.decoder.unwrap_or_default(),
             hls: HlsOptions {
                 variant: self.variant.unwrap_or_default(),
                 max_height: self.max_height.map(MaxHeight::get),

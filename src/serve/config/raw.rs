@@ -21,7 +21,7 @@ use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::gpu::placement::DeviceChoice;
 use touchline_core::vote::VoteConfig;
 use touchline_media::guard::SourcesFile;
-use touchline_media::options::{Isolation, SourceKind, TierChoice, VariantChoice};
+use touchline_media::options::{DecoderChoice, Isolation, SourceKind, TierChoice, VariantChoice};
 
 /// Where the server listens by default: on this machine only.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
@@ -88,6 +88,8 @@ pub struct RawSettings {
     pub isolation: Option<Isolation>,
     /// Which coded pictures are decoded, for all configured streams.
     pub tier: Option<TierChoice>,
+    /// What decodes pictures, for all configured streams.
+    pub decoder: Option<DecoderChoice>,
     /// Variant of HLS sources that is played, for all configured streams.
     pub variant: Option<VariantChoice>,
     /// Greatest height of HLS variants in lines, for all configured streams.
@@ -206,6 +208,9 @@ pub struct StreamFile {
     /// Which coded pictures are decoded: all (full), those that are needed (lean), those that the picture model needs (sparse), or
     /// key pictures only (key); auto is lean, and less during an overload.
     pub tier: Option<TierChoice>,
+    /// What decodes pictures: the processor (software) or a device (vaapi, nvdec); auto takes a device for live streams if there is
+    /// one. A device that fails is replaced by software.
+    pub decoder: Option<DecoderChoice>,
     /// Variant of an HLS source that is played.
     pub variant: Option<VariantChoice>,
     /// Greatest height of HLS variants, lines.
@@ -279,6 +284,7 @@ pub fn defaults() -> RawSettings {
         latency_ms: Some(DEFAULT_LATENCY),
         rtsp_transport: Some(RtspTransport::Auto),
         tier: Some(TierChoice::Auto),
+        decoder: Some(DecoderChoice::Auto),
         variant: Some(VariantChoice::Fit),
         vote: VoteFile { window: Some(window), stride: Some(stride), onset: Some(onset), offset: Some(offset) },
         signal: SignalConfig::default().into(),

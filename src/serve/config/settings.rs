@@ -25,8 +25,17 @@ use touchline_media::options::TierChoice;
 use touchline_media::uri::Location;
 
 /// Keys of a run that each of its configured streams takes.
-const OF_STREAMS: [&str; 8] =
-    ["pipeline", "latency_ms", "rtsp_transport", "isolation", "tier", "variant", "max_height", "audio_language"];
+const OF_STREAMS: [&str; 9] = [
+    "pipeline",
+    "latency_ms",
+    "rtsp_transport",
+    "isolation",
+    "tier",
+    "decoder",
+    "variant",
+    "max_height",
+    "audio_language",
+];
 
 /// The layers of all doors, before merging.
 #[derive(Clone, Debug, Default)]

@@ -1,5 +1,7 @@
 //! The share of pictures that the models see.
 
+use std::cmp::Ordering;
+
 use prometheus::{Gauge, IntCounter, IntGauge, Registry};
 
 use super::{Metrics, counters, gauges, int_gauges};
@@ -30,13 +32,12 @@ impl FrameShares {
         );
         let tiers = int_gauges(
             r,
-            "touchline_auto_tier",
-            "1 for the decode tier of live streams with tier = \"auto\", else 0.",
+            "touchline_auto_tier_streams",
+            "Live streams with tier = \"auto\", by their current decode tier. Counted with --adaptive.",
             &["tier"],
         );
         let tiers: Vec<IntGauge> =
             DecodeTier::ALL.iter().map(|tier| tiers.with_label_values(&[tier.as_str()])).collect();
-        tiers[DecodeTier::default() as usize].set(1);
         let ratio = ratio.with_label_values::<&str>(&[]);
         ratio.set(FrameShare::ALL.ratio());
         let [down, up] = ["down", "up"].map(|direction| changes.with_label_values(&[direction]));
@@ -45,13 +46,18 @@ impl FrameShares {
 }
 
 impl Metrics {
-    /// Sets the share of pictures that the models see, and the automatic tier. `before` is the previous share.
-    pub fn frame_share(&self, before: FrameShare, share: FrameShare, auto_tier: DecodeTier) {
+    /// Sets the share of pictures that the models see, and the number of automatic streams in each tier, in the order of
+    /// [`DecodeTier::ALL`]. `before` is the previous share.
+    pub fn relief(&self, before: FrameShare, share: FrameShare, streams: [usize; DecodeTier::ALL.len()]) {
         let family = &self.families.frame_share;
-        for (tier, gauge) in DecodeTier::ALL.iter().zip(&family.tiers) {
-            gauge.set(i64::from(*tier == auto_tier));
+        for (gauge, count) in family.tiers.iter().zip(streams) {
+            gauge.set(count as i64);
         }
         family.ratio.set(share.ratio());
-        if share < before { family.down.inc() } else { family.up.inc() }
+        match share.cmp(&before) {
+            Ordering::Less => family.down.inc(),
+            Ordering::Equal => {}
+            Ordering::Greater => family.up.inc(),
+        }
     }
 }

@@ -103,6 +103,7 @@ pub(crate) struct Families {
     frames: IntCounterVec,
     converted: IntCounterVec,
     left_out: IntCounterVec,
+    decoder_fallbacks: IntCounterVec,
     clips: ClipFamilies,
     outputs: OutputFamilies,
     samples: IntCounterVec,
@@ -298,6 +299,12 @@ impl Metrics {
             ),
             clips: ClipFamilies::new(r),
             outputs: OutputFamilies::new(r),
+            decoder_fallbacks: counters(
+                r,
+                "touchline_decoder_fallbacks_total",
+                "Changes from the decoder of a device to software, because the device failed or does not exist.",
+                &["stream"],
+            ),
             left_out: counters(
                 r,
                 "touchline_frames_left_out_total",

@@ -42,6 +42,7 @@ pub struct StreamMetrics {
     frames: IntCounter,
     converted: IntCounter,
     left_out: IntCounter,
+    decoder_fallbacks: IntCounter,
     unrecorded: IntCounter,
     samples: IntCounter,
     discarded_video: IntCounter,
@@ -85,6 +86,7 @@ impl StreamMetrics {
             frames: families.frames.with_label_values(&[id]),
             converted: families.converted.with_label_values(&[id]),
             left_out: families.left_out.with_label_values(&[id]),
+            decoder_fallbacks: families.decoder_fallbacks.with_label_values(&[id]),
             unrecorded: families.clips.unrecorded.with_label_values(&[id]),
             samples: families.samples.with_label_values(&[id]),
             discarded_video: families.discarded.with_label_values(&[id, "video"]),
@@ -134,6 +136,7 @@ impl StreamMetrics {
             &f.frames,
             &f.converted,
             &f.left_out,
+            &f.decoder_fallbacks,
             &f.clips.unrecorded,
             &f.samples,
             &f.reconnects,
@@ -242,6 +245,7 @@ impl StreamMetrics {
             undeclared,
             dropped,
             left_out,
+            decoder_fallbacks,
             faults,
             unrecorded,
             reconnects: _,
@@ -249,6 +253,7 @@ impl StreamMetrics {
         } = *now;
         self.frames.inc_by(frames.saturating_sub(before.frames));
         self.left_out.inc_by(left_out.saturating_sub(before.left_out));
+        self.decoder_fallbacks.inc_by(decoder_fallbacks.saturating_sub(before.decoder_fallbacks));
         self.unrecorded.inc_by(unrecorded.saturating_sub(before.unrecorded));
         self.samples.inc_by(samples.saturating_sub(before.samples));
         self.lost[0].inc_by(untimed.saturating_sub(before.untimed));

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::skip::{Lacks, skip};
 use touchline_core::cause::Cause;
-use touchline_core::clip::GapReason;
+use touchline_core::clip::{FrameShare, GapReason};
 use touchline_core::decision::{Event, EventKind, PackStamp, WindowEstimate};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Track, Tracks};
@@ -66,16 +66,18 @@ fn counter_values() -> CounterValues {
         undeclared,
         dropped,
         left_out,
+        decoder_fallbacks,
         faults,
         unrecorded,
         reconnects,
         abandoned,
         on_demand: _,
     } = &counters;
-    let all = [frames, samples, untimed, undeclared, faults, reconnects, abandoned]
-        .into_iter()
-        .chain(dropped)
-        .chain([left_out, unrecorded]);
+    let all = [frames, samples, untimed, undeclared, faults, reconnects, abandoned].into_iter().chain(dropped).chain([
+        left_out,
+        unrecorded,
+        decoder_fallbacks,
+    ]);
     all.zip(101..).for_each(|(counter, n)| counter.store(n, Ordering::Relaxed));
     counters.values()
 }
@@ -149,6 +151,7 @@ fn filled() -> Metrics {
         probability: 0.75,
         reason: None,
     });
+    metrics.relief(FrameShare::ALL, FrameShare::ALL, [0, 3, 2, 0]);
     metrics
 }
 
@@ -180,7 +183,8 @@ fn every_recorded_value_is_exported() {
         (r#"touchline_events_total{class="tennis",kind="onset",stream="court \"1\""}"#, 1.0),
         (r#"touchline_frames_dropped_total{reason="after-loss",stream="court \"1\""}"#, 109.0),
         (r#"touchline_frames_left_out_total{stream="court \"1\""}"#, 111.0),
-        (r#"touchline_auto_tier{tier="lean"}"#, 1.0),
+        (r#"touchline_decoder_fallbacks_total{stream="court \"1\""}"#, 113.0),
+        (r#"touchline_auto_tier_streams{tier="sparse"}"#, 2.0),
         (r#"touchline_frames_received_total{stream="court \"1\""}"#, 101.0),
         (r#"touchline_buffers_lost_total{reason="undeclared",stream="court \"1\""}"#, 104.0),
         (r#"touchline_source_faults_total{stream="court \"1\""}"#, 105.0),

@@ -182,7 +182,8 @@ pub(super) enum Record<'a> {
         stream: &'a str,
         /// track-stalled: a track delivers nothing while the other continues; track-recovered: it delivers data again;
         /// track-lost, track-added: the source has fewer or more tracks than before; tcp-fallback: nothing arrived over
-        /// UDP, TCP is used from now on; clock-wrapped: the 33-bit clock of MPEG-TS wrapped, without effect;
+        /// UDP, TCP is used from now on; decoder-fallback: the decoder of a device failed or does not exist, software decodes from now
+        /// on; clock-wrapped: the 33-bit clock of MPEG-TS wrapped, without effect;
         /// clock-implausible: the clock of the source is days off or jumps, wall times are arrival times from now on;
         /// clock-plausible: it has been plausible for a while and is used again; segment-lost: an HLS segment could not
         /// be loaded, its seconds are gaps; ad-break-began, ad-break-ended: the stream signals an advertisement break or

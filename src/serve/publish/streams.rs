@@ -18,7 +18,7 @@ use crate::config::{
 };
 use touchline_core::markup::is_harmless;
 use touchline_core::vote::VoteConfig;
-use touchline_media::options::{Isolation, SourceKind, TierChoice, VariantChoice};
+use touchline_media::options::{DecoderChoice, Isolation, SourceKind, TierChoice, VariantChoice};
 
 /// Capacity of the queue; a request takes microseconds to check.
 const REQUESTS_MAX: usize = 16;
@@ -105,6 +105,8 @@ pub struct StreamPatch {
     pub kind: Option<Option<SourceKind>>,
     /// Which coded pictures are decoded.
     pub tier: Option<TierChoice>,
+    /// What decodes pictures.
+    pub decoder: Option<DecoderChoice>,
     /// Variant of an HLS source.
     pub variant: Option<VariantChoice>,
     /// Greatest height of HLS variants, lines.
@@ -214,6 +216,7 @@ impl StreamPatch {
         new.rtsp_transport = self.rtsp_transport.unwrap_or(new.rtsp_transport);
         new.kind = self.kind.unwrap_or(new.kind);
         new.tier = self.tier.unwrap_or(new.tier);
+        new.decoder = self.decoder.unwrap_or(new.decoder);
         new.hls.variant = self.variant.unwrap_or(new.hls.variant);
         if let Some(height) = self.max_height {
             new.hls.max_height = height.map(MaxHeight::get);

@@ -82,12 +82,7 @@ impl Driver for GstDriver {
         let pipeline = settings.pipeline.as_deref().map(read_template).transpose()?;
         let pace = location.pace(self.pacing);
         handle.set_source(&settings.uri, pace);
-        let tier = match settings.tier.fixed() {
-            Some(tier) => SharedTier::new(tier),
-            None if pace == Pace::Live => self.intake.auto_tier().clone(),
-            // The decisions of a recording do not depend on the load.
-            None => SharedTier::default(),
-        };
+        let tier = SharedTier::new(settings.tier.fixed().unwrap_or_default());
         let counters = Arc::<Counters>::default();
         let (queue, to) = self.intake.add_stream(
             &settings.id,
@@ -97,6 +92,10 @@ impl Driver for GstDriver {
             tier.clone(),
             tap(handle.clone(), request.mark.clone()),
         )?;
+        // The decisions of a recording do not depend on the load.
+        if settings.tier.fixed().is_none() && pace == Pace::Live {
+            self.intake.auto_tiers().add(queue, tier.clone());
+        }
         // Sent before any media can arrive: the publisher drops decisions of queues that it does not know.
         let begin = StreamStart {
             queue,
@@ -171,6 +170,7 @@ impl GstDriver {
             pipeline,
             guard: guarded.then(|| self.policy.clone()),
             counters: counters.clone(),
+            decoder: settings.decoder,
             hls: settings.hls.clone(),
             kind: Some(location.kind),
             record: self.record.clone().filter(|_| settings.record),

@@ -7,7 +7,7 @@ use crate::config::{RtspTransport, VoteFile};
 use crate::publish::access::NONCE;
 use crate::publish::hub::HISTORY_EVENTS;
 use touchline_core::clock::ManualClock;
-use touchline_media::options::{HlsOptions, Isolation, SourceKind, TierChoice};
+use touchline_media::options::{DecoderChoice, HlsOptions, Isolation, SourceKind, TierChoice};
 
 fn settings(id: &str) -> StreamSettings {
     StreamSettings {
@@ -18,6 +18,7 @@ fn settings(id: &str) -> StreamSettings {
         rtsp_transport: RtspTransport::Tcp,
         kind: Some(SourceKind::Hls),
         tier: TierChoice::Sparse,
+        decoder: DecoderChoice::Vaapi,
         hls: HlsOptions { max_height: Some(720), ..HlsOptions::default() },
         isolation: Some(Isolation::None),
         label: Some("Centre court".into()),

@@ -6,8 +6,9 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::{Batching, Decided, DecidedItem, EngineSwap};
 use crate::backlog::{Backlog, TakenSeconds};
-use crate::frame_share::{self, FrameShareControl};
+use crate::frame_share::FrameShareControl;
 use crate::metrics::{Metrics, StageThread};
+use crate::relief::AutoTiers;
 use crate::shadow::ShadowFeed;
 use touchline_compute::infer::Engine;
 use touchline_core::clip::{ClipOutput, ClipSecond, Gap, GapReason};
@@ -15,7 +16,6 @@ use touchline_core::clock::Clock;
 use touchline_core::decision::SecondOutcome;
 use touchline_core::observer::{Observer as _, Stage};
 use touchline_core::threads::Heartbeat;
-use touchline_core::tier::SharedTier;
 use touchline_core::time::{NANOS_PER_SECOND, WallSource, WallTime};
 
 /// The inference thread.
@@ -26,8 +26,7 @@ pub(super) struct Infer {
     pub(super) metrics: Metrics,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) beat: Heartbeat,
-    /// Of live streams whose tier is automatic.
-    pub(super) auto_tier: SharedTier,
+    pub(super) auto_tiers: AutoTiers,
 }
 
 impl Infer {
@@ -71,32 +70,42 @@ impl Infer {
             contained(&seconds, &metrics, &mut |seconds| self.score(seconds)).into_iter()
         };
         if let (Some(control), Some(work)) = (control, work) {
-            let before = control.share();
-            if let Some(share) = control.note(work.done(began_ns, self.clock.mono_ns())) {
-                let tier = frame_share::tier(share);
-                self.metrics.frame_share(before, share, tier);
-                self.auto_tier.set(tier);
-                let percent = 100.0 * share.ratio();
-                if share < before {
-                    tracing::warn!("overload: using {percent:.0} % of the pictures from now on");
-                } else {
-                    tracing::info!("overload is over: using {percent:.0} % of the pictures");
+            let before = control.relief();
+            let load = work.done(began_ns, self.clock.mono_ns());
+            if let Some(relief) = control.note(load, self.auto_tiers.count()) {
+                // Also without a change: streams come and go, and the one that is cheapest to lower changes.
+                let tiers = self.auto_tiers.assign(relief);
+                self.metrics.relief(before.share(), relief.share(), tiers);
+                let percent = 100.0 * relief.share().ratio();
+                let [_, _, sparse, key] = tiers;
+                if relief > before {
+                    tracing::warn!(sparse, key, "overload: using {percent:.0} % of the pictures from now on");
+                } else if relief < before {
+                    tracing::info!(sparse, key, "less load: using {percent:.0} % of the pictures from now on");
                 }
             }
         }
         for taken in batch {
             let backlog = taken.backlog;
             for item in taken.items {
+                let decided = |outcome: &SecondOutcome| {
+                    self.auto_tiers.note(taken.queue, outcome, &self.engine.models().pack().classes);
+                };
                 let (what, copy) = match item {
                     ClipOutput::Second(second) => {
                         let outcome = results.next().expect("there is a result for every second of the batch");
+                        decided(&outcome);
                         let copy = match (&self.shadow, &outcome) {
                             (Some(_), SecondOutcome::Predicted(said)) => Some((second, said.clone())),
                             _ => None,
                         };
                         (DecidedItem::Outcome { outcome, backlog }, copy)
                     }
-                    ClipOutput::Gap(gap) => (DecidedItem::Outcome { outcome: SecondOutcome::Gap(gap), backlog }, None),
+                    ClipOutput::Gap(gap) => {
+                        let outcome = SecondOutcome::Gap(gap);
+                        decided(&outcome);
+                        (DecidedItem::Outcome { outcome, backlog }, None)
+                    }
                     news => (DecidedItem::News(news), None),
                 };
                 if to.send(Decided { queue: taken.queue, item: what }).is_err() {

@@ -26,6 +26,7 @@ use self::inference::Infer;
 use self::programme::ProgrammeFilter;
 use crate::backlog::{Backlog, QueueId};
 use crate::metrics::{Metrics, StageThread};
+use crate::relief::AutoTiers;
 use crate::shadow::ShadowFeed;
 use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::infer::{Engine, Models};
@@ -51,7 +52,7 @@ pub struct Batching {
     pub max: Option<usize>,
     /// How long the first second of a batch waits for others.
     pub wait: Option<Duration>,
-    /// Use fewer pictures per second during an overload ([`crate::frame_share`]).
+    /// Lower tiers and use fewer pictures per second during an overload ([`crate::frame_share`]).
     pub adaptive: bool,
 }
 
@@ -135,15 +136,15 @@ impl Workers {
         let (ready_to, ready) = bounded::<Result<Models>>(1);
         let beat = Heartbeat::default();
         let counts = metrics.clone();
-        let auto_tier = SharedTier::default();
+        let auto_tiers = AutoTiers::default();
         let infer = spawn("infer", {
             let (backlog, shadow, beat) = (Arc::clone(&backlog), shadow.clone(), beat.clone());
-            let auto_tier = auto_tier.clone();
+            let auto_tiers = auto_tiers.clone();
             move || match Engine::load(pack) {
                 Err(e) => drop(ready_to.send(Err(e))),
                 Ok(engine) => {
                     if ready_to.send(Ok(engine.models().clone())).is_ok() {
-                        let infer = Infer { engine, swaps, shadow, metrics, clock, beat, auto_tier };
+                        let infer = Infer { engine, swaps, shadow, metrics, clock, beat, auto_tiers };
                         infer.run(&backlog, batching, &decided_to);
                     }
                 }
@@ -159,7 +160,7 @@ impl Workers {
             metrics: counts,
             clips: Arc::default(),
             signals: SignalConfig::default(),
-            auto_tier,
+            auto_tiers,
         };
         Ok(Self { backlog, models, swapper, intake, infer: Some(infer), beat, decided })
     }
@@ -252,7 +253,7 @@ pub struct Intake {
     metrics: Metrics,
     clips: Arc<Mutex<Vec<JoinHandle<()>>>>,
     signals: SignalConfig,
-    auto_tier: SharedTier,
+    auto_tiers: AutoTiers,
 }
 
 impl Intake {
@@ -261,9 +262,9 @@ impl Intake {
         &self.pack
     }
 
-    /// The tier of live streams with `tier = "auto"`.
-    pub fn auto_tier(&self) -> &SharedTier {
-        &self.auto_tier
+    /// The live streams with `tier = "auto"`.
+    pub fn auto_tiers(&self) -> &AutoTiers {
+        &self.auto_tiers
     }
 
     /// Adds a stream whose first run is `first`, and starts its clip thread. Returns the channel for its source.
@@ -315,6 +316,7 @@ impl Intake {
     /// Removes the queue of a stream that has ended. Its waiting seconds are not decided.
     pub fn remove_queue(&self, queue: QueueId) {
         self.backlog.remove_queue(queue);
+        self.auto_tiers.remove(queue);
         if let Some(shadow) = &self.shadow {
             shadow.remove_stream(queue);
         }

@@ -13,7 +13,7 @@ fn intake(metrics: &Metrics) -> Intake {
         metrics,
         clips: Arc::default(),
         signals: SignalConfig::default(),
-        auto_tier: SharedTier::default(),
+        auto_tiers: AutoTiers::default(),
     }
 }
 

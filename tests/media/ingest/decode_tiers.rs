@@ -74,6 +74,50 @@ fn sparse_decoding_has_the_same_pictures_and_no_flow() {
     assert!(left_out > of_lean, "{left_out} and {of_lean}");
 }
 
+/// Fields of 50 moments a second, in frames of 25.
+const FIELDS: &str = "-f lavfi -i testsrc2=size=320x192:rate=50:duration=8";
+const MBAFF: &str = "-vf interlace=scan=tff -c:v libx264 -preset veryfast -flags +ilme+ildct \
+                     -x264-params interlaced=1:tff=1:bframes=3:b-adapt=0:keyint=50 -pix_fmt yuv420p";
+
+#[test]
+fn tiers_change_no_sample_of_interlaced_h264() {
+    let dir = Fixtures::new();
+    let without_flow = SamplingPlan { flow_pairs: 0, ..PLAN };
+    for name in ["mbaff.ts", "mbaff.mp4"] {
+        let path = dir.make(name, &format!("{FIELDS} {MBAFF}"));
+        let plan = SamplingPlan { rgb_frames: 2, flow_pairs: 1, ..PLAN };
+        let [(full, ..), (lean, _, left_out)] =
+            [DecodeTier::Full, DecodeTier::Lean].map(|tier| cut(text(&path), &plan, tier));
+        assert_same(&full, &lean, name);
+        assert!(full.len() > 8 && left_out > 30, "{name}: {left_out} pictures were not decoded");
+        let (full, ..) = cut(text(&path), &without_flow, DecodeTier::Full);
+        let (sparse, _, of_sparse) = cut(text(&path), &PLAN, DecodeTier::Sparse);
+        assert_same(&full, &sparse, name);
+        assert!(of_sparse > 30, "{name}: {of_sparse} pictures were not decoded");
+        let (_, converted, left_out) = cut(text(&path), &PLAN, DecodeTier::Key);
+        assert!((4..=5).contains(&converted) && converted + left_out == 200, "{name}: {converted} and {left_out}");
+    }
+}
+
+#[test]
+fn interlaced_hevc_is_decoded_as_a_whole() {
+    let dir = Fixtures::new();
+    let codec = "-c:v libx265 -preset veryfast -x265-params log-level=none:interlace=tff:bframes=3:b-adapt=0:keyint=50 \
+                 -pix_fmt yuv420p";
+    for name in ["fields.ts", "fields.mkv"] {
+        let path = dir.make(name, &format!("-f lavfi -i testsrc2=size=320x96:rate=50:duration=8 {codec}"));
+        let [(full, ..), (lean, _, left_out), (sparse, _, of_sparse)] =
+            [(PLAN, DecodeTier::Full), (PLAN, DecodeTier::Lean), (PLAN, DecodeTier::Sparse)]
+                .map(|(plan, tier)| cut(text(&path), &plan, tier));
+        assert_same(&full, &lean, name);
+        assert!(full.len() > 8 && (left_out, of_sparse) == (0, 0), "{name}: {left_out} and {of_sparse}");
+        assert_eq!(sparse.len(), full.len(), "{name}");
+        let (key, ..) = cut(text(&path), &PLAN, DecodeTier::Key);
+        let decided = key.iter().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).count();
+        assert!(decided >= 4, "{name}: {key:?}");
+    }
+}
+
 #[test]
 fn only_key_pictures_are_decoded_in_the_lowest_tier() {
     let dir = Fixtures::new();

@@ -1,6 +1,7 @@
 //! Ingest from real files and real servers, all made at test time. This module has the shared helpers.
 
 mod decode_tiers;
+mod decoders;
 mod failures;
 mod frame_selection;
 mod guarded;

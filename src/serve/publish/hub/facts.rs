@@ -7,7 +7,7 @@ use crate::config::RtspTransport;
 use crate::publish::format::round6;
 use touchline_core::item::Pace;
 use touchline_core::vote::VoteConfig;
-use touchline_media::options::{Isolation, SourceKind, TierChoice, VariantChoice};
+use touchline_media::options::{DecoderChoice, Isolation, SourceKind, TierChoice, VariantChoice};
 
 /// A new stream.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct StreamFacts {
     pub kind: Option<SourceKind>,
     /// Which coded pictures are decoded.
     pub tier: TierChoice,
+    /// What decodes pictures.
+    pub decoder: DecoderChoice,
     /// Variant of an HLS source.
     pub variant: VariantChoice,
     /// Greatest height of HLS variants, lines.

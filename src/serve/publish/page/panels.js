@@ -18,6 +18,12 @@ const MISSING = {
   "no-model": "Not in this pack",
   silent: "Silent",
 };
+// The text of a view without scores. A tier is no fault of the stream, so it is named.
+function missingText(name, said, record) {
+  const tier = record?.tier ?? (record?.reason === "not-decoded" ? "key" : null);
+  if (name === "flow" && tier) return `Off in tier ${tier}`;
+  return said ? MISSING[said.absent] : "–";
+}
 const VOTERS = { rgb: ["frame", "frames"], flow: ["pair", "pairs"] };
 
 export function showState(stream, server) {
@@ -182,7 +188,7 @@ export class Modalities {
       card.dataset.decided = decided;
       card.dataset.missing = missing;
       card.style.setProperty("--value", missing ? 0 : said.score);
-      setText(label, missing ? (said ? MISSING[said.absent] : "–") : titleOf(said.label));
+      setText(label, missing ? missingText(name, said, record) : titleOf(said.label));
       setText(score, missing ? "" : percent(said.score));
       const [one, many] = VOTERS[name] ?? [];
       setText(votes, missing ? "\u00a0" : one ? `${said.votes} of ${said.voters} ${said.voters === 1 ? one : many}` : "whole second");
@@ -304,6 +310,7 @@ const INCIDENTS = {
   "track-recovered": (i) => `${capital(TRACKS[i.track])} recovered`,
   "track-lost": (i) => `${capital(TRACKS[i.track])} ended`,
   "track-added": (i) => `${capital(TRACKS[i.track])} added`,
+  "decoder-fallback": () => "Decodes in software: the device failed or does not exist",
   "tcp-fallback": () => "Switched to TCP: nothing arrived over UDP",
   "clock-wrapped": () => "The clock of the stream wrapped",
   "segment-lost": (i) => `Segment lost: ${i.cause}`,

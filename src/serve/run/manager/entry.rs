@@ -226,6 +226,7 @@ impl ManagedStream {
             rtsp_transport: self.settings.rtsp_transport,
             kind: self.settings.kind,
             tier: self.settings.tier,
+            decoder: self.settings.decoder,
             variant: self.settings.hls.variant,
             max_height: self.settings.hls.max_height,
             audio_language: self.settings.hls.audio_language.clone(),

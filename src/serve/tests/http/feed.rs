@@ -31,6 +31,7 @@ pub fn facts(group: Option<&str>) -> StreamFacts {
         rtsp_transport: Default::default(),
         kind: None,
         tier: Default::default(),
+        decoder: Default::default(),
         variant: Default::default(),
         max_height: None,
         audio_language: None,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::support::{PastClock, Script, Server, Shot, add, afternoon, classes, court, feed, new_hub, stamp, step};
 use crate::webdriver::Browser;
 use parking_lot::{Mutex, MutexGuard};
-use touchline_core::clip::{Gap, GapReason};
+use touchline_core::clip::{Absent, Gap, GapReason};
 use touchline_core::decision::{SecondOutcome, WindowEstimate};
 
 use touchline_core::cause::Cause;
@@ -18,6 +18,7 @@ use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Track, Tracks};
 use touchline_core::labels::Modality;
 use touchline_core::signal::{Signal, Signals};
+use touchline_core::tier::DecodeTier;
 use touchline_core::time::{Pts, RunId};
 use touchline_serve::publish::access::{AccessConfig, TokenSource};
 use touchline_serve::publish::hub::{Hub, StreamHandle};
@@ -82,6 +83,15 @@ impl Studio {
 
     pub fn shot(&mut self, shot: Shot) {
         step(&self.cam, &self.clock, &mut self.script, shot);
+    }
+
+    /// Publishes a second that was decoded in a tier without flow.
+    fn shot_without_flow(&mut self, shot: Shot, tier: DecodeTier) {
+        let mut published = self.script.next(shot, self.clock.unix_ns() - 1_000_000_000).expect("a second or a gap");
+        if let SecondOutcome::Predicted(second) = &mut published.outcome {
+            (second.tier, second.scores.flow, second.absent.flow) = (tier, None, Some(Absent::NoTrack));
+        }
+        self.cam.publish(&published);
     }
 }
 
@@ -196,6 +206,34 @@ fn the_page_follows_the_stream() {
     studio.shot(Shot::Gap(GapReason::Overload));
     browser.wait("the gap", "return document.getElementById('third-sub').textContent.includes('machine overloaded')");
     assert_eq!(browser.text("#backlog"), "2 s");
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+#[test]
+fn the_motion_view_names_the_tier_that_leaves_it_out() {
+    let Some((_one, browser)) = browser() else { return };
+    let mut studio = Studio::open();
+    open(&browser, &studio);
+    let motion = |text: &str| {
+        let condition = format!(
+            "const card = document.getElementById('modality-flow');
+             return card.dataset.missing === 'true' && card.querySelector('strong').textContent === '{text}'
+               && card.querySelector('.score').textContent === '';"
+        );
+        browser.wait(text, &condition);
+    };
+    assert_eq!(browser.run("return document.getElementById('modality-flow').dataset.missing"), "false");
+    studio.shot_without_flow(Shot::On("tennis", 0.9), DecodeTier::Sparse);
+    motion("Off in tier sparse");
+    settle(&browser);
+    browser.screenshot(&screenshots().join("tier-sparse.png"));
+    studio.shot_without_flow(Shot::On("tennis", 0.9), DecodeTier::Key);
+    motion("Off in tier key");
+    studio.shot_without_flow(Shot::Gap(GapReason::NotDecoded), DecodeTier::Key);
+    browser.wait("the gap", "return document.getElementById('why').textContent.startsWith('no decision')");
+    motion("Off in tier key");
+    studio.shot(Shot::On("tennis", 0.9));
+    browser.wait("motion", "return document.getElementById('modality-flow').dataset.missing === 'false'");
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
