@@ -9,6 +9,7 @@ mod common;
 mod end_to_end;
 mod examples;
 mod export;
+mod history;
 mod log;
 mod outputs;
 mod render;

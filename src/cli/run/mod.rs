@@ -58,6 +58,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         time_zone: settings.time_zone,
         sinks: settings.sinks.into_iter().map(|sink| sink.settings).collect(),
         state: settings.state,
+        history: settings.history,
         max_streams: settings.max_streams,
         latency_ms: settings.latency_ms,
         batching: Batching {

@@ -10,14 +10,14 @@ use crate::decision::Event;
 pub struct ClosedSegment {
     /// The segment.
     pub segment: Segment,
-    /// It replaces one of the same run with the same first second: an unknown segment goes on where a class turned out to be
+    /// It replaces one of the same run with the same first second: an unknown segment continues where a class turned out to be
     /// unknown. A segment is revised once at most.
     pub is_revision: bool,
 }
 
 /// The open segment, or the last closed one.
 #[derive(Debug)]
-struct Kept {
+struct OpenSegment {
     tally: Tally,
     /// It was closed before.
     was_closed: bool,
@@ -28,7 +28,7 @@ struct Kept {
 #[derive(Debug, Default)]
 pub struct SegmentCloser {
     settler: Settler,
-    open: Option<Kept>,
+    open: Option<OpenSegment>,
     /// The unknown segment that the open one follows, if it may be revised.
     before: Option<Tally>,
 }
@@ -79,7 +79,7 @@ impl SegmentCloser {
             }
             match &mut self.open {
                 Some(open) => open.tally.add(&second),
-                open => *open = Some(Kept { tally: Tally::new(&second, settled.kind), was_closed: false }),
+                open => *open = Some(OpenSegment { tally: Tally::new(&second, settled.kind), was_closed: false }),
             }
         }
         closed
@@ -93,7 +93,7 @@ impl SegmentCloser {
             open.tally.withhold();
             if let Some(mut tally) = before {
                 tally.join(&open.tally);
-                open = Kept { tally, was_closed: true };
+                open = OpenSegment { tally, was_closed: true };
             }
             if next == Some(SegmentKind::Unknown) {
                 self.open = Some(open);

@@ -164,7 +164,7 @@ impl Settler {
         let Some((class, before)) = self.before.filter(|(class, kind)| *kind == of(*class) && count <= limit) else {
             return others;
         };
-        // Longer than that without a decision is no interruption, whatever follows.
+        // Longer than that without a decision is no interruption.
         let near = limit + NO_PROGRAMME_MIN;
         match self.waiting.iter().take(near).position(RecordedSecond::is_decided) {
             Some(next) if self.position + next < fixed => {
