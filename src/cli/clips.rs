@@ -9,7 +9,7 @@ use super::paths::{output_path, shown};
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::ClassSet;
 use touchline_core::redact;
-use touchline_core::segment::{Segment, SegmentKind, SegmentedStream};
+use touchline_core::segment::{Segment, SegmentKind};
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
 use touchline_media::gst::clips::{ClipError, ClipRequest, cut_recording};
 use touchline_serve::clips::{self, ClipReason, ClipSubject, DecisionRecord};
@@ -63,13 +63,12 @@ impl ClipCutter {
     pub fn cut(
         &self,
         path: &Path,
-        decided: &SegmentedStream,
+        segments: &[Segment],
         classes: &ClassSet,
         records: &[DecisionRecord],
     ) -> Result<usize> {
-        let segments: Vec<(Segment, &str)> = decided
-            .segments(|_| true)
-            .into_iter()
+        let segments: Vec<(&Segment, &str)> = segments
+            .iter()
             .filter_map(|segment| {
                 let SegmentKind::Class(class) = segment.kind else { return None };
                 Some((segment, classes.name(class)))

@@ -19,13 +19,12 @@ use touchline_compute::models::pack::Pack;
 use touchline_core::cause::Cause;
 use touchline_core::clip::{ClipOutput, ClipSecond, PlanSelector};
 use touchline_core::clock::{Clock, SystemClock};
-use touchline_core::decision::WindowEstimate;
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, Pace};
 use touchline_core::labels::ClassSet;
-use touchline_core::segment::Segmenter;
+use touchline_core::segment::{ClosedSegment, Segment, SegmentKind};
 use touchline_core::tier::SharedTier;
-use touchline_core::vote::{VideoVote, VoteConfig, Voter};
+use touchline_core::vote::{VideoVote, VoteConfig};
 use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::options::TierChoice;
@@ -36,8 +35,9 @@ use touchline_serve::backlog::QueueId;
 use touchline_serve::clips::DecisionRecord;
 use touchline_serve::config;
 use touchline_serve::config::{Key, Settings};
-use touchline_serve::live::vote;
+use touchline_serve::live::StreamVote;
 use touchline_serve::metrics::Metrics;
+use touchline_serve::publish::export::{SEGMENT_COLUMNS, segment_cells, text_cell};
 use touchline_serve::publish::jsonl::{JsonlWriter, hold_pipe};
 use touchline_serve::publish::record::Recorder;
 use touchline_serve::workers::{DecidedItem, Workers};
@@ -78,6 +78,11 @@ pub struct ScoreArgs {
     #[arg(long, value_name = "FILE.csv", value_parser = output_path())]
     #[serde(skip)]
     summary: Option<PathBuf>,
+    /// Write a CSV with one row per segment, for recordings that show several things: path, class (or unknown, no-programme,
+    /// undecided), begin and end, mean and peak probability, and the seconds that each modality decided.
+    #[arg(long, value_name = "FILE.csv", value_parser = output_path())]
+    #[serde(skip)]
+    segments: Option<PathBuf>,
     #[command(flatten)]
     #[serde(skip)]
     clips: ClipArgs,
@@ -114,6 +119,21 @@ struct Labelled {
     seconds: u32,
     gaps: u32,
     state: FileState,
+    segments: Vec<Segment>,
+}
+
+/// The segments of a recording, in order.
+#[derive(Default)]
+struct SegmentList(Vec<Segment>);
+
+impl SegmentList {
+    fn add(&mut self, closed: Vec<ClosedSegment>) {
+        for ClosedSegment { segment, is_revision } in closed {
+            // A revision replaces the last one.
+            self.0.truncate(self.0.len() - usize::from(is_revision));
+            self.0.push(segment);
+        }
+    }
 }
 
 /// Whether a file is complete.
@@ -148,6 +168,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     // Last, because this replaces the output of an earlier run: nothing else can fail after it.
     let mut jsonl = args.jsonl.as_deref().map(JsonlWriter::create).transpose()?;
     let mut summary = args.summary.as_deref().map(Summary::create).transpose()?;
+    let mut segments = args.segments.as_deref().map(SegmentTable::create).transpose()?;
     scorer.clips = clips;
     let mut write = |records: &[String]| match &mut jsonl {
         Some(jsonl) => records.iter().try_for_each(|record| jsonl.write(record)),
@@ -185,6 +206,9 @@ pub fn score(args: ScoreArgs) -> Result<()> {
                 }
                 if let Some(summary) = &mut summary {
                     summary.row(path, &labelled)?;
+                }
+                if let Some(segments) = &mut segments {
+                    segments.rows(path, &labelled.segments, &scorer.classes)?;
                 }
             }
             // A failure of the outputs or of the program concerns every file; other failures concern one file.
@@ -338,9 +362,9 @@ impl Scorer {
     ) -> Result<Labelled> {
         let name = path.to_string_lossy();
         let recorder = Recorder::new(&name, self.classes.clone(), Pace::File);
-        let mut voter = Voter::new(self.vote, self.classes.len());
+        let mut votes = StreamVote::new(self.vote, self.classes.len(), Pace::File);
         let mut video = VideoVote::new(self.classes.len());
-        let (mut decisions, mut segmenter) = (Vec::new(), Segmenter::default());
+        let (mut decisions, mut segments) = (Vec::new(), SegmentList::default());
         loop {
             let decided =
                 self.workers.decided.recv().map_err(|_| Error::Internal("the inference thread ended".into()))?;
@@ -353,21 +377,22 @@ impl Scorer {
                     video.push(&outcome);
                     let (run, index) = (outcome.run(), outcome.index());
                     // Backlog and latency depend on the load of the machine; a recording's records must not.
-                    let published = vote(&mut voter, self.classes.len(), outcome, 0, None);
+                    let published = votes.take(outcome, 0, None, 0);
                     let records = recorder.published(&published);
                     take(&records)?;
                     if self.clips.is_some() {
-                        let WindowEstimate { seconds, gaps, .. } = published.estimate;
-                        segmenter.push(published.recorded(), seconds + gaps);
-                        published.events.iter().for_each(|event| segmenter.event(event));
-                        decisions.extend(records.into_iter().map(|json| DecisionRecord { run, index, json }));
+                        let records = records.into_iter().take(1 + published.events.len());
+                        decisions.extend(records.map(|json| DecisionRecord { run, index, json }));
                     }
+                    segments.add(published.segments);
                 }
                 DecidedItem::News(ClipOutput::Ended(end)) => {
-                    let mut events = Vec::new();
-                    voter.finish(&mut events);
+                    let (events, closed) = votes.finish();
                     let records: Vec<_> = events.iter().map(|event| recorder.event(event, None)).collect();
                     take(&records)?;
+                    let closed_records: Vec<_> = closed.iter().map(|closed| recorder.segment(closed)).collect();
+                    take(&closed_records)?;
+                    segments.add(closed);
                     let last = events.iter().zip(records);
                     decisions.extend(last.map(|(event, json)| DecisionRecord {
                         run: event.run,
@@ -389,10 +414,10 @@ impl Scorer {
                         None => FileState::Whole,
                     };
                     if let Some(clips) = &mut self.clips {
-                        events.iter().for_each(|event| segmenter.event(event));
-                        clips.cut(path, &segmenter.finish(), &self.classes, &decisions)?;
+                        clips.cut(path, &segments.0, &self.classes, &decisions)?;
                     }
-                    return Ok(Labelled { label, guess, seconds: video.seconds(), gaps: video.gaps(), state });
+                    let (seconds, gaps) = (video.seconds(), video.gaps());
+                    return Ok(Labelled { label, guess, seconds, gaps, state, segments: segments.0 });
                 }
                 DecidedItem::News(_) => {}
             }
@@ -417,20 +442,58 @@ fn picture(path: &Path, frame_height: u32) -> Result<ClipSecond> {
     Ok(ClipSecond::of_pictures(vec![touchline_media::still::frame(scale_down(image, frame_height))]))
 }
 
-/// The CSV of labels, flushed after each row, so that a crash loses none.
-struct Summary {
+/// A CSV, flushed after each file, so that a crash loses none.
+struct CsvFile {
     writer: csv::Writer<std::fs::File>,
     place: String,
+    flag: &'static str,
 }
+
+impl CsvFile {
+    fn create(path: &Path, flag: &'static str) -> Result<Self> {
+        let place = path.display().to_string();
+        let _held = hold_pipe(path)?;
+        let writer = csv::Writer::from_path(path).map_err(|e| unwritable(&place, flag, &e))?;
+        Ok(Self { writer, place, flag })
+    }
+
+    fn write<T: AsRef<[u8]>>(&mut self, rows: impl IntoIterator<Item = impl IntoIterator<Item = T>>) -> Result<()> {
+        let written = rows.into_iter().try_for_each(|row| self.writer.write_record(row));
+        written.map_err(|e| unwritable(&self.place, self.flag, &e))?;
+        self.writer.flush().map_err(|e| unwritable(&self.place, self.flag, &e))
+    }
+}
+
+/// The CSV of segments.
+struct SegmentTable(CsvFile);
+
+impl SegmentTable {
+    fn create(path: &Path) -> Result<Self> {
+        let mut file = CsvFile::create(path, "--segments")?;
+        file.write([std::iter::once("path").chain(SEGMENT_COLUMNS)])?;
+        Ok(Self(file))
+    }
+
+    fn rows(&mut self, path: &Path, segments: &[Segment], classes: &ClassSet) -> Result<()> {
+        let row = |segment: &Segment| {
+            let class = match segment.kind {
+                SegmentKind::Class(class) => Some(classes.name(class)),
+                _ => None,
+            };
+            std::iter::once(text_cell(&path.to_string_lossy())).chain(segment_cells(segment, class))
+        };
+        self.0.write(segments.iter().map(row))
+    }
+}
+
+/// The CSV of labels.
+struct Summary(CsvFile);
 
 impl Summary {
     fn create(path: &Path) -> Result<Self> {
-        let place = path.display().to_string();
-        let _held = hold_pipe(path)?;
-        let writer = csv::Writer::from_path(path).map_err(|e| unwritable(&place, &e))?;
-        let mut summary = Self { writer, place };
-        summary.record(["path", "label", "probability", "seconds", "gaps", "state"])?;
-        Ok(summary)
+        let mut file = CsvFile::create(path, "--summary")?;
+        file.write([["path", "label", "probability", "seconds", "gaps", "state"]])?;
+        Ok(Self(file))
     }
 
     fn row(&mut self, path: &Path, labelled: &Labelled) -> Result<()> {
@@ -439,14 +502,14 @@ impl Summary {
             .as_ref()
             .map_or((String::new(), String::new()), |(label, p)| (label.clone(), format!("{p:.4}")));
         let (seconds, gaps) = (labelled.seconds.to_string(), labelled.gaps.to_string());
-        self.record([
+        self.0.write([[
             path.to_string_lossy().as_ref(),
             label.as_str(),
             probability.as_str(),
             seconds.as_str(),
             gaps.as_str(),
             labelled.state.as_str(),
-        ])
+        ]])
     }
 
     /// The row of a file that could not be decided.
@@ -458,17 +521,13 @@ impl Summary {
         } else {
             "failed"
         };
-        self.record([path.to_string_lossy().as_ref(), "", "", "0", "0", state])
-    }
-
-    fn record(&mut self, fields: [&str; 6]) -> Result<()> {
-        self.writer.write_record(fields).map_err(|e| unwritable(&self.place, &e))?;
-        self.writer.flush().map_err(|e| unwritable(&self.place, &e))
+        self.0.write([[path.to_string_lossy().as_ref(), "", "", "0", "0", state]])
     }
 }
 
-fn unwritable(place: &str, e: &dyn std::fmt::Display) -> Error {
-    Error::output(place, format!("cannot write: {e}"), "free space, check the permissions or choose another --summary")
+fn unwritable(place: &str, flag: &str, e: &dyn std::fmt::Display) -> Error {
+    let advice = format!("free space, check the permissions or choose another {flag}");
+    Error::output(place, format!("cannot write: {e}"), advice)
 }
 
 #[cfg(test)]

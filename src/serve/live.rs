@@ -1,17 +1,19 @@
-//! The publisher's state of one stream: its vote, its events and its news for the hub.
+//! The publisher's state of one stream: its vote, its events, its segments and its news for the hub.
 
 use crate::publish::hub::StreamHandle;
 use crate::publish::record::{OutputRecord, Published, StreamState};
 use touchline_core::clip::ClipOutput;
+use touchline_core::clock::Clock;
 use touchline_core::decision::{Event, SecondOutcome, WindowEstimate};
-use touchline_core::item::End;
+use touchline_core::item::{End, Pace};
+use touchline_core::segment::{ClosedSegment, RecordedSecond, Segment, SegmentCloser};
+use touchline_core::time::{NANOS_PER_SECOND, RunId, WallSource};
 use touchline_core::vote::{VoteConfig, Voter};
 
 /// One stream in the publisher.
 pub struct LiveStream {
     handle: StreamHandle,
-    voter: Voter,
-    classes: usize,
+    vote: StreamVote,
     supervised: bool,
     /// The state after the end of its source, in place of `Ended` or `Failed`.
     into: Option<StreamState>,
@@ -22,7 +24,8 @@ impl LiveStream {
     /// `supervised`: a supervisor reports when the stream plays. Its news overtake waiting seconds, so an in-band
     /// `Opened` may be old.
     pub fn new(handle: StreamHandle, vote: VoteConfig, classes: usize, supervised: bool) -> Self {
-        Self { handle, voter: Voter::new(vote, classes), classes, supervised, into: None, over: false }
+        let vote = StreamVote::new(vote, classes, handle.pace());
+        Self { handle, vote, supervised, into: None, over: false }
     }
 
     /// The source is being stopped. After its last second the stream enters `into`.
@@ -32,7 +35,7 @@ impl LiveStream {
 
     /// Changes the vote from the next second on.
     pub fn set_vote(&mut self, vote: VoteConfig) {
-        self.voter.set_config(vote);
+        self.vote.set_config(vote);
     }
 
     /// Ends the stream now, although its source has not ended.
@@ -51,12 +54,17 @@ impl LiveStream {
     }
 
     /// Votes over a second that was decided or became a gap.
-    pub fn outcome(&mut self, outcome: SecondOutcome, backlog: u32, now_ns: u64) -> Published {
+    pub fn outcome(&mut self, outcome: SecondOutcome, backlog: u32, clock: &dyn Clock) -> Published {
         let latency_ns = match &outcome {
-            SecondOutcome::Predicted(p) => Some(now_ns.saturating_sub(p.arrived_ns)),
+            SecondOutcome::Predicted(p) => Some(clock.mono_ns().saturating_sub(p.arrived_ns)),
             SecondOutcome::Gap(_) => None,
         };
-        vote(&mut self.voter, self.classes, outcome, backlog, latency_ns)
+        self.vote.take(outcome, backlog, latency_ns, clock.unix_ns())
+    }
+
+    /// The segment that is not closed.
+    pub fn open_segment(&self) -> Option<Segment> {
+        self.vote.open_segment()
     }
 
     /// Passes news to the hub and appends the records for other outputs. Returns the new state, if it changed.
@@ -84,9 +92,8 @@ impl LiveStream {
             }
             ClipOutput::Ended(end) => {
                 self.over = true;
-                let mut events = Vec::new();
-                self.voter.finish(&mut events);
-                records.extend(self.handle.publish_events(&events));
+                let (events, segments) = self.vote.finish();
+                records.extend(self.handle.publish_end(&events, &segments));
                 let state = match (self.into.take(), end) {
                     (Some(into), _) => into,
                     (None, End::Finished) => StreamState::Ended,
@@ -105,15 +112,73 @@ impl LiveStream {
     }
 }
 
-/// Votes over a second. Returns it with the estimate and the events that follow.
-pub fn vote(
-    voter: &mut Voter,
+/// The vote over the seconds of one stream, and the segments that follow from it.
+pub struct StreamVote {
+    voter: Voter,
+    closer: SegmentCloser,
     classes: usize,
-    outcome: SecondOutcome,
-    backlog: u32,
-    latency_ns: Option<u64>,
-) -> Published {
-    let mut events: Vec<Event> = Vec::new();
-    let estimate = voter.push(&outcome, &mut events).cloned().unwrap_or_else(|| WindowEstimate::empty(classes));
-    Published { outcome, estimate, events, latency_ns, backlog }
+    pace: Pace,
+    /// Wall time of the last second, with its run and index.
+    last_wall: Option<(RunId, u64, i64)>,
+}
+
+impl StreamVote {
+    /// A vote over `classes` classes.
+    pub fn new(config: VoteConfig, classes: usize, pace: Pace) -> Self {
+        let (voter, closer) = (Voter::new(config, classes), SegmentCloser::default());
+        Self { voter, closer, classes, pace, last_wall: None }
+    }
+
+    /// Changes the vote from the next second on.
+    pub fn set_config(&mut self, config: VoteConfig) {
+        self.voter.set_config(config);
+    }
+
+    /// Votes over a second. Returns it with the estimate, the events and the segments that follow. `unix_ns` is the time now.
+    pub fn take(&mut self, outcome: SecondOutcome, backlog: u32, latency_ns: Option<u64>, unix_ns: i64) -> Published {
+        let mut events: Vec<Event> = Vec::new();
+        let estimate = self.voter.push(&outcome, &mut events).cloned();
+        let estimate = estimate.unwrap_or_else(|| WindowEstimate::empty(self.classes));
+        let segments = Vec::new();
+        let mut published = Published { outcome, estimate, events, segments, latency_ns, backlog };
+        let recorded = RecordedSecond { wall_ns: self.wall_ns(&published.outcome, unix_ns), ..published.recorded() };
+        let WindowEstimate { seconds, gaps, .. } = published.estimate;
+        published.segments = self.closer.push(recorded, seconds + gaps);
+        published.events.iter().for_each(|event| self.closer.event(event));
+        published
+    }
+
+    /// Ends the stream: every class on air leaves it, and the open segment is closed.
+    pub fn finish(&mut self) -> (Vec<Event>, Vec<ClosedSegment>) {
+        let mut events = Vec::new();
+        self.voter.finish(&mut events);
+        events.iter().for_each(|event| self.closer.event(event));
+        (events, self.closer.finish())
+    }
+
+    /// The segment that is not closed.
+    pub fn open_segment(&self) -> Option<Segment> {
+        self.closer.open()
+    }
+
+    /// Wall time of the start of a second. A gap has that after the second before it, or the time of its arrival; a file has none,
+    /// because its segments must not depend on the time at which it is read.
+    fn wall_ns(&mut self, outcome: &SecondOutcome, unix_ns: i64) -> Option<i64> {
+        let (run, index) = (outcome.run(), outcome.index());
+        let wall_ns = match outcome {
+            SecondOutcome::Predicted(second)
+                if self.pace == Pace::Live || second.wall.source != WallSource::Arrival =>
+            {
+                second.wall.unix_ns
+            }
+            SecondOutcome::Gap(_) if self.pace == Pace::Live => {
+                let last = self.last_wall.filter(|(of, last, _)| *of == run && *last < index);
+                let after = last.map(|(_, last, ns)| ns.saturating_add_unsigned((index - last) * NANOS_PER_SECOND));
+                after.unwrap_or(unix_ns.saturating_sub_unsigned(NANOS_PER_SECOND))
+            }
+            _ => return None,
+        };
+        self.last_wall = Some((run, index, wall_ns));
+        Some(wall_ns)
+    }
 }

@@ -49,7 +49,8 @@ fn segments_are_cut_with_their_decisions_and_a_poster() {
     // A download of the user.
     std::fs::write(clips.join("film.mp4.part"), "half").unwrap();
     let mut command = touchline();
-    command.arg("score").arg(&source).arg("--pack").arg(&pack).arg("--clips").arg(&clips);
+    let table = fixtures.path().join("segments.csv");
+    command.arg("score").arg(&source).arg("--pack").arg(&pack).arg("--clips").arg(&clips).arg("--segments").arg(&table);
     command.args([
         "--vote-window=3",
         "--vote-onset=0.01",
@@ -70,6 +71,22 @@ fn segments_are_cut_with_their_decisions_and_a_poster() {
     assert!(files.iter().all(|file| file.starts_with("a__b__-") && !file.ends_with(".part")), "{files:?}");
     let sidecars: Vec<&String> = files.iter().filter(|file| file.ends_with(".json")).collect();
     assert!(!sidecars.is_empty() && files.len() == 4 * sidecars.len(), "{files:?}");
+    // The table has the segments of the clips, and what is between them.
+    let mut reader = csv::Reader::from_path(&table).unwrap();
+    let head = reader.headers().unwrap().clone();
+    let column =
+        |name: &str| head.iter().position(|column| column == name).unwrap_or_else(|| panic!("{name}: {head:?}"));
+    let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    let number = |row: &csv::StringRecord, name: &str| row[column(name)].parse::<u64>().unwrap();
+    let seconds: u64 = rows.iter().map(|row| number(row, "seconds")).sum();
+    assert_eq!((number(&rows[0], "begin_pts_s"), seconds), (0, 12), "{rows:?}");
+    assert!(rows.is_sorted_by_key(|row| number(row, "begin_pts_s")) && rows[0][column("path")].ends_with(".mp4"));
+    let of_class: Vec<(u64, u64)> = rows
+        .iter()
+        .filter(|row| !row[column("mean")].is_empty())
+        .map(|row| (number(row, "begin_pts_s"), number(row, "end_pts_s")))
+        .collect();
+    assert_eq!(of_class.len(), sidecars.len(), "{rows:?}");
     let mut covered = 0;
     for sidecar in sidecars {
         let sidecar: Value = serde_json::from_slice(&std::fs::read(clips.join(sidecar)).unwrap()).unwrap();
@@ -77,6 +94,7 @@ fn segments_are_cut_with_their_decisions_and_a_poster() {
         let (from, to) = (sidecar["from_pts_ns"].as_u64().unwrap(), sidecar["to_pts_ns"].as_u64().unwrap());
         let seconds = (to - from) / 1_000_000_000;
         covered += seconds;
+        assert!(of_class.contains(&(from / 1_000_000_000, to / 1_000_000_000)), "{of_class:?}: {sidecar}");
         let records = sidecar["records"].as_array().unwrap();
         let indices: Vec<u64> =
             records.iter().filter(|r| r["type"] == "second").map(|r| r["index"].as_u64().unwrap()).collect();

@@ -10,6 +10,7 @@ mod demo;
 mod end_to_end;
 mod examples;
 mod export;
+mod history;
 mod log;
 mod outputs;
 mod package;

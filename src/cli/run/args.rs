@@ -63,7 +63,7 @@ pub struct RunArgs {
     /// Time zone of the house, which the page shows times in, as in Europe/London; by default that of the viewer.
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<String>,
-    /// Keep streams that were added over the API, and last events, in this SQLite file for the next start.
+    /// Keep streams that were added over the API for the next start, and the history (segments, events, seconds), in this SQLite file.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
     /// Greatest number of streams at once, 1 to 4096 [default: 64].
@@ -127,6 +127,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     adaptive: Option<bool>,
     #[command(flatten)]
+    history: HistoryArgs,
+    #[command(flatten)]
     record: RecordArgs,
     #[command(flatten)]
     overlay: OverlayArgs,
@@ -147,6 +149,21 @@ pub struct RunArgs {
         short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true"
     )]
     quiet: Option<bool>,
+}
+
+#[derive(Clone, Debug, Args, Serialize)]
+#[command(next_help_heading = "History")]
+struct HistoryArgs {
+    /// Segments, events, incidents and states that are older are removed from the file of --state, 1 to 36500 [default: 90].
+    #[arg(long = "history-days", value_name = "DAYS")]
+    days: Option<u32>,
+    /// Seconds that are older are removed, 1 to 3650 [default: 7].
+    #[arg(long = "history-seconds-days", value_name = "DAYS")]
+    seconds_days: Option<u32>,
+    /// The oldest seconds, and then the oldest of all else, are removed beyond this size of the file, 10 to 10000000
+    /// [default: 2000].
+    #[arg(long = "history-max-mb", value_name = "MB")]
+    max_mb: Option<u32>,
 }
 
 #[derive(Clone, Debug, Args, Serialize)]

@@ -69,6 +69,7 @@ pub(super) fn run_with(args: &RunArgs, notice: Option<Notice>, sinks: Vec<Box<dy
         notice,
         sinks: settings.sinks.into_iter().map(|sink| sink.settings).collect(),
         state: settings.state,
+        history: settings.history,
         max_streams: settings.max_streams,
         latency_ms: settings.latency_ms,
         batching: Batching {

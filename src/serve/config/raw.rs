@@ -10,6 +10,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::history::HistoryFile;
 use super::overlay::OverlayFile;
 use super::record::RecordFile;
 use super::signal::SignalFile;
@@ -50,7 +51,7 @@ pub struct RawSettings {
     /// Kinds of records in that file; by default all.
     #[schemars(length(min = 1))]
     pub jsonl_kinds: Option<Vec<RecordKind>>,
-    /// SQLite file that keeps streams added over the API, and last events, for the next start.
+    /// SQLite file that keeps streams added over the API for the next start, and the history: segments, events and seconds.
     pub state: Option<PathBuf>,
     /// Greatest number of streams at once.
     pub max_streams: Option<MaxStreams>,
@@ -100,6 +101,8 @@ pub struct RawSettings {
     pub vote: VoteFile,
     /// When test bars, black, freeze and silence count.
     pub signal: SignalFile,
+    /// How much of the past the store keeps.
+    pub history: HistoryFile,
     /// The ring of original media, and the clips of events that are cut from it.
     pub record: RecordFile,
     /// The label on the picture of outputs.
@@ -288,6 +291,7 @@ pub fn defaults() -> RawSettings {
         variant: Some(VariantChoice::Fit),
         vote: VoteFile { window: Some(window), stride: Some(stride), onset: Some(onset), offset: Some(offset) },
         signal: SignalConfig::default().into(),
+        history: HistoryFile::default_values(),
         record: RecordFile::default_values(),
         overlay: OverlayFile::default_values(),
         access: AccessFile { allow_anonymous: Some(false), ..AccessFile::default() },

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::file::{ConfigFile, RawTable};
+use super::history::HistorySettings;
 use super::layers::{Entry, Layer, Problem, ValueOrigin, default_layer, typed};
 use super::overlay::OverlaySettings;
 use super::raw::{RUN_KEYS, RawSettings, SINK, StreamFile};
@@ -96,6 +97,8 @@ pub struct Settings {
     pub jsonl_kinds: Option<Vec<RecordKind>>,
     /// SQLite file of the store.
     pub state: Option<PathBuf>,
+    /// How much of the past the store keeps.
+    pub history: HistorySettings,
     /// Limit of streams at once.
     pub max_streams: MaxStreams,
     /// The part of the configured streams that this process watches.
@@ -234,6 +237,7 @@ pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
         jsonl: raw.jsonl,
         jsonl_kinds: raw.jsonl_kinds,
         state: raw.state,
+        history: raw.history.settings(),
         max_streams: raw.max_streams.ok_or_else(|| absent("max_streams"))?,
         shard: raw.shard,
         realtime: on(raw.realtime),

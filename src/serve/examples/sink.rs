@@ -12,7 +12,9 @@ use touchline_compute::models::pack::Pack;
 use touchline_core::error::{Error, Result};
 use touchline_core::vote::VoteConfig;
 use touchline_media::guard::SourcesFile;
-use touchline_serve::config::{self, Fixed, LatencyMs, Listen, MaxStreams, OverlaySettings, StreamFile};
+use touchline_serve::config::{
+    self, Fixed, HistorySettings, LatencyMs, Listen, MaxStreams, OverlaySettings, StreamFile,
+};
 use touchline_serve::publish::hub::StreamOwner;
 use touchline_serve::publish::sink::{Item, Sink};
 use touchline_serve::run::{AccessSettings, RunConfig, run_with_sinks};
@@ -66,6 +68,7 @@ fn main() -> Result<()> {
         instance: None,
         sinks: Vec::new(),
         state: None,
+        history: HistorySettings::default(),
         signals: SignalConfig::default(),
         max_streams: MaxStreams::of::<1>(),
         latency_ms: LatencyMs::of::<200>(),

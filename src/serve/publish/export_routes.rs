@@ -17,7 +17,8 @@ use super::answer::{ApiError, no_stream};
 use super::app_state::AppState;
 use super::export::{self, Export, ExportOptions, ExportPlacement, Format, Moment, TimeBase};
 use super::format::parse_rfc3339;
-use super::hub::Archive;
+use super::hub::{Archive, HistoryFilter, KeptTime};
+use super::past::{self, PARAMETERS, invalid};
 use super::record_reader;
 use super::stream_routes::StreamPath;
 use touchline_core::error::Error;
@@ -27,10 +28,7 @@ use touchline_media::guard::SourcePolicy;
 use touchline_media::hls::fetch_playlist;
 
 /// Exports at the same time. A day of seconds takes about 50 MB of memory and a second of a core.
-static EXPORTS: Semaphore = Semaphore::const_new(1);
-
-/// Where the parameters are described.
-const PARAMETERS: &str = "GET /api/v1/openapi.json describes the parameters";
+pub(super) static EXPORTS: Semaphore = Semaphore::const_new(1);
 
 /// What is exported, and how.
 #[derive(Deserialize, IntoParams)]
@@ -77,9 +75,15 @@ struct ExportJob {
     options: ExportOptions,
     /// Address, and the policy for it.
     playlist: Option<(Url, Option<Arc<SourcePolicy>>)>,
+    now_ms: i64,
 }
 
-/// Exports the segments of the last day from the store (`--state`).
+const DAY_MS: i64 = 86_400_000;
+
+/// What is read around the time of an export: more than an event lags behind its change.
+const MARGIN_MS: i64 = 900_000;
+
+/// Exports segments from the store (`--state`): those of `from` to `to` by wall time, else those of the last day.
 #[utoipa::path(get, path = "/api/v1/streams/{id}/export", operation_id = "exportSegments", params(StreamPath, ExportQuery),
     responses(
     (status = 200, description = "The file.", content(
@@ -101,10 +105,9 @@ pub(super) async fn get(
     if !state.hub.has_stream(&id) {
         return Ok(no_stream(&id));
     }
-    let archive = state.hub.archive().ok_or_else(|| {
-        ApiError::new(StatusCode::NOT_FOUND, "the program has no store", "start it with --state FILE")
-    })?;
-    let job = query.checked(id, &state)?;
+    let archive = past::archive(&state)?;
+    let now_ms = state.hub.clock().unix_ns().div_euclid(1_000_000);
+    let job = query.checked(id, &state, now_ms)?;
     let (media_type, extension) = match job.playlist {
         Some(_) => ("application/vnd.apple.mpegurl", "m3u8"),
         None => (job.format.media_type(), job.format.extension()),
@@ -123,7 +126,7 @@ pub(super) async fn get(
 }
 
 impl ExportQuery {
-    fn checked(self, stream: String, state: &AppState) -> Result<ExportJob, ApiError> {
+    fn checked(self, stream: String, state: &AppState, now_ms: i64) -> Result<ExportJob, ApiError> {
         let moment = |key, text: Option<String>| optional(key, text, Moment::parse);
         if self.media.as_ref().is_some_and(|media| !media.contains("://")) {
             return Err(invalid("media", "it is not a URL"));
@@ -148,17 +151,41 @@ impl ExportQuery {
             from: moment("from", self.from)?,
             to: moment("to", self.to)?,
         };
-        Ok(ExportJob { stream, format, placement, options, playlist })
+        Ok(ExportJob { stream, format, placement, options, playlist, now_ms })
     }
 }
 
 impl ExportJob {
+    /// The time whose seconds are read: a day, or more for a longer time. It begins with the segment that is on air at its begin, because
+    /// the event that says so is there.
+    fn kept_time(&self, archive: &dyn Archive) -> Result<KeptTime, ApiError> {
+        let ms = |moment: &Option<Moment>| match moment {
+            Some(Moment::Wall(ns)) => Some(ns.div_euclid(1_000_000)),
+            _ => None,
+        };
+        let to_ms = ms(&self.placement.to).unwrap_or(self.now_ms);
+        let from_ms = ms(&self.placement.from).unwrap_or(to_ms.saturating_sub(DAY_MS));
+        let filter = HistoryFilter {
+            streams: Some(vec![self.stream.clone()]),
+            classes: None,
+            kinds: None,
+            from_ms: from_ms.saturating_sub(MARGIN_MS),
+            to_ms: from_ms,
+            after: None,
+            newest_first: false,
+            limit: 1,
+        };
+        let on_air = archive.segments(&filter).map_err(|e| past::unreadable(&e))?;
+        let began_ms = on_air.first().map_or(from_ms, |segment| segment.at.at_ms.min(from_ms));
+        Ok(KeptTime { from_ms: began_ms.saturating_sub(MARGIN_MS), to_ms: to_ms.saturating_add(MARGIN_MS) })
+    }
+
     /// Waits for the disk.
     fn run(mut self, archive: &dyn Archive) -> Result<String, ApiError> {
         let failed = |e: &dyn std::fmt::Display| {
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), "see the log of the program")
         };
-        let lines = archive.seconds(&self.stream).map_err(|e| failed(&e))?;
+        let lines = archive.seconds(&self.stream, self.kept_time(archive)?).map_err(|e| failed(&e))?;
         let file = record_reader::read(&lines[..]).map_err(|e| failed(&e))?;
         drop(lines);
         let Some(seconds) = file.streams.get(&self.stream) else {
@@ -205,10 +232,6 @@ fn optional<T>(
 fn named<T: DeserializeOwned>(name: &str) -> Result<T, String> {
     let name: StrDeserializer<'_, de::value::Error> = name.into_deserializer();
     T::deserialize(name).map_err(|e| e.to_string())
-}
-
-fn invalid(key: &str, cause: &str) -> ApiError {
-    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{key}: {cause}"), PARAMETERS)
 }
 
 fn refusal(error: Error) -> ApiError {

@@ -33,6 +33,7 @@ use super::live_routes;
 use super::openapi;
 use super::pack_routes;
 use super::page;
+use super::past;
 use super::preview_routes;
 use super::record::SCHEMA;
 use super::serve::{self, Limits};
@@ -158,6 +159,11 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(preview_routes::stream))
         .routes(routes!(preview_routes::thumbnails))
         .routes(routes!(export_routes::get))
+        .routes(routes!(past::segments))
+        .routes(routes!(past::events))
+        .routes(routes!(past::history))
+        .routes(routes!(past::summary))
+        .routes(routes!(history_page))
         .routes(routes!(prometheus))
         .routes(routes!(health))
         .routes(routes!(ready))
@@ -203,6 +209,16 @@ struct PageQuery {
 ))]
 async fn page(Query(query): Query<PageQuery>) -> Response {
     file(if query.stream.is_some() { "stream.html" } else { "wall.html" })
+}
+
+/// Returns the page of the past: timelines, segments and sums. Its parameters are read by the page.
+#[utoipa::path(get, path = "/history", operation_id = "historyPage", responses(
+    (status = 200, description = "The page.", body = String, content_type = "text/html"),
+    (status = 401, description = "The request has no token (the login page), or a wrong one.",
+        content((String = "text/html"), (ref("#/components/schemas/Problem") = "application/json"))),
+))]
+async fn history_page() -> Response {
+    file("history.html")
 }
 
 /// Returns a file of the page.

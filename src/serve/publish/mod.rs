@@ -21,6 +21,7 @@ mod pack_routes;
 pub mod pack_view;
 pub mod packs;
 mod page;
+mod past;
 mod preview;
 mod preview_routes;
 pub mod record;

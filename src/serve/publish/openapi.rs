@@ -15,6 +15,7 @@ use super::hub::overview::OverviewView;
 use super::hub::view::{DetailView, InfoView, StreamsView};
 use super::pack_routes::PackUpdate;
 use super::packs::{AppliedPack, PackStatusView};
+use super::past::{EventsView, SecondsView, SegmentsView, SummaryOfTimeView};
 use super::record::SERIALISES;
 use super::record_types::schema_settings;
 use super::sink::SinksView;
@@ -116,13 +117,17 @@ fn schemas() -> Map<String, Value> {
     answers.subschema_for::<ClipsView>();
     answers.subschema_for::<ConfigView>();
     answers.subschema_for::<DetailView>();
+    answers.subschema_for::<EventsView>();
     answers.subschema_for::<InfoView>();
     answers.subschema_for::<OverviewView>();
     answers.subschema_for::<PackStatusView>();
     answers.subschema_for::<Problem>();
+    answers.subschema_for::<SecondsView>();
+    answers.subschema_for::<SegmentsView>();
     answers.subschema_for::<SinksView>();
     answers.subschema_for::<Sidecar>();
     answers.subschema_for::<StreamsView>();
+    answers.subschema_for::<SummaryOfTimeView>();
     let mut schemas = requests.take_definitions(true);
     schemas.extend(answers.take_definitions(true));
     schemas

@@ -12,6 +12,7 @@
 //! | `state` | the state of the stream changed |
 //! | `incident` | an incident of the source: a track stalled, a new run began |
 //! | `pack` | the model pack changes with the next second |
+//! | `segment` | consecutive seconds with the same content are over, and no later event changes them |
 
 use std::sync::Arc;
 
@@ -19,9 +20,10 @@ use serde::Serialize;
 
 use super::format::{millis, rfc3339};
 use super::record_types::{
-    ClassMap, Head, IncidentCause, ModalitiesRecord, ModalityRecord, Record, Stamped, WallRecord, WindowRecord,
+    ClassMap, Head, IncidentCause, ModalitiesRecord, ModalityRecord, Record, SegmentFields, Stamped, WallRecord,
+    WindowRecord,
 };
-pub use super::record_types::{Missing, SCHEMA, SCHEMA_VERSION};
+pub use super::record_types::{Missing, SCHEMA, SCHEMA_VERSION, SegmentContent};
 use super::state::StateFields;
 pub use super::state::StreamState;
 use crate::config::RecordKind;
@@ -30,7 +32,7 @@ use touchline_core::decision::{Event, ModalityScores, PackStamp, SecondOutcome, 
 use touchline_core::incident::Incident;
 use touchline_core::item::{Pace, Tracks};
 use touchline_core::labels::{ClassId, ClassSet, Modality};
-use touchline_core::segment::{MILLION, RecordedSecond, Verdict};
+use touchline_core::segment::{ClosedSegment, MILLION, RecordedSecond, Segment, SegmentKind, Verdict};
 use touchline_core::time::{Pts, RunId, WallSource, WallTime};
 
 /// A record for the outputs.
@@ -42,7 +44,7 @@ pub struct OutputRecord {
     pub json: Arc<str>,
 }
 
-/// One second of a stream: its outcome, the estimate and the events that follow.
+/// One second of a stream: its outcome, the estimate, and the events and segments that follow.
 #[derive(Clone, Debug)]
 pub struct Published {
     /// The decision or the gap.
@@ -51,6 +53,8 @@ pub struct Published {
     pub estimate: WindowEstimate,
     /// Events that this second's estimate caused, in order.
     pub events: Vec<Event>,
+    /// Segments that are closed, in order.
+    pub segments: Vec<ClosedSegment>,
     /// Nanoseconds from the arrival of the second's last sample to now; `None` offline and for gaps.
     pub latency_ns: Option<u64>,
     /// Seconds of this stream that wait to be classified.
@@ -118,12 +122,12 @@ impl Recorder {
         &self.classes
     }
 
-    /// The records of one second without line breaks: its outcome, then its events.
+    /// The records of one second without line breaks: its outcome, then its events, then segments.
     ///
     /// # Panics
     /// If a class id or a probability vector does not belong to the recorder's classes.
     pub fn published(&self, published: &Published) -> Vec<String> {
-        let mut lines = Vec::with_capacity(1 + published.events.len());
+        let mut lines = Vec::with_capacity(1 + published.events.len() + published.segments.len());
         lines.push(match &published.outcome {
             SecondOutcome::Predicted(second) => self.second(second, published),
             SecondOutcome::Gap(gap) => self.gap(gap, published),
@@ -132,6 +136,7 @@ impl Recorder {
             let is_own = published.outcome.run() == event.run && published.outcome.index() == event.index;
             self.event(event, published.wall().filter(|_| is_own))
         }));
+        lines.extend(published.segments.iter().map(|closed| self.segment(closed)));
         lines
     }
 
@@ -248,6 +253,27 @@ impl Recorder {
         })
     }
 
+    /// The record of a closed segment.
+    ///
+    /// # Panics
+    /// If its class does not belong to the recorder's classes.
+    pub fn segment(&self, closed: &ClosedSegment) -> String {
+        self.stamp(Record::Segment {
+            stream: &self.stream,
+            segment: SegmentFields::new(&closed.segment, self.class_of(&closed.segment)),
+            revision: closed.is_revision.into(),
+        })
+    }
+
+    /// The name of the class of `segment`, if it has one.
+    ///
+    /// # Panics
+    /// If it does not belong to the recorder's classes.
+    pub fn class_of(&self, segment: &Segment) -> Option<&str> {
+        let SegmentKind::Class(class) = segment.kind else { return None };
+        Some(self.name(class))
+    }
+
     /// The backlog, but 0 for a file, whose records must not depend on the load of the machine.
     fn backlog(&self, published: &Published) -> u32 {
         if self.pace == Pace::Live { published.backlog } else { 0 }
@@ -265,7 +291,7 @@ impl Recorder {
     }
 
     /// The wall time as it is recorded: for a file, arrival times are not.
-    pub(super) fn shown_wall(&self, wall: WallTime) -> Option<WallTime> {
+    pub(in crate::publish) fn shown_wall(&self, wall: WallTime) -> Option<WallTime> {
         (self.pace == Pace::Live || wall.source != WallSource::Arrival).then_some(wall)
     }
 

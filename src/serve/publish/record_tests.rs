@@ -1,10 +1,10 @@
 use serde_json::Value;
 
 use super::*;
-use crate::publish::testing::{classes, gap, predicted};
+use crate::publish::testing::{EPOCH_NS, classes, gap, predicted};
 use touchline_core::cause::Cause;
 use touchline_core::clip::GapReason;
-use touchline_core::decision::{DecisionReason, EventKind, EventReason};
+use touchline_core::decision::{DecisionReason, EventKind, EventReason, PerModality};
 use touchline_core::item::{Discontinuity, Track};
 use touchline_core::signal::Signal;
 use touchline_core::tier::DecodeTier;
@@ -12,6 +12,49 @@ use touchline_core::timecode::{FrameRate, TimecodeMark};
 
 fn recorder(pace: Pace) -> Recorder {
     Recorder::new("court-1", Arc::new(classes()), pace)
+}
+
+/// A segment of 30 seconds.
+fn closed(kind: SegmentKind) -> ClosedSegment {
+    let is_class = matches!(kind, SegmentKind::Class(_));
+    let segment = Segment {
+        kind,
+        run: RunId(2),
+        first: 60,
+        last: 89,
+        began_ns: Some(EPOCH_NS),
+        ended_ns: Some(EPOCH_NS + 30_000_000_000),
+        timecodes: None,
+        mean: is_class.then_some(812_345),
+        peak: is_class.then_some(970_000),
+        peak_index: is_class.then_some(71),
+        decided: 28,
+        unknown: 3,
+        decided_by: PerModality { rgb: 20, flow: 0, audio: 8 },
+        gaps: [0, 1, 0, 0, 0],
+        missing: 1,
+    };
+    ClosedSegment { segment, is_revision: kind == SegmentKind::Unknown }
+}
+
+#[test]
+fn a_segment_has_the_expected_text() {
+    let line = recorder(Pace::Live).segment(&closed(SegmentKind::Class(ClassId(1))));
+    assert_eq!(
+        line,
+        concat!(
+            r#"{"type":"segment","stream":"court-1","content":"class","class":"tennis","run":2,"first":60,"last":89,"#,
+            r#""pts_ns":60000000000,"end_pts_ns":90000000000,"#,
+            r#""began":"2023-11-14T22:13:20.000Z","ended":"2023-11-14T22:13:50.000Z","seconds":30,"#,
+            r#""mean":0.812345,"peak":0.97,"peak_index":71,"decided":28,"unknown":3,"#,
+            r#""decided_by":{"rgb":20,"flow":0,"audio":8},"gaps":{"no-media":1},"missing":1,"revision":0,"schema":1}"#
+        )
+    );
+    let unknown = recorder(Pace::Live).segment(&closed(SegmentKind::Unknown));
+    assert!(
+        unknown.contains(r#""content":"unknown","class":null"#) && unknown.contains(r#""revision":1"#),
+        "{unknown}"
+    );
 }
 
 /// Every kind of record with every alternative of its keys.
@@ -75,6 +118,13 @@ fn all_records() -> Vec<String> {
         }
         lines.extend(recorder(Pace::File).published(&coded));
     }
+    let tennis = SegmentKind::Class(ClassId(1));
+    for kind in [tennis, SegmentKind::Unknown, SegmentKind::NoProgramme, SegmentKind::Undecided] {
+        lines.push(live.segment(&closed(kind)));
+    }
+    let mut timeless = closed(tennis);
+    (timeless.segment.began_ns, timeless.segment.ended_ns) = (None, None);
+    lines.push(recorder(Pace::File).segment(&timeless));
     let mut empty = gap(10, GapReason::NoMedia);
     empty.estimate.seconds = 0;
     lines.extend(live.published(&empty));

@@ -58,6 +58,7 @@ pub fn predicted(index: u64, label: &str, probability: f32) -> Published {
         }),
         estimate: WindowEstimate { share, mean: scores, label: id, seconds: 8, gaps: 0, known_from: 0.0 },
         events: Vec::new(),
+        segments: Vec::new(),
         latency_ns: Some(640_250_000),
         backlog: 1,
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use self::cutter::{RingCutter, SecondPlace, WantedClip};
 use self::open_clips::{LeftClip, OpenClip};
 use crate::clips::{self, ClipAccess, ClipReason, ClipStore, DecisionRecord, MissingReason, Sidecar};
-use crate::config::{ClipKind, RecordSettings};
+use crate::config::{ClipKind, RecordKind, RecordSettings};
 use crate::publish::hub::Hub;
 use crate::publish::record::{OutputRecord, Published, StreamState};
 use crate::publish::sink::{Item, ItemContent, Sink};
@@ -108,7 +108,9 @@ impl ClipSink {
         let (run, index) = (published.outcome.run(), published.outcome.index());
         let place = SecondPlace { run, index, arrived_ns, wall_ns, top };
         let record = |record: &OutputRecord| DecisionRecord { run, index, json: record.json.to_string() };
-        let records: Vec<DecisionRecord> = records.iter().map(record).collect();
+        // A segment is longer than a clip, and its record comes later than its seconds.
+        let records = records.iter().filter(|record| record.kind != RecordKind::Segment);
+        let records: Vec<DecisionRecord> = records.map(record).collect();
         self.cutter.second(stream, place, &records);
         let mut open = self.open.remove(stream).unwrap_or_default();
         self.end_runs(stream, &mut open, place);

@@ -160,6 +160,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (store, _thread, _) = Store::open(
             &folder.path().join("s.db"),
+            crate::config::HistorySettings::default(),
             Metrics::new(),
             Arc::new(touchline_core::clock::SystemClock::new()),
         )

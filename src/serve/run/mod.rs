@@ -22,7 +22,8 @@ use touchline_core::vote::VoteConfig;
 use touchline_media::guard::{SourcePolicy, SourcesFile};
 
 use crate::config::{
-    Fixed, LatencyMs, Listen, MaxStreams, OverlaySettings, RecordKind, RecordSettings, SinkSettings, StreamSettings,
+    Fixed, HistorySettings, LatencyMs, Listen, MaxStreams, OverlaySettings, RecordKind, RecordSettings, SinkSettings,
+    StreamSettings,
 };
 use crate::publish::hub::{Restored, StreamOwner};
 use crate::publish::jsonl::JsonlWriter;
@@ -87,6 +88,8 @@ pub struct RunConfig {
     pub sinks: Vec<SinkSettings>,
     /// SQLite file of the store.
     pub state: Option<PathBuf>,
+    /// How much of the past the store keeps.
+    pub history: HistorySettings,
     /// Limit of streams at once.
     pub max_streams: MaxStreams,
     /// Jitter buffer of RTSP sources that have none of their own.

@@ -68,7 +68,7 @@ impl SharedParts {
         let metrics = Metrics::new();
         let (store, store_thread, contents) = match &config.state {
             Some(path) => {
-                let (store, thread, contents) = Store::open(path, metrics.clone(), clock.clone())?;
+                let (store, thread, contents) = Store::open(path, config.history, metrics.clone(), clock.clone())?;
                 (Some(store), Some(thread), contents)
             }
             None => (None, None, Contents::default()),

@@ -7,9 +7,14 @@
 //! may open it.
 //!
 //! Removing a stream removes its data, except the number of its last run: for 90 days a new stream of the same name
-//! continues after it (`runs`). Of seconds it keeps the last day, with what exports need (`history`).
+//! continues after it (`runs`).
+//!
+//! The history is bounded by age and size (`retain`): segments, events, incidents and states, and seconds with what exports need
+//! (`history`). Readers have connections of their own (`query`), and so may other programs: a backup works while this one runs.
 
 mod history;
+mod query;
+mod retain;
 mod runs;
 mod schema;
 mod statements;
@@ -28,12 +33,16 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use crate::config::StreamSettings;
+use crate::config::{HistorySettings, StreamSettings};
 use crate::metrics::{Metrics, StageThread};
 use crate::publish::access::{LogOuts, RevokedSession, Role, SessionArchive};
-use crate::publish::hub::{Archive, RecordKind, Restored};
+use crate::publish::hub::{
+    Archive, HistoryFilter, KeptSegment, KeptTime, RecordKind, Restored, StoredRecord, StoredSegment, TimeOfContent,
+};
 use history::{History, HistoryRow};
+use query::StoreReader;
 use runs::Runs;
+use schema::StoreLock;
 use touchline_core::clock::{Clock, Deadline};
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::spawn;
@@ -53,8 +62,11 @@ const GATHER: Duration = Duration::from_millis(200);
 /// watched.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a reader of seconds waits. A day of a stream takes a fraction of a second.
+/// How long a reader of the history waits. A day of a stream takes a fraction of a second.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How often the history is brought within its bounds.
+const TRIM_EVERY: Duration = Duration::from_secs(60);
 
 /// A stored stream of the API.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,22 +107,29 @@ enum StoreMessage {
         stream: String,
         kind: RecordKind,
         json: Arc<str>,
+        /// When it happened, milliseconds since 1970-01-01 UTC.
+        at_ms: i64,
+    },
+    Segment {
+        stream: String,
+        segment: KeptSegment,
     },
     Run {
         stream: String,
         run: RunId,
     },
-    /// A second, as a line of JSON.
+    /// A second, as a line of JSON, and its begin.
     Second {
         stream: String,
+        at_ms: i64,
         line: String,
     },
     /// A row of seconds.
     Row(HistoryRow),
-    /// Asks for the seconds and events of a stream.
-    ReadSeconds {
+    /// Asks for the seconds and events of a stream that are in no row yet, and the number of the last row.
+    Pending {
         stream: String,
-        to: Sender<rusqlite::Result<Vec<u8>>>,
+        to: Sender<rusqlite::Result<(Vec<u8>, i64)>>,
     },
     /// The stream is being opened. The sender is dropped when the mark is written.
     Mark(String, Sender<()>),
@@ -130,6 +149,7 @@ enum StoreMessage {
 #[derive(Clone)]
 pub struct Store {
     to: Sender<StoreMessage>,
+    reader: StoreReader,
     metrics: Metrics,
     /// A message about a new run was lost.
     misses_runs: Arc<AtomicBool>,
@@ -153,13 +173,18 @@ impl Drop for StoreThread {
 }
 
 impl Store {
-    /// Opens or creates the file at `path`, and reads it.
+    /// Opens or creates the file at `path`, and reads it. `limits` are the bounds of the history.
     ///
     /// # Errors
     /// [`Error::Output`] if it cannot be opened or created, is damaged, belongs to another program or a newer version,
     /// or is open in another process.
-    pub fn open(path: &Path, metrics: Metrics, clock: Arc<dyn Clock>) -> Result<(Self, StoreThread, Contents)> {
-        let connection = schema::open(path)?;
+    pub fn open(
+        path: &Path,
+        limits: HistorySettings,
+        metrics: Metrics,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, StoreThread, Contents)> {
+        let (connection, lock) = schema::open(path)?;
         let contents = statements::count_ends(&connection)
             .and_then(|()| statements::read(&connection))
             .map_err(|e| schema::failed(path, &e))?;
@@ -176,6 +201,9 @@ impl Store {
             history: History::default(),
             waiting: Vec::new(),
             misses_runs: misses_runs.clone(),
+            limits,
+            trim_at: None,
+            _lock: lock,
         };
         let of_thread = metrics.clone();
         let thread = spawn("store", move || {
@@ -184,7 +212,7 @@ impl Store {
             }
         })?;
         let thread = StoreThread { to: to.clone(), thread: Some(thread) };
-        Ok((Self { to, metrics, misses_runs }, thread, contents))
+        Ok((Self { to, reader: StoreReader::new(path), metrics, misses_runs }, thread, contents))
     }
 
     /// Stores a stream and calls `on_stored` when it is on the disk.
@@ -251,29 +279,52 @@ impl Store {
 /// # Errors
 /// As [`Store::open`].
 pub fn stored_seconds(path: &Path) -> Result<Vec<u8>> {
-    let connection = schema::open(path)?;
+    let (connection, _lock) = schema::open(path)?;
     history::read_all(&connection).map_err(|e| schema::failed(path, &e))
 }
 
+fn unreadable(cause: impl fmt::Display) -> Error {
+    Error::output("the store", format!("cannot be read: {cause}"), "check the disk of --state, and try again")
+}
+
 impl Archive for Store {
-    fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>) {
-        self.offer(StoreMessage::Record { stream: stream.to_owned(), kind, json: json.clone() });
+    fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>, at_ms: i64) {
+        self.offer(StoreMessage::Record { stream: stream.to_owned(), kind, json: json.clone(), at_ms });
     }
 
-    fn keep_second(&self, stream: &str, line: String) {
-        self.offer(StoreMessage::Second { stream: stream.to_owned(), line });
+    fn keep_segment(&self, stream: &str, segment: KeptSegment) {
+        self.offer(StoreMessage::Segment { stream: stream.to_owned(), segment });
     }
 
-    fn seconds(&self, stream: &str) -> Result<Vec<u8>> {
-        let failed = |cause: String| Error::output("the store", cause, "check the disk of --state, and try again");
+    fn keep_second(&self, stream: &str, at_ms: i64, line: String) {
+        self.offer(StoreMessage::Second { stream: stream.to_owned(), at_ms, line });
+    }
+
+    fn seconds(&self, stream: &str, time: KeptTime) -> Result<Vec<u8>> {
         let (to, answer) = bounded(1);
-        let question = StoreMessage::ReadSeconds { stream: stream.to_owned(), to };
-        self.to.send_timeout(question, READ_TIMEOUT).map_err(|_| failed("it is busy".into()))?;
-        match answer.recv_timeout(READ_TIMEOUT) {
-            Ok(Ok(lines)) => Ok(lines),
-            Ok(Err(e)) => Err(failed(format!("cannot be read: {e}"))),
-            Err(_) => Err(failed("it did not answer".into())),
-        }
+        let question = StoreMessage::Pending { stream: stream.to_owned(), to };
+        self.to.send_timeout(question, READ_TIMEOUT).map_err(|_| unreadable("it is busy"))?;
+        let pending = answer.recv_timeout(READ_TIMEOUT).map_err(|_| unreadable("it did not answer"))?;
+        let (pending, last) = pending.map_err(unreadable)?;
+        let mut lines = self.reader.seconds(stream, time, last).map_err(unreadable)?;
+        lines.extend_from_slice(&pending);
+        Ok(lines)
+    }
+
+    fn segments(&self, filter: &HistoryFilter) -> Result<Vec<StoredSegment>> {
+        self.reader.segments(filter).map_err(unreadable)
+    }
+
+    fn records(&self, filter: &HistoryFilter) -> Result<Vec<StoredRecord>> {
+        self.reader.records(filter).map_err(unreadable)
+    }
+
+    fn times(&self, times: &[KeptTime]) -> Result<Vec<Vec<TimeOfContent>>> {
+        self.reader.times(times).map_err(unreadable)
+    }
+
+    fn first_times(&self) -> Result<BTreeMap<String, i64>> {
+        self.reader.first_times().map_err(unreadable)
     }
 
     fn run_began(&self, stream: &str, run: RunId) {
@@ -323,6 +374,10 @@ struct StoreWriter {
     waiting: Vec<Sender<()>>,
     /// See [`Store::misses_runs`].
     misses_runs: Arc<AtomicBool>,
+    limits: HistorySettings,
+    /// When the history is brought within its bounds again; `None`: with the next write.
+    trim_at: Option<Deadline>,
+    _lock: StoreLock,
 }
 
 impl StoreWriter {
@@ -349,10 +404,11 @@ impl StoreWriter {
                     let result = statements::save(&self.connection, &stored);
                     self.report(on_stored, result);
                 }
-                StoreMessage::ReadSeconds { stream, to } => {
+                StoreMessage::Pending { stream, to } => {
                     self.write(&mut records);
+                    let last = history::last_row(&self.connection);
                     // The caller may have given up.
-                    let _ = to.send(self.history.read(&self.connection, &stream));
+                    let _ = to.send(last.map(|last| (self.history.pending(&stream), last)));
                 }
                 StoreMessage::Delete(id, on_stored) => {
                     self.history.forget(&id);
@@ -389,16 +445,16 @@ impl StoreWriter {
                     // The caller may have given up.
                     let _ = done.send(());
                 }
-                StoreMessage::Second { stream, line } => {
-                    if let Some(row) = self.history.take(&stream, &line, true) {
+                StoreMessage::Second { stream, at_ms, line } => {
+                    if let Some(row) = self.history.take(&stream, &line, Some(at_ms)) {
                         self.gather(StoreMessage::Row(row), &mut records, &mut due);
                     }
                 }
                 record => {
                     match &record {
-                        StoreMessage::Record { stream, kind: RecordKind::Event, json } => {
+                        StoreMessage::Record { stream, kind: RecordKind::Event, json, .. } => {
                             // An event alone does not complete a row.
-                            let _ = self.history.take(stream, json, false);
+                            let _ = self.history.take(stream, json, None);
                         }
                         StoreMessage::Forget(id) => self.history.forget(id),
                         _ => {}
@@ -454,6 +510,18 @@ impl StoreWriter {
         }));
     }
 
+    /// Brings the history within its bounds, from time to time.
+    fn trim(&mut self) {
+        if self.trim_at.as_ref().is_some_and(|at| !at.left(&*self.clock).is_zero()) {
+            return;
+        }
+        self.trim_at = Some(Deadline::after(&*self.clock, TRIM_EVERY));
+        let now_ms = self.clock.unix_ns().div_euclid(1_000_000);
+        if let Err(e) = retain::trim(&mut self.connection, &self.limits, now_ms) {
+            tracing::warn!("{}: cannot remove old history: {e}", self.place);
+        }
+    }
+
     /// Writes records and due run numbers in one transaction. If it fails, records are lost and run numbers stay due.
     fn write(&mut self, records: &mut Vec<StoreMessage>) {
         // Dropped after the attempt, which wakes the waiting threads.
@@ -464,6 +532,7 @@ impl StoreWriter {
         match statements::write_all(&mut self.connection, records, &self.runs) {
             Ok(()) => {
                 self.runs.written();
+                self.trim();
                 if std::mem::take(&mut self.failed) {
                     tracing::info!("{}: the store works again", self.place);
                 }

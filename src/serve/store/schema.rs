@@ -1,12 +1,13 @@
 //! The file of the store: permissions, identification, integrity and migrations.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode};
 
+use super::history;
 use touchline_core::error::{Error, Result};
 
 /// Marks the file as this program's: "TchL" in SQLite's header.
@@ -17,7 +18,7 @@ const HEADER: u64 = 100;
 const MARK: usize = 68;
 
 /// The migration of each version. Never change a released one; append.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     "
     CREATE TABLE streams (
         place INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -59,27 +60,62 @@ const STEPS: [&str; 4] = [
     ALTER TABLE runs ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
     UPDATE runs SET seen = unixepoch();
 ",
-    HISTORY,
-];
-
-/// Seconds of the last day; see `history`.
-pub(super) const HISTORY: &str = "
+    "
     CREATE TABLE history (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         stream TEXT NOT NULL,
         lines BLOB NOT NULL
     ) STRICT;
     CREATE INDEX history_of_stream ON history (stream, number);
-";
+",
+    // Segments, and the time and class of records and rows of seconds. `history::date_rows` follows.
+    "
+    CREATE TABLE segments (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        stream TEXT NOT NULL,
+        run INTEGER NOT NULL,
+        first INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        began_ms INTEGER NOT NULL,
+        ended_ms INTEGER NOT NULL,
+        content TEXT NOT NULL,
+        class TEXT,
+        open INTEGER NOT NULL,
+        json TEXT NOT NULL,
+        UNIQUE (stream, run, first)
+    ) STRICT;
+    CREATE INDEX segments_by_end ON segments (ended_ms);
+    CREATE INDEX segments_by_begin ON segments (stream, began_ms);
+    ALTER TABLE records ADD COLUMN at_ms INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE records ADD COLUMN class TEXT;
+    UPDATE records SET
+        at_ms = coalesce(CAST(unixepoch(coalesce(json ->> '$.wall.time', json ->> '$.at'), 'subsec') * 1000 AS INTEGER), 0),
+        class = json ->> '$.class'
+        WHERE json_valid(json);
+    CREATE INDEX records_by_time ON records (at_ms);
+    ALTER TABLE history ADD COLUMN from_ms INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE history ADD COLUMN to_ms INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX history_by_time ON history (stream, to_ms);
+",
+];
+
+/// The version whose rows of seconds have their time.
+const DATED: i32 = 5;
 
 /// Version of the file that this program writes.
 const VERSION: i32 = STEPS.len() as i32;
 
-/// Opens or creates the file for this process only.
+/// Keeps other processes of this program from the file. Others, such as a backup, may read it.
+#[derive(Debug)]
+pub(super) struct StoreLock {
+    _held: File,
+}
+
+/// Opens or creates the file. No other process of this program can open it while the lock is held.
 ///
 /// # Errors
 /// [`Error::Output`] with the cause and advice.
-pub(super) fn open(path: &Path) -> Result<Connection> {
+pub(super) fn open(path: &Path) -> Result<(Connection, StoreLock)> {
     let fail = |cause: &str, advice: &str| Error::output(path.display().to_string(), cause, advice);
     // Created here, not by SQLite, so that others can never read it.
     let made = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
@@ -96,7 +132,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     }
     drop(file);
     let mut connection = Connection::open(path).map_err(|e| failed(path, &e))?;
-    prepare(&mut connection, path).map_err(|trouble| match trouble {
+    let lock = prepare(&mut connection, path).map_err(|trouble| match trouble {
         OpenFailure::Sql(e) => failed(path, &e),
         OpenFailure::Foreign => fail("is a database of another program", "name another file with --state"),
         OpenFailure::Newer(version) => fail(
@@ -104,12 +140,15 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
             "run that version, or name another file with --state",
         ),
         OpenFailure::Damaged(text) => damaged(path, &text),
+        OpenFailure::Locked => in_use(path),
         OpenFailure::Mode(e) => fail(&e.to_string(), "run the program as its owner, or name another file with --state"),
     })?;
-    Ok(connection)
+    Ok((connection, lock))
 }
 
 enum OpenFailure {
+    /// Another process has the lock.
+    Locked,
     Sql(rusqlite::Error),
     Foreign,
     Newer(i32),
@@ -124,10 +163,8 @@ impl From<rusqlite::Error> for OpenFailure {
     }
 }
 
-fn prepare(connection: &mut Connection, path: &Path) -> Result<(), OpenFailure> {
+fn prepare(connection: &mut Connection, path: &Path) -> Result<StoreLock, OpenFailure> {
     connection.busy_timeout(std::time::Duration::from_millis(500))?;
-    // The first access locks the file until the process ends, and the log needs no shared memory.
-    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -138,6 +175,7 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), OpenFailure> 
         return Err(OpenFailure::Newer(version));
     }
     // The file is ours. From here on it is written, and its log inherits its mode.
+    let lock = lock(path)?;
     keep_from_others(path).map_err(OpenFailure::Mode)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -149,13 +187,43 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), OpenFailure> 
     for step in &STEPS[version as usize..] {
         transaction.execute_batch(step)?;
     }
+    if version < DATED {
+        history::date_rows(&transaction)?;
+    }
     if version < VERSION {
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
         tracing::info!("{}: store of version {VERSION}", path.display());
     }
     transaction.commit()?;
-    Ok(())
+    Ok(lock)
+}
+
+/// Locks a file beside it: SQLite's own locks would keep out readers too, and end when any file handle of it is closed.
+fn lock(path: &Path) -> Result<StoreLock, OpenFailure> {
+    let path = beside(path, "-lock");
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = open.map_err(OpenFailure::Mode)?;
+    match file.try_lock() {
+        Ok(()) => Ok(StoreLock { _held: file }),
+        Err(TryLockError::WouldBlock) => Err(OpenFailure::Locked),
+        Err(TryLockError::Error(e)) => Err(OpenFailure::Mode(e)),
+    }
+}
+
+/// The path of a file beside the store.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// An empty store.
+#[cfg(test)]
+pub(super) fn in_memory() -> Connection {
+    let connection = Connection::open_in_memory().unwrap();
+    STEPS.iter().for_each(|step| connection.execute_batch(step).unwrap());
+    connection
 }
 
 /// Whether the file is empty, or a database that is not another program's. If the first process was killed early, the
@@ -170,15 +238,13 @@ fn may_be_ours(file: &File) -> std::io::Result<bool> {
     Ok(header.starts_with(b"SQLite format 3\0") && matches!(mark, Some(0 | APPLICATION)))
 }
 
-/// Restricts the file and its log to their owner.
+/// Restricts the file, its log and the index of the log to their owner.
 fn keep_from_others(path: &Path) -> std::io::Result<()> {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    for path in [path, Path::new(&log)] {
-        let Ok(metadata) = std::fs::metadata(path) else { continue };
+    for path in [path.to_owned(), beside(path, "-wal"), beside(path, "-shm")] {
+        let Ok(metadata) = std::fs::metadata(&path) else { continue };
         if metadata.permissions().mode() & 0o077 != 0 {
             tracing::warn!("{}: other users could read the secrets in it; now only its owner can", path.display());
-            std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         }
     }
     Ok(())
@@ -189,13 +255,16 @@ fn damaged(path: &Path, text: &str) -> Error {
     Error::output(path.display().to_string(), format!("the store is damaged: {text}"), advice)
 }
 
+fn in_use(path: &Path) -> Error {
+    let advice = "stop that process, or name another file with --state";
+    Error::output(path.display().to_string(), "another process uses the store", advice)
+}
+
 /// Cause and advice for an error of SQLite.
 pub(super) fn failed(path: &Path, error: &rusqlite::Error) -> Error {
     let fail = |cause: &str, advice: &str| Error::output(path.display().to_string(), cause, advice);
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            fail("another process uses the store", "stop that process, or name another file with --state")
-        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => in_use(path),
         Some(ErrorCode::NotADatabase) => fail("is not a store of this program", "name another file with --state"),
         Some(ErrorCode::DatabaseCorrupt) => damaged(path, &error.to_string()),
         Some(ErrorCode::DiskFull) => fail("the disk is full", "free space on it, or name another file with --state"),

@@ -1,6 +1,6 @@
 //! The SQL of the store.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Transaction, params};
 use touchline_core::time::RunId;
 
 use super::history;
@@ -9,7 +9,7 @@ use super::runs::Runs;
 use super::{Contents, StoreMessage, Stored};
 use crate::config::StreamSettings;
 use crate::publish::access::{LogOuts, NONCE, RevokedSession, Role};
-use crate::publish::hub::{HISTORY_EVENTS, HISTORY_INCIDENTS, RecordKind};
+use crate::publish::hub::{HISTORY_EVENTS, HISTORY_INCIDENTS, KeptSegment};
 
 pub(super) fn read(connection: &Connection) -> rusqlite::Result<Contents> {
     let mut contents = Contents { log_outs: read_log_outs(connection)?, ..Contents::default() };
@@ -29,9 +29,13 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Contents> {
             Err(e) => tracing::error!("cannot read the stored settings of stream {id:?}; it is skipped: {e}"),
         }
     }
-    let mut rows = connection.prepare("SELECT stream, kind, json FROM records ORDER BY number")?;
-    let records =
-        rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?)))?;
+    let sql = "SELECT stream, kind, json FROM (
+                   SELECT *, row_number() OVER (PARTITION BY stream, kind ORDER BY number DESC) AS age FROM records)
+               WHERE age <= CASE kind WHEN 'event' THEN ?1 WHEN 'incident' THEN ?2 ELSE 1 END ORDER BY number";
+    let mut rows = connection.prepare(sql)?;
+    let records = rows.query_map(params![HISTORY_EVENTS as i64, HISTORY_INCIDENTS as i64], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
+    })?;
     for record in records {
         let (stream, kind, json) = record?;
         let restored = contents.restored.entry(stream).or_default();
@@ -54,8 +58,9 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Contents> {
     Ok(contents)
 }
 
-/// Counts a crash for every stream that is still marked.
+/// Counts a crash for every stream that is still marked. Segments that were open have ended.
 pub(super) fn count_ends(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("UPDATE segments SET open = 0 WHERE open = 1", [])?;
     connection.execute("UPDATE openings SET ends = ends + 1, open = 0 WHERE open = 1", []).map(drop)
 }
 
@@ -121,6 +126,7 @@ fn read_log_outs(connection: &Connection) -> rusqlite::Result<LogOuts> {
 pub(super) fn forget(connection: &Connection, id: &str) -> rusqlite::Result<()> {
     runs::see(connection, id)?;
     connection.execute("DELETE FROM history WHERE stream = ?1", [id])?;
+    connection.execute("DELETE FROM segments WHERE stream = ?1", [id])?;
     connection.execute("DELETE FROM records WHERE stream = ?1", [id]).map(drop)
 }
 
@@ -129,26 +135,19 @@ pub(super) fn write_all(connection: &mut Connection, records: &[StoreMessage], r
     runs.write(&transaction)?;
     for record in records {
         match record {
-            StoreMessage::Record { stream, kind, json } => {
-                let kept = match kind {
-                    RecordKind::Event => HISTORY_EVENTS,
-                    RecordKind::Incident => HISTORY_INCIDENTS,
-                    _ => 1,
-                };
-                let sql = "INSERT INTO records (stream, kind, json) VALUES (?1, ?2, ?3)";
-                transaction.execute(sql, params![stream, kind.as_str(), &**json])?;
-                let sql = "DELETE FROM records WHERE stream = ?1 AND kind = ?2 AND number <=
-                           (SELECT number FROM records WHERE stream = ?1 AND kind = ?2
-                            ORDER BY number DESC LIMIT 1 OFFSET ?3)";
-                transaction.execute(sql, params![stream, kind.as_str(), kept as i64])?;
+            StoreMessage::Record { stream, kind, json, at_ms } => {
+                let sql =
+                    "INSERT INTO records (stream, kind, json, at_ms, class) VALUES (?1, ?2, ?3, ?4, ?3 ->> '$.class')";
+                transaction.execute(sql, params![stream, kind.as_str(), &**json, at_ms])?;
             }
+            StoreMessage::Segment { stream, segment } => write_segment(&transaction, stream, segment)?,
             StoreMessage::Forget(id) => forget(&transaction, id)?,
             StoreMessage::Row(row) => history::write(&transaction, row)?,
             StoreMessage::Save(..)
             | StoreMessage::Delete(..)
             | StoreMessage::Run { .. }
             | StoreMessage::Second { .. }
-            | StoreMessage::ReadSeconds { .. }
+            | StoreMessage::Pending { .. }
             | StoreMessage::Ahead { .. } => {}
             StoreMessage::Mark(..) | StoreMessage::Unmark(..) | StoreMessage::Here(_) => {}
             StoreMessage::LogOut(..) | StoreMessage::LoginsFrom(..) => {}
@@ -156,4 +155,20 @@ pub(super) fn write_all(connection: &mut Connection, records: &[StoreMessage], r
         }
     }
     transaction.commit()
+}
+
+/// Writes a segment in place of the one with the same begin, and of those within it.
+fn write_segment(transaction: &Transaction<'_>, stream: &str, segment: &KeptSegment) -> rusqlite::Result<()> {
+    let [first, last] = [segment.first, segment.last].map(|index| i64::try_from(index).unwrap_or(i64::MAX));
+    let sql = "DELETE FROM segments WHERE stream = ?1 AND run = ?2 AND first > ?3 AND first <= ?4";
+    transaction.execute(sql, params![stream, segment.run.0, first, last])?;
+    let sql = "INSERT INTO segments (stream, run, first, last, began_ms, ended_ms, content, class, open, json)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+               ON CONFLICT (stream, run, first) DO UPDATE
+               SET last = ?4, began_ms = ?5, ended_ms = ?6, content = ?7, class = ?8, open = ?9, json = ?10";
+    let KeptSegment { run, began_ms, ended_ms, content, class, is_open, json, .. } = segment;
+    let (content, class) = (content.as_str(), class.as_deref());
+    transaction
+        .execute(sql, params![stream, run.0, first, last, began_ms, ended_ms, content, class, is_open, &**json])
+        .map(drop)
 }

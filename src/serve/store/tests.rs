@@ -50,7 +50,7 @@ impl TestStore {
     }
 
     fn open(&self) -> (Store, StoreThread, Contents) {
-        Store::open(&self.path(), Metrics::new(), clock()).unwrap()
+        Store::open(&self.path(), HistorySettings::default(), Metrics::new(), clock()).unwrap()
     }
 
     /// The contents after a kill of this process.
@@ -69,7 +69,10 @@ impl TestStore {
     }
 
     fn refused(&self) -> String {
-        Store::open(&self.path(), Metrics::new(), clock()).err().expect("the file is refused").to_string()
+        Store::open(&self.path(), HistorySettings::default(), Metrics::new(), clock())
+            .err()
+            .expect("the file is refused")
+            .to_string()
     }
 }
 
@@ -86,14 +89,15 @@ fn delete(store: &Store, id: &str) {
 }
 
 fn keep(store: &Store, stream: &str, kind: RecordKind, text: &str) {
-    store.keep(stream, kind, &text.into());
+    store.keep(stream, kind, &text.into(), 0);
 }
 
 #[test]
 fn a_panic_is_counted_and_later_messages_are_refused() {
     let test_store = TestStore::new();
     let metrics = Metrics::new();
-    let (store, thread, _) = Store::open(&test_store.path(), metrics.clone(), clock()).unwrap();
+    let (store, thread, _) =
+        Store::open(&test_store.path(), HistorySettings::default(), metrics.clone(), clock()).unwrap();
     save(&store, "a", 1);
     store.save(Stored { settings: settings("b"), generation: 2 }, Box::new(|_| panic!("injected")));
     // Once the thread has ended, nobody receives.
@@ -188,8 +192,9 @@ fn the_number_of_the_last_run_outlives_the_stream() {
 fn a_failed_write_loses_no_run_number() {
     let test_store = TestStore::new();
     let metrics = Metrics::new();
+    let (connection, lock) = schema::open(&test_store.path()).unwrap();
     let mut writer = StoreWriter {
-        connection: schema::open(&test_store.path()).unwrap(),
+        connection,
         place: "here".into(),
         metrics: metrics.clone(),
         clock: clock(),
@@ -198,8 +203,12 @@ fn a_failed_write_loses_no_run_number() {
         history: History::default(),
         waiting: Vec::new(),
         misses_runs: Arc::default(),
+        limits: HistorySettings::default(),
+        trim_at: None,
+        _lock: lock,
     };
-    let record = || vec![StoreMessage::Record { stream: "a".into(), kind: RecordKind::Event, json: "{}".into() }];
+    let record =
+        || vec![StoreMessage::Record { stream: "a".into(), kind: RecordKind::Event, json: "{}".into(), at_ms: 0 }];
     writer.connection.execute_batch("ALTER TABLE records RENAME TO away").unwrap();
     writer.runs.began("a", RunId(5));
     writer.write(&mut record());
@@ -213,7 +222,7 @@ fn a_failed_write_loses_no_run_number() {
 }
 
 #[test]
-fn records_are_bounded_and_deleted_with_their_stream() {
+fn the_last_records_are_restored_and_deleted_with_their_stream() {
     let test_store = TestStore::new();
     let (store, thread, _) = test_store.open();
     for n in 0..HISTORY_EVENTS + 50 {
@@ -239,7 +248,8 @@ fn records_that_a_slow_disk_loses_are_counted() {
     let metrics = Metrics::new();
     // Nothing reads the messages, as with a disk that hangs.
     let (to, _messages) = bounded(2);
-    let store = Store { to, metrics: metrics.clone(), misses_runs: Arc::default() };
+    let reader = StoreReader::new("nowhere".as_ref());
+    let store = Store { to, reader, metrics: metrics.clone(), misses_runs: Arc::default() };
     (0..5).for_each(|_| keep(&store, "a", RecordKind::Event, "{}"));
     assert!(metrics.encode().contains("touchline_store_records_lost_total 3"), "{}", metrics.encode());
     let (outcome_to, outcome) = bounded(1);
@@ -295,10 +305,16 @@ fn a_foreign_or_damaged_file_is_refused() {
     let text = test_store.refused();
     assert!(text.contains("damaged") && text.contains("move it away"), "{text}");
 
-    let folder = Store::open(test_store.folder.path(), Metrics::new(), clock()).err().unwrap().to_string();
+    let folder = Store::open(test_store.folder.path(), HistorySettings::default(), Metrics::new(), clock())
+        .err()
+        .unwrap()
+        .to_string();
     assert!(folder.contains("name a file in it"), "{folder}");
     let nowhere =
-        Store::open(&test_store.folder.path().join("no/such.db"), Metrics::new(), clock()).err().unwrap().to_string();
+        Store::open(&test_store.folder.path().join("no/such.db"), HistorySettings::default(), Metrics::new(), clock())
+            .err()
+            .unwrap()
+            .to_string();
     assert!(nowhere.contains("folder does not exist"), "{nowhere}");
 }
 
@@ -413,17 +429,17 @@ fn seconds_are_kept_for_exports_until_their_stream_is_removed() {
     let (store, thread, _) = kept.open();
     let line = |stream: &str, index: u64| format!("{{\"type\":\"gap\",\"stream\":\"{stream}\",\"index\":{index}}}");
     for index in 0..70 {
-        store.keep_second("court", line("court", index));
-        store.keep_second("gone", line("gone", index));
+        store.keep_second("court", index as i64 * 1000, line("court", index));
+        store.keep_second("gone", index as i64 * 1000, line("gone", index));
         if index == 65 {
-            store.keep("court", RecordKind::Event, &"{\"type\":\"event\"}".into());
-            store.keep("court", RecordKind::Incident, &"{\"type\":\"incident\"}".into());
+            store.keep("court", RecordKind::Event, &"{\"type\":\"event\"}".into(), 65_000);
+            store.keep("court", RecordKind::Incident, &"{\"type\":\"incident\"}".into(), 65_000);
         }
     }
     let expected: String = (0..70)
         .map(|index| line("court", index) + if index == 65 { "\n{\"type\":\"event\"}\n" } else { "\n" })
         .collect();
-    let read = |store: &Store, stream: &str| String::from_utf8(store.seconds(stream).unwrap()).unwrap();
+    let read = |store: &Store, stream: &str| String::from_utf8(store.seconds(stream, KeptTime::ALL).unwrap()).unwrap();
     assert_eq!(read(&store, "court"), expected, "also those that are not written yet");
     // A killed process keeps the minutes that were complete.
     let (copy, _copy_thread, _) = kept.copy_of_files().open();

@@ -120,7 +120,8 @@ fn decisions(workers: &mut Workers, uri: &str, selection: Option<FrameSelection>
             DecidedItem::Outcome { outcome, .. } => {
                 let mut events = Vec::new();
                 let estimate = voter.push(&outcome, &mut events).cloned().expect("one vote per second");
-                let published = Published { outcome, estimate, events, latency_ns: None, backlog: 0 };
+                let segments = Vec::new();
+                let published = Published { outcome, estimate, events, segments, latency_ns: None, backlog: 0 };
                 lines.extend(recorder.published(&published).into_iter().map(|line| line + "\n"));
             }
             DecidedItem::News(ClipOutput::Ended(end)) => {

@@ -119,7 +119,7 @@ fn every_answer_matches_the_document() {
         "own=testsrc://?width=64&height=48&fps=10",
     ]);
     let mut api = Contract::of(&program.address);
-    for path in ["/", "/assets/wall.js", "/assets/none", "/api/v1/info", "/api/v1/pack", "/api/v1/schema"] {
+    for path in ["/", "/history", "/assets/wall.js", "/assets/none", "/api/v1/info", "/api/v1/pack", "/api/v1/schema"] {
         api.ask("GET", path, None);
     }
     for path in [
@@ -159,6 +159,35 @@ fn every_answer_matches_the_document() {
         ("own/export?format=csv&media=/etc/passwd", 422),
     ] {
         assert_eq!(api.ask("GET", &format!("/api/v1/streams/{query}"), None).status, status, "{query}");
+    }
+    for (query, status) in [
+        ("segments", 200),
+        ("segments?stream=own&content=class,unknown&order=newest&limit=1", 200),
+        ("segments?format=csv&from=2026-03-29T14:00:00Z", 200),
+        ("segments?colour=red", 400),
+        ("segments?content=sport", 422),
+        ("segments?limit=0", 422),
+        ("segments?after=x", 422),
+        ("segments?order=random", 422),
+        ("events", 200),
+        ("events?type=state,incident&group=none", 200),
+        ("events?type=state&format=csv", 200),
+        ("events?type=second", 422),
+        ("events?limit=many", 400),
+        ("events?from=2026-03-29T14:00:00Z&to=2026-03-29T13:00:00Z", 422),
+        ("history?stream=own", 200),
+        ("history?stream=own&step=10&format=csv", 200),
+        ("history?stream=none", 404),
+        ("history", 400),
+        ("history?stream=own&step=0", 422),
+        ("history?stream=own&from=2026-01-01T00:00:00Z", 422),
+        ("summary", 200),
+        ("summary?zone=Europe/London&stream=own&format=csv", 200),
+        ("summary?zone=Atlantis", 422),
+        ("summary?days=3", 400),
+        ("summary?from=2000-01-01T00:00:00Z", 422),
+    ] {
+        assert_eq!(api.ask("GET", &format!("/api/v1/{query}"), None).status, status, "{query}");
     }
 
     let new = json!({ "id": "guest", "uri": "testsrc://?width=64&height=48&fps=10", "label": "Court 1", "latency_ms": 100,

@@ -170,6 +170,38 @@ class PackChange(Place):
     at: Optional[str]
 
 
+# `class` is a keyword here too.
+Segment = TypedDict(
+    "Segment",
+    {
+        "type": Literal["segment"],
+        "schema": int,
+        "instance": NotRequired[str],
+        "stream": str,
+        "content": Literal["class", "unknown", "no-programme", "undecided"],
+        "class": Optional[str],
+        "run": int,
+        "first": int,
+        "last": int,
+        "pts_ns": int,
+        "end_pts_ns": int,
+        "began": Optional[str],
+        "ended": Optional[str],
+        "seconds": int,
+        "mean": Optional[float],
+        "peak": Optional[float],
+        "peak_index": Optional[int],
+        "decided": int,
+        "unknown": int,
+        "decided_by": Dict[str, int],
+        "gaps": Dict[str, int],
+        "missing": int,
+        "revision": int,
+    },
+)
+Segment.__doc__ = "Consecutive seconds of a run with the same content are over."
+
+
 class Snapshot(TypedDict):
     """A stream with its last ten minutes: what `Client.stream` returns. The first item of a live connection."""
 
@@ -186,8 +218,16 @@ class Lagged(TypedDict):
     skipped: int
 
 
-Record = Union[Second, Gap, Event, State, Incident, PackChange]
+Record = Union[Second, Gap, Event, State, Incident, PackChange, Segment]
 LiveItem = Union[Snapshot, Lagged, Record]
 
 #: The type of the records of each kind.
-KINDS = {"second": Second, "gap": Gap, "event": Event, "state": State, "incident": Incident, "pack": PackChange}
+KINDS = {
+    "second": Second,
+    "gap": Gap,
+    "event": Event,
+    "state": State,
+    "incident": Incident,
+    "pack": PackChange,
+    "segment": Segment,
+}

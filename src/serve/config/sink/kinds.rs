@@ -19,21 +19,24 @@ pub enum RecordKind {
     Incident,
     /// A change of the pack.
     Pack,
+    /// A closed segment.
+    Segment,
 }
 
 impl RecordKind {
     /// In the order of the variants.
-    pub const ALL: [RecordKind; 6] = [
+    pub const ALL: [RecordKind; 7] = [
         RecordKind::Second,
         RecordKind::Gap,
         RecordKind::Event,
         RecordKind::State,
         RecordKind::Incident,
         RecordKind::Pack,
+        RecordKind::Segment,
     ];
 
     /// The names, in the order of [`RecordKind::ALL`].
-    pub const NAMES: [&str; 6] = ["second", "gap", "event", "state", "incident", "pack"];
+    pub const NAMES: [&str; 7] = ["second", "gap", "event", "state", "incident", "pack", "segment"];
 
     /// Value of the key `type`.
     pub const fn as_str(self) -> &'static str {
@@ -44,6 +47,7 @@ impl RecordKind {
             RecordKind::State => "state",
             RecordKind::Incident => "incident",
             RecordKind::Pack => "pack",
+            RecordKind::Segment => "segment",
         }
     }
 }

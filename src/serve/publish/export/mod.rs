@@ -8,6 +8,7 @@ mod edl;
 mod html;
 mod otio;
 mod place;
+mod segment_row;
 #[cfg(test)]
 mod testing;
 mod text;
@@ -18,6 +19,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 pub use self::place::{Export, ExportPlacement, Moment, PlacedSegment, RATE, TimeBase};
+pub(in crate::publish) use self::segment_row::cells_of_record;
+pub use self::segment_row::{SEGMENT_COLUMNS, segment_cells, text_cell};
 pub use self::text::plain;
 use touchline_core::error::{Error, Result};
 

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::super::format::{class_title, parse_rfc3339, rfc3339};
+use super::super::record::SegmentContent;
 use super::text::plain;
 use touchline_core::clip::GapReason;
 use touchline_core::error::{Error, Result};
@@ -243,12 +244,7 @@ impl<'a> Export<'a> {
 
     /// The kind of a segment in files for programs: the class, or another word.
     pub(super) fn kind(&self, placed: &PlacedSegment) -> String {
-        match placed.segment.kind {
-            SegmentKind::Class(_) => self.class(placed).unwrap_or_default(),
-            SegmentKind::Unknown => "unknown".into(),
-            SegmentKind::NoProgramme => "no-programme".into(),
-            SegmentKind::Undecided => "undecided".into(),
-        }
+        self.class(placed).unwrap_or_else(|| SegmentContent::from(placed.segment.kind).as_str().to_owned())
     }
 
     /// The kind of a segment for people.

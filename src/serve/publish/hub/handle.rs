@@ -6,18 +6,22 @@ use std::sync::Arc;
 
 use super::history::HistoryEntry;
 use super::{
-    FeedKind, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, LiveState, RecordKind, Restored, SourceFacts,
-    Stream, StreamCounts, StreamFacts, push_bounded,
+    FeedKind, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, KeptSegment, LiveState, RecordKind, Restored,
+    SourceFacts, Stream, StreamCounts, StreamFacts, push_bounded,
 };
 use crate::metrics::StreamMetrics;
 use crate::publish::kept;
-use crate::publish::record::{OutputRecord, Published, StreamState};
+use crate::publish::record::{OutputRecord, Published, Recorder, StreamState};
 use touchline_core::decision::{Event, SecondOutcome};
 use touchline_core::frame::Frame;
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Pace, Track, Tracks};
 use touchline_core::observer::{Observer as _, Stage};
+use touchline_core::segment::{ClosedSegment, Segment};
 use touchline_core::time::RunId;
+
+/// Seconds between two times at which the open segment is archived.
+const KEEP_OPEN_S: u64 = 60;
 
 /// Updates one stream. Cloning shares it. All methods may be called from any thread, and none waits for a subscriber.
 #[derive(Clone)]
@@ -170,7 +174,7 @@ impl StreamHandle {
         let json: Arc<str> = recorder.state(&live.state, live.tracks, live.since_unix_ns).into();
         self.stream.send(live, RecordKind::State, json.clone());
         if live.state != StreamState::Removed {
-            self.hub.keep(&self.stream, RecordKind::State, &json);
+            self.hub.keep(&self.stream, RecordKind::State, &json, Some(live.since_unix_ns));
         }
         OutputRecord { kind: RecordKind::State, json }
     }
@@ -209,7 +213,7 @@ impl StreamHandle {
         let json: Arc<str> = recorder.incident(&incident, live.run, unix_ns).into();
         push_bounded(&mut live.incidents, json.clone(), HISTORY_INCIDENTS);
         self.stream.send(&mut live, RecordKind::Incident, json.clone());
-        self.hub.keep(&self.stream, RecordKind::Incident, &json);
+        self.hub.keep(&self.stream, RecordKind::Incident, &json, Some(unix_ns));
         OutputRecord { kind: RecordKind::Incident, json }
     }
 
@@ -225,7 +229,7 @@ impl StreamHandle {
     }
 
     /// Publishes one second to the page, subscribers and metrics. Returns its records for other outputs: a change of
-    /// the pack, if any, the second or gap, then its events.
+    /// the pack, if any, the second or gap, its events, then segments.
     ///
     /// # Panics
     /// If a class id or a probability vector does not belong to the hub's classes.
@@ -237,7 +241,9 @@ impl StreamHandle {
         let lines = recorder.published(published).into_iter().map(Arc::<str>::from);
         self.count(published, unix_ns);
         if let Some(archive) = &*self.hub.shared.archive.read() {
-            archive.keep_second(self.id(), kept::line(&recorder, published));
+            let at_ns =
+                published.wall().and_then(|wall| recorder.shown_wall(wall)).map_or(unix_ns, |wall| wall.unix_ns);
+            archive.keep_second(self.id(), at_ns.div_euclid(1_000_000), kept::line(&recorder, published));
         }
         let mut live = self.stream.live();
         let live = &mut *live;
@@ -273,8 +279,11 @@ impl StreamHandle {
                 live.last = Some(json.clone());
                 self.stream.send(live, kind, json.clone());
                 records.push(OutputRecord { kind, json });
+            } else if i <= published.events.len() {
+                records.push(self.send_event(live, json, published.wall().map(|wall| wall.unix_ns)));
             } else {
-                records.push(self.send_event(live, json));
+                let closed = &published.segments[i - 1 - published.events.len()];
+                records.push(self.send_segment(live, &recorder, closed, json));
             }
         }
         let short: Arc<str> = self.hub.estimate(self.id(), live, published, &entry).into();
@@ -284,10 +293,10 @@ impl StreamHandle {
         records
     }
 
-    fn send_event(&self, live: &mut LiveState, json: Arc<str>) -> OutputRecord {
+    fn send_event(&self, live: &mut LiveState, json: Arc<str>, unix_ns: Option<i64>) -> OutputRecord {
         push_bounded(&mut live.events, json.clone(), HISTORY_EVENTS);
         self.stream.send(live, RecordKind::Event, json.clone());
-        self.hub.keep(&self.stream, RecordKind::Event, &json);
+        self.hub.keep(&self.stream, RecordKind::Event, &json, unix_ns);
         OutputRecord { kind: RecordKind::Event, json }
     }
 
@@ -298,18 +307,73 @@ impl StreamHandle {
         Some(self.stream.source().recorder.pack(second, &previous, unix_ns).into())
     }
 
-    /// Publishes events without a second: the end of a stream takes every class off air. Returns their records.
+    /// Publishes what the end of a stream causes without a second: every class leaves, and the open segment is closed. Returns the
+    /// records.
     ///
     /// # Panics
     /// If a class id does not belong to the hub's classes.
-    pub fn publish_events(&self, events: &[Event]) -> Vec<OutputRecord> {
+    pub fn publish_end(&self, events: &[Event], segments: &[ClosedSegment]) -> Vec<OutputRecord> {
         let recorder = self.stream.source().recorder;
         let mut live = self.stream.live();
-        let lines: Vec<String> = events.iter().map(|e| recorder.event(e, live.wall_of(e.run, e.index))).collect();
+        let walls = events.iter().map(|event| (event, live.wall_of(event.run, event.index)));
+        let lines: Vec<_> =
+            walls.map(|(event, wall)| (recorder.event(event, wall), wall.map(|wall| wall.unix_ns))).collect();
         live.counters.events += events.len() as u64;
         live.put_on_air(events);
         events.iter().for_each(|event| self.stream.metrics.event(event));
-        lines.into_iter().map(|line| self.send_event(&mut live, line.into())).collect()
+        let events = lines.into_iter().map(|(line, unix_ns)| self.send_event(&mut live, line.into(), unix_ns));
+        let mut records: Vec<OutputRecord> = events.collect();
+        for closed in segments {
+            records.push(self.send_segment(&mut live, &recorder, closed, recorder.segment(closed).into()));
+        }
+        records
+    }
+
+    fn send_segment(
+        &self,
+        live: &mut LiveState,
+        recorder: &Recorder,
+        closed: &ClosedSegment,
+        json: Arc<str>,
+    ) -> OutputRecord {
+        self.stream.send(live, RecordKind::Segment, json.clone());
+        self.keep_segment(recorder, &closed.segment, false, &json);
+        OutputRecord { kind: RecordKind::Segment, json }
+    }
+
+    /// Archives the open segment from time to time, for a program that is killed. `index` is the number of the last second.
+    ///
+    /// # Panics
+    /// If its class does not belong to the hub's classes.
+    pub fn keep_open_segment(&self, index: u64, open: impl FnOnce() -> Option<Segment>) {
+        if index.is_multiple_of(KEEP_OPEN_S)
+            && let Some(segment) = open()
+        {
+            let recorder = self.stream.source().recorder;
+            let json = recorder.segment(&ClosedSegment { segment: segment.clone(), is_revision: false }).into();
+            self.keep_segment(&recorder, &segment, true, &json);
+        }
+    }
+
+    /// Archives a segment, if it has wall time.
+    fn keep_segment(&self, recorder: &Recorder, segment: &Segment, is_open: bool, json: &Arc<str>) {
+        let archive = &*self.hub.shared.archive.read();
+        if let (Some(archive), Some((began_ns, ended_ns))) = (archive, segment.began_ns.zip(segment.ended_ns)) {
+            archive.keep_segment(
+                self.id(),
+                KeptSegment {
+                    run: segment.run,
+                    first: segment.first,
+                    last: segment.last,
+                    began_ms: began_ns.div_euclid(1_000_000),
+                    ended_ms: ended_ns.div_euclid(1_000_000),
+                    content: segment.kind.into(),
+                    class: recorder.class_of(segment).map(Into::into),
+                    is_open,
+                    json: json.clone(),
+                },
+            );
+        }
     }
 
     fn count(&self, published: &Published, unix_ns: i64) {

@@ -29,7 +29,9 @@ use super::sink::DeliveryBoard;
 pub use crate::config::RecordKind;
 use crate::config::stream_id;
 use crate::metrics::{Metrics, StreamMetrics};
-pub use archive::{Archive, Restored};
+pub use archive::{
+    Archive, HistoryCursor, HistoryFilter, KeptSegment, KeptTime, Restored, StoredRecord, StoredSegment, TimeOfContent,
+};
 pub use facts::{StreamFacts, StreamInfo, StreamOwner, VoteFacts};
 use feed::Feed;
 pub use feed::{FeedBatch, FeedCursor, FeedFilter, FeedItem, FeedKind};
@@ -82,6 +84,17 @@ pub struct LiveRecord {
     pub kind: RecordKind,
     /// The record.
     pub json: Arc<str>,
+}
+
+/// The names of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamName {
+    /// Its id.
+    pub id: String,
+    /// Its name for people.
+    pub label: Option<String>,
+    /// Its group.
+    pub group: Option<String>,
 }
 
 /// A snapshot of a stream, and every record after it.
@@ -363,9 +376,11 @@ impl Hub {
         }
     }
 
-    fn keep(&self, stream: &Stream, kind: RecordKind, json: &Arc<str>) {
+    /// Archives a record of the time `unix_ns`; `None`: of now.
+    fn keep(&self, stream: &Stream, kind: RecordKind, json: &Arc<str>, unix_ns: Option<i64>) {
         if let Some(archive) = &*self.shared.archive.read() {
-            archive.keep(&stream.id, kind, json);
+            let unix_ns = unix_ns.unwrap_or_else(|| self.shared.clock.unix_ns());
+            archive.keep(&stream.id, kind, json, unix_ns.div_euclid(1_000_000));
         }
     }
 
@@ -457,6 +472,22 @@ impl Hub {
 
     fn stream(&self, id: &str) -> Option<Arc<Stream>> {
         self.streams().into_iter().find(|s| *s.id == *id)
+    }
+
+    /// The streams with their names and groups, in their order.
+    pub fn stream_names(&self) -> Vec<StreamName> {
+        let name = |stream: Arc<Stream>| {
+            let live = stream.live();
+            let facts = live.facts.as_ref();
+            let label = facts.and_then(|facts| facts.label.clone());
+            StreamName { id: stream.id.to_string(), label, group: live.group.as_deref().map(Into::into) }
+        };
+        self.streams().into_iter().map(name).collect()
+    }
+
+    /// The time zone of the page; `None`: that of the viewer.
+    pub fn time_zone(&self) -> Option<String> {
+        self.shared.time_zone.read().as_deref().map(Into::into)
     }
 
     fn streams(&self) -> Vec<Arc<Stream>> {

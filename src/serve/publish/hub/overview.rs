@@ -314,7 +314,7 @@ mod tests {
         second.events = vec![event(EventKind::Offset, 0, 1)];
         cam.publish(&second);
         assert_eq!(first(&hub)["estimate"]["on_air"].as_array().unwrap().len(), 1);
-        cam.publish_events(&[event(EventKind::Offset, 1, 1)]);
+        cam.publish_end(&[event(EventKind::Offset, 1, 1)], &[]);
         assert_eq!(first(&hub)["on_air"], json!([]));
     }
 
@@ -323,7 +323,7 @@ mod tests {
         let (hub, _) = hub();
         let cam = add(&hub, "cam");
         let wall = |index| {
-            let record = cam.publish_events(&[event(EventKind::Offset, 1, index)]);
+            let record = cam.publish_end(&[event(EventKind::Offset, 1, index)], &[]);
             serde_json::from_str::<Value>(&record[0].json).unwrap()["wall"]["time"].clone()
         };
         assert_eq!(wall(4), Value::Null, "no second has a time yet");

@@ -1,13 +1,16 @@
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use tokio::sync::broadcast::error::TryRecvError;
 
 use super::*;
-use crate::publish::testing::{classes, gap, predicted, stamp};
+use crate::publish::testing::{EPOCH_NS, classes, gap, predicted, stamp};
 use touchline_core::cause::Cause;
 use touchline_core::clock::ManualClock;
 use touchline_core::decision::{Event, EventKind, SecondOutcome};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Track};
+use touchline_core::segment::{RecordedSecond, SegmentCloser};
 use touchline_core::signal::{Signal, Signals};
 use touchline_core::time::{Pts, RunId};
 
@@ -70,15 +73,31 @@ fn stored_data_are_restored_and_runs_continue() {
     #[derive(Default)]
     struct MemoryArchive(Mutex<Vec<String>>);
     impl Archive for MemoryArchive {
-        fn keep(&self, stream: &str, kind: RecordKind, _: &Arc<str>) {
+        fn keep(&self, stream: &str, kind: RecordKind, _: &Arc<str>, _: i64) {
             self.0.lock().push(format!("{stream} {}", kind.as_str()));
         }
-        fn keep_second(&self, stream: &str, line: String) {
+        fn keep_segment(&self, stream: &str, segment: KeptSegment) {
+            self.0.lock().push(format!("{stream} segment {:?} {}", segment.class, segment.is_open));
+        }
+        fn keep_second(&self, stream: &str, at_ms: i64, line: String) {
+            assert_eq!(at_ms, EPOCH_NS / 1_000_000);
             assert!(line.contains("\"probabilities\""), "{line}");
             self.0.lock().push(format!("{stream} second kept"));
         }
-        fn seconds(&self, _: &str) -> touchline_core::error::Result<Vec<u8>> {
+        fn seconds(&self, _: &str, _: KeptTime) -> Result<Vec<u8>> {
             Ok(Vec::new())
+        }
+        fn segments(&self, _: &HistoryFilter) -> Result<Vec<StoredSegment>> {
+            Ok(Vec::new())
+        }
+        fn records(&self, _: &HistoryFilter) -> Result<Vec<StoredRecord>> {
+            Ok(Vec::new())
+        }
+        fn times(&self, _: &[KeptTime]) -> Result<Vec<Vec<TimeOfContent>>> {
+            Ok(Vec::new())
+        }
+        fn first_times(&self) -> Result<BTreeMap<String, i64>> {
+            Ok(BTreeMap::new())
         }
         fn run_began(&self, stream: &str, run: RunId) {
             self.0.lock().push(format!("{stream} run {}", run.0));
@@ -107,9 +126,27 @@ fn stored_data_are_restored_and_runs_continue() {
     cam.publish(&predicted(0, "tennis", 0.9));
     let events =
         [Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(8), index: 1, probability: 0.7, reason: None }];
-    cam.publish_events(&events);
+    let mut closer = SegmentCloser::default();
+    let second = || RecordedSecond { wall_ns: Some(EPOCH_NS), ..predicted(0, "tennis", 0.9).recorded() };
+    closer.push(second(), 1);
+    cam.publish_end(&events, &closer.finish());
+    closer.push(second(), 1);
+    closer.push(RecordedSecond { index: 1, ..second() }, 1);
+    cam.keep_open_segment(61, || closer.open());
+    cam.keep_open_segment(120, || closer.open());
     cam.set_state(StreamState::Removed);
-    assert_eq!(*archive.0.lock(), ["cam run 8", "cam incident", "cam state", "cam second kept", "cam event"]);
+    assert_eq!(
+        *archive.0.lock(),
+        [
+            "cam run 8",
+            "cam incident",
+            "cam state",
+            "cam second kept",
+            "cam event",
+            "cam segment None false",
+            "cam segment None true"
+        ]
+    );
     assert_eq!((cam.next_run(), cam.reserve_run(), cam.last_run()), (RunId(9), RunId(9), Some(RunId(8))));
     assert_eq!(archive.0.lock().last().unwrap(), "cam ahead 9");
 }

@@ -1,4 +1,4 @@
-//! The files of the page, that is the wall and the page of a stream, embedded in the binary: plain HTML, CSS and JavaScript modules, without a build step
+//! The files of the page, that is the wall, the page of a stream and the history, embedded in the binary: plain HTML, CSS and JavaScript modules, without a build step
 //! and without external resources.
 
 /// Content type and text of file `name` of the page.
@@ -9,15 +9,22 @@ pub(super) fn asset(name: &str) -> Option<(&'static str, &'static str)> {
     Some(match name {
         "stream.html" => (HTML, include_str!("stream.html")),
         "wall.html" => (HTML, include_str!("wall.html")),
+        "history.html" => (HTML, include_str!("history.html")),
         "login.html" => (HTML, include_str!("login.html")),
         "login.js" => (JS, include_str!("login.js")),
         "style.css" => (CSS, include_str!("style.css")),
         "wall.css" => (CSS, include_str!("wall.css")),
+        "history.css" => (CSS, include_str!("history.css")),
         "answers.js" => (JS, include_str!("answers.js")),
         "base.js" => (JS, include_str!("base.js")),
         "colours.js" => (JS, include_str!("colours.js")),
         "feed.js" => (JS, include_str!("feed.js")),
         "grid.js" => (JS, include_str!("grid.js")),
+        "history.js" => (JS, include_str!("history.js")),
+        "lanes.js" => (JS, include_str!("lanes.js")),
+        "past.js" => (JS, include_str!("past.js")),
+        "segment.js" => (JS, include_str!("segment.js")),
+        "sums.js" => (JS, include_str!("sums.js")),
         "live.js" => (JS, include_str!("live.js")),
         "panels.js" => (JS, include_str!("panels.js")),
         "pictures.js" => (JS, include_str!("pictures.js")),

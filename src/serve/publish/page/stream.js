@@ -190,6 +190,7 @@ function choose() {
   const found = known.streams.find((s) => s.id === wanted) ?? known.streams[0];
   if (found && found.id !== known.chosen) {
     known.chosen = found.id;
+    $("past").href = `history?stream=${encodeURIComponent(found.id)}`;
     live.follow(found.id);
   } else if (!found && known.stream !== null) {
     showNobody();

@@ -50,6 +50,9 @@ export function setHouseZone(name) {
   prepare();
 }
 
+// The name of the zone, as the server knows it.
+export const zoneId = () => new Intl.DateTimeFormat("en-GB", { timeZone: zone() }).resolvedOptions().timeZone;
+
 export const clock = (ms) => formats.clock.format(ms);
 export const day = (ms) => formats.weekday.format(ms);
 export const zoneName = (ms) => formats.zone.formatToParts(ms).find(({ type }) => type === "timeZoneName").value;

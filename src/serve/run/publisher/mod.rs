@@ -264,9 +264,10 @@ impl Publisher {
         running.update_counts();
         match item {
             DecidedItem::Outcome { outcome, backlog } => {
-                let published = running.stream.outcome(outcome, backlog, self.clock.mono_ns());
+                let published = running.stream.outcome(outcome, backlog, &*self.clock);
                 let handle = running.stream.handle().clone();
                 let records = handle.publish(&published);
+                handle.keep_open_segment(published.outcome.index(), || running.stream.open_segment());
                 self.send(&handle, ItemContent::Second(Box::new(published)), records);
             }
             DecidedItem::News(news) => {

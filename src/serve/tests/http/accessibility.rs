@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::page::{Studio, browser, rest};
+use crate::past::Afternoon;
 use crate::skip::{Lacks, skip};
 use crate::support::Shot;
 use crate::wall::{House, open, pictures};
@@ -76,4 +77,22 @@ fn every_view_passes_axe() {
     browser.go(&server.url);
     browser.wait("the login", "return document.getElementById('login') !== null");
     check(&browser, &axe, "the login");
+}
+
+#[test]
+fn the_history_passes_axe() {
+    let Some(axe) = axe() else { return };
+    let Some((_one, browser)) = browser() else { return };
+    let afternoon = Afternoon::open();
+    browser.go(&format!("{}/history?span=3600", afternoon.server.url));
+    browser.wait("the segments", "return document.querySelectorAll('#list li button').length > 3");
+    browser.wait("the sums", "return document.querySelectorAll('#sums tbody tr').length === 2");
+    check(&browser, &axe, "the history");
+    browser.run("document.querySelector('#list li button').click()");
+    browser.wait("the details", "return document.querySelector('#detail-body dl') !== null");
+    check(&browser, &axe, "a segment");
+    browser.resize(390, 844, true);
+    check(&browser, &axe, "the history on a phone");
+    browser.run("document.querySelector('[data-by=class]').click()");
+    check(&browser, &axe, "hours by sport");
 }

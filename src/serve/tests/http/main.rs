@@ -5,6 +5,7 @@ mod accessibility;
 mod api;
 mod feed;
 mod page;
+mod past;
 #[path = "../../../../tests/common/skip.rs"]
 mod skip;
 mod support;

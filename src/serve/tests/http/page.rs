@@ -35,6 +35,7 @@ pub fn no_programme(index: u64) -> Published {
         outcome: SecondOutcome::Gap(Gap { signals, ..Gap::new(RunId(0), index, GapReason::NoProgramme) }),
         estimate: WindowEstimate::empty(classes().len()),
         events: Vec::new(),
+        segments: Vec::new(),
         latency_ns: None,
         backlog: 0,
     }

@@ -19,6 +19,7 @@ use touchline_core::frame::Frame;
 use touchline_core::item::Pace;
 use touchline_core::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
 use touchline_core::pool::Pooled;
+use touchline_core::segment::{RecordedSecond, Segment, SegmentCloser};
 use touchline_core::tier::DecodeTier;
 use touchline_core::time::{Pts, RunId, WallSource, WallTime};
 use touchline_serve::metrics::Metrics;
@@ -180,6 +181,7 @@ pub struct Script {
     on: Option<ClassId>,
     noise: u32,
     pub pack: Arc<PackStamp>,
+    closer: SegmentCloser,
 }
 
 impl Default for Script {
@@ -192,6 +194,7 @@ impl Default for Script {
             on: None,
             noise: 9,
             pack: Arc::new(stamp()),
+            closer: SegmentCloser::default(),
         }
     }
 }
@@ -209,7 +212,7 @@ impl Script {
             }
             Shot::Gap(reason) => {
                 let outcome = SecondOutcome::Gap(Gap::new(RunId(self.run), self.index, reason));
-                return Some(self.publish(outcome, None, if reason == GapReason::Overload { 2 } else { 0 }));
+                return Some(self.publish(outcome, None, if reason == GapReason::Overload { 2 } else { 0 }, unix_ns));
             }
         };
         let label = self.classes.id(name).expect("a class of the study");
@@ -254,10 +257,15 @@ impl Script {
             arrived_ns: 0,
         };
         let latency_ns = 540_000_000 + (next_noise(&mut self.noise) * 2e8) as u64;
-        Some(self.publish(SecondOutcome::Predicted(second), Some(latency_ns), 0))
+        Some(self.publish(SecondOutcome::Predicted(second), Some(latency_ns), 0, unix_ns))
     }
 
-    fn publish(&mut self, outcome: SecondOutcome, latency_ns: Option<u64>, backlog: u32) -> Published {
+    /// The segment that is not closed.
+    pub fn open_segment(&self) -> Option<Segment> {
+        self.closer.open()
+    }
+
+    fn publish(&mut self, outcome: SecondOutcome, latency_ns: Option<u64>, backlog: u32, unix_ns: i64) -> Published {
         self.window.push_back(match &outcome {
             SecondOutcome::Predicted(s) => Some((s.decision.label, s.decision.probabilities.clone())),
             SecondOutcome::Gap(_) => None,
@@ -297,7 +305,11 @@ impl Script {
         self.index += 1;
         let (seconds, gaps) = (n as u32, (self.window.len() - n) as u32);
         let estimate = WindowEstimate { share, mean, label, seconds, gaps, known_from: 0.3 };
-        Published { outcome, estimate, events, latency_ns, backlog }
+        let mut published = Published { outcome, estimate, events, segments: Vec::new(), latency_ns, backlog };
+        let second = RecordedSecond { wall_ns: Some(unix_ns), ..published.recorded() };
+        published.segments = self.closer.push(second, seconds + gaps);
+        published.events.iter().for_each(|event| self.closer.event(event));
+        published
     }
 }
 

@@ -178,7 +178,7 @@ fn ids(browser: &Browser) -> Vec<String> {
     ids.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
 }
 
-fn key(browser: &Browser, key: &str) {
+pub fn key(browser: &Browser, key: &str) {
     browser.devtools("Input.dispatchKeyEvent", serde_json::json!({"type": "keyDown", "key": key, "code": key}));
     browser.devtools("Input.dispatchKeyEvent", serde_json::json!({"type": "keyUp", "key": key, "code": key}));
 }
@@ -387,7 +387,7 @@ fn the_wall_follows_changes_over_one_connection_and_survives_a_restart() {
 }
 
 /// A proxy that serves `to` below `/watch/`, as nginx does, one request a connection.
-fn prefix_proxy(to: &str) -> String {
+pub fn prefix_proxy(to: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let to = to.to_owned();

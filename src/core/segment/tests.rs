@@ -3,8 +3,8 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::clip::Gap;
-use crate::decision::SecondOutcome;
 use crate::decision::testing::predicted;
+use crate::decision::{EventKind, SecondOutcome};
 use crate::vote::{VoteConfig, Voter};
 
 const CLASSES: usize = 4;
@@ -270,4 +270,133 @@ fn segments_of_random_records_add_up() {
             assert!(segment.unknown * 2 <= segment.decided, "round {round}");
         }
     }
+}
+
+/// The segments of a running stream, each at the number of seconds that had come when it was closed.
+fn closed(config: VoteConfig, plans: &[(u32, u64, Plan)]) -> Vec<(usize, ClosedSegment)> {
+    let mut voter = Voter::new(config, CLASSES);
+    let mut closer = SegmentCloser::default();
+    let mut found = Vec::new();
+    for (at, (run, index, plan)) in plans.iter().enumerate() {
+        let mut events = Vec::new();
+        let estimate = voter.push(&outcome(*run, *index, *plan), &mut events);
+        let window = estimate.map_or(0, |e| e.seconds + e.gaps);
+        found.extend(closer.push(recorded(*run, *index, *plan), window).into_iter().map(|segment| (at, segment)));
+        events.iter().for_each(|event| closer.event(event));
+    }
+    let mut events = Vec::new();
+    voter.finish(&mut events);
+    events.iter().for_each(|event| closer.event(event));
+    found.extend(closer.finish().into_iter().map(|segment| (plans.len(), segment)));
+    found
+}
+
+#[test]
+fn a_segment_is_closed_a_vote_window_after_its_end() {
+    let plans = one_run(&repeat(&[(20, A), (12, B), (100, A)]));
+    let found = closed(VoteConfig::default(), &plans);
+    let spans: Vec<_> = found.iter().map(|(at, c)| (*at, c.segment.kind, c.segment.first, c.segment.last)).collect();
+    assert_eq!(spans, [(31, CLASS_A, 0, 19), (43, CLASS_B, 20, 31), (132, CLASS_A, 32, 131)]);
+    assert!(found.iter().all(|(_, closed)| !closed.is_revision));
+}
+
+#[test]
+fn an_unknown_segment_that_goes_on_is_revised_once() {
+    let flat = Plan::Is(2, 300_000, true);
+    let unsure = |class| Plan::Is(class, 700_000, true);
+    let unknown = |first, last, is_revision| (SegmentKind::Unknown, first, last, is_revision);
+    let of = |parts: &[(usize, Plan)]| -> Vec<_> {
+        let found = closed(VoteConfig::default(), &one_run(&repeat(parts)));
+        found.iter().map(|(_, c)| (c.segment.kind, c.segment.first, c.segment.last, c.is_revision)).collect()
+    };
+    let a = (CLASS_A, 0, 19, false);
+    assert_eq!(of(&[(20, A), (20, flat), (20, unsure(1))]), [a, unknown(20, 39, false), unknown(20, 59, true)]);
+    assert_eq!(
+        of(&[(20, A), (20, flat), (20, unsure(1)), (20, flat), (20, B)]),
+        [a, unknown(20, 39, false), unknown(20, 79, true), (CLASS_B, 80, 99, false)]
+    );
+    // The second class that turns out to be unknown begins a new segment.
+    assert_eq!(
+        of(&[(20, A), (20, flat), (20, unsure(1)), (20, unsure(3))]),
+        [a, unknown(20, 39, false), unknown(20, 59, true), unknown(60, 79, false)]
+    );
+}
+
+#[test]
+fn the_open_segment_grows_and_keeps_its_wall_time() {
+    let mut closer = SegmentCloser::default();
+    let onset =
+        Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(0), index: 2, probability: 0.9, reason: None };
+    for index in 0..100_u64 {
+        // Only one second in ten has wall time.
+        let wall_ns = index.is_multiple_of(10).then_some(index as i64 * 1_000_000_000);
+        assert!(closer.push(RecordedSecond { wall_ns, ..recorded(0, index, A) }, 10).is_empty());
+        if index == 2 {
+            closer.event(&onset);
+        }
+    }
+    let open = closer.open().unwrap();
+    assert_eq!((open.kind, open.first, open.last), (CLASS_A, 0, 88));
+    assert_eq!((open.began_ns, open.ended_ns), (Some(0), Some(89_000_000_000)));
+    let last = closer.finish();
+    assert_eq!((last.len(), last[0].segment.last, last[0].segment.ended_ns), (1, 99, Some(100_000_000_000)));
+    assert_eq!((closer.open(), closer.finish()), (None, Vec::new()), "it is over");
+}
+
+#[test]
+fn closed_segments_are_those_of_the_whole_stream() {
+    let mut random = SmallRng::seed_from_u64(19);
+    let (mut revisions, mut longest) = (0, 0);
+    for round in 0..400 {
+        let window = random.random_range(1..=12);
+        let config = VoteConfig { window, onset: 0.35, offset: 0.2, onset_seconds: 1, ..VoteConfig::default() };
+        let (mut run, mut index, mut class, mut sure) = (0, 0, 0u16, 0.2);
+        let mut plans = Vec::new();
+        for _ in 0..random.random_range(1..200) {
+            match random.random_range(0..60) {
+                0 => (run, index) = (run + 1, random.random_range(0..5)),
+                1 => index += random.random_range(0..25),
+                2..8 => (class, sure) = (random.random_range(0..CLASSES as u16), random.random_range(0.0..1.0)),
+                _ => {}
+            }
+            let plan = match random.random_range(0..8) {
+                0 => Plan::No(GapReason::ALL[random.random_range(0..4)]),
+                _ => Plan::Is(class, random.random_range(250_000..1_000_000), random.random_bool(sure)),
+            };
+            plans.push((run, index, plan));
+            index += 1;
+        }
+        let mut found: Vec<Segment> = Vec::new();
+        for (at, ClosedSegment { segment, is_revision }) in closed(config, &plans) {
+            if at < plans.len() {
+                let end = plans.iter().rposition(|(run, index, _)| (*run, *index) == (segment.run.0, segment.last));
+                longest = longest.max(at - end.unwrap_or(at));
+            }
+            if is_revision {
+                revisions += 1;
+                let revised = found.pop().unwrap();
+                assert_eq!((revised.run, revised.first, revised.kind), (segment.run, segment.first, segment.kind));
+            }
+            found.push(segment);
+        }
+        // Of several classes in a row that turn out to be unknown, each is a segment of its own.
+        let is_unknown = |s: &Segment| s.kind == SegmentKind::Unknown;
+        let joined = |segments: Vec<Segment>| {
+            let mut spans: Vec<(SegmentKind, u32, u64, u64, u32, u32, Option<u32>)> = Vec::new();
+            let mut was_unknown = false;
+            for s in segments {
+                let now_unknown = is_unknown(&s);
+                match spans.last_mut() {
+                    Some(last) if was_unknown && now_unknown && last.1 == s.run.0 && last.3 + 1 == s.first => {
+                        (last.3, last.4, last.5) = (s.last, last.4 + s.decided, last.5 + s.unknown);
+                    }
+                    _ => spans.push((s.kind, s.run.0, s.first, s.last, s.decided, s.unknown, s.mean)),
+                }
+                was_unknown = now_unknown;
+            }
+            spans
+        };
+        assert_eq!(joined(found), joined(stream(config, &plans).segments(|_| true)), "round {round}: {plans:?}");
+    }
+    assert!(revisions > 20 && longest < 60, "{revisions} revisions, {longest} seconds");
 }

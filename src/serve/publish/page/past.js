@@ -1,0 +1,57 @@
+// What the server keeps of the past. Answers belong to a time; what is asked again replaces the question before.
+
+import { url } from "./base.js";
+
+// Pages of segments that are asked for one time.
+const PAGES = 8;
+
+export class ProblemError extends Error {
+  constructor(status, { error, advice }) {
+    super(error);
+    this.status = status;
+    this.advice = advice;
+  }
+}
+
+async function ask(path, parameters, signal) {
+  const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== ""));
+  const answer = await fetch(url(`${path}?${query}`), { cache: "no-store", headers: { Accept: "application/json" }, signal });
+  // The session has ended: reload to show the login.
+  if (answer.status === 401) location.reload();
+  if (!answer.ok) throw new ProblemError(answer.status, await answer.json().catch(() => ({ error: `the server answered ${answer.status}`, advice: "see its log" })));
+  return answer.json();
+}
+
+const iso = (ms) => new Date(ms).toISOString();
+export const timeOf = ({ from, to }) => ({ from: iso(from), to: iso(to) });
+
+// All segments of a time, oldest first, and whether there are more than are asked for.
+export async function fetchSegments(view, filter, signal) {
+  const segments = [];
+  let after = null;
+  for (let page = 0; page < PAGES; page++) {
+    const { segments: found, next } = await ask("api/v1/segments", { ...timeOf(view), ...filter, limit: 1000, order: "newest", after }, signal);
+    for (const { open, segment } of found) segments.push({ ...segment, open, from: Date.parse(segment.began), to: Date.parse(segment.ended) });
+    after = next;
+    if (!after) break;
+  }
+  return { segments: segments.reverse(), more: after !== null };
+}
+
+export const fetchSeconds = (stream, view, signal) => ask("api/v1/history", { stream, ...timeOf(view), step: 1 }, signal);
+export const fetchSums = (view, filter, zone, signal) => ask("api/v1/summary", { ...timeOf(view), ...filter, zone }, signal);
+export const fetchStreams = async (signal) => (await ask("api/v1/streams", {}, signal)).streams;
+
+// The clip that has most of a segment; null if there is none. Ids of clips begin with the stream and the wall time.
+export async function fetchClip(segment, signal) {
+  try {
+    const after = `${segment.stream}-${segment.from - 3_600_000}`;
+    const { clips } = await ask("api/v1/clips", { stream: segment.stream, after, limit: 200 }, signal);
+    const shared = (clip) => Math.min(clip.to_pts_ns, segment.end_pts_ns) - Math.max(clip.from_pts_ns, segment.pts_ns);
+    const own = clips.filter((clip) => clip.run === segment.run && clip.class === segment.class && shared(clip) > 0);
+    return own.sort((a, b) => shared(b) - shared(a))[0] ?? null;
+  } catch (e) {
+    if (e instanceof ProblemError) return null;
+    throw e;
+  }
+}
