@@ -160,7 +160,7 @@ impl FileState {
 pub fn score(args: ScoreArgs) -> Result<()> {
     let settings = args.settings(|name| std::env::var_os(name))?;
     let files = expand(&args.inputs)?;
-    for (flag, out) in [("--jsonl", &args.jsonl), ("--summary", &args.summary)] {
+    for (flag, out) in [("--jsonl", &args.jsonl), ("--summary", &args.summary), ("--segments", &args.segments)] {
         out.iter().try_for_each(|out| refuse_inputs(flag, out, &files))?;
     }
     let clips = ClipCutter::new(&args.clips, &files)?;

@@ -11,6 +11,7 @@ use crate::support::{PastClock, Script, Server, Shot, add, afternoon, classes, c
 use crate::webdriver::Browser;
 use parking_lot::{Mutex, MutexGuard};
 use touchline_core::clip::{Absent, Gap, GapReason};
+use touchline_core::clock::Clock;
 use touchline_core::decision::{SecondOutcome, WindowEstimate};
 
 use touchline_core::cause::Cause;
