@@ -126,10 +126,6 @@ unsafe fn row<L: SimdVector, F: ValueFormat, const B: usize, const STEP: usize>(
         )*};
     }
     if L::WIDE && B <= 2 {
-        // A single pixel waits for its own sums, so rows of powers of two are not cut into 14 and a rest.
-        if job.pixels % 8 == 0 && job.pixels % 14 != 0 {
-            tiles!(8);
-        }
         tiles!(14 7 2 1);
     } else if L::WIDE {
         tiles!(7 2 1);
@@ -312,9 +308,6 @@ pub(super) unsafe fn depthwise<L: SimdVector, F: ValueFormat>(mut job: Depthwise
         return;
     }
     match (job.kernel, job.stride) {
-        (3, 1) if L::WIDE && job.pixels % 8 == 0 && job.pixels % 14 != 0 => {
-            tiles!(depthwise_tile, 3, 1: 16 8);
-        }
         (7, 1) if L::WIDE => {
             tiles!(depthwise_tile, 7, 1: 16 8);
         }
