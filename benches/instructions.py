@@ -32,7 +32,7 @@ def output(*command):
 
 def build():
     """Builds the stages as tests are built, so that the gate compiles nothing twice. Returns the program."""
-    lines = output("cargo", "test", "--locked", "--features", "kafka", "--no-run", "--bench", "instructions",
+    lines = output("cargo", "test", "--locked", "--workspace", "--features", "kafka", "--no-run", "--bench", "instructions",
                    "--message-format", "json")
     for message in map(json.loads, lines.splitlines()):
         if message.get("executable") and message["target"]["name"] == "instructions":

@@ -105,6 +105,7 @@ fn all_records() -> Vec<String> {
         Incident::TrackLost { track: Track::Audio },
         Incident::TrackAdded { track: Track::Video },
         Incident::TcpFallback,
+        Incident::DecoderFallback,
         Incident::ClockWrapped,
         Incident::SegmentLost(Cause::NotFound),
         Incident::AdBreakBegan,

@@ -14,6 +14,7 @@ use touchline_core::clip::{Absent, Gap, GapReason};
 use touchline_core::decision::{SecondOutcome, WindowEstimate};
 
 use touchline_core::cause::Cause;
+use touchline_core::clock::Clock as _;
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Track, Tracks};
 use touchline_core::labels::Modality;
