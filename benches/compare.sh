@@ -63,7 +63,7 @@ for tier in full lean sparse key; do
 done
 part "Growth with the number of streams" "$python" benches/streams.py --scale --tier key --streams 1 8 32 64 --seconds 20
 part "A process for each source" "$python" benches/isolation.py
-part "Instructions" "$python" benches/instructions.py
+part "Instructions" "$python" benches/instructions.py --record
 echo "written: $out" >&2
 if [ "${#failed[@]}" -gt 0 ]; then
     printf 'failed: %s\n' "${failed[@]}" >&2

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Counts the instructions of the stages that decode nothing, and compares them with benches/instructions.toml.
+"""Counts the instructions of the stages that decode nothing, and compares them with those of an earlier build.
 
-    python3 benches/instructions.py             fails if a stage takes 3 % more than its baseline
-    python3 benches/instructions.py --record    writes the baseline anew
+    python3 benches/instructions.py --record    before a change: writes target/instructions.toml
+    python3 benches/instructions.py             after it: fails if a stage takes 3 % more
 
-Needs valgrind. Unlike times, the counts do not depend on the load of the machine: two runs differ by less than 0.1 %. They do not
-depend on its processor either, as long as that has AVX2: valgrind shows programs a processor with AVX2 and without AVX-512, and only the
-functions in the program itself count, because the C library chooses its own by processor. They do depend on the compiler and on
-valgrind, so the baseline names both, and a baseline of other versions is refused.
+Needs valgrind. Unlike times, the counts do not depend on the load of the machine. To depend little on its processor, the stages run at
+the level avx2 (valgrind shows programs no AVX-512), and only the functions in the program itself count, because the C library chooses its
+own by processor. They do depend on the compiler and on valgrind, so the baseline names both, and a baseline of other versions is refused.
 """
 
 import argparse
@@ -21,7 +20,7 @@ import tempfile
 import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BASELINE = ROOT / "benches" / "instructions.toml"
+BASELINE = ROOT / "target" / "instructions.toml"
 # More than this is a regression, in percent.
 LIMIT = 3.0
 
@@ -31,8 +30,8 @@ def output(*command):
 
 
 def build():
-    """Builds the stages as tests are built, so that the gate compiles nothing twice. Returns the program."""
-    lines = output("cargo", "test", "--locked", "--features", "kafka", "--no-run", "--bench", "instructions",
+    """Builds the stages as tests are built, so that nothing is compiled twice. Returns the program."""
+    lines = output("cargo", "test", "--locked", "--workspace", "--features", "kafka", "--no-run", "--bench", "instructions",
                    "--message-format", "json")
     for message in map(json.loads, lines.splitlines()):
         if message.get("executable") and message["target"]["name"] == "instructions":
@@ -86,13 +85,14 @@ def main():
         lines += [f'{name} = "{version}"' for name, version in versions.items()]
         lines += ["", "[stages]"] + [f"{stage} = {number}" for stage, number in counts.items()]
         BASELINE.write_text("\n".join(lines) + "\n")
-        print(f"{BASELINE.relative_to(ROOT)} is written")
+        print("\n".join(lines))
         return
+    if not BASELINE.exists():
+        sys.exit(f"there is no {BASELINE.relative_to(ROOT)}: record it before the change (--record)")
     baseline = tomllib.loads(BASELINE.read_text())
     others = {name: baseline[name] for name in versions if baseline[name] != versions[name]}
     if others:
-        sys.exit(f"the baseline was made with {others}, and this machine has {versions}. Count before your change with\n"
-                 "  git stash && python3 benches/instructions.py --record && git stash pop\nand commit the new baseline.")
+        sys.exit(f"the baseline was made with {others}, and this machine has {versions}: record it before the change (--record)")
     if set(counts) != set(baseline["stages"]):
         sys.exit("the stages are not those of the baseline: record it anew (--record)")
     worse = []
@@ -102,7 +102,7 @@ def main():
         if percent > LIMIT:
             worse.append(stage)
     if worse:
-        sys.exit(f"{', '.join(worse)}: more than {LIMIT:g} % above the baseline. If it is worth it, record a new one (--record).")
+        sys.exit(f"{', '.join(worse)}: more than {LIMIT:g} % above the baseline")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 //! The stages that decode nothing, on fixed inputs, for counting instructions: `benches/instructions.py` runs each under callgrind and
-//! compares the counts with those in `benches/instructions.toml`.
+//! compares the counts with those of an earlier build.
 //!
 //! The argument is the name of a stage. Only what [`measured`] calls counts; it is called once, after a round that fills caches and
 //! buffers. The thread of `main` is the only worker of rayon's pool, because callgrind counts on the thread that called [`measured`].

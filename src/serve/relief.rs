@@ -74,7 +74,7 @@ const MEMORY: i32 = 16;
 /// The unit of costs.
 const ONE: i32 = 1024;
 
-/// A stream in a lower tier keeps it while another is cheaper by less than this: half a known sport.
+/// A stream in a lower tier keeps it while another is cheaper by less than this: half of what a sport costs more than `other`.
 const KEPT: i32 = ONE / 2;
 
 /// What a lower tier costs a stream.
@@ -82,7 +82,7 @@ const KEPT: i32 = ONE / 2;
 struct StreamCost {
     tier: SharedTier,
     label: Option<ClassId>,
-    /// A sport is on, and how often it changes. Averages in units of [`ONE`].
+    /// Whether a programme is on, whether it is a sport, and how often it changes. Averages in units of [`ONE`].
     programme: i32,
     /// The flow model decides. Only seconds with flow change it.
     flow: i32,
@@ -97,7 +97,7 @@ impl StreamCost {
                 let is_sport = !second.is_unknown() && classes.name(label) != OTHER;
                 let is_change = self.label.replace(label).is_some_and(|before| before != label);
                 // A change is what a viewer waits for, so it counts twice as much as a sport that goes on.
-                average(&mut self.programme, i32::from(is_sport) + 2 * i32::from(is_change));
+                average(&mut self.programme, 1 + i32::from(is_sport) + 2 * i32::from(is_change));
                 if second.tier.has_flow() {
                     average(&mut self.flow, 2 * i32::from(second.decision.modality == Modality::Flow));
                 }
@@ -125,7 +125,7 @@ impl AutoTiers {
     /// Adds the stream of a queue, whose tier is from now on set by [`AutoTiers::assign`]. It counts as a sport that changes until
     /// its seconds show something else.
     pub fn add(&self, queue: QueueId, tier: SharedTier) {
-        self.0.lock().insert(queue, StreamCost { tier, label: None, programme: 3 * ONE, flow: 0 });
+        self.0.lock().insert(queue, StreamCost { tier, label: None, programme: 4 * ONE, flow: 0 });
     }
 
     /// Removes a stream. Nothing happens for a queue without an automatic tier.

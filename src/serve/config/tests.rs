@@ -213,7 +213,7 @@ fn a_key_has_the_same_bounds_for_the_run_for_a_stream_and_in_the_api() {
     let schema = schema();
     let stream = bounds(&schema["properties"]["stream"]["items"]);
     for (door, other, shared) in [
-        ("run", bounds(&schema), 13),
+        ("run", bounds(&schema), 14),
         // Neither has the address of the output.
         ("POST", bounds(&raw::plain_schema::<NewStream>()), stream.len() - 2),
         ("PATCH", bounds(&raw::plain_schema::<StreamPatch>()), stream.len() - 3),

@@ -155,6 +155,7 @@ fn all_records() -> Vec<String> {
         Incident::TrackLost { track: Track::Audio },
         Incident::TrackAdded { track: Track::Video },
         Incident::TcpFallback,
+        Incident::DecoderFallback,
         Incident::ClockWrapped,
         Incident::SegmentLost(Cause::NotFound),
         Incident::AdBreakBegan,

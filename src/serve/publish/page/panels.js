@@ -18,11 +18,11 @@ const MISSING = {
   "no-model": "Not in this pack",
   silent: "Silent",
 };
-// The text of a view without scores. A tier is no fault of the stream, so it is named.
-function missingText(name, said, record) {
+// The texts of a view without scores. A tier is no fault of the stream, so it is named.
+function missingTexts(name, said, record) {
   const tier = record?.tier ?? (record?.reason === "not-decoded" ? "key" : null);
-  if (name === "flow" && tier) return `Off in tier ${tier}`;
-  return said ? MISSING[said.absent] : "–";
+  if (name === "flow" && tier) return ["Not computed", `tier ${tier} leaves it out`];
+  return [said ? MISSING[said.absent] : "–", "\u00a0"];
 }
 const VOTERS = { rgb: ["frame", "frames"], flow: ["pair", "pairs"] };
 
@@ -188,10 +188,11 @@ export class Modalities {
       card.dataset.decided = decided;
       card.dataset.missing = missing;
       card.style.setProperty("--value", missing ? 0 : said.score);
-      setText(label, missing ? missingText(name, said, record) : titleOf(said.label));
+      const [text, reason] = missing ? missingTexts(name, said, record) : [titleOf(said.label), null];
+      setText(label, text);
       setText(score, missing ? "" : percent(said.score));
       const [one, many] = VOTERS[name] ?? [];
-      setText(votes, missing ? "\u00a0" : one ? `${said.votes} of ${said.voters} ${said.voters === 1 ? one : many}` : "whole second");
+      setText(votes, missing ? reason : one ? `${said.votes} of ${said.voters} ${said.voters === 1 ? one : many}` : "whole second");
       if (!missing) paint(card, said.label);
     }
   }

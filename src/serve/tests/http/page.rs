@@ -15,6 +15,7 @@ use touchline_core::clock::Clock;
 use touchline_core::decision::{SecondOutcome, WindowEstimate};
 
 use touchline_core::cause::Cause;
+use touchline_core::clock::Clock as _;
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Track, Tracks};
 use touchline_core::labels::Modality;
@@ -216,24 +217,26 @@ fn the_motion_view_names_the_tier_that_leaves_it_out() {
     let Some((_one, browser)) = browser() else { return };
     let mut studio = Studio::open();
     open(&browser, &studio);
-    let motion = |text: &str| {
+    let motion = |tier: &str| {
         let condition = format!(
             "const card = document.getElementById('modality-flow');
-             return card.dataset.missing === 'true' && card.querySelector('strong').textContent === '{text}'
-               && card.querySelector('.score').textContent === '';"
+             const label = card.querySelector('strong');
+             return card.dataset.missing === 'true' && label.textContent === 'Not computed'
+               && card.querySelector('.votes').textContent === 'tier {tier} leaves it out'
+               && label.scrollWidth <= label.clientWidth && card.querySelector('.score').textContent === '';"
         );
-        browser.wait(text, &condition);
+        browser.wait(tier, &condition);
     };
     assert_eq!(browser.run("return document.getElementById('modality-flow').dataset.missing"), "false");
     studio.shot_without_flow(Shot::On("tennis", 0.9), DecodeTier::Sparse);
-    motion("Off in tier sparse");
+    motion("sparse");
     settle(&browser);
     browser.screenshot(&screenshots().join("tier-sparse.png"));
     studio.shot_without_flow(Shot::On("tennis", 0.9), DecodeTier::Key);
-    motion("Off in tier key");
+    motion("key");
     studio.shot_without_flow(Shot::Gap(GapReason::NotDecoded), DecodeTier::Key);
     browser.wait("the gap", "return document.getElementById('why').textContent.startsWith('no decision')");
-    motion("Off in tier key");
+    motion("key");
     studio.shot(Shot::On("tennis", 0.9));
     browser.wait("motion", "return document.getElementById('modality-flow').dataset.missing === 'false'");
     assert_eq!(browser.console(), Vec::<String>::new());
