@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode};
 use clap::Parser;
 use cli::{AllocatorProfile, LogFormat};
 
+use touchline_core::markup::is_harmless;
 use tracing_subscriber::EnvFilter;
 
 /// How many threads the matrix products use.
@@ -70,9 +71,20 @@ fn with_environment(allocator: &[(&'static str, &'static str)]) {
     }
 }
 
+/// Shows help, or what is wrong with an argument, without characters that hide what the argument contains.
+fn refused(error: &clap::Error) -> ! {
+    let is_shown = |c: char| c == '\n' || is_harmless(c);
+    let text = error.to_string();
+    if text.chars().all(is_shown) {
+        error.exit()
+    }
+    eprint!("{}", text.chars().map(|c| if is_shown(c) { c } else { char::REPLACEMENT_CHARACTER }).collect::<String>());
+    std::process::exit(error.exit_code())
+}
+
 fn main() -> ExitCode {
     // A source of your own is registered here, with `touchline_media::registry::register`. A source's process also runs this.
-    let cli = crate::cli::Cli::parse();
+    let cli = crate::cli::Cli::try_parse().unwrap_or_else(|e| refused(&e));
     with_environment(match cli.memory() {
         AllocatorProfile::Default => &[],
         AllocatorProfile::Keep => &KEEP_MEMORY,

@@ -138,6 +138,68 @@ fn invalid_settings_and_outputs_are_errors() {
 }
 
 #[test]
+fn an_output_that_is_an_input_is_refused_and_the_input_stays() {
+    let fixtures = Fixtures::new();
+    let path = |name: &str| fixtures.path().join(name).to_str().unwrap().to_owned();
+    for name in ["match.mp4", "match.ts"] {
+        fixtures.clip(name, 1);
+    }
+    std::os::unix::fs::symlink(path("match.mp4"), path("link.jsonl")).unwrap();
+    fixtures.write("match.jsonl", b"{\"type\":\"second\"}\n");
+    std::fs::copy(path("match.mp4"), path("match-0001-tennis.mp4")).unwrap();
+    let names = ["match.mp4", "match.ts", "match.jsonl", "match-0001-tennis.mp4"];
+    let before = names.map(|name| std::fs::read(path(name)).unwrap());
+    let dir = fixtures.path().to_str().unwrap();
+    let (mp4, ts, jsonl, link) = (path("match.mp4"), path("match.ts"), path("match.jsonl"), path("link.jsonl"));
+    let (hls, uri) = (format!("hls:{dir}"), format!("file://{mp4}"));
+    for arguments in [
+        &["score", &mp4, "--jsonl", &mp4][..],
+        &["score", dir, "--summary", &ts],
+        &["score", &mp4, "--jsonl", &link],
+        &["score", dir, "--clips", dir],
+        &["wav", &mp4, "-o", &mp4],
+        &["wav", &uri, "-o", &mp4],
+        &["render", &mp4, "-o", &mp4],
+        &["render", &ts, "-o", &hls],
+        &["export", "--from", &jsonl, "--format", "csv", "-o", &jsonl],
+        &["export", "--from", &jsonl, "--media", &mp4, "--format", "csv", "-o", &mp4],
+        &["run", "--listen", "off", &mp4, "--jsonl", &mp4],
+        &["run", "--listen", "off", &uri, "--jsonl", &link],
+    ] {
+        check(&case(2, arguments, &["replaced", "name another"]));
+        assert!(names.map(|name| std::fs::read(path(name)).unwrap()) == before, "{arguments:?}");
+    }
+}
+
+#[test]
+fn names_that_hide_what_they_contain_are_refused_and_not_shown() {
+    let fixtures = Fixtures::new();
+    let clip = fixtures.clip("match\u{2066}\n.mp4", 1);
+    let (clip, out) = (clip.to_str().unwrap(), fixtures.path().join("a\u{202e}4pm.txt"));
+    let out = out.to_str().unwrap();
+    for arguments in [
+        &["score", clip, "--jsonl", out][..],
+        &["score", clip, "--summary", out],
+        &["score", clip, "--clips", out],
+        &["wav", clip, "-o", out],
+        &["export", "--from", clip, "--format", "csv", "-o", out],
+        &["render", clip, "-o", &format!("{out}.mp4")],
+    ] {
+        let output = check(&case(2, arguments, &["invisible characters; rename it"]));
+        assert!(!String::from_utf8_lossy(&output.stderr).contains('\u{202e}'), "{arguments:?}");
+        assert!(!Path::new(out).exists(), "{arguments:?}");
+    }
+    // Names of inputs are shown on one line.
+    let output = program::finish(touchline().args(["score", clip]));
+    let (printed, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && printed.contains("match\u{fffd}\u{fffd}.mp4\t"), "{printed}{log}");
+    assert!(printed.lines().count() == 1 && !format!("{printed}{log}").contains('\u{2066}'), "{printed}{log}");
+    let missing = format!("{clip}.gone");
+    let output = check(&case(3, &["score", &missing], &["mp4.gone"]));
+    assert!(!String::from_utf8_lossy(&output.stderr).contains('\u{2066}'));
+}
+
+#[test]
 fn one_bad_file_does_not_stop_the_rest() {
     let fixtures = Fixtures::new();
     let media = tempfile::tempdir().unwrap();

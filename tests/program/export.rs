@@ -7,9 +7,12 @@ use base64::Engine;
 use serde_json::{Value, json};
 use touchline_core::timecode::FrameRate;
 
+use crate::common::api::{ask, wait_until_ready};
 use crate::common::http::HttpServer;
+use crate::common::live::Live;
 use crate::common::program::{self, touchline};
 use crate::common::skip::{Lacks, skip};
+use crate::common::wait::until_some;
 use crate::common::webdriver::Browser;
 use crate::common::{self, Fixtures};
 
@@ -191,6 +194,46 @@ fn hls_js() -> Option<PathBuf> {
         return None;
     }
     Some(script)
+}
+
+#[test]
+fn date_ranges_over_the_api_are_lines_or_a_playlist_of_the_source() {
+    let _alone = common::alone();
+    let fixtures = Fixtures::new();
+    let recording = fixtures.clip("court.mp4", 6);
+    let playlist = fixtures.playlist("court.m3u8", &recording);
+    let dated = "#EXT-X-PROGRAM-DATE-TIME:2026-03-29T14:00:00Z\n#EXTINF";
+    std::fs::write(&playlist, std::fs::read_to_string(&playlist).unwrap().replacen("#EXTINF", dated, 1)).unwrap();
+    let (origin, other) = (HttpServer::start(fixtures.path()), HttpServer::start(fixtures.path()));
+    let state = fixtures.path().join("state.db");
+    let arguments = [format!("court={}", origin.url("court.m3u8")), format!("--state={}", state.display())];
+    let mut live = Live::start_with(fixtures.path(), "127.0.0.1", &arguments);
+    wait_until_ready(&live.address);
+    live.wait(|records| records.iter().filter(|record| record["type"] == "second").count() >= 4);
+    let get = |more: &str| {
+        let path = format!("/api/v1/streams/court/export?format={more}");
+        ask(&live.address, "GET", &path, None, &[])
+    };
+    let lines = until_some("the store", || Some(get("daterange&all=true")).filter(|answer| answer.status == 200));
+    assert!(lines.kind.starts_with("text/plain") && lines.text.starts_with("#EXT-X-DATERANGE:ID="), "{lines:?}");
+    let whole = get(&format!("daterange&all=true&playlist={}", origin.url("court.m3u8")));
+    assert_eq!((whole.status, whole.kind.as_str()), (200, "application/vnd.apple.mpegurl"), "{}", whole.text);
+    assert!(
+        whole.text.starts_with("#EXTM3U") && whole.text.contains("\n#EXT-X-DATERANGE:ID=\"touchline-"),
+        "{}",
+        whole.text
+    );
+    assert!(whole.text.contains(&format!("\n{}", origin.url("court0.ts"))), "{}", whole.text);
+    for (more, word) in [
+        (format!("daterange&all=true&playlist={}", other.url("court.m3u8")), "not on the server"),
+        (format!("daterange&all=true&playlist={}", origin.url("gone.m3u8")), "404"),
+        (format!("daterange&all=true&playlist={}", origin.url("court.mp4")), "playlist"),
+        (format!("csv&playlist={}", origin.url("court.m3u8")), "daterange"),
+    ] {
+        let refused = get(&more);
+        assert!((400..500).contains(&refused.status) && refused.text.contains(word), "{more}: {refused:?}");
+    }
+    assert_eq!(live.stop(), 0);
 }
 
 #[test]

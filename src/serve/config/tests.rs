@@ -274,3 +274,13 @@ fn invalid_addresses_are_explained() {
     assert!("8080".parse::<Listen>().unwrap_err().contains("127.0.0.1:8080"));
     assert_eq!(("[::1]:80".parse::<Listen>().is_ok(), "off".parse::<Listen>()), (true, Ok(Listen::Off)));
 }
+
+#[test]
+fn labels_and_groups_show_what_they_contain() {
+    for text in ["Court \u{202e}1", "a\u{200b}b", "a\u{2066}b", "a\nb", "\u{feff}a"] {
+        assert!(stream_label(text).is_err() && stream_group(text).is_err(), "{text:?}");
+    }
+    for text in ["Fußball – 決勝", "👩\u{200d}🏫 1"] {
+        assert!(stream_label(text).is_ok() && stream_group(text).is_ok(), "{text:?}");
+    }
+}

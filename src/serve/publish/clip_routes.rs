@@ -16,7 +16,7 @@ use super::app_state::AppState;
 use super::format::parse_rfc3339;
 use super::record::to_json;
 use super::stream_routes::{StreamPath, parse};
-use crate::clips::{ClipAccess, ClipMedia, ClipReason, ClipRefusal, ClipStore, MissingSpan, Poster, Sidecar};
+use crate::clips::{self, ClipAccess, ClipMedia, ClipReason, ClipRefusal, ClipStore, MissingSpan, Poster, Sidecar};
 use touchline_core::time::{Pts, RunId};
 use touchline_media::gst::clips::ClipError;
 
@@ -117,7 +117,9 @@ pub(super) async fn list(
     let view = with_store(&state, move |store| {
         let ids = store.ids().map_err(|e| unreadable(&e))?;
         let after = filter.after.as_ref();
-        let ids = ids.iter().filter(|id| after.is_none_or(|after| *id > after));
+        // Ids begin with their stream, so that the sidecars of others need not be read. Ids of two streams may begin alike.
+        let prefix = filter.stream.as_ref().map_or(String::new(), |stream| format!("{}-", clips::name(&[stream])));
+        let ids = ids.iter().filter(|id| id.starts_with(&prefix) && after.is_none_or(|after| *id > after));
         let clips = ids.filter_map(|id| store.sidecar(id));
         let clips = clips.filter(|clip| filter.stream.as_ref().is_none_or(|stream| *stream == clip.stream));
         // One more tells whether there is a next page.

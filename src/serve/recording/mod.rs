@@ -27,6 +27,20 @@ use touchline_media::gst::clips::ring::{self, RingOptions};
 /// How often the ring is brought within its limits, ns: about the length of one of its files.
 const TRIM_EVERY_NS: u64 = 4 * NANOS_PER_SECOND;
 
+/// Names the clips whose sidecar cannot be read.
+fn report_unreadable(store: &ClipStore) {
+    /// Clips that the message names.
+    const NAMED: usize = 8;
+    let unreadable = store.unreadable();
+    if unreadable.is_empty() {
+        return;
+    }
+    let (place, count) = (store.dir().display(), unreadable.len());
+    let names: Vec<&str> = unreadable.iter().take(NAMED).map(String::as_str).collect();
+    let advice = "they stay until you remove them; a later version of the program may have written them";
+    tracing::warn!("{place}: the JSON files of {count} clips cannot be read, as {}; {advice}", names.join(", "));
+}
+
 /// The rings below a recording folder.
 pub fn ring_options(settings: &RecordSettings) -> RingOptions {
     // The process of a source may have another working directory.
@@ -67,20 +81,7 @@ impl ClipSink {
             tracing::warn!("{}: removed {removed} files of unfinished clips", dir.display());
             hub.metrics().clip_files_removed(removed);
         }
-        if let unreadable = store.unreadable()
-            && !unreadable.is_empty()
-        {
-            /// Clips that the message names.
-            const NAMED: usize = 8;
-            let names: Vec<&str> = unreadable.iter().take(NAMED).map(String::as_str).collect();
-            let advice = "they stay until you remove them; a later version of the program may have written them";
-            let count = unreadable.len();
-            tracing::warn!(
-                "{}: the JSON files of {count} clips cannot be read, as {}; {advice}",
-                dir.display(),
-                names.join(", ")
-            );
-        }
+        report_unreadable(&store);
         hub.metrics().clips_unreadable(store.unreadable().len());
         let classes = hub.classes().names().iter().map(|name| name.to_string()).collect();
         let cutter = Arc::new(RingCutter::new(settings.clone(), ring, store, hub.metrics().clone(), classes));

@@ -34,7 +34,7 @@ pub(super) struct Muxer {
     name: String,
     begin_ns: i64,
     end_ns: i64,
-    /// End of the units of the leading track so far, ns.
+    /// The last time of the leading track so far, ns.
     reached_ns: i64,
     holes: Vec<Range<Pts>>,
     /// The first format of each track.
@@ -106,7 +106,8 @@ impl Muxer {
         if unit.is_key && unit.pts_ns.saturating_sub(self.reached_ns) > HOLE_NS {
             self.holes.push(pts(self.reached_ns)..pts(unit.pts_ns));
         }
-        self.reached_ns = self.reached_ns.max(unit.end_ns()).max(unit.pts_ns);
+        // Not its end: some containers give the last picture before a hole the length of the hole.
+        self.reached_ns = self.reached_ns.max(unit.pts_ns);
     }
 
     /// Whether the formats of all tracks are known.

@@ -215,3 +215,25 @@ fn the_sound_of_a_clip_keeps_all_bits_of_its_source() {
     }
     assert!(wav(dir.path(), "none.mkv", "x.wav").is_err() && !dir.path().join("x.wav.part").exists());
 }
+
+#[test]
+fn holes_within_a_clip_are_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let torn = format!("-vf select=not(between(t\\,4\\,5.49)) -fps_mode passthrough {H264} -g 1 -bf 0");
+    for (name, coding, expected) in [("whole.mkv", H264, None), ("torn.mkv", &torn, Some((3.96, 5.52)))] {
+        let source = recording(dir.path(), name, coding);
+        let [file] = cut_recording(&source, &[request(dir.path(), "clip", 2, 9)])
+            .unwrap()
+            .remove(0)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        let seconds = |pts: Pts| pts.0 as f64 / 1e9;
+        let holes: Vec<_> = file.holes.iter().map(|hole| (seconds(hole.start), seconds(hole.end))).collect();
+        let is_expected = |(found, (begin, end)): (&(f64, f64), (f64, f64))| {
+            (found.0 - begin).abs() < 0.05 && (found.1 - end).abs() < 0.05
+        };
+        assert_eq!(holes.len(), expected.iter().len(), "{name}: {holes:?}");
+        assert!(holes.iter().zip(expected).all(is_expected), "{name}: {holes:?}");
+    }
+}
