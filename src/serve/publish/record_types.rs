@@ -82,7 +82,6 @@ pub(super) struct Stamped<'a> {
 /// The kinds of records.
 #[derive(Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
-#[expect(clippy::large_enum_variant, reason = "a record is written where it is made")]
 pub(super) enum Record<'a> {
     /// A second with a decision.
     #[schemars(extend("additionalProperties" = true))]

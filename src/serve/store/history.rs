@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(seconds.len(), minutes * 60 + 7);
         assert_eq!(seconds.last(), Some(&format!("{{\"index\":{}}}", minutes * 60 + 6).as_str()));
         // The event after the last second of a row begins the next one.
-        assert_eq!(lines.lines().count() - seconds.len(), seconds.len() + 1, "every event is there");
+        assert_eq!(lines.lines().count() - seconds.len(), seconds.len(), "every event is there");
         assert!(of("other", KeptTime::ALL).is_empty());
         let hour = of("court", KeptTime { from_ms: 3_600_000, to_ms: 7_200_000 });
         assert!(hour.starts_with("{\"type\":\"event\"}\n{\"index\":3600}"), "{}", &hour[..60]);

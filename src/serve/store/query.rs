@@ -22,9 +22,9 @@ struct Conditions {
 }
 
 impl Conditions {
-    /// Those of `filter` on a table with the time in `begin` and `end`.
-    fn of(filter: &HistoryFilter, begin: &str, end: &str) -> Self {
-        let mut conditions = Self { sql: format!("{end} > ? AND {begin} < ?"), values: Vec::new() };
+    /// Those of `filter`; `time` is the condition for its begin and its end.
+    fn of(filter: &HistoryFilter, time: &str) -> Self {
+        let mut conditions = Self { sql: time.to_owned(), values: Vec::new() };
         conditions.values.extend([filter.from_ms.into(), filter.to_ms.into()]);
         conditions.one_of("stream", filter.streams.as_deref());
         conditions.one_of("class", filter.classes.as_deref());
@@ -67,7 +67,7 @@ impl StoreReader {
     }
 
     pub fn segments(&self, filter: &HistoryFilter) -> rusqlite::Result<Vec<StoredSegment>> {
-        let mut conditions = Conditions::of(filter, "began_ms", "ended_ms");
+        let mut conditions = Conditions::of(filter, "ended_ms > ? AND began_ms < ?");
         conditions.one_of("content", filter.kinds.as_deref());
         conditions.page(filter, "began_ms");
         let sql = format!("SELECT number, began_ms, stream, open, json FROM segments WHERE {}", conditions.sql);
@@ -82,7 +82,7 @@ impl StoreReader {
     }
 
     pub fn records(&self, filter: &HistoryFilter) -> rusqlite::Result<Vec<StoredRecord>> {
-        let mut conditions = Conditions::of(filter, "at_ms", "at_ms + 1");
+        let mut conditions = Conditions::of(filter, "at_ms >= ? AND at_ms < ?");
         conditions.one_of("kind", filter.kinds.as_deref());
         conditions.page(filter, "at_ms");
         let sql = format!("SELECT number, at_ms, json FROM records WHERE {}", conditions.sql);

@@ -1,11 +1,8 @@
 //! The bounds of the history: age and size.
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 use crate::config::HistorySettings;
-
-/// Rows that are removed at once where the file is too large.
-const STEP: i64 = 500;
 
 /// Removes what is too old, and the oldest rows beyond the size: first seconds, then segments and records. The file does not become
 /// smaller: new rows take the free space. Returns the removed rows.
@@ -20,13 +17,16 @@ pub(super) fn trim(connection: &mut Connection, limits: &HistorySettings, now_ms
                    SELECT max(number) FROM records AS newer WHERE newer.stream = records.stream AND newer.kind = 'state'))";
     removed += transaction.execute(sql, [before(limits.keep_s)])?;
     while used_bytes(&transaction)? > limits.max_bytes {
+        // A twentieth at once, at least one row.
         let oldest = |table: &str| {
-            format!("DELETE FROM {table} WHERE number IN (SELECT number FROM {table} ORDER BY number LIMIT ?1)")
+            format!(
+                "DELETE FROM {table} WHERE number <= (SELECT min(number) + (max(number) - min(number)) / 20 FROM {table})"
+            )
         };
-        let mut count = transaction.execute(&oldest("history"), params![STEP])?;
+        let mut count = transaction.execute(&oldest("history"), [])?;
         if count == 0 {
-            count = transaction.execute(&oldest("segments"), params![STEP])?;
-            count += transaction.execute(&oldest("records"), params![STEP])?;
+            count = transaction.execute(&oldest("segments"), [])?;
+            count += transaction.execute(&oldest("records"), [])?;
         }
         if count == 0 {
             break;

@@ -442,7 +442,8 @@ fn seconds_are_kept_for_exports_until_their_stream_is_removed() {
     let read = |store: &Store, stream: &str| String::from_utf8(store.seconds(stream, KeptTime::ALL).unwrap()).unwrap();
     assert_eq!(read(&store, "court"), expected, "also those that are not written yet");
     // A killed process keeps the minutes that were complete.
-    let (copy, _copy_thread, _) = kept.copy_of_files().open();
+    let copied = kept.copy_of_files();
+    let (copy, _copy_thread, _) = copied.open();
     assert_eq!(read(&copy, "court").lines().count(), 60);
     store.forget("gone");
     assert_eq!(read(&store, "gone"), "");

@@ -132,6 +132,7 @@ fn stored_data_are_restored_and_runs_continue() {
     cam.publish_end(&events, &closer.finish());
     closer.push(second(), 1);
     closer.push(RecordedSecond { index: 1, ..second() }, 1);
+    closer.push(RecordedSecond { index: 2, ..second() }, 1);
     cam.keep_open_segment(61, || closer.open());
     cam.keep_open_segment(120, || closer.open());
     cam.set_state(StreamState::Removed);

@@ -55,7 +55,7 @@ export class Lanes {
   show(streams, segments, only) {
     this.#streams = streams;
     this.#class = only;
-    this.#segments = Map.groupBy(segments, ({ stream }) => stream);
+    this.#segments = new Map(streams.map(({ id }) => [id, segments.filter(({ stream }) => stream === id)]));
     for (const stream of streams) if (!this.#rows.has(stream.id)) this.#rows.set(stream.id, this.#row(stream.id));
     const rows = streams.map((stream) => {
       const row = this.#rows.get(stream.id);

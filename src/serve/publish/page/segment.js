@@ -38,7 +38,7 @@ export async function showDetail(segment, view, stream) {
   add("Stream", stream ? link : segment.stream);
   add("Start", moment(segment.from));
   add(segment.open ? "Known until" : "End", moment(segment.to));
-  add("Length", `${duration((segment.to - segment.from) / 1000)}${segment.open ? " so far" : ""}`);
+  add("Length", `${duration(segment.seconds)}${segment.open ? " so far" : ""}`);
   if (segment.mean !== null) {
     add("Mean probability", percent(segment.mean));
     const peak = segment.from + (segment.peak_index - segment.first) * 1000;
@@ -104,7 +104,7 @@ export function showList(segments, count, names, select) {
     mark(dot, segment);
     const when = make("time", "", `${day(segment.from).replace(/ \d+$/, "")}, ${clock(segment.from)}`);
     when.dateTime = segment.began;
-    const how = `${duration((segment.to - segment.from) / 1000)}${segment.open ? " so far" : ""}`;
+    const how = `${duration(segment.seconds)}${segment.open ? " so far" : ""}`;
     button.append(dot, make("b", "", nameOf(segment)), make("span", "where", names.get(segment.stream) ?? segment.stream), when, make("span", "how", how), make("span", "mean", segment.mean === null ? "" : percent(segment.mean)));
     button.addEventListener("click", () => select(segment, true));
     row.append(button);

@@ -415,6 +415,11 @@ fn forward(mut client: TcpStream, to: &str) -> Option<()> {
     };
     let mut server = TcpStream::connect(to).ok()?;
     write!(server, "{method} /{}", path.replacen("\r\n", "\r\nConnection: close\r\n", 1)).ok()?;
+    let length =
+        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body).ok()?;
+    server.write_all(&body).ok()?;
     let mut buffer = [0; 16 * 1024];
     loop {
         let read = server.read(&mut buffer).ok().filter(|read| *read > 0)?;
