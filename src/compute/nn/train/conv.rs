@@ -5,8 +5,8 @@
 #![allow(unsafe_code)]
 
 use super::engine::{Shared, Task, share};
-use super::kernel::{self, Columns, LANES, Product, Segment, Stored, Sums};
-use super::values::{GradientView, Shape, THIN, Target, View};
+use super::kernel::{self, Columns, LANES, Product, Stored, SumSegment, Sums};
+use super::values::{BatchShape, GradientTarget, GradientView, THIN, View};
 use super::window::{Taps, Window};
 use crate::nn::fused::format::ValueFormat;
 use crate::nn::fused::simd::SimdVector;
@@ -18,10 +18,10 @@ pub(super) const TILE: usize = 84;
 const BAND: usize = 336;
 
 /// Output, weights and sums of a convolution.
-pub(super) struct Forward<'a> {
+pub(super) struct ConvForward<'a> {
     pub x: View<'a>,
     pub window: Window,
-    pub y: Shape,
+    pub y: BatchShape,
     /// Panels of weights, terms by outputs.
     pub weights: &'a [f32],
     pub out: Shared,
@@ -29,7 +29,7 @@ pub(super) struct Forward<'a> {
     pub sums: Option<(&'a [f32], Shared)>,
 }
 
-impl Forward<'_> {
+impl ConvForward<'_> {
     /// Words of scratch at `per_word` values a word.
     pub fn scratch(&self, per_word: usize) -> usize {
         let x = &self.x.values.shape;
@@ -78,7 +78,7 @@ impl Forward<'_> {
                     left,
                     left_row: words,
                     left_step: 1,
-                    segments: &[Segment { left: 0, term: 0 }],
+                    segments: &[SumSegment { left: 0, term: 0 }],
                     run: words,
                     right: self.weights.as_ptr(),
                     columns: Columns::Panels { depth: words },
@@ -116,7 +116,7 @@ impl Forward<'_> {
                             continue;
                         };
                         if at < x.height {
-                            segments.extend((0..taps.columns).map(|kx| Segment {
+                            segments.extend((0..taps.columns).map(|kx| SumSegment {
                                 left: at * row + kx * pixel,
                                 term: (ky * taps.columns + kx) * run,
                             }));
@@ -144,7 +144,7 @@ impl Forward<'_> {
     }
 }
 
-impl Task for Forward<'_> {
+impl Task for ConvForward<'_> {
     #[inline(always)]
     unsafe fn run<L: SimdVector, F: ValueFormat>(&self, number: usize, scratch: *mut f32) {
         // SAFETY: the caller's promise.
@@ -195,18 +195,18 @@ unsafe fn picture<L: SimdVector, F: ValueFormat>(x: &View<'_>, window: &Window, 
 }
 
 /// The gradients of a convolution: of its weights, and of its input where that is wanted.
-pub(super) struct Backward<'a> {
+pub(super) struct ConvBackward<'a> {
     pub y: GradientView<'a>,
     pub x: View<'a>,
     pub window: Window,
     /// Panels of weights, terms (taps with all outputs) by inputs.
     pub weights: &'a [f32],
-    pub target: Option<Target<'a>>,
+    pub target: Option<GradientTarget<'a>>,
     /// For each group: parts of the taps × terms × padded outputs.
     pub weight_grads: Shared,
 }
 
-impl Backward<'_> {
+impl ConvBackward<'_> {
     fn taps(&self) -> Taps {
         Taps::of(&self.x.values.shape, self.x.values.thin, self.window.kernel)
     }
@@ -255,7 +255,7 @@ impl Backward<'_> {
                 let count = TILE.min(tiles.end - first);
                 self.y.copy::<L, F>(first, count, y_rows, y_pairs);
                 self.x.copy::<L, F>(first, count, std::ptr::null_mut(), x_pairs);
-                let segments = &[Segment { left: 0, term: 0 }];
+                let segments = &[SumSegment { left: 0, term: 0 }];
                 let weights = Product {
                     left: x_pairs,
                     left_row: 1,
@@ -348,7 +348,7 @@ impl Backward<'_> {
                             left: x_pairs,
                             left_row: 1,
                             left_step: taps.blocks() * LANES,
-                            segments: &[Segment { left: 0, term: 0 }],
+                            segments: &[SumSegment { left: 0, term: 0 }],
                             run: (lines.len() * y.width * F::WORDS).div_ceil(LANES),
                             right: y_pairs,
                             columns: Columns::Rows,
@@ -375,7 +375,7 @@ impl Backward<'_> {
     #[inline(always)]
     unsafe fn inputs<L: SimdVector, F: ValueFormat>(
         &self,
-        target: &Target<'_>,
+        target: &GradientTarget<'_>,
         sample: usize,
         group: usize,
         (y_rows, y_row, y_pixel): (*const f32, usize, usize),
@@ -392,7 +392,7 @@ impl Backward<'_> {
                     if at < 0 || at >= y.height as isize {
                         continue;
                     }
-                    segments.extend(self.window.outputs_of(phase).map(|(kx, column)| Segment {
+                    segments.extend(self.window.outputs_of(phase).map(|(kx, column)| SumSegment {
                         left: at as usize * y_row + (column + before) as usize * y_pixel,
                         term: (ky * kernel + kx) * y_pixel,
                     }));
@@ -420,7 +420,7 @@ impl Backward<'_> {
     }
 }
 
-impl Task for Backward<'_> {
+impl Task for ConvBackward<'_> {
     #[inline(always)]
     unsafe fn run<L: SimdVector, F: ValueFormat>(&self, number: usize, scratch: *mut f32) {
         // SAFETY: the caller's promise.
