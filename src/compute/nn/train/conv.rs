@@ -30,10 +30,14 @@ pub(super) struct ConvForward<'a> {
 }
 
 impl ConvForward<'_> {
+    fn is_flat(&self) -> bool {
+        self.window.is_flat() && !self.x.values.thin
+    }
+
     /// Words of scratch at `per_word` values a word.
     pub fn scratch(&self, per_word: usize) -> usize {
         let x = &self.x.values.shape;
-        if self.window.is_flat() {
+        if self.is_flat() {
             return TILE * (x.padded() / per_word + self.y.padded());
         }
         let pixel = if self.x.values.thin { THIN } else { x.padded() } / per_word;
@@ -149,7 +153,7 @@ impl Task for ConvForward<'_> {
     unsafe fn run<L: SimdVector, F: ValueFormat>(&self, number: usize, scratch: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe {
-            match self.window.is_flat() {
+            match self.is_flat() {
                 true => self.flat::<L, F>(number, scratch),
                 false => self.pictures::<L, F>(number, scratch),
             }
@@ -207,6 +211,10 @@ pub(super) struct ConvBackward<'a> {
 }
 
 impl ConvBackward<'_> {
+    fn is_flat(&self) -> bool {
+        self.window.is_flat() && !self.x.values.thin
+    }
+
     fn taps(&self) -> Taps {
         Taps::of(&self.x.values.shape, self.x.values.thin, self.window.kernel)
     }
@@ -220,7 +228,7 @@ impl ConvBackward<'_> {
     /// Words of scratch at `per_word` values a word.
     pub fn scratch(&self, per_word: usize) -> usize {
         let (x, y) = (&self.x.values.shape, &self.y.grad.shape);
-        if self.window.is_flat() {
+        if self.is_flat() {
             return TILE * (2 * x.padded() + 2 * y.padded());
         }
         let pixel = if self.x.values.thin { THIN } else { x.padded() } / per_word;
@@ -425,7 +433,7 @@ impl Task for ConvBackward<'_> {
     unsafe fn run<L: SimdVector, F: ValueFormat>(&self, number: usize, scratch: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe {
-            match self.window.is_flat() {
+            match self.is_flat() {
                 true => self.flat::<L, F>(number, scratch),
                 false => self.pictures::<L, F>(number, scratch),
             }
