@@ -353,7 +353,10 @@ fn values_and_gradients_agree_with_autograd() -> Result<()> {
 fn bf16_is_near_f32() -> Result<()> {
     let mut worst = 0f64;
     for ops in SHORT {
-        for (size, padding) in [((9, 3, 23, 18), Padding::Symmetric), ((2, 3, 32, 38), Padding::Same)] {
+        // A kernel of 1 with a stride has no other padding.
+        let projects = ops.iter().any(|op| matches!(op, Project(..)));
+        let padding = if projects { Padding::Symmetric } else { Padding::Same };
+        for (size, padding) in [((9, 3, 23, 18), Padding::Symmetric), ((2, 3, 32, 38), padding)] {
             worst = worst.max(compare(ops, size, padding, &bf16_engines(), 0.2)?);
         }
     }
