@@ -51,11 +51,13 @@ git diff --quiet HEAD || changes=" with changes"
 
 cargo bench --locked --bench models --no-run
 part "Models, alternating with their peers" "$python" benches/peers/models.py
-for bench in features resample training; do
+for bench in features resample; do
     part "$bench: Touchline" cargo bench --locked --bench "$bench" -- --noplot
     part "$bench: peers" "$python" "benches/peers/$bench.py"
 done
 part "HLS" cargo bench --locked --bench hls -- --noplot
+part "Training, alternating with PyTorch" env PYTHON="$python" RAYON_NUM_THREADS=2 MALLOC_MMAP_THRESHOLD_=33554432 \
+    MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=67108864 cargo bench --locked --bench training
 cargo build --release --locked
 part "Live streams" "$python" benches/streams.py --streams 1 2 4 6 8
 for tier in full lean sparse key; do

@@ -10,8 +10,8 @@ use super::depthwise;
 use super::elementwise::{self, Passed};
 use super::engine::{Buffer, Engine, GROUPS, Shared};
 use super::max_pool;
-use super::tape::{Batch, Kept, Node, Norm, group_sums};
-use super::values::{Factors, GradientView, Target, Values, View};
+use super::tape::{Batch, KeptValues, Node, Norm, group_sums};
+use super::values::{Factors, GradientTarget, GradientView, Values, View};
 use super::weights::{self, WeightShape, with_values};
 use super::window::Taps;
 use crate::nn::Activation;
@@ -36,13 +36,13 @@ impl Slot {
 }
 
 /// Computes gradients, the last operation's first.
-pub(super) struct Backward<'a> {
+pub(super) struct BackwardPass<'a> {
     pub engine: &'a Engine,
 }
 
-impl Backward<'_> {
+impl BackwardPass<'_> {
     /// Memory for the gradient of a batch, to which an operation adds if the batch has one already.
-    pub fn target<'b>(&self, batch: &'b Batch) -> (Slot, Target<'b>) {
+    pub fn target<'b>(&self, batch: &'b Batch) -> (Slot, GradientTarget<'b>) {
         let known = if batch.normalised {
             let norm = batch.kept.norm.get().expect("a normalised batch has a norm");
             norm.grad.borrow_mut().take().map(|(grad, _)| grad)
@@ -64,7 +64,7 @@ impl Backward<'_> {
         let sums = self.engine.zeros(GROUPS * 2 * shape.padded());
         let mut slot = Slot { grad, sums };
         let (grad, sums) = (Shared(slot.grad.words.as_mut_ptr()), Shared(slot.sums.as_mut_ptr()));
-        (slot, Target { view: batch.view(), grad, add, sums })
+        (slot, GradientTarget { view: batch.view(), grad, add, sums })
     }
 
     /// Gives a whole gradient to a batch.
@@ -92,14 +92,14 @@ impl Backward<'_> {
         // Only the sums are computed; the gradient is shared.
         let mut sums = self.engine.zeros(GROUPS * 2 * batch.shape().padded());
         let nowhere = Shared(std::ptr::null_mut());
-        let target = Target { view: batch.view(), grad: nowhere, add: false, sums: Shared(sums.as_mut_ptr()) };
+        let target = GradientTarget { view: batch.view(), grad: nowhere, add: false, sums: Shared(sums.as_mut_ptr()) };
         self.engine.run(GROUPS, scratch, &Passed { grad: whole, other: None, mask: None, target });
         let norm = batch.kept.norm.get().expect("a normalised batch has a norm");
         *norm.grad.borrow_mut() = Some((Rc::clone(grad), sums));
     }
 
     /// The factors of a norm's gradient. Adds the gradients of its parameters to `grads`.
-    fn factors(&self, kept: &Kept, norm: &Norm, sums: &Buffer, grads: &mut GradStore) -> Result<Factors> {
+    fn factors(&self, kept: &KeptValues, norm: &Norm, sums: &Buffer, grads: &mut GradStore) -> Result<Factors> {
         let shape = &kept.values.shape;
         let (count, padded) = (shape.pixels() as f64, shape.padded());
         let [mut alpha, mut beta, mut gamma] = [vec![0f32; padded], vec![0f32; padded], vec![0f32; padded]];
@@ -125,7 +125,7 @@ impl Backward<'_> {
     /// Calls `with` with the gradient of values, if they have one.
     fn gradient(
         &self,
-        kept: &Kept,
+        kept: &KeptValues,
         grads: &mut GradStore,
         with: impl FnOnce(&Self, GradientView<'_>, &mut GradStore) -> Result<()>,
     ) -> Result<()> {
@@ -153,7 +153,7 @@ impl Backward<'_> {
         values: &Values,
     ) -> Values {
         let mut sum = Values::new(self.engine, values.shape);
-        let target = Target {
+        let target = GradientTarget {
             view: View { values, affine: None },
             grad: Shared(sum.words.as_mut_ptr()),
             add: false,
@@ -177,7 +177,7 @@ impl Backward<'_> {
                     Some(_) => with_values(&weight, |values| shape.backward(engine, values))?,
                     None => engine.buffer(0),
                 };
-                let mut op = conv::Backward {
+                let mut op = conv::ConvBackward {
                     y: grad,
                     x: x.view(),
                     window,
@@ -199,7 +199,7 @@ impl Backward<'_> {
                 let (channels, _, kernel, _) = weight.dims4()?;
                 let taps = with_values(&weight, |values| weights::depthwise(values, channels, kernel * kernel))?;
                 let (slot, target) = x.tracked().then(|| back.target(&x)).unzip();
-                let mut op = depthwise::Backward {
+                let mut op = depthwise::DepthwiseBackward {
                     y: grad,
                     x: x.view(),
                     window,
@@ -238,7 +238,7 @@ impl Backward<'_> {
             Node::MaxPool { x, y, taps, window } => self.gradient(&y, grads, |back, grad, _| {
                 if x.tracked() {
                     let (slot, target) = back.target(&x);
-                    let op = max_pool::Backward { y: grad, window, taps: &taps, target };
+                    let op = max_pool::MaxPoolBackward { y: grad, window, taps: &taps, target };
                     engine.run(GROUPS, op.scratch(), &op);
                     slot.fill(&x);
                 }

@@ -5,8 +5,8 @@
 #![allow(unsafe_code)]
 
 use super::engine::{Shared, Task, share};
-use super::kernel::{self, Columns, LANES, Product, Segment, Stored, Sums};
-use super::values::{GradientView, Shape, THIN, Target, View};
+use super::kernel::{self, Columns, LANES, Product, Stored, SumSegment, Sums};
+use super::values::{BatchShape, GradientTarget, GradientView, THIN, View};
 use super::window::{Taps, Window};
 use crate::nn::fused::format::ValueFormat;
 use crate::nn::fused::simd::SimdVector;
@@ -18,10 +18,10 @@ pub(super) const TILE: usize = 84;
 const BAND: usize = 336;
 
 /// Output, weights and sums of a convolution.
-pub(super) struct Forward<'a> {
+pub(super) struct ConvForward<'a> {
     pub x: View<'a>,
     pub window: Window,
-    pub y: Shape,
+    pub y: BatchShape,
     /// Panels of weights, terms by outputs.
     pub weights: &'a [f32],
     pub out: Shared,
@@ -29,11 +29,15 @@ pub(super) struct Forward<'a> {
     pub sums: Option<(&'a [f32], Shared)>,
 }
 
-impl Forward<'_> {
+impl ConvForward<'_> {
+    fn is_flat(&self) -> bool {
+        self.window.is_flat() && !self.x.values.thin
+    }
+
     /// Words of scratch at `per_word` values a word.
     pub fn scratch(&self, per_word: usize) -> usize {
         let x = &self.x.values.shape;
-        if self.window.is_flat() {
+        if self.is_flat() {
             return TILE * (x.padded() / per_word + self.y.padded());
         }
         let pixel = if self.x.values.thin { THIN } else { x.padded() } / per_word;
@@ -78,7 +82,7 @@ impl Forward<'_> {
                     left,
                     left_row: words,
                     left_step: 1,
-                    segments: &[Segment { left: 0, term: 0 }],
+                    segments: &[SumSegment { left: 0, term: 0 }],
                     run: words,
                     right: self.weights.as_ptr(),
                     columns: Columns::Panels { depth: words },
@@ -116,7 +120,7 @@ impl Forward<'_> {
                             continue;
                         };
                         if at < x.height {
-                            segments.extend((0..taps.columns).map(|kx| Segment {
+                            segments.extend((0..taps.columns).map(|kx| SumSegment {
                                 left: at * row + kx * pixel,
                                 term: (ky * taps.columns + kx) * run,
                             }));
@@ -144,12 +148,12 @@ impl Forward<'_> {
     }
 }
 
-impl Task for Forward<'_> {
+impl Task for ConvForward<'_> {
     #[inline(always)]
     unsafe fn run<L: SimdVector, F: ValueFormat>(&self, number: usize, scratch: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe {
-            match self.window.is_flat() {
+            match self.is_flat() {
                 true => self.flat::<L, F>(number, scratch),
                 false => self.pictures::<L, F>(number, scratch),
             }
@@ -195,18 +199,22 @@ unsafe fn picture<L: SimdVector, F: ValueFormat>(x: &View<'_>, window: &Window, 
 }
 
 /// The gradients of a convolution: of its weights, and of its input where that is wanted.
-pub(super) struct Backward<'a> {
+pub(super) struct ConvBackward<'a> {
     pub y: GradientView<'a>,
     pub x: View<'a>,
     pub window: Window,
     /// Panels of weights, terms (taps with all outputs) by inputs.
     pub weights: &'a [f32],
-    pub target: Option<Target<'a>>,
+    pub target: Option<GradientTarget<'a>>,
     /// For each group: parts of the taps × terms × padded outputs.
     pub weight_grads: Shared,
 }
 
-impl Backward<'_> {
+impl ConvBackward<'_> {
+    fn is_flat(&self) -> bool {
+        self.window.is_flat() && !self.x.values.thin
+    }
+
     fn taps(&self) -> Taps {
         Taps::of(&self.x.values.shape, self.x.values.thin, self.window.kernel)
     }
@@ -220,7 +228,7 @@ impl Backward<'_> {
     /// Words of scratch at `per_word` values a word.
     pub fn scratch(&self, per_word: usize) -> usize {
         let (x, y) = (&self.x.values.shape, &self.y.grad.shape);
-        if self.window.is_flat() {
+        if self.is_flat() {
             return TILE * (2 * x.padded() + 2 * y.padded());
         }
         let pixel = if self.x.values.thin { THIN } else { x.padded() } / per_word;
@@ -255,7 +263,7 @@ impl Backward<'_> {
                 let count = TILE.min(tiles.end - first);
                 self.y.copy::<L, F>(first, count, y_rows, y_pairs);
                 self.x.copy::<L, F>(first, count, std::ptr::null_mut(), x_pairs);
-                let segments = &[Segment { left: 0, term: 0 }];
+                let segments = &[SumSegment { left: 0, term: 0 }];
                 let weights = Product {
                     left: x_pairs,
                     left_row: 1,
@@ -348,7 +356,7 @@ impl Backward<'_> {
                             left: x_pairs,
                             left_row: 1,
                             left_step: taps.blocks() * LANES,
-                            segments: &[Segment { left: 0, term: 0 }],
+                            segments: &[SumSegment { left: 0, term: 0 }],
                             run: (lines.len() * y.width * F::WORDS).div_ceil(LANES),
                             right: y_pairs,
                             columns: Columns::Rows,
@@ -375,7 +383,7 @@ impl Backward<'_> {
     #[inline(always)]
     unsafe fn inputs<L: SimdVector, F: ValueFormat>(
         &self,
-        target: &Target<'_>,
+        target: &GradientTarget<'_>,
         sample: usize,
         group: usize,
         (y_rows, y_row, y_pixel): (*const f32, usize, usize),
@@ -392,7 +400,7 @@ impl Backward<'_> {
                     if at < 0 || at >= y.height as isize {
                         continue;
                     }
-                    segments.extend(self.window.outputs_of(phase).map(|(kx, column)| Segment {
+                    segments.extend(self.window.outputs_of(phase).map(|(kx, column)| SumSegment {
                         left: at as usize * y_row + (column + before) as usize * y_pixel,
                         term: (ky * kernel + kx) * y_pixel,
                     }));
@@ -420,12 +428,12 @@ impl Backward<'_> {
     }
 }
 
-impl Task for Backward<'_> {
+impl Task for ConvBackward<'_> {
     #[inline(always)]
     unsafe fn run<L: SimdVector, F: ValueFormat>(&self, number: usize, scratch: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe {
-            match self.window.is_flat() {
+            match self.is_flat() {
                 true => self.flat::<L, F>(number, scratch),
                 false => self.pictures::<L, F>(number, scratch),
             }

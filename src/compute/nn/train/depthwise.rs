@@ -5,7 +5,7 @@
 
 use super::engine::{Shared, Task, share};
 use super::kernel::{self, LANES, Sums, add_to};
-use super::values::{GradientView, Shape, Target, View};
+use super::values::{BatchShape, GradientTarget, GradientView, View};
 use super::window::Window;
 use crate::nn::fused::format::ValueFormat;
 use crate::nn::fused::simd::SimdVector;
@@ -143,24 +143,24 @@ unsafe fn tap_grads<L: SimdVector, const K: usize>(
 }
 
 /// A depthwise convolution.
-pub(super) struct Forward<'a> {
+pub(super) struct DepthwiseForward<'a> {
     pub x: View<'a>,
     pub window: Window,
-    pub y: Shape,
+    pub y: BatchShape,
     /// Taps × padded channels.
     pub weights: &'a [f32],
     pub out: Shared,
-    /// As for [`super::conv::Forward`].
+    /// As for [`super::conv::ConvForward`].
     pub sums: Option<(&'a [f32], Shared)>,
 }
 
 /// The ring for the inputs of a window.
-fn input_ring(x: &Shape, window: &Window, from: *mut f32) -> Ring {
+fn input_ring(x: &BatchShape, window: &Window, from: *mut f32) -> Ring {
     let (rows, before) = (window.kernel, window.before);
     Ring { from, rows, before, after: window.after(x.width), width: x.width, pixel: x.padded() }
 }
 
-impl Forward<'_> {
+impl DepthwiseForward<'_> {
     /// Words of scratch.
     pub fn scratch(&self) -> usize {
         let x = &self.x.values.shape;
@@ -168,7 +168,7 @@ impl Forward<'_> {
     }
 }
 
-impl Task for Forward<'_> {
+impl Task for DepthwiseForward<'_> {
     #[inline(always)]
     unsafe fn run<L: SimdVector, F: ValueFormat>(&self, number: usize, scratch: *mut f32) {
         let (x, y) = (&self.x.values.shape, &self.y);
@@ -212,18 +212,18 @@ impl Task for Forward<'_> {
 }
 
 /// The gradients of a depthwise convolution.
-pub(super) struct Backward<'a> {
+pub(super) struct DepthwiseBackward<'a> {
     pub y: GradientView<'a>,
     pub x: View<'a>,
     pub window: Window,
     /// Taps × padded channels.
     pub weights: &'a [f32],
-    pub target: Option<Target<'a>>,
+    pub target: Option<GradientTarget<'a>>,
     /// For each group: taps × padded channels.
     pub weight_grads: Shared,
 }
 
-impl Backward<'_> {
+impl DepthwiseBackward<'_> {
     /// Values of the gradient of the weights.
     pub fn weight_values(&self) -> usize {
         self.window.kernel.pow(2) * self.x.values.shape.padded()
@@ -244,7 +244,7 @@ impl Backward<'_> {
     }
 }
 
-impl Task for Backward<'_> {
+impl Task for DepthwiseBackward<'_> {
     #[inline(always)]
     unsafe fn run<L: SimdVector, F: ValueFormat>(&self, number: usize, scratch: *mut f32) {
         let (x, y) = (&self.x.values.shape, &self.y.grad.shape);
@@ -301,7 +301,7 @@ impl Task for Backward<'_> {
     }
 }
 
-impl Backward<'_> {
+impl DepthwiseBackward<'_> {
     /// The gradient of a row of the input.
     ///
     /// # Safety

@@ -3,7 +3,7 @@
 
 use super::engine::{Shared, Task, share};
 use super::kernel::{self, LANES, Pixels, Sums};
-use super::values::{GradientView, Target, Values, View};
+use super::values::{GradientTarget, GradientView, Values, View};
 use crate::nn::fused::format::ValueFormat;
 use crate::nn::fused::simd::SimdVector;
 
@@ -93,7 +93,7 @@ pub(super) struct Passed<'a> {
     pub other: Option<&'a Values>,
     /// Activated values with their bounds.
     pub mask: Option<(&'a Values, (f32, f32))>,
-    pub target: Target<'a>,
+    pub target: GradientTarget<'a>,
 }
 
 impl Task for Passed<'_> {

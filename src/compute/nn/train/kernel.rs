@@ -17,7 +17,7 @@ pub(super) const LANES: usize = 16;
 
 /// A part of a sum whose left operand is contiguous.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Segment {
+pub(super) struct SumSegment {
     /// Offset of the left operand, words.
     pub left: usize,
     /// First term in the right operand, words of the sum.
@@ -40,7 +40,7 @@ pub(super) struct Product<'a> {
     /// Words between rows of the left operand, and between terms of the sum.
     pub left_row: usize,
     pub left_step: usize,
-    pub segments: &'a [Segment],
+    pub segments: &'a [SumSegment],
     /// Words of a segment.
     pub run: usize,
     pub right: *const f32,

@@ -3,32 +3,32 @@
 
 use super::engine::{Shared, Task, share};
 use super::kernel::{self, LANES};
-use super::values::{GradientView, Shape, Target, View};
+use super::values::{BatchShape, GradientTarget, GradientView, View};
 use super::window::Window;
 use crate::nn::fused::format::ValueFormat;
 use crate::nn::fused::simd::SimdVector;
 
 /// The maximum of each window, and which of its taps has it: the first where several have.
-pub(super) struct Forward<'a> {
+pub(super) struct MaxPoolForward<'a> {
     pub x: View<'a>,
     pub window: Window,
-    pub y: Shape,
+    pub y: BatchShape,
     pub out: Shared,
     /// A byte for each value of the result.
     pub taps: *mut u8,
 }
 
 // SAFETY: tasks write disjoint parts of `taps`.
-unsafe impl Sync for Forward<'_> {}
+unsafe impl Sync for MaxPoolForward<'_> {}
 
-impl Forward<'_> {
+impl MaxPoolForward<'_> {
     /// Words of scratch.
     pub fn scratch(&self) -> usize {
         (self.x.values.shape.width + self.y.width) * self.y.padded()
     }
 }
 
-impl Task for Forward<'_> {
+impl Task for MaxPoolForward<'_> {
     #[inline(always)]
     unsafe fn run<L: SimdVector, F: ValueFormat>(&self, number: usize, scratch: *mut f32) {
         let (x, y) = (&self.x.values.shape, &self.y);
@@ -75,21 +75,21 @@ impl Task for Forward<'_> {
 }
 
 /// The gradient of the input: each window's goes to its maximum.
-pub(super) struct Backward<'a> {
+pub(super) struct MaxPoolBackward<'a> {
     pub y: GradientView<'a>,
     pub window: Window,
     pub taps: &'a [u8],
-    pub target: Target<'a>,
+    pub target: GradientTarget<'a>,
 }
 
-impl Backward<'_> {
+impl MaxPoolBackward<'_> {
     /// Words of scratch.
     pub fn scratch(&self) -> usize {
         (self.target.view.values.shape.width + self.y.grad.shape.width) * self.y.grad.shape.padded()
     }
 }
 
-impl Task for Backward<'_> {
+impl Task for MaxPoolBackward<'_> {
     #[inline(always)]
     unsafe fn run<L: SimdVector, F: ValueFormat>(&self, number: usize, scratch: *mut f32) {
         let (x, y) = (&self.target.view.values.shape, &self.y.grad.shape);

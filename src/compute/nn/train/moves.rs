@@ -3,7 +3,7 @@
 
 use super::engine::{Shared, Task, share};
 use super::kernel::{self, LANES};
-use super::values::{Shape, THIN, View};
+use super::values::{BatchShape, THIN, View};
 use crate::nn::fused::format::ValueFormat;
 use crate::nn::fused::simd::SimdVector;
 
@@ -18,7 +18,7 @@ pub(super) fn scratch(padded: usize) -> usize {
 /// A batch from (C, N, H, W).
 pub(super) struct Pack<'a> {
     pub from: &'a [f32],
-    pub shape: Shape,
+    pub shape: BatchShape,
     pub thin: bool,
     pub out: Shared,
 }
@@ -112,7 +112,7 @@ impl Task for Average<'_> {
 /// The gradient of a batch from that of its averages, (N, C).
 pub(super) struct Broadcast<'a> {
     pub from: &'a [f32],
-    pub target: super::values::Target<'a>,
+    pub target: super::values::GradientTarget<'a>,
 }
 
 impl Task for Broadcast<'_> {

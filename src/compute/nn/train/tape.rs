@@ -6,7 +6,7 @@ use std::rc::Rc;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor, Var, bail};
 
-use super::backward::Backward;
+use super::backward::BackwardPass;
 use super::conv;
 use super::depthwise;
 use super::elementwise::{self, Sum};
@@ -14,7 +14,7 @@ use super::engine::{Buffer, Engine, GROUPS, Shared};
 use super::kernel::LANES;
 use super::max_pool;
 use super::moves::{self, Average, Broadcast, Pack, Unpack};
-use super::values::{Affine, Shape, Values, View};
+use super::values::{Affine, BatchShape, Values, View};
 use super::weights::{self, WeightShape, with_values};
 use super::window::{Taps, Window};
 use crate::nn::{Activation, Padding};
@@ -33,13 +33,13 @@ pub struct BatchStatistics {
 /// The output of an operation: values, or values through the batch norm that follows them.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    pub(super) kept: Rc<Kept>,
+    pub(super) kept: Rc<KeptValues>,
     pub(super) normalised: bool,
 }
 
 /// Values with all that is known of them.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct KeptValues {
     pub values: Values,
     /// The statistics, if they were wanted when the values were computed.
     statistics: Option<BatchStatistics>,
@@ -75,31 +75,31 @@ pub struct NormParameters<'a> {
 pub(super) enum Node {
     Conv {
         x: Batch,
-        y: Rc<Kept>,
+        y: Rc<KeptValues>,
         weight: Var,
         window: Window,
     },
     Depthwise {
         x: Batch,
-        y: Rc<Kept>,
+        y: Rc<KeptValues>,
         weight: Var,
         window: Window,
     },
     Add {
         a: Batch,
         b: Batch,
-        y: Rc<Kept>,
+        y: Rc<KeptValues>,
         activation: Activation,
     },
     MaxPool {
         x: Batch,
-        y: Rc<Kept>,
+        y: Rc<KeptValues>,
         taps: Vec<u8>,
         window: Window,
     },
     /// Makes sure that the gradients of a norm on an input are computed.
     Input {
-        y: Rc<Kept>,
+        y: Rc<KeptValues>,
     },
 }
 
@@ -119,7 +119,7 @@ impl Batch {
         self.normalised.then(|| &self.kept.norm.get().expect("a normalised batch has a norm").affine)
     }
 
-    pub(super) fn shape(&self) -> &Shape {
+    pub(super) fn shape(&self) -> &BatchShape {
         &self.kept.values.shape
     }
 
@@ -147,9 +147,9 @@ impl Tape {
         }
     }
 
-    fn keep(&self, values: Values, statistics: Option<BatchStatistics>, tracked: bool) -> Rc<Kept> {
+    fn keep(&self, values: Values, statistics: Option<BatchStatistics>, tracked: bool) -> Rc<KeptValues> {
         let tracked = tracked && self.nodes.is_some();
-        Rc::new(Kept { values, statistics, norm: OnceCell::new(), tracked, grad: RefCell::new(None) })
+        Rc::new(KeptValues { values, statistics, norm: OnceCell::new(), tracked, grad: RefCell::new(None) })
     }
 
     /// The batch of a tensor (C, N, H, W). `thin` stores up to three channels in a form that only [`Tape::conv`] reads.
@@ -158,7 +158,7 @@ impl Tape {
     /// When the tensor is not contiguous `f32` of rank 4 on the CPU, is empty, or is thin with more channels.
     pub fn input(&mut self, x: &Tensor, thin: bool) -> Result<Batch> {
         let (channels, samples, height, width) = x.dims4()?;
-        let shape = Shape { samples, height, width, channels };
+        let shape = BatchShape { samples, height, width, channels };
         if x.elem_count() == 0 || (thin && channels > 3) {
             bail!("training: a batch of shape {:?} is empty, or not thin", x.dims());
         }
@@ -203,7 +203,7 @@ impl Tape {
         let packed = with_values(weight, |values| weights.forward(engine, values, &taps))?;
         let mut values = Values::new(engine, y);
         let mut statistics = Statistics::begin(engine, &y, centre);
-        let op = conv::Forward {
+        let op = conv::ConvForward {
             x: x.view(),
             window,
             y,
@@ -243,7 +243,7 @@ impl Tape {
         let taps = with_values(weight, |values| weights::depthwise(values, channels, kernel * kernel))?;
         let mut values = Values::new(engine, y);
         let mut statistics = Statistics::begin(engine, &y, centre);
-        let op = depthwise::Forward {
+        let op = depthwise::DepthwiseForward {
             x: x.view(),
             window,
             y,
@@ -332,7 +332,7 @@ impl Tape {
         let mut values = Values::new(&self.engine, y);
         let mut taps = vec![0u8; y.pixels() * y.padded()];
         let out = Shared(values.words.as_mut_ptr());
-        let op = max_pool::Forward { x: x.view(), window, y, out, taps: taps.as_mut_ptr() };
+        let op = max_pool::MaxPoolForward { x: x.view(), window, y, out, taps: taps.as_mut_ptr() };
         self.engine.run(GROUPS, op.scratch(), &op);
         let y = self.keep(values, None, x.tracked());
         self.record(|| Node::MaxPool { x: x.clone(), y: Rc::clone(&y), taps, window });
@@ -388,7 +388,7 @@ impl Tape {
         if grad.dims() != [last.shape().samples, last.shape().channels] {
             bail!("training: a gradient of shape {:?} does not fit {:?}", grad.dims(), last.shape());
         }
-        let back = Backward { engine: &engine };
+        let back = BackwardPass { engine: &engine };
         if last.tracked() {
             let (slot, target) = back.target(last);
             with_values(grad, |from| {
@@ -429,11 +429,11 @@ struct Statistics {
 }
 
 impl Statistics {
-    fn begin(engine: &Engine, shape: &Shape, centre: Option<&[f32]>) -> Option<Self> {
+    fn begin(engine: &Engine, shape: &BatchShape, centre: Option<&[f32]>) -> Option<Self> {
         centre.map(|centre| Self::around(engine, shape, padded(centre)))
     }
 
-    fn around(engine: &Engine, shape: &Shape, centre: Vec<f32>) -> Self {
+    fn around(engine: &Engine, shape: &BatchShape, centre: Vec<f32>) -> Self {
         Self { centre, sums: engine.zeros(GROUPS * 2 * shape.padded()) }
     }
 
@@ -441,7 +441,7 @@ impl Statistics {
         (&self.centre, Shared(self.sums.as_mut_ptr()))
     }
 
-    fn end(self, shape: &Shape) -> BatchStatistics {
+    fn end(self, shape: &BatchShape) -> BatchStatistics {
         let count = shape.pixels();
         let (mut mean, mut variance) = (Vec::new(), Vec::new());
         for channel in 0..shape.channels {
@@ -454,7 +454,7 @@ impl Statistics {
 }
 
 /// The two sums of a channel over all groups.
-pub(super) fn group_sums(sums: &Buffer, shape: &Shape, channel: usize) -> [f64; 2] {
+pub(super) fn group_sums(sums: &Buffer, shape: &BatchShape, channel: usize) -> [f64; 2] {
     let padded = shape.padded();
     [0, padded].map(|row| {
         let of = |group: usize| f64::from(sums.words()[group * 2 * padded + row + channel]);

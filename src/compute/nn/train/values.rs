@@ -8,14 +8,14 @@ use crate::nn::fused::simd::SimdVector;
 
 /// Sizes of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shape {
+pub(super) struct BatchShape {
     pub samples: usize,
     pub height: usize,
     pub width: usize,
     pub channels: usize,
 }
 
-impl Shape {
+impl BatchShape {
     pub fn pixels(&self) -> usize {
         self.samples * self.height * self.width
     }
@@ -34,7 +34,7 @@ impl Shape {
 /// A batch as (N, H, W, C), with C filled up to blocks; a *thin* one has four channels instead, of which up to three are used.
 #[derive(Debug)]
 pub(super) struct Values {
-    pub shape: Shape,
+    pub shape: BatchShape,
     pub thin: bool,
     pub words: Buffer,
 }
@@ -44,7 +44,7 @@ pub(super) const THIN: usize = 4;
 
 impl Values {
     /// Values with any content.
-    pub fn new(engine: &Engine, shape: Shape) -> Self {
+    pub fn new(engine: &Engine, shape: BatchShape) -> Self {
         Self { shape, thin: false, words: engine.buffer(shape.pixels() * engine.words(shape.blocks())) }
     }
 
@@ -205,7 +205,7 @@ impl GradientView<'_> {
 }
 
 /// Where the gradient of a view goes.
-pub(super) struct Target<'a> {
+pub(super) struct GradientTarget<'a> {
     pub view: View<'a>,
     /// The gradient, in the layout of the values.
     pub grad: super::engine::Shared,
@@ -215,7 +215,7 @@ pub(super) struct Target<'a> {
     pub sums: super::engine::Shared,
 }
 
-impl Target<'_> {
+impl GradientTarget<'_> {
     /// As [`kernel::finish_backward`].
     ///
     /// # Safety

@@ -70,7 +70,7 @@ impl WeightShape {
         (input < self.inputs && term < taps.terms).then_some((input, tap))
     }
 
-    /// Panels for [`super::conv::Forward`].
+    /// Panels for [`super::conv::ConvForward`].
     pub fn forward(&self, engine: &Engine, weights: &[f32], taps: &Taps) -> Buffer {
         pack(engine, taps.count() * taps.terms, self.outputs, |term, output| {
             let at = self.term(taps, term / taps.terms, term % taps.terms);
@@ -78,7 +78,7 @@ impl WeightShape {
         })
     }
 
-    /// Panels for [`super::conv::Backward`].
+    /// Panels for [`super::conv::ConvBackward`].
     pub fn backward(&self, engine: &Engine, weights: &[f32]) -> Buffer {
         let padded = self.outputs.next_multiple_of(LANES);
         pack(engine, self.kernel * self.kernel * padded, self.inputs, |term, input| {

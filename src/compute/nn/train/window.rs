@@ -1,7 +1,7 @@
 //! Which input positions each output position of a convolution reads.
 
 use super::kernel::LANES;
-use super::values::{Shape, THIN};
+use super::values::{BatchShape, THIN};
 
 /// Sizes of a convolution. There are ⌈n / stride⌉ output positions for n input positions; the first tap of the first is `before`
 /// positions before the first input.
@@ -18,8 +18,8 @@ impl Window {
         n.div_ceil(self.stride)
     }
 
-    pub fn output(&self, x: &Shape, channels: usize) -> Shape {
-        Shape { samples: x.samples, height: self.count(x.height), width: self.count(x.width), channels }
+    pub fn output(&self, x: &BatchShape, channels: usize) -> BatchShape {
+        BatchShape { samples: x.samples, height: self.count(x.height), width: self.count(x.width), channels }
     }
 
     /// Whether pixels are independent.
@@ -60,7 +60,7 @@ pub(super) struct Taps {
 }
 
 impl Taps {
-    pub fn of(x: &Shape, thin: bool, kernel: usize) -> Self {
+    pub fn of(x: &BatchShape, thin: bool, kernel: usize) -> Self {
         match thin {
             true => Self { rows: kernel, columns: 1, terms: kernel * THIN },
             false => Self { rows: kernel, columns: kernel, terms: x.padded() },
