@@ -240,3 +240,38 @@ fn picture(path: &Path, frame_height: u32) -> Result<ClipSecond> {
         read_still(path).map_err(|e| Error::source_error(&name, e, "give a readable JPEG, PNG or WebP picture"))?;
     Ok(ClipSecond::of_pictures(vec![touchline_media::still::frame(scale_down(image, frame_height))]))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use touchline_core::item::{MediaItem, Tracks};
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: DecideArgs,
+    }
+
+    #[test]
+    fn a_panic_on_the_clip_thread_ends_its_file_and_no_other() {
+        let settings = Cli::parse_from(["score"]).args.settings(|_| None).unwrap();
+        let pack = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/compact");
+        let mut scorer = Scorer::start(Some(&pack), settings).unwrap();
+        let mut decide = |tap| {
+            let tier = scorer.tier.clone();
+            let (queue, to) = scorer.workers.add_stream("score", Pace::File, 0, tier, tap).unwrap();
+            to.send(MediaItem::Opened(Tracks { video: true, audio: false })).unwrap();
+            // Fails if the thread has panicked meanwhile.
+            let _ = to.send(MediaItem::Ended(End::Finished));
+            scorer.collect(Path::new("a.mp4"), queue, 0, &mut |_| Ok(()))
+        };
+        let Err(Error::Source { kind: Cause::Internal, cause, .. }) = decide(Box::new(|_| panic!("a bug"))) else {
+            panic!("the panic is not reported");
+        };
+        assert!(cause.contains("panicked"), "{cause}");
+        let next = decide(Box::new(|_| ())).unwrap();
+        assert_eq!((next.seconds, next.state), (0, FileState::Whole));
+    }
+}

@@ -4,14 +4,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::studio::Studio;
-use crate::support::{PastClock, Script, Server, Shot, add, afternoon, classes, court, feed, new_hub, stamp, step};
+use crate::support::{Server, Shot, add, afternoon, classes, feed, new_hub, stamp};
 use crate::webdriver::Browser;
 use parking_lot::{Mutex, MutexGuard};
-use touchline_core::clip::{Absent, Gap, GapReason};
-use touchline_core::clock::Clock;
+use touchline_core::clip::{Gap, GapReason};
 use touchline_core::decision::{SecondOutcome, WindowEstimate};
 
 use touchline_core::cause::Cause;
@@ -22,7 +20,6 @@ use touchline_core::signal::{Signal, Signals};
 use touchline_core::tier::DecodeTier;
 use touchline_core::time::{Pts, RunId};
 use touchline_serve::publish::access::{AccessConfig, TokenSource};
-use touchline_serve::publish::hub::{Hub, StreamHandle};
 use touchline_serve::publish::record::{Published, StreamState};
 use touchline_serve::publish::serve::Limits;
 

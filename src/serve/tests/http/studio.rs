@@ -18,7 +18,7 @@ pub struct Studio {
     pub hub: Hub,
     pub clock: Arc<PastClock>,
     pub cam: StreamHandle,
-    script: Script,
+    pub script: Script,
     pub server: Server,
     is_closed: Arc<AtomicBool>,
     pictures: Option<std::thread::JoinHandle<()>>,
