@@ -247,6 +247,7 @@ mod tests {
 
     use super::*;
     use touchline_core::item::{MediaItem, Tracks};
+    use touchline_serve::workers::Tap;
 
     #[derive(Parser)]
     struct Cli {
@@ -259,7 +260,7 @@ mod tests {
         let settings = Cli::parse_from(["score"]).args.settings(|_| None).unwrap();
         let pack = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/compact");
         let mut scorer = Scorer::start(Some(&pack), settings).unwrap();
-        let mut decide = |tap| {
+        let mut decide = |tap: Tap| {
             let tier = scorer.tier.clone();
             let (queue, to) = scorer.workers.add_stream("score", Pace::File, 0, tier, tap).unwrap();
             to.send(MediaItem::Opened(Tracks { video: true, audio: false })).unwrap();

@@ -8,8 +8,11 @@ use prometheus::{
 use super::clips::ClipFamilies;
 use super::delivery::Deliveries;
 use super::frame_share::FrameShares;
+use super::http;
+use super::labels::{StageThread, Viewer};
 use super::output::OutputFamilies;
 use super::reloads::Reloads;
+use touchline_core::observer::{DeviceFault, Stage};
 
 /// Upper bounds of the stage durations, seconds: from a table look-up (tens of microseconds) to more than a second,
 /// where one stage alone is too slow for one stream.

@@ -15,7 +15,7 @@ use crate::config::HistorySettings;
 use crate::metrics::Metrics;
 use crate::publish::hub::RecordKind;
 use touchline_core::clock::{Clock, Deadline};
-use touchline_core::error::{Error, Result};
+use touchline_core::error::Error;
 
 /// Records per transaction.
 const BATCH: usize = 256;
@@ -189,7 +189,7 @@ impl StoreWriter {
     }
 
     /// Writes records and due run numbers in one transaction. If it fails, records are lost and run numbers stay due.
-    fn write(&mut self, records: &mut Vec<StoreMessage>) {
+    pub(super) fn write(&mut self, records: &mut Vec<StoreMessage>) {
         // Dropped after the attempt, which wakes the waiting threads.
         let _waiting = std::mem::take(&mut self.waiting);
         if records.is_empty() && !self.runs.is_due() {

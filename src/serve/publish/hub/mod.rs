@@ -13,7 +13,7 @@ pub(in crate::publish) mod overview;
 mod stream;
 pub(in crate::publish) mod view;
 
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use parking_lot::{Mutex, RwLock};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ use super::notice::Notice;
 use super::output::OutputStatus;
 use super::packs::PackStatus;
 use super::preview::Preview;
-use super::record::{Recorder, StreamState};
+use super::record::StreamState;
 use super::sink::DeliveryBoard;
 pub use crate::config::RecordKind;
 use crate::config::stream_id;
-use crate::metrics::{Metrics, StreamMetrics};
+use crate::metrics::Metrics;
 pub use archive::{
     Archive, HistoryCursor, HistoryFilter, KeptSegment, KeptTime, Restored, StoredRecord, StoredSegment, TimeOfContent,
 };
@@ -37,18 +37,12 @@ pub use facts::{StreamFacts, StreamInfo, StreamOwner, VoteFacts};
 use feed::Feed;
 pub use feed::{FeedBatch, FeedCursor, FeedFilter, FeedItem, FeedKind};
 pub use handle::StreamHandle;
-use history::HistoryEntry;
 pub use stream::StreamCounts;
 use stream::{LiveState, SourceFacts, Stream};
-use touchline_core::clip::GapReason;
 use touchline_core::clock::Clock;
 use touchline_core::decision::PackStamp;
 use touchline_core::error::{Error, Result};
-use touchline_core::item::{Pace, Tracks};
-use touchline_core::labels::{ClassId, ClassSet, Modality};
-use touchline_core::redact;
-use touchline_core::signal::Signal;
-use touchline_core::time::{RunId, WallTime};
+use touchline_core::labels::{ClassSet, Modality};
 
 /// Seconds kept per stream for the timeline: ten minutes, as much as the page shows.
 pub const HISTORY_SECONDS: usize = 600;

@@ -24,7 +24,7 @@ use touchline_core::time::{RunId, WallTime};
 
 /// Records that a subscriber may lag behind before it loses the oldest: about a minute. For a browser that is further
 /// behind, a new snapshot is better.
-const LIVE_RECORDS: usize = 64;
+pub(super) const LIVE_RECORDS: usize = 64;
 
 pub(in crate::publish) struct Stream {
     pub(super) id: Arc<str>,

@@ -52,7 +52,7 @@ export function toggleFullScreen() {
   else document.documentElement.requestFullscreen?.().catch(() => {});
 }
 
-// The fill of time without a decision: diagonal lines in tiles of `size` pixels of the page, whatever the scale of `g`.
+// The fill of time without a decision: diagonal lines in tiles of `size` pixels of the page, at every scale of `g`.
 export function hatch(g, colour, scale, size = 6) {
   const tile = document.createElement("canvas");
   tile.width = tile.height = Math.round(size * scale);
