@@ -6,6 +6,7 @@ mod clips;
 mod config;
 #[cfg(feature = "train")]
 mod dataset;
+mod decide_args;
 mod demo;
 mod doctor;
 #[cfg(feature = "train")]

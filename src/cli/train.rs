@@ -17,6 +17,7 @@ use touchline_learn::fit::{FitConfig, HeadConfig, LOG, Observer, TuneConfig};
 use touchline_learn::inputs::Inputs;
 use touchline_learn::optimizer::OptimizerKind;
 use touchline_learn::record::{EpochRecord, Finding, Phase, StepRecord};
+use touchline_learn::report;
 use touchline_learn::rules::OnRule;
 use touchline_learn::train as learn;
 use touchline_learn::train::folds::{Folds, cross_validate};
@@ -190,7 +191,7 @@ pub fn train(args: TrainArgs) -> Result<()> {
         // The report is written after each modality, because training the others takes hours, and also after a failed training.
         // An error of the training takes precedence over one of the report.
         let reported = if args.out.join(modality.as_str()).join(LOG).is_file() {
-            learn::write_report(&args.out).map(drop)
+            report::write_training(&args.out).map(drop)
         } else {
             Ok(())
         };
@@ -215,7 +216,7 @@ pub fn train(args: TrainArgs) -> Result<()> {
         std::io::stdout(),
         "run written to {}, report to {}",
         args.out.display(),
-        args.out.join(learn::REPORT).display()
+        args.out.join(report::REPORT).display()
     );
     Ok(())
 }

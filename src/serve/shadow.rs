@@ -164,23 +164,14 @@ fn run(
 mod tests {
     use super::*;
     use crate::backlog::Backlog;
-    use crate::publish::hub::HubInfo;
-    use crate::publish::testing::{classes, predicted, stamp};
+    use crate::publish::testing::{self, predicted};
     use touchline_core::clock::ManualClock;
     use touchline_core::decision::SecondOutcome;
     use touchline_core::item::Pace;
-    use touchline_core::labels::Modality;
 
     #[test]
     fn a_panic_costs_one_second_and_is_counted() {
-        let info = HubInfo {
-            classes: classes(),
-            modalities: vec![Modality::Rgb],
-            pack: stamp(),
-            vote_window_s: 10,
-            instance: None,
-        };
-        let hub = Hub::new(info, Metrics::new(), Arc::new(ManualClock::default()));
+        let hub = testing::hub(Arc::new(ManualClock::default()));
         let (to, items) = bounded(QUEUE);
         let feed = ShadowFeed { to, streams: Arc::default(), hub: hub.clone() };
         let queue = Backlog::new().add_queue(Pace::Live);

@@ -50,7 +50,7 @@ const SLEEPS: &[Exception] = &[
     ("tests/reconnects.rs", &["thread::sleep"], "waits for a log to end"),
     ("tests/soak", &["thread::sleep"], "lasts for minutes"),
     ("src/serve/tests/http/access.rs", &["thread::sleep"], "waits for the end of a throttle"),
-    ("src/serve/tests/http/page.rs", &["thread::sleep"], "paces pictures"),
+    ("src/serve/tests/http/studio.rs", &["thread::sleep"], "paces pictures"),
     ("src/serve/tests/http/wall.rs", &["thread::sleep"], "paces seconds and pictures"),
 ];
 

@@ -40,6 +40,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["options"],
             &["tone"],
             &["wav"],
+            &["boxes"],
             &["truncation", "timecode_track"],
             &["still"],
             &["overlay"],
@@ -61,7 +62,6 @@ const ORDER: &[(&str, &[&[&str]])] = &[
     (
         "learn",
         &[
-            &["classes"],
             &["dataset"],
             &["held_out"],
             &["inputs"],
@@ -74,6 +74,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["rules"],
             &["net"],
             &["rows"],
+            &["classes"],
             &["fit"],
             &["train"],
             &["evaluate"],
@@ -113,10 +114,14 @@ fn code(path: &Path) -> String {
     text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
 }
 
-/// The names that follow `crate::` in `code`.
-fn imports(code: &str) -> BTreeSet<&str> {
+/// The names that follow `root` in `code`, where `root` begins a path.
+fn imports<'a>(code: &'a str, root: &str) -> BTreeSet<&'a str> {
     let mut found = BTreeSet::new();
-    for (_, rest) in code.match_indices("crate::").map(|(at, word)| (at, &code[at + word.len()..])) {
+    for (at, _) in code.match_indices(root) {
+        if code[..at].ends_with(|c: char| c == ':' || c == '_' || c.is_alphanumeric()) {
+            continue;
+        }
+        let rest = &code[at + root.len()..];
         if let Some(list) = rest.strip_prefix('{') {
             let (mut depth, mut is_start) = (0, true);
             for (at, c) in list.char_indices() {
@@ -143,6 +148,11 @@ fn name(text: &str) -> &str {
     text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap()
 }
 
+/// The number of modules around and including that of the file `place`, which is relative to the root of its crate.
+fn depth(place: &Path) -> usize {
+    place.components().count() - usize::from(place.ends_with("mod.rs"))
+}
+
 #[test]
 fn modules_import_only_modules_below_them() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -164,7 +174,10 @@ fn modules_import_only_modules_below_them() {
                 ));
                 continue;
             };
-            for import in imports(&code(&path)) {
+            let code = code(&path);
+            let mut found = imports(&code, "crate::");
+            found.extend(imports(&code, &"super::".repeat(depth(place))));
+            for import in found {
                 if level(import).is_some_and(|other| other > own) {
                     wrong.push(format!("{} imports {import}, which is above it", path.display()));
                 }
@@ -176,6 +189,10 @@ fn modules_import_only_modules_below_them() {
 
 #[test]
 fn imports_are_found() {
-    let code = "use crate::{a::{b, c}, d};\nfn f() { crate::e::g() }\npub(crate) mod h;\n";
-    assert_eq!(imports(code).into_iter().collect::<Vec<_>>(), ["a", "d", "e"]);
+    let code = "use crate::{a::{b, c}, d};\nfn f() { crate::e::g() }\npub(crate) mod h;\nuse super::super::{i::j, k};\nuse super::l;\n";
+    assert_eq!(imports(code, "crate::").into_iter().collect::<Vec<_>>(), ["a", "d", "e"]);
+    assert_eq!(depth(Path::new("x/y.rs")), 2);
+    assert_eq!(imports(code, "super::super::").into_iter().collect::<Vec<_>>(), ["i", "k"]);
+    assert_eq!(depth(Path::new("x/mod.rs")), 1);
+    assert_eq!(imports(code, "super::").into_iter().collect::<Vec<_>>(), ["l", "super"]);
 }

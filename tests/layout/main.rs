@@ -51,3 +51,16 @@ fn the_wiring_of_a_run_fits_on_one_screen() {
     assert!(length > 10, "run_with_sinks is not found");
     assert!(length <= SCREEN, "run_with_sinks has {length} lines; move steps to run/parts.rs");
 }
+
+/// The most lines that a file may have.
+const FILE_LINES_MAX: usize = 500;
+
+#[test]
+fn files_are_short() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files: Vec<_> = ["src", "tests", "benches"].iter().flat_map(|folder| sources(&root.join(folder))).collect();
+    assert!(files.len() > 100, "the sources are not found");
+    let lines = |file: &PathBuf| fs::read_to_string(file).unwrap().lines().count();
+    let long: Vec<_> = files.iter().map(|file| (lines(file), file)).filter(|(n, _)| *n > FILE_LINES_MAX).collect();
+    assert!(long.is_empty(), "split these files, which have more than {FILE_LINES_MAX} lines: {long:?}");
+}

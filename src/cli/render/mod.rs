@@ -2,20 +2,17 @@
 
 mod labels;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use serde::Serialize;
 
 use self::labels::SecondsByRun;
-use super::Compute;
+use super::decide_args::DecideArgs;
 use super::paths::{refuse_inputs_of, shown};
 use super::progress::Bar;
 use super::run::named;
 use super::score::decide;
-use super::signal::SignalArgs;
-use super::vote::VoteArgs;
 use touchline_core::cause::Cause;
 use touchline_core::error::{Error, Result};
 use touchline_core::markup::plain;
@@ -24,10 +21,9 @@ use touchline_media::gst::output::{
     DEFAULT_BITRATE_KBPS, Encoder, Encoding, OutputAddress, OutputCause, RenderRequest, recording_length,
     render_recording,
 };
-use touchline_media::options::TierChoice;
 use touchline_media::overlay::{Overlay, OverlayOptions, Position, SAFE_AREA_MAX, SIZE_MAX};
 
-#[derive(Debug, Args, Serialize)]
+#[derive(Debug, Args)]
 #[command(
     after_long_help = "Each picture shows the estimate of its own second. A second without a decision shows none. The pictures are \
 encoded again with H.264; the sound is passed through if the output can hold its coding, and becomes AAC otherwise. With --decisions, no \
@@ -41,62 +37,39 @@ Examples:
 pub struct RenderArgs {
     /// Recording.
     #[arg(value_name = "FILE")]
-    #[serde(skip)]
     input: PathBuf,
     /// Where it goes: an .mp4, .mkv or .ts file, or hls:DIR for a playlist with segments.
     #[arg(short, long, value_name = "FILE|hls:DIR")]
-    #[serde(skip)]
     output: PathBuf,
     /// Decisions of this recording, which touchline score --jsonl wrote. Without it they are made now.
     #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["pack", "tier", "precision", "device"])]
-    #[serde(skip)]
     decisions: Option<PathBuf>,
     /// The stream of the decisions, where the file has several.
     #[arg(long, value_name = "ID", requires = "decisions")]
-    #[serde(skip)]
     stream: Option<String>,
     /// The label: bug, label, bars, or the path of an SVG file [default: label].
     #[arg(long, value_name = "NAME|FILE.svg")]
-    #[serde(skip)]
     overlay: Option<String>,
     /// Where the label is [default: as the template says].
     #[arg(long, value_name = "POSITION", value_parser = named::<Position>(&Position::NAMES))]
-    #[serde(skip)]
     overlay_position: Option<Position>,
     /// Height of the label in percent of the picture's shorter side [default: as the template says].
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=i64::from(SIZE_MAX)))]
-    #[serde(skip)]
     overlay_size: Option<u32>,
     /// What stays free on each side of the picture in percent [default: as the template says].
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=i64::from(SAFE_AREA_MAX)))]
-    #[serde(skip)]
     overlay_safe_area: Option<u32>,
     /// Font file in place of the system's sans-serif font.
     #[arg(long, value_name = "FILE")]
-    #[serde(skip)]
     overlay_font: Option<PathBuf>,
     /// What encodes pictures: x264 on the processor, va on the graphics processor.
     #[arg(long, default_value = "x264", value_parser = named::<Encoder>(&Encoder::NAMES))]
-    #[serde(skip)]
     encoder: Encoder,
     /// Highest bit rate of the pictures, kbit/s.
     #[arg(long, value_name = "KBPS", default_value_t = DEFAULT_BITRATE_KBPS, value_parser = clap::value_parser!(u32).range(100..=100_000))]
-    #[serde(skip)]
     bitrate_kbps: u32,
-    /// Directory of the model pack [default: weights/compact].
-    #[arg(long, value_name = "DIR", env = "TOUCHLINE_PACK")]
-    #[serde(skip)]
-    pack: Option<PathBuf>,
     #[command(flatten)]
-    #[serde(flatten)]
-    compute: Compute,
-    /// Pictures to decode for the decisions, as in touchline score [default: auto].
-    #[arg(long, value_parser = named::<TierChoice>(&TierChoice::NAMES))]
-    tier: Option<TierChoice>,
-    #[command(flatten)]
-    vote: VoteArgs,
-    #[command(flatten)]
-    signal: SignalArgs,
+    decide: DecideArgs,
 }
 
 pub fn render(args: &RenderArgs) -> Result<()> {
@@ -175,7 +148,7 @@ impl RenderArgs {
         let length_ns = recording_length(&self.input).unwrap_or(0);
         let mut bar = Bar::new("seconds decided", length_ns.div_ceil(NANOS_PER_SECOND));
         let mut decided = 0;
-        let result = decide(self, self.pack.as_deref(), &self.input, &mut |records| {
+        let result = decide(&self.decide, &self.input, &mut |records| {
             decided += 1;
             bar.set(decided);
             records.iter().try_for_each(|record| seconds.add(record))

@@ -15,12 +15,16 @@ mod quality;
 mod resources;
 mod training;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::evaluate::result::{Evaluation, Predictor};
+use super::fit::LOG;
 use super::record::LogLine;
-use touchline_core::error::Result;
+use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
+
+/// File name of the report on a run, beside the folders of its modalities.
+pub const REPORT: &str = "report.html";
 
 /// The log of one training.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +39,7 @@ impl RunLog {
     /// Reads a `log.jsonl`. An incomplete last line is ignored, because a killed run may leave one.
     ///
     /// # Errors
-    /// [`Error::Data`](touchline_core::error::Error::Data) when the file cannot be read, has no start line, or has a damaged line; the
+    /// [`Error::Data`] when the file cannot be read, has no start line, or has a damaged line; the
     /// cause gives its number.
     pub fn read(path: &Path) -> Result<Self> {
         log::read(path)
@@ -48,6 +52,25 @@ impl RunLog {
 /// When a chart cannot be drawn, which is a defect of the program.
 pub fn training(runs: &[RunLog]) -> Result<String> {
     training::page(runs)
+}
+
+/// Writes the report on all modalities in a run's directory. Returns its path.
+///
+/// # Errors
+/// [`Error::Data`] when a log is damaged, [`Error::Output`] when the report cannot be written.
+pub fn write_training(out: &Path) -> Result<PathBuf> {
+    let mut logs = Vec::new();
+    for modality in Modality::ALL {
+        let path = out.join(modality.to_string()).join(LOG);
+        if path.is_file() {
+            logs.push(RunLog::read(&path)?);
+        }
+    }
+    let path = out.join(REPORT);
+    let text = training(&logs)?;
+    std::fs::write(&path, text)
+        .map_err(|e| Error::output(path.display().to_string(), format!("cannot write: {e}"), "choose another -o"))?;
+    Ok(path)
 }
 
 /// Returns the report on an evaluation as HTML. The report names figures that were not measured.

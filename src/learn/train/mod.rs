@@ -14,10 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::classes::{self, Samples};
 use super::dataset::Dataset;
 use super::dataset::split::Side;
-use super::fit::{self, Fit, FitConfig, LOG, Observer, Outcome};
+use super::fit::{self, Fit, FitConfig, Observer, Outcome};
 use super::inputs::Inputs;
 use super::net::{Built, build};
-use super::report::{self, RunLog};
 use super::rows::{self, Recipe, Rows};
 use super::rules::OnRule;
 use touchline_compute::models::pack::Sampling;
@@ -27,9 +26,6 @@ use touchline_core::labels::{ClassSet, Modality};
 
 /// File name of the description in the run directory of a modality.
 pub const RUN: &str = "run.toml";
-
-/// File name of the report on a run, beside the folders of its modalities.
-pub const REPORT: &str = "report.html";
 
 /// The blocks that step 2 trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,25 +136,6 @@ fn each_modality(dataset: &Dataset, plan: &Plan, mut each: impl FnMut(&Job<'_>, 
     };
     let job = Job { dataset, sides, plan, known: &known, left_out: &left_out, weights: &weights, hash: &hash };
     plan.modalities.iter().try_for_each(|modality| each(&job, *modality))
-}
-
-/// Writes the report on all modalities in a run's directory. Returns its path.
-///
-/// # Errors
-/// [`Error::Data`] when a log is damaged, [`Error::Output`] when the report cannot be written.
-pub fn write_report(out: &Path) -> Result<PathBuf> {
-    let mut logs = Vec::new();
-    for modality in Modality::ALL {
-        let path = out.join(modality.to_string()).join(LOG);
-        if path.is_file() {
-            logs.push(RunLog::read(&path)?);
-        }
-    }
-    let path = out.join(REPORT);
-    let text = report::training(&logs)?;
-    std::fs::write(&path, text)
-        .map_err(|e| Error::output(path.display().to_string(), format!("cannot write: {e}"), "choose another -o"))?;
-    Ok(path)
 }
 
 /// Returns a hash of the class and side of every item, 64 hexadecimal digits. It ensures that a model is not measured on material

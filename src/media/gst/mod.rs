@@ -24,6 +24,7 @@ pub mod output;
 mod progress;
 mod recording;
 mod sinks;
+mod start;
 mod timecodes;
 mod track_sync;
 mod wall;
@@ -31,23 +32,22 @@ mod warm_up;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use gstreamer as gst;
 use gstreamer::prelude::*;
-use gstreamer_app as gst_app;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use clips::ring::{RingOptions, RingTap};
+use clips::ring::RingOptions;
+use start::PipelineStart;
 
 use super::guard::proxy::LoopbackProxy;
 use super::guard::{Refusal, SourcePolicy, digest};
 use super::hls;
 use super::options::{DecoderChoice, HlsOptions};
-use super::outlet::{Counters, Outlet, Stopper};
+use super::outlet::Counters;
 use super::registry::{Own, Setup};
 use super::source_clock::SourceClock;
 use super::uri::{Kind, Location, Pacing};
@@ -55,7 +55,7 @@ use super::{Open, Source, template};
 use touchline_core::cause::Cause;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
-use touchline_core::item::{MediaItem, Pace, Track, Tracks};
+use touchline_core::item::{MediaItem, Pace, Tracks};
 use touchline_core::selection::FrameSelection;
 use touchline_core::{limits, redact};
 
@@ -393,87 +393,6 @@ impl GstOpener {
         let location = Location { kind: Kind::Hls, ..Location::parse(uri)? };
         self.start(PipelineStart { uri, location, pipeline, wanted, proxy: None, map: Some(map) }, to)
     }
-
-    fn start(&self, start: PipelineStart<'_>, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
-        let PipelineStart { uri, location, pipeline, wanted, proxy, map } = start;
-        let o = &self.options;
-        let sink = |track: Track, wanted: bool| -> Result<Option<gst_app::AppSink>> {
-            let Some(element) = pipeline.by_name(sinks::name(track)).filter(|_| wanted) else { return Ok(None) };
-            element.downcast::<gst_app::AppSink>().map(Some).map_err(|e| {
-                Error::Usage(format!("pipeline: element \"{}\" must be an appsink, not {}", e.name(), e.type_()))
-            })
-        };
-        let video = sink(Track::Video, wanted.video)?;
-        let audio = sink(Track::Audio, wanted.audio)?;
-        if video.is_none() && audio.is_none() {
-            return Err(Error::Usage(
-                "pipeline: no appsink named \"video\" and none named \"audio\" for a track that is wanted; name one"
-                    .into(),
-            ));
-        }
-        let pace = location.pace(o.pacing);
-        let is_fed = map.is_some();
-        let outlet = Outlet::new(to);
-        let stopper = outlet.stopper();
-        // Fetched media are sent as they are decoded: the HLS relay merges the tracks and paces them.
-        let is_synced = pace == Pace::File && !is_fed;
-        let clock = self.clock.clone();
-        let graph =
-            graph::Graph::new(&pipeline, [video, audio], outlet.clone(), o.counters.clone(), is_synced, map, clock);
-        if let Some(mark) = recording::timecode(&location) {
-            // Set here only.
-            let _ = graph.timecode.set(mark);
-        }
-        let ring =
-            o.record.as_ref().and_then(|ring| RingTap::start(ring, &o.id, self.clock.clone(), o.counters.clone()));
-        let decoders = decoders::Decoders::new(o.decoder, pace, self.device_failed.clone());
-        decoders.connect(&pipeline);
-        let setup =
-            element_setup::ElementSetup { pace, selection: o.selection.clone(), ring, decoders: decoders.clone() };
-        setup.connect(&pipeline, &graph);
-        sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
-        if o.guard.is_some() || proxy.is_some() || is_fed {
-            guarded::connect(&pipeline, &graph, proxy.as_ref());
-        }
-        let gate = o.selection.clone().and_then(|t| frame_gate::FrameGate::connect(&graph, self.clock.clone(), t));
-        wall::connect(&pipeline, outlet.clone(), self.clock.clone(), self.source_clock.clone());
-        if matches!(location.kind, Kind::Udp | Kind::Srt) {
-            clocks::connect(&pipeline, self.clock.clone(), outlet.clone());
-        }
-        let session = bus::PipelineSession {
-            name: redact::uri(uri),
-            pipeline: pipeline.clone(),
-            gate,
-            formats: formats::FormatWatch::connect(&graph),
-            graph,
-            falls_back: Arc::clone(&self.over_tcp),
-            decoders,
-            outlet,
-            proxy,
-            connect_timeout: (location.kind.is_network() && !is_fed && !location.listens())
-                .then_some(o.connect_timeout),
-            paced: location.sync(o.pacing) && !is_fed,
-            is_fed,
-            location,
-            id: o.id.clone(),
-        };
-        let bus = pipeline.bus().expect("a pipeline has a bus");
-        let thread = std::thread::Builder::new()
-            .name(format!("bus/{}", o.id))
-            .spawn(move || session.run())
-            .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
-        Ok(Box::new(GstSource { pace, stopper, bus, thread: Some(thread) }))
-    }
-}
-
-/// The parts of a session to start.
-struct PipelineStart<'a> {
-    uri: &'a str,
-    location: Location,
-    pipeline: gst::Pipeline,
-    wanted: Tracks,
-    proxy: Option<LoopbackProxy>,
-    map: Option<Arc<feed::TimelineMap>>,
 }
 
 /// Parses a rendered template into a pipeline.
@@ -501,40 +420,4 @@ fn parse(text: &str, name: &str) -> Result<gst::Pipeline> {
     // The clock of a live source may disappear with it; the system clock does not.
     pipeline.use_clock(Some(&gst::SystemClock::obtain()));
     Ok(pipeline)
-}
-
-struct GstSource {
-    pace: Pace,
-    stopper: Stopper,
-    bus: gst::Bus,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl GstSource {
-    fn wake(&self) {
-        // Fails only if the pipeline is already shut down.
-        let _ = self.bus.post(bus::wake_message());
-    }
-}
-
-impl Source for GstSource {
-    fn pace(&self) -> Pace {
-        self.pace
-    }
-
-    fn stop(&mut self) {
-        self.stopper.stop();
-        self.wake();
-    }
-}
-
-impl Drop for GstSource {
-    fn drop(&mut self) {
-        self.stopper.abandon();
-        self.wake();
-        if let Some(thread) = self.thread.take() {
-            // The panic hook has already printed a panic of the thread.
-            let _ = thread.join();
-        }
-    }
 }

@@ -14,7 +14,7 @@ use super::history::HistoryFile;
 use super::overlay::OverlayFile;
 use super::record::RecordFile;
 use super::signal::SignalFile;
-use super::sink::{RecordKind, SinkFile};
+use super::sink::{self, RecordKind, SinkFile};
 use super::values::{
     BatchMax, BatchWaitMs, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard, text,
 };
@@ -307,6 +307,7 @@ pub fn schema() -> Value {
     let mut schema = plain_schema::<RawSettings>();
     let defaults = serde_json::to_value(defaults()).expect("settings are plain values");
     set_defaults(&mut schema, &defaults);
+    set_defaults(&mut schema["properties"][SINK]["items"], &sink::default_values());
     schema
 }
 

@@ -184,6 +184,8 @@ fn the_schema_has_every_default_and_bound() {
     assert_eq!(properties["vote"]["properties"]["onset"]["default"], json!(0.6));
     assert_eq!(properties["rtsp_transport"]["default"], "auto");
     assert_eq!(properties["stream"]["items"]["required"], json!(["uri"]));
+    let sink = &properties["sink"]["items"]["properties"];
+    assert_eq!((&sink["spool_max_mb"]["default"], &sink["timeout_s"]["default"]), (&json!(256), &json!(10)));
     assert_eq!(properties["stream"]["items"]["properties"]["latency_ms"]["maximum"], 60_000);
     let text = schema.to_string();
     assert!(!text.contains("null") && !text.contains("$ref"), "{text}");

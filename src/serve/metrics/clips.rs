@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
-use super::{Metrics, counters, gauges, int_gauges, nanos_to_seconds};
+use super::families::{counters, gauges, int_gauges};
+use super::{Metrics, nanos_to_seconds};
 
 /// What became of a clip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::{Metrics, counters, gauges, int_gauges};
+use super::Metrics;
+use super::families::{counters, gauges, int_gauges};
 
 /// Why a record of a spool was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

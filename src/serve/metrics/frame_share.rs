@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 
 use prometheus::{Gauge, IntCounter, IntGauge, Registry};
 
-use super::{Metrics, counters, gauges, int_gauges};
+use super::Metrics;
+use super::families::{counters, gauges, int_gauges};
 use touchline_core::clip::FrameShare;
 use touchline_core::tier::DecodeTier;
 

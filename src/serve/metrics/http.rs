@@ -2,7 +2,8 @@
 
 use prometheus::{IntCounter, IntGauge, Registry};
 
-use super::{Metrics, counters, int_gauges};
+use super::Metrics;
+use super::families::{counters, int_gauges};
 
 /// Why a request or a connection was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 use prometheus::{IntCounterVec, IntGaugeVec, Registry};
 use touchline_media::gst::output::OutputCause;
 
+use super::Metrics;
+use super::families::{counters, int_gauges};
 use super::stream::forget;
-use super::{Metrics, counters, int_gauges};
 
 /// The families.
 pub(super) struct OutputFamilies {

@@ -3,7 +3,7 @@
 use prometheus::{Histogram, IntCounter};
 use serde::Serialize;
 
-use super::Families;
+use super::families::Families;
 use super::stream::forget;
 
 /// Why the shadow did not decide a second that the running pack decided.

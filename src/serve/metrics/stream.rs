@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use prometheus::core::{MetricVec, MetricVecBuilder};
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 
-use super::{Families, ShadowMetrics, nanos_to_seconds};
+use super::families::Families;
+use super::{ShadowMetrics, nanos_to_seconds};
 use touchline_core::cause::Cause;
 use touchline_core::clip::GapReason;
 use touchline_core::decision::{Event, EventKind, WindowEstimate};

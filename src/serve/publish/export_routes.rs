@@ -21,6 +21,7 @@ use super::hub::{Archive, HistoryFilter, KeptTime};
 use super::past::{self, PARAMETERS, invalid};
 use super::record_reader;
 use super::stream_routes::StreamPath;
+use touchline_core::cause::Cause;
 use touchline_core::error::Error;
 use touchline_core::redact;
 use touchline_core::timecode::FrameRate;
@@ -236,7 +237,7 @@ fn named<T: DeserializeOwned>(name: &str) -> Result<T, String> {
 
 fn refusal(error: Error) -> ApiError {
     match error {
-        Error::Source { cause, advice, .. } if cause.starts_with("nothing to export") => {
+        Error::Source { kind: Cause::NotFound, cause, advice, .. } => {
             ApiError::new(StatusCode::NOT_FOUND, cause, advice)
         }
         Error::Source { cause, advice, .. } => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, cause, advice),

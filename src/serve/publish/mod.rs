@@ -27,6 +27,7 @@ mod preview_routes;
 pub mod record;
 pub mod record_reader;
 mod record_types;
+mod segment_record;
 pub mod serve;
 pub mod sink;
 mod state;

@@ -20,10 +20,11 @@ use serde::Serialize;
 
 use super::format::{millis, rfc3339};
 use super::record_types::{
-    ClassMap, Head, IncidentCause, ModalitiesRecord, ModalityRecord, Record, SegmentFields, Stamped, WallRecord,
-    WindowRecord,
+    ClassMap, Head, IncidentCause, ModalitiesRecord, ModalityRecord, Record, Stamped, WallRecord, WindowRecord,
 };
-pub use super::record_types::{Missing, SCHEMA, SCHEMA_VERSION, SegmentContent};
+pub use super::record_types::{Missing, SCHEMA, SCHEMA_VERSION};
+pub use super::segment_record::SegmentContent;
+use super::segment_record::SegmentFields;
 use super::state::StateFields;
 pub use super::state::StreamState;
 use crate::config::RecordKind;

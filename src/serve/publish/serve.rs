@@ -53,9 +53,12 @@ pub struct Limits {
     pub handshake: Duration,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        let connections = touchline_core::limits::connections(512);
+/// Connections of a server, if the limit of open files permits.
+const CONNECTIONS_MAX: usize = 512;
+
+impl Limits {
+    /// The limits of a server with this number of connections.
+    fn of(connections: usize) -> Self {
         Self {
             connections,
             per_address: (connections * 3 / 4).max(1),
@@ -64,6 +67,12 @@ impl Default for Limits {
             write: Duration::from_secs(30),
             handshake: Duration::from_secs(10),
         }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::of(touchline_core::limits::connections(CONNECTIONS_MAX))
     }
 }
 
@@ -306,4 +315,18 @@ where
         _ = closing.wait_for(|closing| *closing) => serving.as_mut().graceful_shutdown(),
     }
     serving.await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_all_connections() {
+        let limits = Limits::of(CONNECTIONS_MAX);
+        assert_eq!((limits.connections, limits.per_address, limits.reserve), (512, 384, 16));
+        let few = Limits::of(1);
+        assert_eq!((few.connections, few.per_address, few.reserve), (1, 1, 16), "a small limit of open files");
+        assert!(Limits::default().connections <= 512);
+    }
 }

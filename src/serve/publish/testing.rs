@@ -1,9 +1,12 @@
-//! Published seconds for the tests of this module.
+//! Hubs and published seconds for unit tests.
 
 use std::sync::Arc;
 
+use crate::metrics::Metrics;
+use crate::publish::hub::{Hub, HubInfo};
 use crate::publish::record::Published;
 use touchline_core::clip::{Absent, FrameShare, Gap, GapReason};
+use touchline_core::clock::Clock;
 use touchline_core::decision::{
     Decision, DecisionReason, ModalityScores, PackStamp, PerModality, SecondOutcome, SecondPrediction, WindowEstimate,
 };
@@ -21,6 +24,18 @@ pub fn classes() -> ClassSet {
 /// The pack of all that is published here.
 pub fn stamp() -> PackStamp {
     PackStamp { name: "compact".into(), weights_sha256: "3f7a".into(), manifest_sha256: "9d01".into() }
+}
+
+/// A hub without streams, whose pack has every modality.
+pub fn hub(clock: Arc<dyn Clock>) -> Hub {
+    let info = HubInfo {
+        classes: classes(),
+        modalities: Modality::ALL.to_vec(),
+        pack: stamp(),
+        vote_window_s: 10,
+        instance: None,
+    };
+    Hub::new(info, Metrics::new(), clock)
 }
 
 /// Second `index` of run 0, without sound, decided by RGB.

@@ -7,14 +7,13 @@ use serde_json::Value;
 
 use super::*;
 use crate::clips::MissingSpan;
-use crate::metrics::Metrics;
-use crate::publish::hub::{HubInfo, StreamInfo};
+use crate::publish::hub::StreamInfo;
 use crate::publish::record::Recorder;
 use crate::publish::testing::{self, predicted};
 use crate::wait::until;
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::item::{Discontinuity, MediaItem, Pace};
-use touchline_core::labels::{ClassId, Modality};
+use touchline_core::labels::ClassId;
 use touchline_core::time::RunId;
 use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
@@ -31,9 +30,7 @@ struct Bench {
 impl Bench {
     fn start(dir: &Path, id: &'static str, clips: &[ClipKind], wav: bool) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let (classes, pack) = (testing::classes(), testing::stamp());
-        let info = HubInfo { classes, modalities: Modality::ALL.to_vec(), pack, vote_window_s: 10, instance: None };
-        let hub = Hub::new(info, Metrics::new(), clock.clone());
+        let hub = testing::hub(clock.clone());
         hub.add_stream(StreamInfo { id: id.into(), uri: "testsrc://".into(), pace: Pace::Live }).unwrap();
         let sink = ClipSink::open(settings(dir, clips, wav), &hub).unwrap();
         Self { dir: dir.into(), id, hub, clock, sink }

@@ -1,6 +1,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use rusqlite::Connection;
+
 use super::statements::read;
 use super::*;
 use crate::config::{RtspTransport, VoteFile};

@@ -102,3 +102,30 @@ fn only_changed_streams_are_opened_again() {
     let seconds = seconds();
     assert!(seconds.windows(2).all(|w| w[1] == (w[0].0, w[0].1 + 1)), "{seconds:?}");
 }
+
+#[test]
+fn a_renamed_jsonl_file_is_replaced_on_request() {
+    let fixtures = Fixtures::new();
+    let (jsonl, renamed) = (fixtures.path().join("out.jsonl"), fixtures.path().join("out.jsonl.1"));
+    let uri = format!("cam={TEST}");
+    let program = Program::start(&["--jsonl", jsonl.to_str().unwrap(), &uri]);
+    let seconds = |path: &Path| -> Vec<u64> {
+        let records = records(path).into_iter().filter(|r| r["type"] == "second" || r["type"] == "gap");
+        records.map(|r| r["index"].as_u64().unwrap()).collect()
+    };
+    until("the first second", || !seconds(&jsonl).is_empty());
+    std::fs::rename(&jsonl, &renamed).unwrap();
+    let before = seconds(&renamed).len();
+    until("a second in the renamed file", || seconds(&renamed).len() > before);
+    assert!(!jsonl.exists(), "without a signal the file stays the same");
+
+    program.signal("HUP");
+    until("a second in the new file", || !seconds(&jsonl).is_empty());
+    let old = std::fs::read(&renamed).unwrap();
+    let count = seconds(&jsonl).len();
+    until("two more seconds in the new file", || seconds(&jsonl).len() >= count + 2);
+    assert_eq!(std::fs::read(&renamed).unwrap(), old, "the old file does not grow");
+    assert!(program.stop().success());
+    let both = [seconds(&renamed), seconds(&jsonl)].concat();
+    assert!(both.windows(2).all(|pair| pair[1] == pair[0] + 1), "a second is missing: {both:?}");
+}

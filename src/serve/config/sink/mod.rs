@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use url::Url;
 
 use self::checks::{Mistake, address, kafka_topic, server, template};
@@ -27,6 +28,11 @@ pub type TimeoutS = Within<1, 600>;
 const SPOOL_MAX: SpoolMaxMb = SpoolMaxMb::of::<256>();
 const TIMEOUT: TimeoutS = TimeoutS::of::<10>();
 
+/// The defaults of the keys of a sink, for the schema.
+pub(super) fn default_values() -> Value {
+    json!({ "spool_max_mb": SPOOL_MAX, "timeout_s": TIMEOUT })
+}
+
 /// Names of outputs that the program has without `[[sink]]`. They are values of the same metric label.
 const TAKEN_NAMES: [&str; 4] = ["clips", "jsonl", "outputs", "terminal"];
 
@@ -41,13 +47,13 @@ pub struct SinkFile {
     pub kind: SinkKind,
     /// Folder of the spool, on a local disk. It is created if it does not exist.
     pub spool: PathBuf,
-    /// Bound of the spool, MB (1,000,000 bytes); beyond it the oldest records are dropped and counted. By default 256.
+    /// Bound of the spool, MB (1,000,000 bytes); beyond it the oldest records are dropped and counted.
     pub spool_max_mb: Option<SpoolMaxMb>,
     /// Ids of the streams whose records are delivered; by default all.
     pub streams: Option<Vec<String>>,
     /// Types of the records that are delivered; by default all.
     pub kinds: Option<Vec<RecordKind>>,
-    /// Limit of one delivery, seconds; by default 10.
+    /// Limit of one delivery, seconds.
     pub timeout_s: Option<TimeoutS>,
     /// Address of the receiver. webhook: https://HOST/PATH; mqtt: mqtts://HOST or mqtt://HOST; nats: tls://HOST or nats://HOST;
     /// kafka: kafkas://HOST or kafka://HOST, any broker of the cluster.

@@ -22,14 +22,11 @@ use serde_json::Value;
 use super::*;
 use crate::config::sink::{ClientTls, Receiver};
 use crate::config::{SecretSource, SinkSettings};
-use crate::metrics::Metrics;
-use crate::publish::hub::HubInfo;
 use crate::publish::record::OutputRecord;
 use crate::publish::sink::ItemContent;
 use crate::publish::testing;
 use crate::wait::until;
 use touchline_core::clock::SystemClock;
-use touchline_core::labels::Modality;
 
 /// Far longer than anything here takes: a test that waits this long has failed.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -124,9 +121,7 @@ fn item(stream: &str, kind: &str, n: u64) -> Item {
 }
 
 fn hub() -> Hub {
-    let (classes, pack) = (testing::classes(), testing::stamp());
-    let info = HubInfo { classes, modalities: Modality::ALL.to_vec(), pack, vote_window_s: 10, instance: None };
-    Hub::new(info, Metrics::new(), Arc::new(SystemClock::new()))
+    testing::hub(Arc::new(SystemClock::new()))
 }
 
 fn open_one(settings: SinkSettings) -> (Box<dyn Sink>, Hub) {

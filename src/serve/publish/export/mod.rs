@@ -22,6 +22,7 @@ pub use self::place::{Export, ExportPlacement, Moment, PlacedSegment, RATE, Time
 pub(in crate::publish) use self::segment_row::cells_of_record;
 pub use self::segment_row::{SEGMENT_COLUMNS, segment_cells, text_cell};
 pub use self::text::plain;
+use touchline_core::cause::Cause;
 use touchline_core::error::{Error, Result};
 
 /// Pictures of segments as `data:` URLs, by position in [`Export::segments`].
@@ -95,14 +96,15 @@ pub struct ExportOptions {
 /// The file. `place` names the origin of the records in messages.
 ///
 /// # Errors
-/// If an option does not belong to the format, there is nothing to export, or it does not fit the format.
+/// If an option does not belong to the format, there is nothing to export ([`Cause::NotFound`]), or it does not fit the format.
 pub fn render(export: &Export<'_>, format: Format, options: &ExportOptions, place: &str) -> Result<String> {
     options.check(format)?;
     let shown = if options.all { export.clone() } else { export.of_classes() };
     // Csv and html have everything in any case.
     if !matches!(format, Format::Csv | Format::Html) && shown.segments.is_empty() {
         let cause = "nothing to export: no class was on air in the selected time";
-        return Err(Error::source_error(place, cause, "choose another time, or all for the time without a class"));
+        let advice = "choose another time, or all for the time without a class";
+        return Err(Error::source_failure(Cause::NotFound, place, cause, advice));
     }
     let media = options.media.as_deref();
     Ok(match format {

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::super::format::{class_title, parse_rfc3339, rfc3339};
 use super::super::record::SegmentContent;
 use super::text::plain;
+use touchline_core::cause::Cause;
 use touchline_core::clip::GapReason;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
@@ -140,7 +141,7 @@ impl<'a> Export<'a> {
     /// Places the selected segments of a stream. `place` names their origin in messages.
     ///
     /// # Errors
-    /// If there is none, or they have no unique positions.
+    /// If there is none ([`Cause::NotFound`]), or they have no unique positions.
     pub fn new(
         stream: &'a str,
         classes: &'a [String],
@@ -156,7 +157,7 @@ impl<'a> Export<'a> {
         }
         let Some(first) = segments.first() else {
             let cause = "nothing to export: the stream has no second in the selected time";
-            return Err(Error::source_error(place, cause, "choose another time"));
+            return Err(Error::source_failure(Cause::NotFound, place, cause, "choose another time"));
         };
         let has_wall = segments.iter().all(|s| s.began_ns.is_some());
         let base = base(&segments, has_wall, placement, place)?;

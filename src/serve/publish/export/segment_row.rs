@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::record::SERIALISES;
-use super::super::record_types::SegmentFields;
+use super::super::segment_record::SegmentFields;
 use super::place::probability;
 use super::text::plain;
 use touchline_core::segment::{MILLION, Segment};

@@ -10,9 +10,10 @@ mod feed;
 mod handle;
 mod history;
 pub(in crate::publish) mod overview;
+mod stream;
 pub(in crate::publish) mod view;
 
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use parking_lot::{Mutex, RwLock};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -24,11 +25,11 @@ use super::notice::Notice;
 use super::output::OutputStatus;
 use super::packs::PackStatus;
 use super::preview::Preview;
-use super::record::{Recorder, StreamState};
+use super::record::StreamState;
 use super::sink::DeliveryBoard;
 pub use crate::config::RecordKind;
 use crate::config::stream_id;
-use crate::metrics::{Metrics, StreamMetrics};
+use crate::metrics::Metrics;
 pub use archive::{
     Archive, HistoryCursor, HistoryFilter, KeptSegment, KeptTime, Restored, StoredRecord, StoredSegment, TimeOfContent,
 };
@@ -36,16 +37,12 @@ pub use facts::{StreamFacts, StreamInfo, StreamOwner, VoteFacts};
 use feed::Feed;
 pub use feed::{FeedBatch, FeedCursor, FeedFilter, FeedItem, FeedKind};
 pub use handle::StreamHandle;
-use history::HistoryEntry;
-use touchline_core::clip::GapReason;
+pub use stream::StreamCounts;
+use stream::{LiveState, SourceFacts, Stream};
 use touchline_core::clock::Clock;
 use touchline_core::decision::PackStamp;
 use touchline_core::error::{Error, Result};
-use touchline_core::item::{Pace, Tracks};
-use touchline_core::labels::{ClassId, ClassSet, Modality};
-use touchline_core::redact;
-use touchline_core::signal::Signal;
-use touchline_core::time::{RunId, WallTime};
+use touchline_core::labels::{ClassSet, Modality};
 
 /// Seconds kept per stream for the timeline: ten minutes, as much as the page shows.
 pub const HISTORY_SECONDS: usize = 600;
@@ -55,10 +52,6 @@ pub const HISTORY_EVENTS: usize = 200;
 
 /// Incidents kept per stream: several minutes even if the source stalls every few seconds.
 pub const HISTORY_INCIDENTS: usize = 100;
-
-/// Records that a subscriber may lag behind before it loses the oldest: about a minute. For a browser that is further
-/// behind, a new snapshot is better.
-const LIVE_RECORDS: usize = 64;
 
 /// Facts that all streams share at the start.
 #[derive(Clone, Debug)]
@@ -139,98 +132,6 @@ struct HubShared {
 struct RunningPack {
     stamp: Arc<PackStamp>,
     modalities: Vec<Modality>,
-}
-
-pub(super) struct Stream {
-    id: Arc<str>,
-    feed: Arc<Feed>,
-    source: RwLock<SourceFacts>,
-    metrics: StreamMetrics,
-    live: Mutex<LiveState>,
-    preview: Arc<Preview>,
-}
-
-/// Replaced when the stream gets another source.
-#[derive(Clone)]
-struct SourceFacts {
-    /// Redacted.
-    uri: Arc<str>,
-    pace: Pace,
-    recorder: Recorder,
-    /// Masks the credentials of the URI for as long as the stream or one of its threads exists.
-    _known: redact::MaskGuard,
-}
-
-impl SourceFacts {
-    fn new(id: &str, shared: &HubShared, uri: &str, pace: Pace) -> Self {
-        let recorder = Recorder::new(id, shared.classes.clone(), pace).with_instance(shared.instance.clone());
-        Self { uri: redact::uri(uri).into(), pace, recorder, _known: redact::remember(uri) }
-    }
-}
-
-/// The changing state of a stream.
-struct LiveState {
-    facts: Option<StreamFacts>,
-    /// Where its pictures are sent with the label, with its secrets.
-    output: Option<String>,
-    output_status: Option<Arc<OutputStatus>>,
-    /// `None` once the stream is removed.
-    subscribers: Option<broadcast::Sender<LiveRecord>>,
-    /// The last state before the restart.
-    before: Option<Arc<str>>,
-    state: StreamState,
-    since_unix_ns: i64,
-    tracks: Option<Tracks>,
-    /// When the stream stopped playing; `None` while it plays, and before it first did.
-    down_since_unix_ns: Option<i64>,
-    /// The record of the last second or gap.
-    last: Option<Arc<str>>,
-    /// The answer of the last second, short.
-    estimate: Option<Arc<str>>,
-    /// The classes on air.
-    on_air: Vec<ClassId>,
-    /// Label and mean probability of the last estimate, and whether it is unknown.
-    top: Option<(ClassId, f32, bool)>,
-    /// The conditions of the signal that last, and when they began, nanoseconds since 1970-01-01 UTC.
-    signals: Vec<(Signal, i64)>,
-    latency_ns: Option<u64>,
-    backlog: u32,
-    history: VecDeque<HistoryEntry>,
-    /// Records, oldest first.
-    events: VecDeque<Arc<str>>,
-    /// Incident records, oldest first.
-    incidents: VecDeque<Arc<str>>,
-    /// The last second with a wall time: its run, index and time.
-    last_wall: Option<(RunId, u64, WallTime)>,
-    /// The last run that was published.
-    run: RunId,
-    /// A run has begun, in this process or before.
-    has_run: bool,
-    counters: StreamCounts,
-    /// The pack that made the last decision.
-    pack: Option<Arc<PackStamp>>,
-    sequence: u64,
-    /// Of the settings.
-    group: Option<Arc<str>>,
-    /// Number of the stream's last item in the feed.
-    fed: u64,
-}
-
-/// Counts since the program started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StreamCounts {
-    /// Seconds with a decision.
-    pub classified: u64,
-    /// Seconds without one, in the order of [`GapReason::ALL`].
-    pub gapped: [u64; GapReason::ALL.len()],
-    /// Runs.
-    pub runs: u64,
-    /// Times the source was opened again.
-    pub reconnects: u64,
-    /// Events.
-    pub events: u64,
-    /// Incidents.
-    pub incidents: u64,
 }
 
 impl Hub {
@@ -499,68 +400,6 @@ impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ids: Vec<Arc<str>> = self.streams().iter().map(|s| s.id.clone()).collect();
         f.debug_struct("Hub").field("streams", &ids).finish_non_exhaustive()
-    }
-}
-
-impl Stream {
-    fn live(&self) -> MutexGuard<'_, LiveState> {
-        self.live.lock()
-    }
-
-    fn source(&self) -> SourceFacts {
-        self.source.read().clone()
-    }
-
-    /// Sends `json` to subscribers. The caller holds the lock, so that snapshots and records do not overlap.
-    fn send(&self, live: &mut LiveState, kind: RecordKind, json: Arc<str>) {
-        live.sequence += 1;
-        if let Some(subscribers) = &live.subscribers {
-            // Fails if nobody subscribes.
-            let _ = subscribers.send(LiveRecord { sequence: live.sequence, kind, json: json.clone() });
-        }
-        self.feed(live, FeedKind::Record(kind), json);
-    }
-
-    /// Appends `json` to the feed, unless the stream is removed. The caller holds the lock, as for `send`.
-    fn feed(&self, live: &mut LiveState, kind: FeedKind, json: Arc<str>) {
-        if live.subscribers.is_none() {
-            return;
-        }
-        live.fed = self.feed.push(self.id.clone(), live.group.clone(), kind, json);
-    }
-}
-
-impl LiveState {
-    fn new(since_unix_ns: i64) -> Self {
-        Self {
-            facts: None,
-            output: None,
-            output_status: None,
-            subscribers: Some(broadcast::Sender::new(LIVE_RECORDS)),
-            before: None,
-            state: StreamState::default(),
-            since_unix_ns,
-            tracks: None,
-            down_since_unix_ns: None,
-            last: None,
-            estimate: None,
-            on_air: Vec::new(),
-            top: None,
-            signals: Vec::new(),
-            latency_ns: None,
-            backlog: 0,
-            history: VecDeque::with_capacity(HISTORY_SECONDS),
-            events: VecDeque::new(),
-            incidents: VecDeque::new(),
-            last_wall: None,
-            run: RunId(0),
-            has_run: false,
-            counters: StreamCounts::default(),
-            pack: None,
-            sequence: 0,
-            group: None,
-            fed: 0,
-        }
     }
 }
 

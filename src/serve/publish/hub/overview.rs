@@ -232,27 +232,18 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::metrics::Metrics;
-    use crate::publish::hub::{FeedKind, HubInfo, StreamHandle, StreamInfo};
+    use crate::publish::hub::{FeedKind, StreamHandle, StreamInfo};
     use crate::publish::record::StreamState;
-    use crate::publish::testing::{EPOCH_NS, classes, gap, predicted, stamp};
+    use crate::publish::testing::{self, EPOCH_NS, gap, predicted};
     use touchline_core::cause::Cause;
     use touchline_core::clock::ManualClock;
     use touchline_core::item::Pace;
-    use touchline_core::labels::Modality;
 
     const SECOND_NS: u64 = NANOS_PER_SECOND;
 
     fn hub() -> (Hub, Arc<ManualClock>) {
         let clock = Arc::new(ManualClock::default());
-        let info = HubInfo {
-            classes: classes(),
-            modalities: vec![Modality::Rgb],
-            pack: stamp(),
-            vote_window_s: 10,
-            instance: None,
-        };
-        (Hub::new(info, Metrics::new(), clock.clone()), clock)
+        (testing::hub(clock.clone()), clock)
     }
 
     fn add(hub: &Hub, id: &str) -> StreamHandle {

@@ -3,13 +3,16 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use tokio::sync::broadcast::error::TryRecvError;
 
+use super::stream::LIVE_RECORDS;
 use super::*;
 use crate::publish::testing::{EPOCH_NS, classes, gap, predicted, stamp};
 use touchline_core::cause::Cause;
+use touchline_core::clip::GapReason;
 use touchline_core::clock::ManualClock;
 use touchline_core::decision::{Event, EventKind, SecondOutcome};
 use touchline_core::incident::Incident;
-use touchline_core::item::{Discontinuity, Track};
+use touchline_core::item::{Discontinuity, Pace, Track, Tracks};
+use touchline_core::labels::ClassId;
 use touchline_core::segment::{RecordedSecond, SegmentCloser};
 use touchline_core::signal::{Signal, Signals};
 use touchline_core::time::{Pts, RunId};

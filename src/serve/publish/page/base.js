@@ -51,3 +51,21 @@ export function toggleFullScreen() {
   if (document.fullscreenElement) document.exitFullscreen().catch(() => {});
   else document.documentElement.requestFullscreen?.().catch(() => {});
 }
+
+// The fill of time without a decision: diagonal lines in tiles of `size` pixels of the page, at every scale of `g`.
+export function hatch(g, colour, scale, size = 6) {
+  const tile = document.createElement("canvas");
+  tile.width = tile.height = Math.round(size * scale);
+  const t = tile.getContext("2d");
+  t.strokeStyle = colour;
+  t.lineWidth = 1.2 * scale;
+  for (const shift of [-tile.width, 0, tile.width]) {
+    t.beginPath();
+    t.moveTo(shift, tile.width);
+    t.lineTo(shift + tile.width, 0);
+    t.stroke();
+  }
+  const pattern = g.createPattern(tile, "repeat");
+  pattern.setTransform(g.getTransform().inverse());
+  return pattern;
+}

@@ -1,6 +1,6 @@
 // The timeline: a lane for each stream, with its segments as a broad band and, where a second has room, the class of each second below.
 
-import { $, duration, make, percent, setText, url } from "./base.js";
+import { $, duration, hatch, make, percent, setText, url } from "./base.js";
 import { colourOf, titleOf } from "./colours.js";
 import { clock, day, moment } from "./times.js";
 
@@ -338,21 +338,4 @@ function label(g, text, ink, left, right) {
   g.fillStyle = ink;
   if (g.measureText(text).width < right - left - 10) g.fillText(text, left + 5, BAND / 2 + 0.5);
   g.restore();
-}
-
-function hatch(g, colour, scale) {
-  const tile = document.createElement("canvas");
-  tile.width = tile.height = Math.round(6 * scale);
-  const t = tile.getContext("2d");
-  t.strokeStyle = colour;
-  t.lineWidth = 1.2 * scale;
-  for (const shift of [-tile.width, 0, tile.width]) {
-    t.beginPath();
-    t.moveTo(shift, tile.width);
-    t.lineTo(shift + tile.width, 0);
-    t.stroke();
-  }
-  const pattern = g.createPattern(tile, "repeat");
-  pattern.setTransform(new DOMMatrix().scale(1 / scale));
-  return pattern;
 }

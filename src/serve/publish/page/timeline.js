@@ -1,7 +1,7 @@
 // The timeline of the last ten minutes: the estimate as a broad band, each second's own class as a thin band below it, gaps
 // hatched, onsets and offsets as marks above.
 
-import { GAPS, duration, percent } from "./base.js";
+import { GAPS, duration, hatch, percent } from "./base.js";
 import { colourOf, titleOf } from "./colours.js";
 import { VIEWS } from "./panels.js";
 import { moment } from "./times.js";
@@ -151,20 +151,7 @@ export class Timeline {
   #gaps(g, x, quiet, scale) {
     const gaps = this.#entries.filter((e) => e.reason);
     if (!gaps.length) return;
-    const tile = document.createElement("canvas");
-    tile.width = tile.height = Math.round(6 * scale);
-    const t = tile.getContext("2d");
-    t.strokeStyle = quiet;
-    t.lineWidth = 1.2 * scale;
-    for (const shift of [-tile.width, 0, tile.width]) {
-      t.beginPath();
-      t.moveTo(shift, tile.width);
-      t.lineTo(shift + tile.width, 0);
-      t.stroke();
-    }
-    const pattern = g.createPattern(tile, "repeat");
-    pattern.setTransform(new DOMMatrix().scale(1 / scale));
-    g.fillStyle = pattern;
+    g.fillStyle = hatch(g, quiet, scale);
     // A single second is a pixel or two wide. It is widened to show the hatching.
     for (const e of gaps) g.fillRect(x(e.at), MARKS, Math.max(2, x(e.at + 1) - x(e.at)), BAND + BREAK + THIN);
   }

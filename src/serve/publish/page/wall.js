@@ -1,7 +1,7 @@
 // The wall: a tile per stream, problems first. It keeps what the feed sends, and shows what the address asks for.
 
 import { BAD, CALM, WARN, answer, counts } from "./answers.js";
-import { $, capital, icon, make, setText, toggleFullScreen } from "./base.js";
+import { $, capital, hatch, icon, make, setText, toggleFullScreen } from "./base.js";
 import { isDark, learnClasses, onThemeChange, titleOf } from "./colours.js";
 import { Feed } from "./feed.js";
 import { fetchInfo, followNotice, offerLogOut } from "./live.js";
@@ -130,25 +130,10 @@ function palette() {
   if (strip?.theme !== theme) {
     const quiet = getComputedStyle(document.documentElement).getPropertyValue("--quiet").trim();
     let pattern = null;
-    const hatching = (g, scale) => (pattern ??= hatch(g, quiet, scale));
+    const hatching = (g, scale) => (pattern ??= hatch(g, quiet, scale, 5));
     strip = { theme, quiet, hatching };
   }
   return strip;
-}
-
-function hatch(g, colour, scale) {
-  const tile = document.createElement("canvas");
-  tile.width = tile.height = Math.round(5 * scale);
-  const t = tile.getContext("2d");
-  t.strokeStyle = colour;
-  t.lineWidth = 1.2 * scale;
-  for (const shift of [-tile.width, 0, tile.width]) {
-    t.beginPath();
-    t.moveTo(shift, tile.width);
-    t.lineTo(shift + tile.width, 0);
-    t.stroke();
-  }
-  return g.createPattern(tile, "repeat");
 }
 
 function showCounts(answers) {

@@ -2,15 +2,13 @@ use crossbeam_channel::{bounded, unbounded};
 
 use super::*;
 use crate::backlog::Backlog;
-use crate::metrics::Metrics;
-use crate::publish::hub::{HubInfo, StreamInfo};
+use crate::publish::hub::StreamInfo;
 use crate::publish::sink::{QUEUE, Sink};
-use crate::publish::testing::{classes, stamp};
+use crate::publish::testing;
 use touchline_core::clip::{Gap, GapReason};
 use touchline_core::clock::ManualClock;
-use touchline_core::decision::{PackStamp, SecondOutcome};
+use touchline_core::decision::SecondOutcome;
 use touchline_core::item::{End, Pace};
-use touchline_core::labels::{ClassSet, Modality};
 use touchline_core::time::RunId;
 
 /// Blocks until the test is over.
@@ -30,15 +28,12 @@ impl Sink for Stalled {
 #[test]
 fn a_stalled_sink_delays_no_decision_of_a_live_stream() {
     let clock = Arc::new(ManualClock::default());
-    let classes = ClassSet::new(["tennis", "other"].map(String::from).to_vec()).unwrap();
-    let pack = PackStamp { name: "p".into(), weights_sha256: "a".into(), manifest_sha256: "b".into() };
-    let info = HubInfo { classes, modalities: vec![Modality::Rgb], pack, vote_window_s: 10, instance: None };
-    let hub = Hub::new(info, Metrics::new(), clock.clone());
+    let hub = testing::hub(clock.clone());
     let stream = StreamInfo { id: "a".into(), uri: "rtsp://h/a".into(), pace: Pace::Live };
     let handle = hub.add_stream(stream).unwrap();
     let queue = Backlog::new().add_queue(Pace::Live);
     let (reports_to, reports) = unbounded();
-    let mut publisher = Publisher::new(hub.clone(), clock.clone(), 2, reports_to);
+    let mut publisher = Publisher::new(hub.clone(), clock.clone(), 3, reports_to);
     let (release, stalled) = bounded(0);
     publisher.sinks().add(Stalled(stalled)).unwrap();
     let beat = publisher.beat().clone();
@@ -80,14 +75,7 @@ fn a_stalled_sink_delays_no_decision_of_a_live_stream() {
 #[test]
 fn a_source_that_is_reopened_after_a_fault_of_its_thread_is_counted() {
     let clock = Arc::new(ManualClock::default());
-    let info = HubInfo {
-        classes: classes(),
-        modalities: vec![Modality::Rgb],
-        pack: stamp(),
-        vote_window_s: 10,
-        instance: None,
-    };
-    let hub = Hub::new(info, Metrics::new(), clock.clone());
+    let hub = testing::hub(clock.clone());
     let handle = hub.add_stream(StreamInfo { id: "a".into(), uri: "rtsp://h/a".into(), pace: Pace::Live }).unwrap();
     let queue = Backlog::new().add_queue(Pace::Live);
     let mut publisher = Publisher::new(hub.clone(), clock, 3, unbounded().0);

@@ -2,54 +2,50 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::{Server, add, new_hub};
 use crate::wait::until;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
 use touchline_core::clock::SystemClock;
 use touchline_serve::metrics::Metrics;
 use touchline_serve::publish::access::{Access, AccessConfig, BODY_MAX, TokenSource};
 use touchline_serve::publish::hub::Hub;
 use touchline_serve::publish::record::StreamState;
 use touchline_serve::publish::serve::Limits;
-use touchline_serve::publish::tls::{Tls, TlsFiles};
 
-const ADMIN: &str = "admin-token-0123456789";
+pub const ADMIN: &str = "admin-token-0123456789";
 const READER: &str = "reader-token-0123456789";
 
 fn text(token: &str) -> Option<TokenSource> {
     Some(TokenSource::Environment { name: "TOKEN", text: token.into() })
 }
 
-fn both_tokens() -> AccessConfig {
+pub fn both_tokens() -> AccessConfig {
     AccessConfig { admin_token: text(ADMIN), read_token: text(READER), ..AccessConfig::default() }
 }
 
-fn hub() -> Hub {
+pub fn hub() -> Hub {
     let (hub, _) = new_hub();
     add(&hub, "court-1", "testsrc://").set_state(StreamState::Playing);
     hub
 }
 
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub struct Answer {
+    pub status: u16,
     head: String,
     body: String,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let pairs = self.head.lines().filter_map(|line| line.split_once(": "));
         pairs.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
     }
 }
 
-fn exchange(mut stream: impl Read + Write, request: &str) -> Answer {
+pub fn exchange(mut stream: impl Read + Write, request: &str) -> Answer {
     stream.write_all(request.as_bytes()).unwrap();
     let mut bytes = Vec::new();
     // A server that closes the connection without a TLS closure alert has still sent the whole answer.
@@ -60,13 +56,13 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> Answer {
     Answer { status, head: head.to_owned(), body: body.to_owned() }
 }
 
-fn connect(server: &Server) -> TcpStream {
+pub fn connect(server: &Server) -> TcpStream {
     let stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream
 }
 
-fn request(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
+pub fn request(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
     let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", server.address());
     for (name, value) in headers {
         text += &format!("{name}: {value}\r\n");
@@ -78,17 +74,17 @@ fn ask(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body
     exchange(connect(server), &request(server, method, path, headers, body))
 }
 
-fn bearer(token: &str) -> String {
+pub fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
-fn refused(hub: &Hub, reason: &str) -> u64 {
+pub fn refused(hub: &Hub, reason: &str) -> u64 {
     let name = format!("touchline_http_refused_total{{reason=\"{reason}\"}} ");
     let text = hub.metrics().encode();
     text.lines().find_map(|line| line.strip_prefix(&name)).expect("the counter exists from the start").parse().unwrap()
 }
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
+pub const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 #[test]
 fn each_role_has_its_permissions() {
@@ -356,66 +352,6 @@ fn clients_that_exceed_a_limit_are_disconnected() {
     drop(held);
     until("the end of all connections", || hub.metrics().encode().contains("touchline_http_connections 0"));
     assert_eq!(ask(&server, "GET", "/healthz", &[], "").status, 200);
-}
-
-/// Writes a certificate for 127.0.0.1 and its key to files in `dir`. Returns the certificate for the client to trust.
-fn certificate(dir: &Path) -> CertificateDer<'static> {
-    let generated = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
-    std::fs::write(dir.join("cert.pem"), generated.cert.pem()).unwrap();
-    std::fs::write(dir.join("key.pem"), generated.signing_key.serialize_pem()).unwrap();
-    CertificateDer::from_pem_slice(generated.cert.pem().as_bytes()).unwrap()
-}
-
-fn ask_tls(server: &Server, trusted: &CertificateDer<'static>, request: &str) -> std::io::Result<Answer> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(trusted.clone()).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from("127.0.0.1").unwrap();
-    let client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut stream = rustls::StreamOwned::new(client, connect(server));
-    stream.conn.complete_io(&mut stream.sock)?;
-    Ok(exchange(stream, request))
-}
-
-#[test]
-fn tls_files_can_be_reloaded() {
-    let dir = tempfile::tempdir().unwrap();
-    let first = certificate(dir.path());
-    let files = TlsFiles { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
-    let tls = Arc::new(Tls::open(files.clone()).unwrap());
-    let hub = hub();
-    let server = Server::start_with(hub.clone(), both_tokens(), Some(tls.clone()), Limits::default());
-    let admin = bearer(ADMIN);
-    let get = request(&server, "GET", "/api/v1/streams", &[("Authorization", &admin)], "");
-    assert_eq!(ask_tls(&server, &first, &get).unwrap().status, 200);
-    let login = request(&server, "POST", "/api/v1/session", &[JSON], &format!("{{\"token\":\"{ADMIN}\"}}"));
-    let cookie = ask_tls(&server, &first, &login).unwrap();
-    assert!(cookie.header("set-cookie").unwrap().ends_with("; Secure"), "{cookie:?}");
-
-    std::fs::write(&files.key, "half a key").unwrap();
-    let error = tls.reload().unwrap_err().to_string();
-    assert!(error.contains("key.pem") && error.contains("--tls-key") && !error.contains('\n'), "{error}");
-    assert_eq!(ask_tls(&server, &first, &get).unwrap().status, 200, "the old certificate must stay in use");
-    let second = certificate(dir.path());
-    tls.reload().unwrap();
-    assert_eq!(ask_tls(&server, &second, &get).unwrap().status, 200);
-    assert!(ask_tls(&server, &first, &get).is_err(), "the old certificate is still in use");
-
-    // Plain HTTP to a TLS port.
-    let mut plain = connect(&server);
-    plain.write_all(get.as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    let _ = plain.read_to_end(&mut answer);
-    assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1 200"));
-    until("the refusal", || refused(&hub, "tls") >= 1);
-    let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
-    std::fs::write(&files.key, other.signing_key.serialize_pem()).unwrap();
-    let error = Tls::open(files).unwrap_err().to_string();
-    assert!(error.contains("do not match"), "{error}");
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::page::{Studio, browser, rest};
+use crate::page::{browser, rest};
 use crate::past::Afternoon;
 use crate::skip::{Lacks, skip};
+use crate::studio::Studio;
 use crate::support::Shot;
 use crate::wall::{House, open, pictures};
 use crate::webdriver::Browser;

@@ -8,7 +8,9 @@ mod page;
 mod past;
 #[path = "../../../../tests/common/skip.rs"]
 mod skip;
+mod studio;
 mod support;
+mod tls;
 #[path = "../../../../tests/common/wait.rs"]
 mod wait;
 mod wall;
