@@ -74,8 +74,8 @@ Exit codes:
 The log goes to standard error; RUST_LOG=touchline=debug shows more. Passwords and tokens are masked."
 )]
 pub struct Cli {
-    /// Form of the log on standard error: lines for people, or a JSON object per line for log collectors.
-    #[arg(long, global = true, value_enum, value_name = "FORM", default_value_t, env = "TOUCHLINE_LOG_FORMAT")]
+    /// Log format on standard error: text, or json (one object per line).
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t, env = "TOUCHLINE_LOG_FORMAT")]
     pub log_format: LogFormat,
     #[command(subcommand)]
     command: Command,

@@ -1,9 +1,9 @@
 //! Segments of a stream, from its recorded seconds and events.
 //!
-//! Pure. The events of the vote say which class was on air; the seconds say since when. An event lags behind the change that
-//! caused it, because the vote needs several seconds of the new class to reach the threshold. So each event is dated back to the
-//! change: the point within the vote window after which the class's own probabilities fit the event best (the largest sum of
-//! the differences from half of the class's peak).
+//! Pure. Events of the vote identify the class on air; the seconds' probabilities give its start and end. An event lags behind
+//! the change that caused it, because the vote needs several seconds of the new class to reach the threshold. So each event is
+//! dated back to the change: the point within the vote window after which the class's own probabilities fit the event best (the
+//! largest sum of the differences from half of the class's peak).
 //!
 //! Seconds in which no class was on air are `Unknown`, those without programme are `NoProgramme`, and others without a decision
 //! are `Undecided`. A segment never spans a discontinuity: media cannot be cut across one.

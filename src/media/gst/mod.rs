@@ -92,7 +92,7 @@ pub struct GstOptions {
     /// Which pictures are converted; [`None`]: all.
     #[serde(skip)]
     pub selection: Option<FrameSelection>,
-    /// What decodes pictures.
+    /// Video decoder.
     #[serde(default)]
     pub decoder: DecoderChoice,
     /// Options of HLS sources.

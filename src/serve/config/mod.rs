@@ -68,13 +68,13 @@ pub struct StreamSettings {
     pub latency_ms: u32,
     /// Transport of an RTSP source.
     pub rtsp_transport: RtspTransport,
-    /// The kind of content at a web address whose name does not show it.
+    /// The kind of an http(s) source whose address does not show it.
     #[serde(default)]
     pub kind: Option<SourceKind>,
     /// Which coded pictures are decoded.
     #[serde(default)]
     pub tier: TierChoice,
-    /// What decodes pictures.
+    /// Video decoder.
     #[serde(default)]
     pub decoder: DecoderChoice,
     /// Options of an HLS source.
@@ -245,7 +245,11 @@ pub fn stream_group(group: &str) -> Result<(), String> {
 pub fn time_zone(name: &str) -> Result<(), String> {
     let well_formed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '/');
     let fits = (1..=64).contains(&name.len()) && name.chars().all(well_formed);
-    if fits { Ok(()) } else { Err(format!("{name:?} is no name of a time zone, as in Europe/London or UTC")) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("{name:?} is not the name of a time zone; write one such as Europe/London or UTC"))
+    }
 }
 
 /// A readable id for a stream without one, which is not `taken`.

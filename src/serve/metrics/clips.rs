@@ -46,7 +46,7 @@ pub(super) struct ClipFamilies {
 
 impl ClipFamilies {
     pub fn new(r: &Registry) -> Self {
-        let clips = counters(r, "touchline_clips_total", "Clips, by what became of them.", &["result"]);
+        let clips = counters(r, "touchline_clips_total", "Clips, by result.", &["result"]);
         Self {
             unrecorded: counters(
                 r,
@@ -54,7 +54,7 @@ impl ClipFamilies {
                 "Coded pictures and pieces of sound that are missing in the ring, because its disk was too slow or full.",
                 &["stream"],
             ),
-            ring_bytes: int_gauges(r, "touchline_ring_bytes", "Size of the rings of all streams, in bytes.", &[])
+            ring_bytes: int_gauges(r, "touchline_ring_bytes", "Total size of the rings of all streams, in bytes.", &[])
                 .with_label_values::<&str>(&[]),
             ring_seconds: gauges(
                 r,

@@ -38,9 +38,9 @@ pub(super) struct ExportQuery {
     /// otio (OpenTimelineIO), edl (CMX 3600), webvtt (chapters), webvtt-metadata, daterange (EXT-X-DATERANGE lines), csv, or html.
     #[param(pattern = "^(otio|edl|webvtt|webvtt-metadata|csv|html|daterange)$")]
     format: String,
-    /// Leave out what is before this time: wall time such as 2026-03-29T14:00:00Z, or a PTS such as 1:02:03.5 or 90 (seconds).
+    /// Exclude segments before this time: wall time such as 2026-03-29T14:00:00Z, or a PTS such as 1:02:03.5 or 90 (seconds).
     from: Option<String>,
-    /// Leave out what begins at this time or later.
+    /// Exclude segments that begin at or after this time.
     to: Option<String>,
     /// Frames a second of the timecode: 23.976, 24, 25, 29.97, 29.97df (drop-frame), 30, 48, 50, 59.94, 59.94df, or 60. By default that
     /// of the media, else 25.
@@ -49,15 +49,15 @@ pub(super) struct ExportQuery {
     /// Timecode of the first second if timecodes are counted from wall time, else of PTS 0.
     #[param(pattern = r"^\d\d?[:;]\d\d?[:;]\d\d?[:;]\d\d?$")]
     offset: Option<String>,
-    /// What timecodes are counted from: timecode (of the media), wall or pts. By default the first that every second has.
+    /// Time base of the timecodes: timecode (of the media), wall or pts. By default the first of them that every second has.
     #[param(pattern = "^(timecode|wall|pts)$")]
     time: Option<String>,
     /// Wall time of PTS 0, RFC 3339, for seconds without wall time.
     began: Option<String>,
-    /// Cut the source: one clip (otio) or event (edl) after the other.
+    /// Write the segments as consecutive clips (otio) or events (edl) instead of markers on the whole recording.
     #[param(default = false)]
     cut: Option<bool>,
-    /// Also unknown and undecided time, and time without programme. csv and html always have them.
+    /// Include unknown and undecided time and time without programme. csv and html always include them.
     #[param(default = false)]
     all: Option<bool>,
     /// URL that otio and edl refer to.

@@ -78,7 +78,7 @@ pub struct RunConfig {
     pub jsonl: Option<String>,
     /// The kinds of records in that file; `None`: all.
     pub jsonl_kinds: Option<Vec<RecordKind>>,
-    /// Name of this process in what sinks deliver; `None`: the name of the machine.
+    /// Name of this process in deliveries of sinks; `None`: the host name.
     pub instance: Option<String>,
     /// Time zone of the page; `None`: that of the viewer.
     pub time_zone: Option<String>,

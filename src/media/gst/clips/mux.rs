@@ -350,7 +350,7 @@ impl OpenFile {
                     redact::text(first_sentence(e.error().message()))
                 )),
             }),
-            _ => Err(ClipError::Failed("cannot write the clip: the muxer stands still".into())),
+            _ => Err(ClipError::Failed("cannot write the clip: the muxer makes no progress".into())),
         }
     }
 }

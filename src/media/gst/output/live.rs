@@ -66,7 +66,7 @@ pub struct LiveOutputOptions {
     pub overlay: Overlay,
     /// How it is encoded.
     pub encoding: Encoding,
-    /// How long a picture waits for its decision at most, ns.
+    /// Maximum time that a picture waits for its decision, ns.
     pub delay_ns: u64,
     /// The clock of arrivals.
     pub clock: Arc<dyn Clock>,

@@ -80,9 +80,9 @@ impl Format {
 /// The choices of one export that not every format has.
 #[derive(Clone, Debug, Default)]
 pub struct ExportOptions {
-    /// Cut the source: one clip (otio) or event (edl) after the other.
+    /// Write the segments as consecutive clips (otio) or events (edl) instead of markers on the whole recording.
     pub cut: bool,
-    /// Also unknown and undecided time, and time without programme. csv and html always have them.
+    /// Include unknown and undecided time and time without programme. csv and html always include them.
     pub all: bool,
     /// File or URL that otio and edl refer to.
     pub media: Option<String>,

@@ -95,7 +95,7 @@ pub(in crate::publish) struct EventsQuery {
 #[schemars(rename = "Segments")]
 pub(in crate::publish) struct SegmentsView {
     segments: Vec<SegmentView>,
-    /// There are more: `after` for the next page.
+    /// Value of `after` for the next page; null on the last.
     next: Option<String>,
 }
 
@@ -117,7 +117,7 @@ pub(in crate::publish) struct EventsView {
     /// Their records.
     #[schemars(with = "Vec<Stamped>")]
     events: Vec<Box<RawValue>>,
-    /// There are more: `after` for the next page.
+    /// Value of `after` for the next page; null on the last.
     next: Option<String>,
 }
 

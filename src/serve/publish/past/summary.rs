@@ -35,7 +35,7 @@ pub(in crate::publish) struct SummaryQuery {
     from: Option<String>,
     /// Before this time, RFC 3339; by default now.
     to: Option<String>,
-    /// Time zone of the days, as in Europe/London; by default that of the house (`time_zone`), else UTC.
+    /// Time zone of the days, such as Europe/London; by default `time_zone` of the configuration, else UTC.
     zone: Option<String>,
     /// Ids of streams, with commas between.
     stream: Option<String>,
@@ -50,10 +50,10 @@ pub(in crate::publish) struct SummaryQuery {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Summary")]
 pub(in crate::publish) struct SummaryOfTimeView {
-    /// Its begin, RFC 3339.
+    /// Start of the time, RFC 3339.
     #[schemars(extend("format" = "date-time"))]
     from: String,
-    /// Its end.
+    /// End of the time, RFC 3339.
     #[schemars(extend("format" = "date-time"))]
     to: String,
     /// Time zone of the days.
