@@ -20,7 +20,7 @@ pub enum Scene {
 }
 
 impl Scene {
-    /// The class that is right for it; [`None`] for colour bars, which are no programme.
+    /// The class that is right for it; [`None`] for colour bars, which count as no programme.
     pub const fn class(self) -> Option<&'static str> {
         match self {
             Scene::Tennis => Some("tennis"),

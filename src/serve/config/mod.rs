@@ -312,7 +312,7 @@ pub fn find_pack(given: Option<&Path>) -> Result<PathBuf> {
         .ok_or_else(|| {
             Error::pack(
                 DEFAULT_PACK,
-                "the default pack is not here",
+                "the default pack was not found",
                 "run from the project's directory or give --pack DIR",
             )
         })

@@ -6,7 +6,7 @@ use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::{Metrics, counters, gauges, int_gauges, nanos_to_seconds};
 
-/// What became of a clip.
+/// The result of a clip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClipResult {
     /// It is complete.

@@ -13,7 +13,7 @@ pub struct SignalConfig {
     pub bars: Duration,
     /// How long a black picture must last.
     pub black: Duration,
-    /// How long a picture must stand still.
+    /// How long a picture must be frozen.
     pub freeze: Duration,
     /// How long silence must last.
     pub silence: Duration,

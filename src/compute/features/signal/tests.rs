@@ -184,7 +184,7 @@ fn detectors_that_are_off_find_nothing() {
         assert_eq!(detector.second(&second(index, picture, Some(0.0)), &mut out), NONE);
     }
     assert!(out.is_empty());
-    // Without the detector of black, a black picture stands still.
+    // Without the detector of black, a black picture counts as frozen.
     let config = SignalConfig { off: NONE.with(Signal::Black), ..config() };
     let mut detector = SignalDetector::new(config);
     let found: Vec<Signals> =
