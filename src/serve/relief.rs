@@ -96,7 +96,7 @@ impl StreamCost {
                 let label = second.decision.label;
                 let is_sport = !second.is_unknown() && classes.name(label) != OTHER;
                 let is_change = self.label.replace(label).is_some_and(|before| before != label);
-                // A change is what a viewer waits for, so it counts twice as much as a sport that goes on.
+                // A change is what a viewer waits for, so it counts twice as much as a sport that continues.
                 average(&mut self.programme, i32::from(is_sport) + 2 * i32::from(is_change));
                 if second.tier.has_flow() {
                     average(&mut self.flow, 2 * i32::from(second.decision.modality == Modality::Flow));

@@ -62,7 +62,7 @@ struct ReadEvent<'a> {
     data: &'a RawValue,
 }
 
-/// What became of the letters of a file.
+/// The results for the letters of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct TakenAgain {
     /// Records that are in the spool now.
