@@ -85,7 +85,7 @@ pub struct Cli {
 enum Command {
     /// Watch streams. Publishes the probability of each class every second: on a page, as JSON lines, as metrics.
     Run(Box<run::RunArgs>),
-    /// Show two channels that the program draws itself, decided by the pack, on the page.
+    /// Show two channels of drawn scenes on the page, classified by the pack.
     Demo(demo::DemoArgs),
     /// Label recordings and still pictures offline, as fast as the machine allows.
     Score(score::ScoreArgs),

@@ -11,7 +11,7 @@ const HEADING: &str = "No programme: test bars, black, freeze, silence";
 #[derive(Clone, Debug, Args, Serialize)]
 #[command(next_help_heading = HEADING)]
 pub(super) struct SignalArgs {
-    /// Detectors that are off, with commas between them.
+    /// Detectors that are off, separated by commas.
     #[arg(long = "signal-off", value_name = "LIST", value_delimiter = ',', value_parser = named::<Signal>(&Signal::NAMES))]
     off: Option<Vec<Signal>>,
     /// Colour bars count as no programme after this time, 0.2 to 3600 s [default: 1].

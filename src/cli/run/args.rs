@@ -55,7 +55,7 @@ pub struct RunArgs {
     /// Append one JSON object per second and per event to this file; "-" is standard output.
     #[arg(long, value_name = "FILE|-")]
     jsonl: Option<String>,
-    /// Kinds of records in that file, with commas between them; by default all.
+    /// Kinds of records in that file, separated by commas; by default all.
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = named::<RecordKind>(&RecordKind::NAMES))]
     jsonl_kinds: Option<Vec<RecordKind>>,
     /// Name of this process in records and in deliveries of sinks.
@@ -64,7 +64,7 @@ pub struct RunArgs {
     /// Time zone of the times on the page, such as Europe/London [default: the viewer's time zone].
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<String>,
-    /// Keep streams that were added over the API for the next start, and the history (segments, events, seconds), in this SQLite file.
+    /// SQLite file that keeps streams added over the API for the next start, and the history: segments, events and seconds.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
     /// Maximum number of streams, 1 to 4096 [default: 64].
@@ -155,14 +155,14 @@ pub struct RunArgs {
 #[derive(Clone, Debug, Args, Serialize)]
 #[command(next_help_heading = "History")]
 struct HistoryArgs {
-    /// Segments, events, incidents and states that are older are removed from the file of --state, 1 to 36500 [default: 90].
+    /// Remove segments, events, incidents and states from the file of --state after this many days, 1 to 36500 [default: 90].
     #[arg(long = "history-days", value_name = "DAYS")]
     days: Option<u32>,
-    /// Seconds that are older are removed, 1 to 3650 [default: 7].
+    /// Remove seconds after this many days, 1 to 3650 [default: 7].
     #[arg(long = "history-seconds-days", value_name = "DAYS")]
     seconds_days: Option<u32>,
-    /// The oldest seconds, and then the oldest of all else, are removed beyond this size of the file, 10 to 10000000
-    /// [default: 2000].
+    /// Maximum size of the file of --state, 10 to 10000000 [default: 2000]. Beyond it, the oldest seconds are removed first, then
+    /// the oldest other records.
     #[arg(long = "history-max-mb", value_name = "MB")]
     max_mb: Option<u32>,
 }
@@ -256,7 +256,7 @@ struct TlsArgs {
 
 #[derive(Clone, Debug, Args, Serialize)]
 struct SourcesArgs {
-    /// Schemes that streams added over the API may have, with commas between them [default: all; file needs
+    /// Schemes that streams added over the API may have, separated by commas [default: all; file needs
     /// --sources-folders].
     #[arg(long = "sources-schemes", value_name = "LIST", value_delimiter = ',')]
     schemes: Option<Vec<String>>,

@@ -103,7 +103,7 @@ pub struct RawSettings {
     pub vote: VoteFile,
     /// When test bars, black, freeze and silence count.
     pub signal: SignalFile,
-    /// How much of the past the store keeps.
+    /// Limits of the history in the store.
     pub history: HistoryFile,
     /// The ring of original media, and the clips of events that are cut from it.
     pub record: RecordFile,

@@ -97,7 +97,7 @@ pub struct Settings {
     pub jsonl_kinds: Option<Vec<RecordKind>>,
     /// SQLite file of the store.
     pub state: Option<PathBuf>,
-    /// How much of the past the store keeps.
+    /// Limits of the history in the store.
     pub history: HistorySettings,
     /// Limit of streams at once.
     pub max_streams: MaxStreams,

@@ -62,8 +62,8 @@ pub(super) struct ExportQuery {
     all: Option<bool>,
     /// URL that otio and edl refer to.
     media: Option<String>,
-    /// Address of an HLS media playlist on the server that the stream comes from. The answer of daterange is then a copy with the lines,
-    /// whose addresses are absolute. Without it, it is the lines alone.
+    /// Address of an HLS media playlist on the server that the stream comes from. The answer of daterange is then a copy with the
+    /// lines, whose addresses are absolute. Without it, the answer has the lines only.
     playlist: Option<String>,
 }
 
@@ -80,7 +80,7 @@ struct ExportJob {
 
 const DAY_MS: i64 = 86_400_000;
 
-/// What is read around the time of an export: more than an event lags behind its change.
+/// Time that is read before and after an export: longer than the delay of an event.
 const MARGIN_MS: i64 = 900_000;
 
 /// Exports segments from the store (`--state`): those of `from` to `to` by wall time, else those of the last day.
@@ -141,7 +141,7 @@ impl ExportQuery {
         options.check(format).map_err(refusal)?;
         let playlist = self.playlist.as_deref().map(|text| playlist(text, &stream, state)).transpose()?;
         if playlist.is_some() && format != Format::DateRange {
-            return Err(invalid("playlist", "it is for the format daterange only"));
+            return Err(invalid("playlist", "only the format daterange has a playlist"));
         }
         let placement = ExportPlacement {
             rate: optional("rate", self.rate, FrameRate::parse)?,
@@ -156,8 +156,8 @@ impl ExportQuery {
 }
 
 impl ExportJob {
-    /// The time whose seconds are read: a day, or more for a longer time. It begins with the segment that is on air at its begin, because
-    /// the event that says so is there.
+    /// The time whose seconds are read: a day, or more for a longer time. It begins with the segment that is on air at its begin,
+    /// because its event is stored there.
     fn kept_time(&self, archive: &dyn Archive) -> Result<KeptTime, ApiError> {
         let ms = |moment: &Option<Moment>| match moment {
             Some(Moment::Wall(ns)) => Some(ns.div_euclid(1_000_000)),
@@ -207,7 +207,7 @@ impl ExportJob {
     }
 }
 
-/// The address of a playlist: on the server of the stream, so that nobody reads other servers through this one.
+/// The address of a playlist: on the server of the stream, so that clients cannot read other servers through this one.
 fn playlist(text: &str, stream: &str, state: &AppState) -> Result<(Url, Option<Arc<SourcePolicy>>), ApiError> {
     let url = Url::parse(text).map_err(|e| invalid("playlist", &format!("it is not a URL: {e}")))?;
     let (source, is_guarded) =

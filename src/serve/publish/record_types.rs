@@ -240,7 +240,7 @@ pub(super) enum Record<'a> {
     },
 }
 
-/// What a segment shows.
+/// Content of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SegmentContent {

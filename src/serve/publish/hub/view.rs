@@ -34,7 +34,7 @@ pub(in crate::publish) struct InfoView<'a> {
     history_seconds: usize,
     /// Time zone of the page (`time_zone` in the configuration); null means the viewer's.
     time_zone: Option<&'a str>,
-    /// A sentence that the page shows to everybody.
+    /// A sentence that the page shows to all viewers.
     notice: Option<String>,
 }
 
