@@ -2,7 +2,7 @@
 """Counts the instructions of the stages that decode nothing, and compares them with benches/instructions.toml.
 
     python3 benches/instructions.py             fails if a stage takes 3 % more than its baseline
-    python3 benches/instructions.py --record    writes the baseline anew
+    python3 benches/instructions.py --record    writes a new baseline
 
 Needs valgrind. Unlike times, the counts do not depend on the load of the machine: two runs differ by less than 0.1 %. They do not
 depend on its processor either, as long as that has AVX2: valgrind shows programs a processor with AVX2 and without AVX-512, and only the

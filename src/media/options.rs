@@ -104,7 +104,7 @@ impl DecoderChoice {
 pub struct HlsOptions {
     /// Which variant is played.
     pub variant: VariantChoice,
-    /// Greatest picture height, lines. Taller variants are played only if no other works.
+    /// Maximum picture height, lines. Taller variants are played only if no other works.
     pub max_height: Option<u32>,
     /// The language of the sound (RFC 5646, such as `de` or `pt-BR`) if no rendition is the default.
     pub audio_language: Option<String>,

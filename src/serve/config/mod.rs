@@ -109,7 +109,7 @@ impl StreamSettings {
         self.isolation.unwrap_or(if is_from_api { Isolation::Process } else { Isolation::None })
     }
 
-    /// Whether a source that runs with `other` must be opened anew to run with these.
+    /// Whether a source that runs with `other` must be opened again to run with these.
     pub fn needs_reopening(&self, other: &Self) -> bool {
         self.uri != other.uri
             || self.pipeline != other.pipeline

@@ -44,7 +44,7 @@ pub struct SignalDetector {
     config: SignalConfig,
     black_level: BlackLevel,
     noise: FreezeNoise,
-    /// Greatest absolute sample value of silence.
+    /// Maximum absolute sample value of silence.
     silence_level: f32,
     bars_of: BarsDetector,
     bars: Hold,

@@ -55,7 +55,7 @@ const fn luma([r, g, b]: [u8; 3]) -> u8 {
 /// Compares pictures as FFmpeg's `freezedetect`: by the mean absolute difference of their values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FreezeNoise {
-    /// Greatest mean absolute difference of equal pictures, as a share of the range of 256 values.
+    /// Maximum mean absolute difference between equal pictures, as a share of the range of 256 values.
     share: f64,
 }
 

@@ -136,7 +136,7 @@ impl ExportOptions {
             }
             _ if !self.posters.is_empty() && format != Format::Html => refuse("posters are for the format html"),
             _ if self.playlist.is_some() && format != Format::DateRange => {
-                refuse("a playlist is for the format daterange")
+                refuse("only the format daterange has a playlist")
             }
             _ => Ok(()),
         }
