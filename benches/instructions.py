@@ -73,7 +73,7 @@ def count(program, stage):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", action="store_true", help="write the baseline anew")
+    parser.add_argument("--record", action="store_true", help="write a new baseline")
     arguments = parser.parse_args()
     if " avx2 " not in open("/proc/cpuinfo").read() + " ":
         sys.exit("this processor has no AVX2, which the baseline needs")
@@ -94,7 +94,7 @@ def main():
     if others:
         sys.exit(f"the baseline was made with {others}, and this machine has {versions}: record it before the change (--record)")
     if set(counts) != set(baseline["stages"]):
-        sys.exit("the stages are not those of the baseline: record it anew (--record)")
+        sys.exit("the stages are not those of the baseline: record a new baseline (--record)")
     worse = []
     for stage, number in counts.items():
         percent = 100.0 * (number / baseline["stages"][stage] - 1)

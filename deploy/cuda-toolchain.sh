@@ -16,7 +16,7 @@ cuda_toolchain() {
     mkdir -p "$folder"
     folder="$(cd "$folder" && pwd)"
     if [ "$(cat "$folder/installed" 2>/dev/null)" != "$TOOLCHAIN_WHEELS" ]; then
-        command -v python3 >/dev/null || { echo "python3 is not here: install it, or set CUDA_HOME to a CUDA 12.8 or newer" >&2; return 1; }
+        command -v python3 >/dev/null || { echo "python3 is not installed: install it, or set CUDA_HOME to a CUDA 12.8 or newer" >&2; return 1; }
         python3 -m venv "$folder/venv"
         # shellcheck disable=SC2086
         "$folder/venv/bin/pip" install --quiet --no-deps --upgrade --target "$folder/wheels" $TOOLCHAIN_WHEELS

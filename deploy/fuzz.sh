@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 seconds="${1:-60}"
 [ $# -gt 0 ] && shift
 [ $# -gt 0 ] || set -- config manifest playlist body clip
-command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is not here: cargo install cargo-fuzz" >&2; exit 1; }
+command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is not installed: cargo install cargo-fuzz" >&2; exit 1; }
 cargo +nightly --version >/dev/null 2>&1 || { echo "no nightly toolchain: rustup toolchain install nightly" >&2; exit 1; }
 out="${CARGO_TARGET_DIR:-target/fuzz}"
 mkdir -p "$out/corpus" "$out/findings"

@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 gpu="${TOUCHLINE_GPU:-0}"
-command -v nvidia-smi >/dev/null || { echo "nvidia-smi is not here: install NVIDIA driver 580 or newer first" >&2; exit 1; }
+command -v nvidia-smi >/dev/null || { echo "nvidia-smi is not installed: install NVIDIA driver 580 or newer first" >&2; exit 1; }
 nvidia-smi --query-gpu=index,name,driver_version,compute_cap,memory.total --format=csv
 if [ -z "${BENCH:-}" ]; then
     # shellcheck source=deploy/packages.sh

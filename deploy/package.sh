@@ -2,7 +2,7 @@
 # Makes packages of Touchline below target/package: a .deb for Debian 12 and systems like it, and a .tar.gz for other systems.
 #
 #   deploy/package.sh                    builds the program and packs it
-#   deploy/package.sh --program FILE     packs a program that is built
+#   deploy/package.sh --program FILE     packs an existing program
 #   deploy/package.sh --out DIR          writes to DIR instead
 #   deploy/package.sh --check            also installs, runs, removes and purges the .deb in a fresh Debian 12 (as root)
 set -euo pipefail

@@ -26,5 +26,5 @@ install_packages() {
 }
 
 need_cargo() {
-    command -v cargo >/dev/null || { echo "cargo is not here: install Rust 1.92 or newer first (package rustup, or your distribution's)" >&2; exit 1; }
+    command -v cargo >/dev/null || { echo "cargo is not installed: install Rust 1.92 or newer first (package rustup, or your distribution's)" >&2; exit 1; }
 }

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 . deploy/packages.sh
 program="${1:-${CARGO_TARGET_DIR:-target}/debug/touchline}"
 [ "$(id -u)" -eq 0 ] || { echo "not root: run this as root" >&2; exit 1; }
-[ -x "$program" ] || { echo "$program is not here: build it, or name another" >&2; exit 1; }
+[ -x "$program" ] || { echo "$program does not exist: build it, or name another" >&2; exit 1; }
 install_packages buildah mmdebstrap bubblewrap systemd-container curl
 work="$(mktemp -d)"
 export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot

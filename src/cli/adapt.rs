@@ -1,4 +1,4 @@
-//! `touchline adapt`: a pack learns a channel.
+//! `touchline adapt`: adapts a pack to a channel.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ pub struct AdaptArgs {
 pub fn adapt(args: AdaptArgs) -> Result<()> {
     if same(&args.pack, &args.out) {
         return Err(Error::Usage(
-            "-o is the pack that learns; give another directory, so that both can be compared".into(),
+            "--pack and -o name the same directory; choose another -o, so that both packs can be compared".into(),
         ));
     }
     let pack = Pack::open(&args.pack)?;

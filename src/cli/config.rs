@@ -140,7 +140,7 @@ fn as_text(settings: &Settings, token_is_set: impl Fn(&str) -> bool) -> String {
     }
     for stream in all_streams(settings) {
         rows.push([format!("stream {}", stream.settings.id), String::new(), stream.place.to_string()]);
-        for (key, Entry { value, place }) in own_values(stream, &settings.values) {
+        for (key, Entry { value, place }) in stream_values(stream, &settings.values) {
             rows.push([format!("  {key}"), plain(&shown(key, value)), place.to_string()]);
         }
     }
@@ -189,7 +189,7 @@ fn all_streams(settings: &Settings) -> impl Iterator<Item = &Stream> {
 }
 
 /// The values of a stream that are not just the run's.
-fn own_values<'a>(stream: &'a Stream, run: &'a Layer) -> impl Iterator<Item = (&'a str, &'a Entry)> {
+fn stream_values<'a>(stream: &'a Stream, run: &'a Layer) -> impl Iterator<Item = (&'a str, &'a Entry)> {
     let values = stream.values.iter().filter(|(key, entry)| *key != "id" && run.get(*key) != Some(*entry));
     values.map(|(key, entry)| (key.as_str(), entry))
 }

@@ -23,8 +23,8 @@ pub struct DecideArgs {
     #[command(flatten)]
     #[serde(flatten)]
     compute: Compute,
-    /// Pictures to decode: full is all, lean those that the models see or that others refer to, sparse as lean without the flow
-    /// model, key only key pictures (seconds without one are gaps). auto is lean [default: auto].
+    /// Pictures to decode. full: all; lean: those that the models use and their references; sparse: as lean, without the flow
+    /// model; key: key pictures only (seconds without one are gaps); auto: lean [default: auto].
     #[arg(long, value_parser = named::<TierChoice>(&TierChoice::NAMES))]
     tier: Option<TierChoice>,
     #[command(flatten)]

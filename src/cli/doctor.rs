@@ -147,7 +147,7 @@ fn machine(report: &mut Checklist) {
     let text = format!("soft limit {}, hard limit {}{advice}", shown(soft), shown(hard));
     report.line(verdict, "open files", &text);
     for finding in probe::findings() {
-        let verdict = if finding.well { CheckOutcome::Ok } else { CheckOutcome::Lacks };
+        let verdict = if finding.is_ok { CheckOutcome::Ok } else { CheckOutcome::Lacks };
         report.line(verdict, finding.what, &finding.detail);
     }
 }

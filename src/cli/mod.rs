@@ -75,8 +75,8 @@ Exit codes:
 The log goes to standard error; RUST_LOG=touchline=debug shows more. Passwords and tokens are masked."
 )]
 pub struct Cli {
-    /// Form of the log on standard error: lines for people, or a JSON object per line for log collectors.
-    #[arg(long, global = true, value_enum, value_name = "FORM", default_value_t, env = "TOUCHLINE_LOG_FORMAT")]
+    /// Log format on standard error: text, or json (one object per line).
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t, env = "TOUCHLINE_LOG_FORMAT")]
     pub log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
@@ -86,7 +86,7 @@ pub struct Cli {
 enum Command {
     /// Watch streams. Publishes the probability of each class every second: on a page, as JSON lines, as metrics.
     Run(Box<run::RunArgs>),
-    /// Show two channels that the program draws itself, decided by the pack, on the page.
+    /// Show two channels of drawn scenes on the page, classified by the pack.
     Demo(demo::DemoArgs),
     /// Label recordings and still pictures offline, as fast as the machine allows.
     Score(score::ScoreArgs),

@@ -50,7 +50,7 @@ pub fn report(args: &ReportArgs) -> Result<()> {
     Ok(())
 }
 
-/// The report and where it goes by default.
+/// The report and its default path.
 fn draw(path: &Path) -> Result<(String, PathBuf)> {
     if path.is_dir() {
         let logs = logs(path);

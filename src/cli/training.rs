@@ -13,7 +13,7 @@ pub(super) enum TrainingCommand {
     Train(train::TrainArgs),
     /// Evaluate a pack on held-out data of a dataset: by second and recording, each modality, fusion, calibration.
     Evaluate(evaluate::EvaluateArgs),
-    /// Teach a pack a channel from a few labelled minutes of it. Takes a minute or two.
+    /// Adapt a pack to a channel from a few minutes of labelled recordings. Takes a minute or two.
     Adapt(adapt::AdaptArgs),
     /// Write the report of a training run or an evaluation again, as one HTML file.
     Report(report::ReportArgs),

@@ -103,7 +103,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until [`ManualClock::advance`] is called. A sleep advances it and returns immediately. For tests, and for
+/// A clock that does not advance until [`ManualClock::advance`] is called. A sleep advances it and returns immediately. For tests, and for
 /// offline scoring, whose output must not depend on the time of day.
 #[derive(Debug, Default)]
 pub struct ManualClock {

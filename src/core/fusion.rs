@@ -4,7 +4,7 @@
 //! than the default is among the second's labels, that modality decides; otherwise the default does. In the study the
 //! default is RGB and the one exception is badminton, which sound recognises best.
 //!
-//! Not here: how the table is measured (`learn`), and voting over seconds ([`crate::vote`]).
+//! `learn` measures the table; [`crate::vote`] votes over seconds.
 
 use crate::decision::{Decision, DecisionReason, ModalityScores, PerModality};
 use crate::labels::{ClassId, Modality};

@@ -1,7 +1,7 @@
 //! Conditions that show in the signal itself: test bars, black, freeze and silence.
 //!
 //! Detectors find them in the frames and samples of a second (`touchline-compute`, `features::signal`). They are never classified:
-//! a second whose picture is no programme is a [`Gap`](crate::clip::Gap), and silence is an absent sound.
+//! a second whose picture counts as no programme is a [`Gap`](crate::clip::Gap), and silence is an absent sound.
 
 use std::fmt;
 

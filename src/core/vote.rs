@@ -1,10 +1,10 @@
 //! Sliding vote over seconds, and events by hysteresis on it.
 //!
-//! Pure: outcomes in order go in, estimates and events come out. A new run empties the window, because the time before a jump says
-//! nothing about the time after it. A class stays on air until an estimate of the new run ends it.
+//! Pure: outcomes in order go in, estimates and events come out. A new run empties the window, because seconds before a jump are
+//! not evidence for those after it. A class stays on air until an estimate of the new run ends it.
 //!
 //! Seconds without programme (test bars, black, a frozen picture) have no vote. When the window holds nothing else, all classes
-//! leave, and there is no estimate while such a second is the newest. Other gaps say nothing about the programme.
+//! leave, and there is no estimate while such a second is the newest. Other gaps do not affect the classes on air.
 
 use std::collections::VecDeque;
 

@@ -218,7 +218,7 @@ pub struct TensorSummary {
     pub std: f64,
     /// Least finite value.
     pub min: f64,
-    /// Greatest finite value.
+    /// Maximum finite value.
     pub max: f64,
     /// Number of NaN and infinite values.
     pub not_finite: u64,

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use touchline_core::tier::DecodeTier;
 
-/// The kind of content at a web address whose name does not show it.
+/// The kind of an http(s) source whose address does not show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {
@@ -78,7 +78,7 @@ impl TierChoice {
     }
 }
 
-/// What decodes pictures.
+/// Video decoder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DecoderChoice {
@@ -104,7 +104,7 @@ impl DecoderChoice {
 pub struct HlsOptions {
     /// Which variant is played.
     pub variant: VariantChoice,
-    /// Greatest picture height, lines. Taller variants are played only if no other works.
+    /// Maximum picture height, lines. Taller variants are played only if no other works.
     pub max_height: Option<u32>,
     /// The language of the sound (RFC 5646, such as `de` or `pt-BR`) if no rendition is the default.
     pub audio_language: Option<String>,

@@ -111,10 +111,10 @@ pub fn survey() -> Result<Vec<PluginStatus>> {
         .collect())
 }
 
-/// The decoder that live streams of a codec get without a setting, and why others are not used.
+/// The default decoder of a codec for live streams, and the reasons against the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecoderSurvey {
-    /// The codec, as people know it.
+    /// Common name of the codec.
     pub codec: &'static str,
     /// The element; [`None`] if no decoder is installed.
     pub element: Option<&'static str>,
@@ -122,7 +122,7 @@ pub struct DecoderSurvey {
     pub unusable: Vec<(&'static str, String)>,
 }
 
-/// Finds out for each codec that devices decode which decoder is used. Opens the devices for a moment.
+/// Determines the decoder of each codec that devices can decode. Opens the devices for a moment.
 ///
 /// # Errors
 /// As [`survey`].
@@ -154,7 +154,7 @@ fn unusable_because(kind: DeviceKind, element: &str) -> Option<String> {
     let Some(factory) = gst::ElementFactory::find(element) else {
         return Some(format!("the plugin {plugin} finds no device for it"));
     };
-    let Ok(decoder) = factory.create().build() else { return Some("it cannot be made".into()) };
+    let Ok(decoder) = factory.create().build() else { return Some("it cannot be created".into()) };
     let opened = decoder.set_state(gst::State::Ready).is_ok();
     // A decoder that did not open has nothing to close.
     let _ = decoder.set_state(gst::State::Null);

@@ -205,7 +205,7 @@ pub struct Setup {
     pub id: String,
     /// The tracks that are decided on. A source need not send others.
     pub wants: Tracks,
-    /// Greatest useful height of pictures, lines.
+    /// Maximum useful height of pictures, lines.
     pub frame_height: u32,
     /// The clock of arrival times.
     pub clock: Arc<dyn Clock>,

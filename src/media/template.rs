@@ -14,7 +14,7 @@ const RTSP_TRANSPORTS: [&str; 5] = ["udp", "udp-mcast", "tcp", "http", "tls"];
 pub struct Keys<'a> {
     /// The source.
     pub location: &'a Location,
-    /// Greatest height of pictures, lines.
+    /// Maximum height of pictures, lines.
     pub frame_height: u32,
     /// Whether the appsinks wait for the clock.
     pub sync: bool,

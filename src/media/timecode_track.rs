@@ -20,7 +20,7 @@ const IS_COUNTER: u32 = 8;
 pub(crate) fn first(path: &Path) -> Option<TimecodeMark> {
     let file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
-    // A file that cannot be read is the player's business.
+    // The player reports a file that cannot be read.
     in_movie(&mut BoxReader(file), length).ok().flatten()
 }
 

@@ -1,7 +1,7 @@
 //! Less work per second during an overload (`--adaptive`): lower tiers, then fewer pictures, instead of dropping some seconds.
 //!
-//! [`Relief`] has the order. All live streams have the same share of pictures. Relief comes quickly and goes slowly: each step back
-//! that had to be undone doubles the delay before the next one.
+//! [`Relief`] defines the order. All live streams have the same share of pictures. Relief increases quickly and decreases slowly:
+//! each step back that had to be undone doubles the delay before the next one.
 //!
 //! Recordings are exempt. They use all processor time, so they would make every machine look overloaded, and their
 //! decisions must not depend on the load.

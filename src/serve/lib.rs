@@ -5,10 +5,9 @@
 
 pub mod backlog;
 pub mod clips;
-pub mod frame_share;
-// Its items are documented by the schema of the file.
 pub mod config;
 pub mod deliver;
+pub mod frame_share;
 pub mod live;
 pub mod metrics;
 pub mod outputs;

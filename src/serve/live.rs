@@ -1,4 +1,4 @@
-//! The publisher's state of one stream: its vote, its events, its segments and its news for the hub.
+//! The publisher's state of one stream: its vote, its events, its segments and its changes for the hub.
 
 use crate::publish::hub::StreamHandle;
 use crate::publish::record::{OutputRecord, Published, StreamState};

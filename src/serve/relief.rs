@@ -1,7 +1,7 @@
-//! What live streams give up during an overload, and in which order.
+//! The order in which live streams reduce their work during an overload.
 //!
-//! First tiers, the streams first whose decisions suffer least; then pictures of all streams; last, key pictures alone, which cost
-//! seconds. [`crate::frame_share`] decides how far to go, [`AutoTiers`] which streams pay.
+//! First the tiers are lowered, beginning with the streams whose decisions suffer least. Then all streams use fewer pictures.
+//! Last, only key pictures are decoded, which loses seconds. [`crate::frame_share`] chooses the level, [`AutoTiers`] the streams.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const QUARTERS: u8 = 4;
 const ALL_SPARSE: u8 = QUARTERS;
 const LEAST_SHARE: u8 = ALL_SPARSE + FrameShare::STEPS.len() as u8 - 1;
 
-/// How much is given up: a level of a ladder, 0 for nothing.
+/// Level of relief; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Relief(u8);
 
@@ -48,17 +48,17 @@ impl Relief {
         self.share().ratio() * (all - 0.5 * sparse as f64 - 0.375 * key as f64) / all
     }
 
-    /// The next level that gives up more with `streams` automatic streams. `is_losing`: seconds are lost already. Only then tiers
-    /// change for all streams at once, and only then key pictures are all that is decoded, because that loses seconds too.
+    /// The next level with more relief for `streams` automatic streams. `is_losing`: seconds are lost already. Only then are the
+    /// tiers of all streams changed at once, and only then are key pictures alone decoded, because that loses seconds too.
     pub fn lower(self, streams: usize, is_losing: bool) -> Option<Self> {
         let first = if is_losing && self.0 < ALL_SPARSE { ALL_SPARSE } else { self.0 + 1 };
         let last = if is_losing { Self::LAST.0 } else { LEAST_SHARE };
         (first..=last).map(Relief).find(|level| !level.is_like(self, streams))
     }
 
-    /// The next level that gives up less.
+    /// The next level with less relief.
     pub fn higher(self, streams: usize) -> Option<Self> {
-        // The lowest of the levels that are alike, so that as much is left for the next overload.
+        // The lowest of several equal levels, so that the next overload has the most levels left.
         let level = (0..self.0).rev().map(Relief).find(|level| !level.is_like(self, streams))?;
         (0..=level.0).map(Relief).find(|other| other.is_like(level, streams))
     }
@@ -96,7 +96,7 @@ impl StreamCost {
                 let label = second.decision.label;
                 let is_sport = !second.is_unknown() && classes.name(label) != OTHER;
                 let is_change = self.label.replace(label).is_some_and(|before| before != label);
-                // A change is what a viewer waits for, so it counts twice as much as a sport that goes on.
+                // A change is what a viewer waits for, so it counts twice as much as a sport that continues.
                 average(&mut self.programme, 1 + i32::from(is_sport) + 2 * i32::from(is_change));
                 if second.tier.has_flow() {
                     average(&mut self.flow, 2 * i32::from(second.decision.modality == Modality::Flow));

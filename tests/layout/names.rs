@@ -125,6 +125,21 @@ const DENIED_PHRASES: &[(&str, &str)] = &[
     ("takes away", "removes"),
     ("take streams away", "remove streams"),
     ("held to", "required to meet"),
+    ("stands still", "does not advance, is frozen, or stopped"),
+    ("stand still", "not advance, be frozen, or stop"),
+    ("are no programme", "count as no programme"),
+    ("is no name of", "is not the name of"),
+    ("of the house", "of the site"),
+    ("what stays free", "the margin"),
+    ("not here", "not found, or not installed"),
+    ("ended well", "cleanly"),
+    ("as the template says", "from the template"),
+    ("does not tell", "does not show it"),
+    ("became of", "the result"),
+    ("where it goes", "the output, or the destination"),
+    ("leave out what", "exclude, with the name of the thing"),
+    ("everybody who", "every client, or every user"),
+    ("is no freeze", "is not reported as freeze"),
 ];
 
 /// File names whose text is checked for phrases, by extension, besides Rust's.

@@ -1,4 +1,4 @@
-//! `touchline demo`: drawn channels, decided by the shipped pack, on the page.
+//! `touchline demo`: drawn channels on the page, classified by the shipped pack.
 
 use std::process::{Command, Stdio};
 
@@ -16,7 +16,7 @@ fn drawn_scenes_are_decided_and_counted_on_the_page() {
     wait_until_ready(&address);
     let notice = until_some("the end of the first scene", || {
         let info = ask(&address, "GET", "/api/v1/info", None, &[]).body;
-        info["notice"].as_str().filter(|text| text.contains("scenes were decided right")).map(str::to_owned)
+        info["notice"].as_str().filter(|text| text.contains("scenes were classified correctly")).map(str::to_owned)
     });
     // The first scene of the channels is tennis and soccer, and at least the tennis court is beyond doubt.
     assert!(notice.contains("draws these scenes itself") && !notice.contains(" 0 of "), "{notice}");

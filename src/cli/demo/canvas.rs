@@ -8,7 +8,7 @@ pub type Point = [f32; 3];
 /// A colour: red, green, blue.
 pub type Rgb = [u8; 3];
 
-/// What is nearer to the camera than this is not drawn, metres.
+/// Distance from the camera below which nothing is drawn, metres.
 const NEAR: f32 = 0.3;
 
 /// A camera without distortion.
@@ -18,7 +18,7 @@ pub struct Camera {
     right: Point,
     up: Point,
     forward: Point,
-    /// Pixels of a metre at a distance of a metre.
+    /// Size of one metre at a distance of one metre, pixels.
     focal: f32,
     centre: [f32; 2],
 }
@@ -41,7 +41,7 @@ fn unit(a: Point) -> Point {
 }
 
 impl Camera {
-    /// Between two points in the view, `at` part of the way.
+    /// The point between two points of the view; `at` is 0 at the first and 1 at the second.
     fn clipped(&self, from: Point, to: Point) -> Point {
         let (a, b) = (self.depth(from) - NEAR, self.depth(to) - NEAR);
         let part = a / (a - b);
@@ -52,7 +52,7 @@ impl Camera {
         dot(minus(point, self.at), self.forward)
     }
 
-    /// Pixels of a point, and of a metre at its distance; [`None`] behind the camera.
+    /// Position of a point in pixels, and pixels per metre at its distance; [`None`] behind the camera.
     fn project(&self, point: Point) -> Option<([f32; 2], f32)> {
         let from = minus(point, self.at);
         let depth = dot(from, self.forward);
@@ -92,7 +92,7 @@ impl Canvas {
         Self { pixmap: Pixmap::new(width, height).expect("a picture has pixels"), camera }
     }
 
-    /// Begins a picture: all of it has one colour, seen from `at` towards `to`. The view is `angle` degrees wide.
+    /// Begins a picture of one colour, seen from `at` towards `to`. The view is `angle` degrees wide.
     pub fn begin(&mut self, background: Rgb, at: Point, to: Point, angle: f32) {
         let [red, green, blue] = background;
         self.pixmap.fill(Color::from_rgba8(red, green, blue, 255));

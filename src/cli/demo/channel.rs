@@ -31,7 +31,7 @@ const FRAMES_PER_SECOND: u64 = 12;
 const SAMPLE_RATE: u32 = 48_000;
 const SAMPLES: u64 = SAMPLE_RATE as u64 / FRAMES_PER_SECOND;
 
-/// What channel `channel` shows in its second `second`. A studio comes between the sports, and colour bars at times.
+/// The scene that channel `channel` shows in second `second`. A studio comes between the sports, and colour bars at times.
 pub fn scene(channel: usize, second: u64) -> Scene {
     const PROGRAMMES: [[Scene; 9]; 2] = [
         [
@@ -111,7 +111,7 @@ fn play(outlet: &Outlet, setup: &Setup, channel: usize) -> std::result::Result<(
     Ok(())
 }
 
-/// The sound of the scenes: a crowd, and what is heard of the game.
+/// The sound of the scenes: a crowd and the noises of the game.
 #[derive(Default)]
 struct Noise {
     count: u32,

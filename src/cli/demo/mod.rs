@@ -1,4 +1,4 @@
-//! `touchline demo`: two channels that the program draws itself, the pack that decides them, and the page.
+//! `touchline demo`: two channels that the program draws, the pack that classifies them, and the page.
 
 mod canvas;
 mod channel;

@@ -2,7 +2,7 @@
 
 use super::canvas::{Canvas, Point, Rgb};
 
-/// A number from 0 to 1 that is always the same for the same `seed`.
+/// A number from 0 to 1 that depends only on `seed`.
 pub fn chance(seed: u32) -> f32 {
     let mut x = seed.wrapping_mul(0x9E37_79B9) ^ 0x85EB_CA6B;
     x = (x ^ (x >> 15)).wrapping_mul(0x2C1B_3C6D);
@@ -12,17 +12,17 @@ pub fn chance(seed: u32) -> f32 {
 
 const SKIN: [Rgb; 4] = [[232, 190, 160], [198, 150, 116], [141, 94, 66], [92, 62, 46]];
 
-/// What a player wears.
+/// Clothes of a player.
 #[derive(Clone, Copy, Debug)]
 pub struct Kit {
     pub shirt: Rgb,
     pub shorts: Rgb,
     pub socks: Rgb,
-    /// Of a helmet, or of the hair.
+    /// Colour of the helmet or the hair.
     pub head: Rgb,
 }
 
-/// What a player holds.
+/// Equipment of a player.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
     Nothing,
@@ -38,9 +38,9 @@ pub struct Player {
     pub holds: Holds,
     /// Steps since the start, for the movement of arms and legs.
     pub steps: f32,
-    /// How far a step goes, metres: 0 stands.
+    /// Length of a step, metres; 0 for a standing player.
     pub stride: f32,
-    /// 1 upright, less crouched.
+    /// Height as a share of 1.82 m: 1 is upright, less is crouched.
     pub height: f32,
     pub seed: u32,
 }

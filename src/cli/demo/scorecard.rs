@@ -1,4 +1,4 @@
-//! Compares what was decided with what was drawn.
+//! Compares the decisions with the scenes that were drawn.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -14,10 +14,10 @@ use touchline_serve::publish::sink::{Item, ItemContent, Sink};
 use super::channel::{SCENE_S, scene};
 use super::scenes::Scene;
 
-/// What the page says besides the count.
+/// Text of the notice besides the count.
 const EXPLANATION: &str = "The program draws these scenes itself; no model was trained on them.";
 
-/// Counts the scenes that were decided right. A scene is judged by the answer at its last second.
+/// Counts the scenes that were classified correctly, by the answer at their last second.
 pub struct Scorecard {
     classes: ClassSet,
     /// Ids of the streams, and their channels.
@@ -47,13 +47,17 @@ impl Scorecard {
         let is_right = answer.is_right(drawn);
         self.all += 1;
         self.right += u32::from(is_right);
-        let count = format!("{} of {} scenes were decided right", self.right, self.all);
+        let count = format!("{} of {} scenes were classified correctly", self.right, self.all);
         self.notice.set(format!("{EXPLANATION} So far {count}."));
         let drawn = drawn.class().map_or("Colour bars".to_owned(), |class| {
             if class == OTHER { "Studio".to_owned() } else { class_title(class) }
         });
         let verdict = if is_right { "right" } else { "wrong" };
-        let _ = writeln!(std::io::stdout(), "{stream}: drawn {drawn}, decided {}: {verdict} ({count})", answer.title());
+        let _ = writeln!(
+            std::io::stdout(),
+            "{stream}: drawn {drawn}, classified as {}: {verdict} ({count})",
+            answer.title()
+        );
     }
 }
 
@@ -78,7 +82,7 @@ impl Answer {
     fn is_right(&self, drawn: Scene) -> bool {
         match (self, drawn.class()) {
             (Self::NoProgramme, None) => true,
-            // That no sport is named is all that can be asked of a studio.
+            // For a studio, every answer without a sport is correct.
             (Self::Unknown, Some(OTHER)) => true,
             (Self::Class(answer), Some(class)) => answer == class,
             _ => false,

@@ -63,17 +63,17 @@ Examples:
       --playlist court1.m3u8 -o court1-marked.m3u8"
 )]
 pub struct ExportArgs {
-    /// JSON lines that `touchline run` or `touchline score` wrote with --jsonl, "-" for standard input; or the state file (--state) of
-    /// a program that has ended, which has the last day.
+    /// JSON lines that `touchline run` or `touchline score` wrote with --jsonl, "-" for standard input; or the state file
+    /// (--state) of a program that is not running; it contains the last day.
     #[arg(long, value_name = "FILE|-")]
     from: PathBuf,
     /// Id of the stream, or path of the recording as `score` was given it. Needed if the file has several.
     #[arg(long, value_name = "ID")]
     stream: Option<String>,
-    /// Leave out what is before this time: wall time such as 2026-03-29T14:00:00Z, or a PTS such as 1:02:03.5 or 90 (seconds).
+    /// Exclude segments before this time: wall time such as 2026-03-29T14:00:00Z, or a PTS such as 1:02:03.5 or 90 (seconds).
     #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
     from_time: Option<Moment>,
-    /// Leave out what begins at this time or later.
+    /// Exclude segments that begin at or after this time.
     #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
     to_time: Option<Moment>,
     /// Format of the output.
@@ -85,16 +85,16 @@ pub struct ExportArgs {
     /// Timecode of the first second if positions are wall time, else of PTS 0.
     #[arg(long, value_name = "TIMECODE", allow_hyphen_values = true)]
     offset: Option<String>,
-    /// What timecodes are counted from [default: the first that every second has].
+    /// Time base of the timecodes [default: the first of timecode, wall, pts that every second has].
     #[arg(long, value_parser = named::<TimeBase>(&TimeBase::NAMES))]
     time: Option<TimeBase>,
     /// Wall time of PTS 0, for records without wall time.
     #[arg(long, value_name = "TIME", value_parser = parse_rfc3339)]
     began: Option<i64>,
-    /// Cut the source: one clip (otio) or event (edl) after the other.
+    /// Write the segments as consecutive clips (otio) or events (edl) instead of markers on the whole recording.
     #[arg(long)]
     cut: bool,
-    /// Also unknown and undecided time, and time without programme. csv and html always have them.
+    /// Include unknown and undecided time and time without programme. csv and html always include them.
     #[arg(long)]
     all: bool,
     /// Show a picture of each segment in html. They come from the recording: --media, or the path that `score` was given.

@@ -30,8 +30,8 @@ pub struct BuildArgs {
     /// Pack to take the models from for modalities that no run has. Temperatures, table and ranges are fitted again.
     #[arg(long, value_name = "PACK")]
     keep: Option<PathBuf>,
-    /// Cross-validation of the same training (`touchline train --folds`): its held-out sources, of which there are ten times as many,
-    /// give the temperatures of its modalities and the probability below which an answer is unknown.
+    /// Cross-validation with the same options (`touchline train --folds`). Temperatures and the threshold for unknown are fitted
+    /// on its held-out sources, about ten times as many as validation has.
     #[arg(long, value_name = "RUN")]
     cv: Option<PathBuf>,
     /// Dataset that the runs were trained on.

@@ -25,7 +25,7 @@ use touchline_media::overlay::{Overlay, OverlayOptions, Position, SAFE_AREA_MAX,
 
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Each picture shows the estimate of its own second. A second without a decision shows none. The pictures are \
+    after_long_help = "Each picture shows the estimate of its own second. Seconds without a decision have no label. The pictures are \
 encoded again with H.264; the sound is passed through if the output can hold its coding, and becomes AAC otherwise. With --decisions, no \
 model runs: the records must be those of this recording.
 
@@ -38,10 +38,10 @@ pub struct RenderArgs {
     /// Recording.
     #[arg(value_name = "FILE")]
     input: PathBuf,
-    /// Where it goes: an .mp4, .mkv or .ts file, or hls:DIR for a playlist with segments.
+    /// Output: an .mp4, .mkv or .ts file, or hls:DIR for an HLS playlist with segments.
     #[arg(short, long, value_name = "FILE|hls:DIR")]
     output: PathBuf,
-    /// Decisions of this recording, which touchline score --jsonl wrote. Without it they are made now.
+    /// Decisions of this recording, written by `touchline score --jsonl`. Without it, render runs the models itself.
     #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["pack", "tier", "precision", "device"])]
     decisions: Option<PathBuf>,
     /// The stream of the decisions, where the file has several.
@@ -50,19 +50,19 @@ pub struct RenderArgs {
     /// The label: bug, label, bars, or the path of an SVG file [default: label].
     #[arg(long, value_name = "NAME|FILE.svg")]
     overlay: Option<String>,
-    /// Where the label is [default: as the template says].
+    /// Position of the label on the picture [default: from the template].
     #[arg(long, value_name = "POSITION", value_parser = named::<Position>(&Position::NAMES))]
     overlay_position: Option<Position>,
-    /// Height of the label in percent of the picture's shorter side [default: as the template says].
+    /// Height of the label in percent of the picture's shorter side [default: from the template].
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=i64::from(SIZE_MAX)))]
     overlay_size: Option<u32>,
-    /// What stays free on each side of the picture in percent [default: as the template says].
+    /// Margin between the label and each edge of the picture in percent [default: from the template].
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=i64::from(SAFE_AREA_MAX)))]
     overlay_safe_area: Option<u32>,
     /// Font file in place of the system's sans-serif font.
     #[arg(long, value_name = "FILE")]
     overlay_font: Option<PathBuf>,
-    /// What encodes pictures: x264 on the processor, va on the graphics processor.
+    /// Video encoder: x264 (CPU) or va (GPU, through VA-API).
     #[arg(long, default_value = "x264", value_parser = named::<Encoder>(&Encoder::NAMES))]
     encoder: Encoder,
     /// Highest bit rate of the pictures, kbit/s.

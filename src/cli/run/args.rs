@@ -39,10 +39,11 @@ pub struct RunArgs {
     /// Directory of the model pack [default: weights/compact].
     #[arg(long, value_name = "DIR")]
     pack: Option<PathBuf>,
-    /// A second pack that decides beside the first and is only compared with it: see /api/v1/pack and the metrics.
+    /// Second pack that scores the same seconds. Its decisions are only compared with the first pack's; see /api/v1/pack and the
+    /// metrics.
     #[arg(long, value_name = "DIR")]
     shadow: Option<PathBuf>,
-    /// Load the pack again whenever its directory has changed. SIGHUP does so at once.
+    /// Reload the pack when its directory changes. SIGHUP reloads it immediately.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     watch_pack: Option<bool>,
     /// Directory below which POST /api/v1/pack may name packs [default: the parent of the pack's directory].
@@ -54,19 +55,19 @@ pub struct RunArgs {
     /// Append one JSON object per second and per event to this file; "-" is standard output.
     #[arg(long, value_name = "FILE|-")]
     jsonl: Option<String>,
-    /// Kinds of records in that file, with commas between them; by default all.
+    /// Kinds of records in that file, separated by commas; by default all.
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = named::<RecordKind>(&RecordKind::NAMES))]
     jsonl_kinds: Option<Vec<RecordKind>>,
-    /// Name of this process in records and in what the sinks of the configuration deliver.
+    /// Name of this process in records and in deliveries of sinks.
     #[arg(long, value_name = "NAME")]
     instance: Option<String>,
-    /// Time zone of the house, which the page shows times in, as in Europe/London; by default that of the viewer.
+    /// Time zone of the times on the page, such as Europe/London [default: the viewer's time zone].
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<String>,
-    /// Keep streams that were added over the API for the next start, and the history (segments, events, seconds), in this SQLite file.
+    /// SQLite file that keeps streams added over the API for the next start, and the history: segments, events and seconds.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
-    /// Greatest number of streams at once, 1 to 4096 [default: 64].
+    /// Maximum number of streams, 1 to 4096 [default: 64].
     #[arg(long, value_name = "N")]
     max_streams: Option<MaxStreams>,
     /// Watch only part I of N of the configured streams, with I from 0.
@@ -94,22 +95,22 @@ pub struct RunArgs {
     /// program's process [default: none]. Streams added over the API choose for themselves; their default is process.
     #[arg(long, value_parser = named::<Isolation>(&Isolation::NAMES))]
     isolation: Option<Isolation>,
-    /// Pictures to decode: full is all, lean those that the models see or that others refer to, sparse as lean without the flow
-    /// model, key only key pictures (seconds without one are gaps). auto is lean, and with --adaptive less during an overload
+    /// Pictures to decode. full: all; lean: those that the models use and their references; sparse: as lean, without the flow
+    /// model; key: key pictures only (seconds without one are gaps); auto: lean, and fewer during an overload with --adaptive
     /// [default: auto].
     #[arg(long, value_parser = named::<TierChoice>(&TierChoice::NAMES))]
     tier: Option<TierChoice>,
-    /// What decodes pictures: software is the processor, vaapi and nvdec are devices. auto takes a device for live streams if there
-    /// is one (touchline doctor shows it). A device that fails is replaced by software [default: auto].
+    /// Video decoder: software (CPU), or the devices vaapi and nvdec. auto uses a device for live streams if there is one
+    /// (`touchline doctor` lists it). A device that fails is replaced by software [default: auto].
     #[arg(long, value_parser = named::<DecoderChoice>(&DecoderChoice::NAMES))]
     decoder: Option<DecoderChoice>,
     /// Variant of HLS sources to play: fit is the smallest with at least the lines that the pack uses [default: fit].
     #[arg(long, value_parser = named::<VariantChoice>(&VariantChoice::NAMES))]
     variant: Option<VariantChoice>,
-    /// Greatest height of HLS variants, 1 to 8192 lines.
+    /// Maximum height of HLS variants, 1 to 8192 lines.
     #[arg(long, value_name = "LINES")]
     max_height: Option<MaxHeight>,
-    /// Language of HLS sound, as in de or pt-BR, when no sound is the default.
+    /// Language of the HLS audio rendition, such as de or pt-BR, if the playlist marks none as default.
     #[arg(long, value_name = "LANGUAGE")]
     audio_language: Option<String>,
     #[command(flatten)]
@@ -136,7 +137,7 @@ pub struct RunArgs {
     access: AccessArgs,
     #[command(flatten)]
     tls: TlsArgs,
-    /// Let everybody who reaches the server change the pack when no admin token is set.
+    /// Allow every client to change the pack if no admin token is set.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_pack_updates: Option<bool>,
     #[command(flatten)]
@@ -154,14 +155,14 @@ pub struct RunArgs {
 #[derive(Clone, Debug, Args, Serialize)]
 #[command(next_help_heading = "History")]
 struct HistoryArgs {
-    /// Segments, events, incidents and states that are older are removed from the file of --state, 1 to 36500 [default: 90].
+    /// Remove segments, events, incidents and states from the file of --state after this many days, 1 to 36500 [default: 90].
     #[arg(long = "history-days", value_name = "DAYS")]
     days: Option<u32>,
-    /// Seconds that are older are removed, 1 to 3650 [default: 7].
+    /// Remove seconds after this many days, 1 to 3650 [default: 7].
     #[arg(long = "history-seconds-days", value_name = "DAYS")]
     seconds_days: Option<u32>,
-    /// The oldest seconds, and then the oldest of all else, are removed beyond this size of the file, 10 to 10000000
-    /// [default: 2000].
+    /// Maximum size of the file of --state, 10 to 10000000 [default: 2000]. Beyond it, the oldest seconds are removed first, then
+    /// the oldest other records.
     #[arg(long = "history-max-mb", value_name = "MB")]
     max_mb: Option<u32>,
 }
@@ -176,22 +177,23 @@ struct RecordArgs {
     /// Length of the ring of each stream, 30 to 3600 [default: 300].
     #[arg(long = "record-ring-s", value_name = "SECONDS")]
     ring_s: Option<u32>,
-    /// Size of the rings of all streams, 10 to 10000000 [default: 4000].
+    /// Total size of the rings of all streams, 10 to 10000000 [default: 4000].
     #[arg(long = "record-ring-mb", value_name = "MB")]
     ring_mb: Option<u32>,
-    /// What a clip has before its event, 0 to 600 [default: 10].
+    /// Seconds of media before the event in each clip, 0 to 600 [default: 10].
     #[arg(long = "record-pre-roll-s", value_name = "SECONDS")]
     pre_roll_s: Option<u32>,
-    /// What a clip has after its event, 1 to 600 [default: 20].
+    /// Seconds of media after the event in each clip, 1 to 600 [default: 20].
     #[arg(long = "record-post-roll-s", value_name = "SECONDS")]
     post_roll_s: Option<u32>,
-    /// Clips that are older are removed, 1 to 36500 [default: 30].
+    /// Remove clips after this many days, 1 to 36500 [default: 30].
     #[arg(long = "record-keep-days", value_name = "DAYS")]
     keep_days: Option<u32>,
-    /// The oldest clips are removed beyond this size of all, 10 to 100000000 [default: 20000].
+    /// Remove the oldest clips when all clips together exceed this size, 10 to 100000000 [default: 20000].
     #[arg(long = "record-keep-mb", value_name = "MB")]
     keep_mb: Option<u32>,
-    /// What clips are cut, with commas between: event, each event; segment, all the time a class is on air [default: event].
+    /// Clips to cut, separated by commas: event (one per event), segment (the whole time that a class is on air) [default:
+    /// event].
     #[arg(long = "record-clips", value_name = "LIST", value_delimiter = ',', value_parser = named::<ClipKind>(&ClipKind::NAMES))]
     clips: Option<Vec<ClipKind>>,
     /// Write the sound of each clip as a WAV file too.
@@ -200,31 +202,31 @@ struct RecordArgs {
 }
 
 #[derive(Clone, Debug, Args, Serialize)]
-#[command(next_help_heading = "Label on the picture of outputs")]
+#[command(next_help_heading = "Label on output pictures")]
 struct OverlayArgs {
     /// The label on the picture of the outputs that streams of the configuration file have: bug, label, bars, or the path of an SVG file
     /// [default: label].
     #[arg(long = "overlay-template", value_name = "NAME|FILE.svg")]
     template: Option<String>,
-    /// Where it is [default: as the template says].
+    /// Position of the label on the picture [default: from the template].
     #[arg(long = "overlay-position", value_name = "POSITION", value_parser = named::<Position>(&Position::NAMES))]
     position: Option<Position>,
-    /// Its height in percent of the picture's shorter side, 1 to 100 [default: as the template says].
+    /// Height of the label in percent of the picture's shorter side, 1 to 100 [default: from the template].
     #[arg(long = "overlay-size", value_name = "PERCENT")]
     size: Option<u32>,
-    /// What stays free on each side of the picture in percent, 0 to 25 [default: as the template says].
+    /// Margin between the label and each edge of the picture in percent, 0 to 25 [default: from the template].
     #[arg(long = "overlay-safe-area", value_name = "PERCENT")]
     safe_area: Option<u32>,
     /// Font file in place of the system's sans-serif font.
     #[arg(long = "overlay-font", value_name = "FILE")]
     font: Option<PathBuf>,
-    /// What encodes pictures: x264 on the processor, va on the graphics processor [default: x264].
+    /// Video encoder: x264 (CPU) or va (GPU, through VA-API) [default: x264].
     #[arg(long = "overlay-encoder", value_name = "ENCODER", value_parser = named::<Encoder>(&Encoder::NAMES))]
     encoder: Option<Encoder>,
     /// Highest bit rate of the pictures in kbit/s, 100 to 100000 [default: 6000].
     #[arg(long = "overlay-bitrate-kbps", value_name = "KBPS")]
     bitrate_kbps: Option<u32>,
-    /// How long a picture waits for the decision of its second at most, milliseconds, 0 to 60000 [default: 4000].
+    /// Maximum time that a picture waits for the decision of its second, 0 to 60000 ms [default: 4000].
     #[arg(long = "overlay-delay-ms", value_name = "MS")]
     delay_ms: Option<u32>,
 }
@@ -237,7 +239,7 @@ struct AccessArgs {
     /// File with the bearer token of clients that may only read [env: TOUCHLINE_READ_TOKEN is the token itself].
     #[arg(long, value_name = "FILE")]
     read_token_file: Option<PathBuf>,
-    /// Let everybody who reaches the server read. Changes still need the admin token.
+    /// Allow every client to read without a token. Changes still need the admin token.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_anonymous: Option<bool>,
 }
@@ -254,7 +256,7 @@ struct TlsArgs {
 
 #[derive(Clone, Debug, Args, Serialize)]
 struct SourcesArgs {
-    /// Schemes that streams added over the API may have, with commas between them [default: all; file needs
+    /// Schemes that streams added over the API may have, separated by commas [default: all; file needs
     /// --sources-folders].
     #[arg(long = "sources-schemes", value_name = "LIST", value_delimiter = ',')]
     schemes: Option<Vec<String>>,

@@ -39,7 +39,7 @@ pub(super) fn run_with(args: &RunArgs, notice: Option<Notice>, sinks: Vec<Box<dy
     refuse_own_inputs(&settings)?;
     let fixed = settings.fixed();
     let Settings { shard, streams, named, access, .. } = settings;
-    let with = |streams, origin: StreamOwner| settle::ours(shard, streams).into_iter().map(move |s| (s, origin));
+    let with = |streams, origin: StreamOwner| settle::of_shard(shard, streams).into_iter().map(move |s| (s, origin));
     let streams = with(streams, StreamOwner::Config).chain(with(named, StreamOwner::CommandLine)).collect();
     let config = RunConfig {
         pack,

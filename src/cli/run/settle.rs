@@ -55,12 +55,12 @@ pub(super) fn read_again(args: &RunArgs, shard: Option<Shard>) -> Result<Reading
         latency_ms: settings.latency_ms.get(),
         retry: settings.retry,
         fixed: settings.fixed(),
-        streams: ours(shard, settings.streams),
+        streams: of_shard(shard, settings.streams),
     })
 }
 
 /// The streams of this process.
-pub(super) fn ours(shard: Option<Shard>, streams: Vec<Stream>) -> Vec<StreamSettings> {
+pub(super) fn of_shard(shard: Option<Shard>, streams: Vec<Stream>) -> Vec<StreamSettings> {
     let settings = streams.into_iter().map(|stream| stream.settings);
     settings.filter(|stream| shard.is_none_or(|shard| shard.takes(&stream.id))).collect()
 }
@@ -123,7 +123,7 @@ mod tests {
         let path = path.to_str().unwrap();
         let ids = |shard: &str| -> Vec<String> {
             let settings = settle(&parse(&["--config", path, "--shard", shard])).unwrap();
-            ours(settings.shard, settings.streams).into_iter().map(|s| s.id).collect()
+            of_shard(settings.shard, settings.streams).into_iter().map(|s| s.id).collect()
         };
         let mut both = [ids("0/2"), ids("1/2")].concat();
         both.sort();

@@ -22,15 +22,15 @@ pub enum Unavailable {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Whether it is as it should be.
-    pub well: bool,
+    pub is_ok: bool,
     /// The part that was looked at, as "GPU" or "NVRTC".
     pub what: &'static str,
     /// Details, on one line.
     pub detail: String,
 }
 
-pub(super) fn finding(well: bool, what: &'static str, detail: impl Into<String>) -> Finding {
-    Finding { well, what, detail: detail.into() }
+pub(super) fn finding(is_ok: bool, what: &'static str, detail: impl Into<String>) -> Finding {
+    Finding { is_ok, what, detail: detail.into() }
 }
 
 /// The first line of the NVIDIA kernel module's version, if the module is loaded.

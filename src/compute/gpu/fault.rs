@@ -27,7 +27,7 @@ const ADVICE: [(&str, &str, &str); 13] = [
     ("UNSUPPORTED_PTX", "the NVIDIA driver is too old for this program", "install driver 580 or newer"),
     (
         "DRIVER_MISMATCH",
-        "the driver's library and its kernel module are of two versions",
+        "the driver library and the kernel module have different versions",
         "reboot, or reload the module",
     ),
     ("STUB_LIBRARY", "libcuda.so.1 is the toolkit's stub, not the driver", "remove the stubs from LD_LIBRARY_PATH"),

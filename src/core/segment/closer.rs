@@ -1,4 +1,4 @@
-//! Segments of a running stream, each when it is closed.
+//! Returns each segment of a running stream when it is closed.
 
 use super::settle::Settler;
 use super::tally::Tally;

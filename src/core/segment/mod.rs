@@ -1,9 +1,9 @@
 //! Segments of a stream, from its recorded seconds and events.
 //!
-//! Pure. The events of the vote say which class was on air; the seconds say since when. An event lags behind the change that
-//! caused it, because the vote needs several seconds of the new class to reach the threshold. So each event is dated back to the
-//! change: the point within the vote window after which the class's own probabilities fit the event best (the largest sum of
-//! the differences from half of the class's peak).
+//! Pure. Events of the vote identify the class on air; the seconds' probabilities give its start and end. An event lags behind
+//! the change that caused it, because the vote needs several seconds of the new class to reach the threshold. So each event is
+//! dated back to the change: the point within the vote window after which the class's own probabilities fit the event best (the
+//! largest sum of the differences from half of the class's peak).
 //!
 //! Seconds in which no class was on air are `Unknown`, those without programme are `NoProgramme`, and others without a decision
 //! are `Undecided`. A segment never spans a discontinuity: media cannot be cut across one.
@@ -31,7 +31,7 @@ pub use closer::{ClosedSegment, SegmentCloser};
 /// One: probabilities are integers, as precise as records.
 pub const MILLION: u32 = 1_000_000;
 
-/// What the record of a second contains.
+/// The contents of the record of a second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The second was classified.
@@ -81,7 +81,7 @@ impl RecordedSecond {
     }
 }
 
-/// What a segment shows.
+/// Content of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SegmentKind {
     /// The class was on air.
@@ -184,7 +184,7 @@ fn later(ns: i64, seconds: u64) -> i64 {
     ns.saturating_add_unsigned(seconds.saturating_mul(NANOS_PER_SECOND))
 }
 
-/// Gives seconds without wall time that of their neighbours: records of gaps have none.
+/// Sets missing wall times from the neighbouring seconds: records of gaps have none.
 fn fill_wall(seconds: &mut [RecordedSecond]) {
     for i in 1..seconds.len() {
         if seconds[i].wall_ns.is_none() {
@@ -198,7 +198,7 @@ fn fill_wall(seconds: &mut [RecordedSecond]) {
     }
 }
 
-/// Gives seconds without timecode that of their neighbours, counted on.
+/// Sets missing timecodes by counting from the neighbouring seconds.
 fn fill_timecode(seconds: &mut [RecordedSecond]) {
     let counted = |from: &RecordedSecond, to: &RecordedSecond| {
         to.timecode.or(from.timecode.map(|mark| mark.moved_to(Pts::from_second(to.index))))

@@ -41,7 +41,7 @@ struct Interval {
     range: Range<usize>,
 }
 
-/// Takes the seconds and events of one stream. A stretch is what has no discontinuity in it.
+/// Takes the seconds and events of one stream. A stretch is a span without a discontinuity.
 #[derive(Debug, Default)]
 pub(super) struct Settler {
     /// Seconds of the stretch that are not settled, with those that are missing. After a second was taken there is one.

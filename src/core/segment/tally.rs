@@ -1,4 +1,4 @@
-//! A segment while its seconds come.
+//! A segment that is still growing.
 
 use super::{RecordedSecond, Segment, SegmentKind, Verdict, later};
 use crate::clip::GapReason;
@@ -9,7 +9,7 @@ use crate::time::NANOS_PER_SECOND;
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
     segment: Segment,
-    /// Of the probabilities of its class in the decided seconds, millionths.
+    /// Sum of the probabilities of its class in the decided seconds, millionths.
     sum: u64,
 }
 
@@ -79,7 +79,7 @@ impl Tally {
         matches!(self.segment.kind, SegmentKind::Class(_)) && self.segment.unknown * 2 > self.segment.decided
     }
 
-    /// Makes it unknown.
+    /// Changes the class to unknown.
     pub fn withhold(&mut self) {
         let Segment { kind, mean, peak, peak_index, .. } = &mut self.segment;
         (*kind, *mean, *peak, *peak_index) = (SegmentKind::Unknown, None, None, None);

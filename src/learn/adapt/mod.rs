@@ -1,4 +1,4 @@
-//! `touchline adapt`: a pack learns a channel from a few labelled minutes.
+//! `touchline adapt`: adapts a pack to a channel from a few minutes of labelled recordings.
 //!
 //! Only the classifier of the RGB model changes. The correction to it is fitted on pooled features of the frozen network: those of
 //! the channel's material, and the pack's replay features, which keep what the pack knows. The fit is multinomial logistic

@@ -379,7 +379,7 @@ impl Job<'_> {
                 (None, None) => "no second of it has pictures or sound",
                 _ => "there is no whole second between start and end",
             }),
-            Kind::Clip if !has_pictures => Some("it has no pictures"),
+            Kind::Clip if !has_pictures => Some("the recording has no pictures"),
             Kind::Sound if !has_sound => Some("it has no sound"),
             _ => None,
         };

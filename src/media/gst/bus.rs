@@ -30,11 +30,11 @@ const POLL: gst::ClockTime = gst::ClockTime::from_mseconds(500);
 /// program.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
-/// How long the media time of a recording may stand still while downstream accepts data, ns. Far longer than any disk access or
+/// How long the media time of a recording may not advance while downstream accepts data, ns. Far longer than any disk access or
 /// picture needs.
 const STILL_MAX_NS: u64 = 30_000_000_000;
 
-/// How long media time may stand still after an error of a recording before the session ends, or after the end of an RTSP stream
+/// How long media time may not advance after an error of a recording before the session ends, or after the end of an RTSP stream
 /// before the end is passed on, ns.
 const REST_MAX_NS: u64 = 2_000_000_000;
 

@@ -1,11 +1,11 @@
-//! What a coded picture is, as far as it matters for leaving it out: whether others refer to it, and whether it is a field.
+//! Classifies coded pictures for the decode filter: whether others refer to a picture, and whether it is a field.
 //!
 //! Only pictures to which no other picture refers can be left out alone: `nal_ref_idc` 0 in H.264 (ITU-T H.264, 7.4.1), sub-layer
 //! non-reference pictures of the highest sub-layer in HEVC (ITU-T H.265, 7.4.2.2), and B-pictures in MPEG-2.
 //!
-//! Interlaced H.264 codes frames (also with fields in its macroblocks, MBAFF), or each field as a picture of its own (PAFF), or both in
-//! turn; the slice header tells (7.3.3). The fields of a frame follow each other. In interlaced HEVC every field is a picture of its
-//! own, and other pictures may come between the two of a frame, so a field counts as a reference.
+//! Interlaced H.264 codes frames (also with fields in its macroblocks, MBAFF), or each field as a picture of its own (PAFF), or
+//! both in turn; the slice header distinguishes them (7.3.3). The fields of a frame follow each other. In interlaced HEVC every
+//! field is a picture of its own, and other pictures may come between the two of a frame, so a field counts as a reference.
 
 use gstreamer as gst;
 use gstreamer_video as gst_video;
@@ -20,9 +20,9 @@ use h264_reader::nal::{Nal as _, RefNal};
 /// How a coded picture refers to others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CodedKind {
-    /// Others may refer to it.
+    /// Other pictures may refer to it.
     Reference,
-    /// None refers to it.
+    /// No other picture refers to it.
     Disposable,
 }
 

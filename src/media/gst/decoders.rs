@@ -26,10 +26,10 @@ pub(crate) enum DeviceKind {
 }
 
 impl DeviceKind {
-    /// All kinds, in the order of `auto`: a machine with a graphics card of its own has it for work like this.
+    /// All kinds, in the order of `auto`: a dedicated graphics card is preferred.
     pub(crate) const ALL: [DeviceKind; 2] = [DeviceKind::Nvdec, DeviceKind::Vaapi];
 
-    /// GStreamer's plugin. It has only the decoders of devices that it finds.
+    /// GStreamer's plugin. It registers decoders only for the devices that it finds.
     pub(crate) const fn plugin(self) -> &'static str {
         match self {
             DeviceKind::Nvdec => "nvcodec",
@@ -139,7 +139,7 @@ impl Decoders {
             .filter(|factory| factory.can_sink_any_caps(caps))
             .collect();
         rest.retain(|factory| !wanted.contains(factory));
-        // Parsers come first: devices do not take what is not parsed.
+        // Parsers come first: devices need parsed input.
         let is_decoder = |factory: &gst::ElementFactory| {
             factory.metadata("klass").is_some_and(|class| class.contains("Decoder") && !class.contains("Parser"))
         };

@@ -164,7 +164,7 @@ fn limit_format(element: &gst::Element, graph: &Arc<Graph>) {
             };
             let Some(cause) = caps.caps().structure(0).and_then(excess) else { return gst::PadProbeReturn::Ok };
             if let Some(graph) = graph.upgrade() {
-                graph.fail(failed(Cause::Refused, cause, "give a source with a usual format"));
+                graph.fail(failed(Cause::Refused, cause, "give a source within these limits"));
             }
             // Without caps the element decodes nothing; the session is about to end.
             gst::PadProbeReturn::Drop

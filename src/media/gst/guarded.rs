@@ -136,8 +136,8 @@ fn watch(element: &gst::Element, through_proxy: bool, graph: &Arc<Graph>) {
 fn refuse(graph: &Graph) {
     graph.fail(causes::failed(
         Cause::Refused,
-        "the data are a list of addresses, which is not followed here",
-        "give an address of the list itself, or the list's own if it is HLS on a web server",
+        "the source is a list of addresses, and lists are not followed",
+        "give one of the addresses in it; for HLS give the playlist's http(s) address",
     ));
 }
 

@@ -66,7 +66,7 @@ use touchline_core::{limits, redact};
 pub struct GstOptions {
     /// Id of the stream, for the thread name (`bus/<id>`) and log lines.
     pub id: String,
-    /// Greatest height of pictures, lines. Smaller sources keep theirs; width follows the display aspect.
+    /// Maximum height of pictures, lines. Smaller sources keep theirs; width follows the display aspect.
     pub frame_height: u32,
     /// Whether pictures are wanted.
     pub want_video: bool,
@@ -92,7 +92,7 @@ pub struct GstOptions {
     /// Which pictures are converted; [`None`]: all.
     #[serde(skip)]
     pub selection: Option<FrameSelection>,
-    /// What decodes pictures.
+    /// Video decoder.
     #[serde(default)]
     pub decoder: DecoderChoice,
     /// Options of HLS sources.

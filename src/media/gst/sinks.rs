@@ -173,7 +173,7 @@ struct SinkCallback {
     pools: Pools,
     /// The rotation that turns a picture upright.
     orientation: Arc<Mutex<Orientation>>,
-    /// Greatest height of a rotated picture, lines.
+    /// Maximum height of a rotated picture, lines.
     frame_height: u32,
 }
 

@@ -177,7 +177,7 @@ fn judge(line: &str) -> Result<bool, Refusal> {
     let is_request = third.is_some_and(is_rtsp) && first.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_');
     if code.is_some_and(|code| code.starts_with('3')) || first.eq_ignore_ascii_case("REDIRECT") {
         let advice = "give the address of the redirect, if you trust it";
-        return Err(Refusal::new("the server redirects elsewhere, which is not followed here", advice));
+        return Err(Refusal::new("the server redirects to another address, and redirects are not followed", advice));
     }
     Ok(code.is_some() || is_request)
 }

@@ -79,11 +79,11 @@ impl Position {
 pub struct OverlayOptions {
     /// Name of a template that ships, or path of an SVG file; by default [`DEFAULT_TEMPLATE`].
     pub template: Option<String>,
-    /// Where it is.
+    /// Position of the label on the picture.
     pub position: Option<Position>,
     /// Its height, percent of the picture's shorter side.
     pub size: Option<u32>,
-    /// What stays free on each side, percent.
+    /// Margin between the label and each edge of the picture, percent.
     pub safe_area: Option<u32>,
     /// A font file in place of the system's sans-serif font.
     pub font: Option<PathBuf>,

@@ -11,7 +11,7 @@ pub(super) struct Placement {
     pub position: Position,
     /// Height, as a share of the picture's shorter side.
     pub size: f64,
-    /// What stays free on each side, as a share.
+    /// Margin between the label and each edge of the picture, as a share.
     pub safe_area: f64,
 }
 

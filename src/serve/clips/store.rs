@@ -52,7 +52,7 @@ impl ClipStore {
         Ok((store, removed))
     }
 
-    /// The clips whose sidecar could not be read when the folder was opened, as after a return to an earlier version of the program.
+    /// The clips whose sidecar could not be read when the folder was opened, as after a downgrade of the program.
     pub fn unreadable(&self) -> &BTreeSet<String> {
         &self.unreadable
     }
@@ -124,8 +124,8 @@ impl ClipStore {
         Ok(true)
     }
 
-    /// Removes clips older than `age_s` seconds before `unix_ns`, and the oldest while all have more than `bytes`. A clip that cannot
-    /// be removed takes no room from the others. Returns the size of all that stay.
+    /// Removes clips older than `age_s` seconds before `unix_ns`, and the oldest while all have more than `bytes`. A clip that
+    /// cannot be removed does not count. Returns the size of all that stay.
     ///
     /// # Errors
     /// If the folder cannot be read.

@@ -1,4 +1,4 @@
-//! `[history]`: how much of the past the store keeps.
+//! `[history]`: limits of the history in the store.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,11 +16,11 @@ pub type HistoryMb = Within<10, 10_000_000>;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HistoryFile {
-    /// Segments, events, incidents and states that are older are removed from the store, days.
+    /// Segments, events, incidents and states are removed from the store after this many days.
     pub days: Option<HistoryDays>,
-    /// Seconds that are older are removed, days. A day of a stream has 3 MB.
+    /// Seconds are removed after this many days. A day of one stream takes 3 MB.
     pub seconds_days: Option<SecondsDays>,
-    /// The oldest seconds, and then the oldest of all else, are removed beyond this size of the store, MB.
+    /// Maximum size of the store, MB. Beyond it, the oldest seconds are removed first, then the oldest other records.
     pub max_mb: Option<HistoryMb>,
 }
 

@@ -68,13 +68,13 @@ pub struct StreamSettings {
     pub latency_ms: u32,
     /// Transport of an RTSP source.
     pub rtsp_transport: RtspTransport,
-    /// The kind of content at a web address whose name does not show it.
+    /// The kind of an http(s) source whose address does not show it.
     #[serde(default)]
     pub kind: Option<SourceKind>,
     /// Which coded pictures are decoded.
     #[serde(default)]
     pub tier: TierChoice,
-    /// What decodes pictures.
+    /// Video decoder.
     #[serde(default)]
     pub decoder: DecoderChoice,
     /// Options of an HLS source.
@@ -109,7 +109,7 @@ impl StreamSettings {
         self.isolation.unwrap_or(if is_from_api { Isolation::Process } else { Isolation::None })
     }
 
-    /// Whether a source that runs with `other` must be opened anew to run with these.
+    /// Whether a source that runs with `other` must be opened again to run with these.
     pub fn needs_reopening(&self, other: &Self) -> bool {
         self.uri != other.uri
             || self.pipeline != other.pipeline
@@ -245,7 +245,11 @@ pub fn stream_group(group: &str) -> Result<(), String> {
 pub fn time_zone(name: &str) -> Result<(), String> {
     let well_formed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '/');
     let fits = (1..=64).contains(&name.len()) && name.chars().all(well_formed);
-    if fits { Ok(()) } else { Err(format!("{name:?} is no name of a time zone, as in Europe/London or UTC")) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("{name:?} is not the name of a time zone; write one such as Europe/London or UTC"))
+    }
 }
 
 /// A readable id for a stream without one, which is not `taken`.
@@ -308,7 +312,7 @@ pub fn find_pack(given: Option<&Path>) -> Result<PathBuf> {
         .ok_or_else(|| {
             Error::pack(
                 DEFAULT_PACK,
-                "the default pack is not here",
+                "the default pack was not found",
                 "run from the project's directory or give --pack DIR",
             )
         })

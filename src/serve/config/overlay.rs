@@ -15,22 +15,22 @@ pub struct OverlayFile {
     /// The label on the picture of outputs: bug, label, bars, or the path of an SVG file.
     #[schemars(length(min = 1))]
     pub template: Option<String>,
-    /// Where it is; by default as the template says.
+    /// Position of the label on the picture; by default from the template.
     pub position: Option<Position>,
-    /// Its height, percent of the picture's shorter side; by default as the template says.
+    /// Height of the label in percent of the picture's shorter side; by default from the template.
     #[schemars(range(min = 1, max = SIZE_MAX))]
     pub size: Option<u32>,
-    /// What stays free on each side of the picture, percent; by default as the template says.
+    /// Margin between the label and each edge of the picture in percent; by default from the template.
     #[schemars(range(min = 0, max = SAFE_AREA_MAX))]
     pub safe_area: Option<u32>,
     /// Font file in place of the system's sans-serif font.
     pub font: Option<PathBuf>,
-    /// What encodes pictures.
+    /// Video encoder.
     pub encoder: Option<Encoder>,
     /// Highest bit rate of the pictures, kbit/s.
     #[schemars(range(min = 100, max = 100_000))]
     pub bitrate_kbps: Option<u32>,
-    /// How long a picture waits for the decision of its second at most, milliseconds.
+    /// Maximum time that a picture waits for the decision of its second, milliseconds.
     #[schemars(range(min = 0, max = 60_000))]
     pub delay_ms: Option<u32>,
 }
@@ -40,11 +40,11 @@ pub struct OverlayFile {
 pub struct OverlaySettings {
     /// How the label looks.
     pub options: OverlayOptions,
-    /// What encodes pictures.
+    /// Video encoder.
     pub encoder: Encoder,
     /// Highest bit rate of the pictures, kbit/s.
     pub bitrate_kbps: u32,
-    /// How long a picture waits for its decision at most, ns.
+    /// Maximum time that a picture waits for its decision, ns.
     pub delay_ns: u64,
 }
 

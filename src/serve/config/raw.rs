@@ -34,13 +34,13 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 pub struct RawSettings {
     /// Directory of the model pack; by default weights/compact.
     pub pack: Option<PathBuf>,
-    /// A second pack that decides beside the first and is only compared with it.
+    /// Second pack that scores the same seconds. Its decisions are only compared with the first pack's.
     pub shadow: Option<PathBuf>,
     /// The API may name packs below this directory; by default the parent of the pack's directory.
     pub pack_root: Option<PathBuf>,
-    /// Load the pack again whenever its directory has changed.
+    /// Reload the pack when its directory changes. SIGHUP reloads it immediately.
     pub watch_pack: Option<bool>,
-    /// Everybody who reaches the server may change the pack when there is no admin token.
+    /// Allow every client to change the pack if no admin token is set.
     pub allow_pack_updates: Option<bool>,
     /// Address of the page, the API and the metrics, or "off".
     #[serde(with = "text")]
@@ -53,7 +53,7 @@ pub struct RawSettings {
     pub jsonl_kinds: Option<Vec<RecordKind>>,
     /// SQLite file that keeps streams added over the API for the next start, and the history: segments, events and seconds.
     pub state: Option<PathBuf>,
-    /// Greatest number of streams at once.
+    /// Maximum number of streams.
     pub max_streams: Option<MaxStreams>,
     /// Watch only part I of N of the configured streams, as "I/N" with I from 0.
     #[serde(with = "text")]
@@ -83,39 +83,41 @@ pub struct RawSettings {
     pub pipeline: Option<PathBuf>,
     /// Jitter buffer of RTSP sources of all streams, milliseconds.
     pub latency_ms: Option<LatencyMs>,
-    /// How RTP comes from RTSP servers, for all streams.
+    /// Transport of RTP from RTSP servers, for all streams.
     pub rtsp_transport: Option<RtspTransport>,
-    /// Whether sources are received and decoded in processes of their own, for all configured streams; by default none.
+    /// Whether each source runs in its own process, for all configured streams; by default `none`: all run in the program's
+    /// process.
     pub isolation: Option<Isolation>,
     /// Which coded pictures are decoded, for all configured streams.
     pub tier: Option<TierChoice>,
-    /// What decodes pictures, for all configured streams.
+    /// Video decoder, for all configured streams.
     pub decoder: Option<DecoderChoice>,
     /// Variant of HLS sources that is played, for all configured streams.
     pub variant: Option<VariantChoice>,
-    /// Greatest height of HLS variants in lines, for all configured streams.
+    /// Maximum height of HLS variants in lines, for all configured streams.
     pub max_height: Option<MaxHeight>,
-    /// Language of HLS sound, as in de or pt-BR, for all configured streams.
+    /// Language of the HLS audio rendition, such as de or pt-BR, if the playlist marks none as default; for all configured
+    /// streams.
     pub audio_language: Option<String>,
     /// The sliding vote, and when a class counts as on air.
     pub vote: VoteFile,
     /// When test bars, black, freeze and silence count.
     pub signal: SignalFile,
-    /// How much of the past the store keeps.
+    /// Limits of the history in the store.
     pub history: HistoryFile,
     /// The ring of original media, and the clips of events that are cut from it.
     pub record: RecordFile,
     /// The label on the picture of outputs.
     pub overlay: OverlayFile,
-    /// Who may read and change over HTTP.
+    /// Access over HTTP: tokens, and permissions without a token.
     pub access: AccessFile,
     /// Serve over TLS.
     pub tls: RawTls,
     /// Restrictions on streams that are added over the API.
     pub sources: RawSources,
-    /// Name of this process in records and in what sinks deliver. By default records have none, and sinks deliver the name of the machine.
+    /// Name of this process in records and deliveries. By default, records have no name and deliveries have the host name.
     pub instance: Option<String>,
-    /// Time zone of the house, which the page shows times in, as in Europe/London; by default that of the viewer.
+    /// Time zone of the times on the page, such as Europe/London; by default the viewer's.
     #[schemars(regex(pattern = "^[A-Za-z0-9_+/-]{1,64}$"))]
     pub time_zone: Option<String>,
     /// The streams to watch.
@@ -132,7 +134,7 @@ pub struct AccessFile {
     pub admin_token_file: Option<PathBuf>,
     /// File with the bearer token of clients that may only read.
     pub read_token_file: Option<PathBuf>,
-    /// Everybody who reaches the server may read.
+    /// Allow every client to read without a token.
     pub allow_anonymous: Option<bool>,
 }
 
@@ -197,30 +199,30 @@ pub struct StreamFile {
     /// Name in output, pages and metrics: 1 to 64 letters, digits, '-', '_' and '.'; by default made from the URI.
     #[schemars(regex(pattern = "^[A-Za-z0-9._-]{1,64}$"))]
     pub id: Option<String>,
-    /// Where the stream comes from: a URI or a path.
+    /// URI or path of the source.
     #[schemars(length(min = 1))]
     pub uri: String,
     /// GStreamer pipeline template in place of the built-in one.
     pub pipeline: Option<PathBuf>,
     /// Jitter buffer of an RTSP source, milliseconds.
     pub latency_ms: Option<LatencyMs>,
-    /// How RTP comes from the RTSP server.
+    /// Transport of RTP from the RTSP server.
     pub rtsp_transport: Option<RtspTransport>,
-    /// Contents at a web address whose name does not tell.
+    /// Kind of an http(s) source whose address does not show it.
     pub kind: Option<SourceKind>,
-    /// Which coded pictures are decoded: all (full), those that are needed (lean), those that the picture model needs (sparse), or
-    /// key pictures only (key); auto is lean, and less during an overload.
+    /// Pictures to decode. full: all; lean: those that the models use and their references; sparse: as lean, without the flow
+    /// model; key: key pictures only; auto: lean, and fewer during an overload.
     pub tier: Option<TierChoice>,
-    /// What decodes pictures: the processor (software) or a device (vaapi, nvdec); auto takes a device for live streams if there is
-    /// one. A device that fails is replaced by software.
+    /// Video decoder: software (CPU), or the devices vaapi and nvdec. auto uses a device for live streams if there is one. A
+    /// device that fails is replaced by software.
     pub decoder: Option<DecoderChoice>,
     /// Variant of an HLS source that is played.
     pub variant: Option<VariantChoice>,
-    /// Greatest height of HLS variants, lines.
+    /// Maximum height of HLS variants, lines.
     pub max_height: Option<MaxHeight>,
-    /// Language of HLS sound, as in de or pt-BR.
+    /// Language of the HLS audio rendition, such as de or pt-BR, if the playlist marks none as default.
     pub audio_language: Option<String>,
-    /// Whether the source is received and decoded in a process of its own.
+    /// Whether the source runs in its own process.
     pub isolation: Option<Isolation>,
     /// Name for people: 1 to 120 characters.
     #[schemars(length(min = 1, max = 120))]
@@ -228,11 +230,11 @@ pub struct StreamFile {
     /// The streams that a wall shows together: 1 to 64 characters without commas.
     #[schemars(length(min = 1, max = 64))]
     pub group: Option<String>,
-    /// False: the stream is known and not opened.
+    /// false keeps the stream paused: it is listed but not opened.
     pub enabled: Option<bool>,
     /// Keep trying when the first attempt fails.
     pub retry: Option<bool>,
-    /// False: its media are not recorded, also where the program has `[record]`.
+    /// false excludes the stream from `[record]`.
     pub record: Option<bool>,
     /// Where its pictures are sent with the label: rtmp://…, srt://…, udp://HOST:PORT, hls:DIR, or the path of an .mp4, .mkv or .ts file.
     /// Needs `[record]`.

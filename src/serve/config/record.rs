@@ -43,17 +43,17 @@ pub struct RecordFile {
     pub dir: Option<PathBuf>,
     /// Length of the ring of each stream, seconds.
     pub ring_s: Option<RingS>,
-    /// Size of the rings of all streams, MB.
+    /// Total size of the rings of all streams, MB.
     pub ring_mb: Option<RingMb>,
-    /// What a clip has before its event, seconds. It begins at the key picture before that.
+    /// Seconds of media before the event. The clip begins at the preceding key picture.
     pub pre_roll_s: Option<PreRollS>,
-    /// What a clip has after its event, seconds.
+    /// Seconds of media after the event.
     pub post_roll_s: Option<PostRollS>,
-    /// Clips that are older are removed, days.
+    /// Clips are removed after this many days.
     pub keep_days: Option<KeepDays>,
-    /// The oldest clips are removed beyond this size of all, MB.
+    /// The oldest clips are removed when all clips together exceed this size, MB.
     pub keep_mb: Option<KeepMb>,
-    /// What clips are cut: each event, each segment; by default events.
+    /// Clips to cut: one per event, one per segment, or both; by default events.
     pub clips: Option<Vec<ClipKind>>,
     /// Whether each clip also has its sound as a WAV file; by default not.
     pub wav: Option<bool>,
@@ -76,7 +76,7 @@ pub struct RecordSettings {
     pub keep_s: u64,
     /// Size of all clips.
     pub keep_bytes: u64,
-    /// What clips are cut.
+    /// Clips to cut.
     pub clips: Vec<ClipKind>,
     /// Whether clips have their sound as a WAV file.
     pub wav: bool,

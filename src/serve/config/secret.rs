@@ -39,7 +39,7 @@ impl SecretSource {
             SecretSource::File(path) => (path.display().to_string(), read(path, SECRET_MAX, "the secret")?),
             SecretSource::Variable(name) => {
                 let text = std::env::var(name)
-                    .map_err(|_| format!("the variable {name} is not set to a text; set it to the secret"))?;
+                    .map_err(|_| format!("the variable {name} is not set or not UTF-8; set it to the secret"))?;
                 (format!("the variable {name}"), text)
             }
         };

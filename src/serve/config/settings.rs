@@ -97,7 +97,7 @@ pub struct Settings {
     pub jsonl_kinds: Option<Vec<RecordKind>>,
     /// SQLite file of the store.
     pub state: Option<PathBuf>,
-    /// How much of the past the store keeps.
+    /// Limits of the history in the store.
     pub history: HistorySettings,
     /// Limit of streams at once.
     pub max_streams: MaxStreams,
@@ -143,7 +143,7 @@ pub struct Settings {
     pub streams: Vec<Stream>,
     /// Streams of the command line, of all shards.
     pub named: Vec<Stream>,
-    /// Name of this process in what sinks deliver; `None`: the name of the machine.
+    /// Name of this process in deliveries of sinks; `None`: the host name.
     pub instance: Option<String>,
     /// Time zone of the page; `None`: that of the viewer.
     pub time_zone: Option<String>,
@@ -328,8 +328,7 @@ fn checked(
         if let Err(text) = OutputAddress::parse(output) {
             problem("output", place("output"), text);
         } else if !is_recording || file.record == Some(false) {
-            let text =
-                "an output is made of recorded media; add dir to [record], and remove record = false of the stream";
+            let text = "an output needs recorded media; set dir in [record], and remove record = false from the stream";
             problem("output", place("output"), text.into());
         }
     }

@@ -13,28 +13,28 @@ use touchline_core::signal::Signal;
 pub struct SignalFile {
     /// Detectors that are off.
     pub off: Option<Vec<Signal>>,
-    /// Colour bars of this length are no programme, seconds.
+    /// Colour bars count as no programme after this time, seconds.
     #[schemars(range(min = SignalConfig::HOLD_MIN.as_secs_f64(), max = SignalConfig::HOLD_MAX.as_secs()))]
     pub bars_s: Option<f32>,
-    /// A black picture of this length is no programme, seconds.
+    /// A black picture counts as no programme after this time, seconds.
     #[schemars(range(min = SignalConfig::HOLD_MIN.as_secs_f64(), max = SignalConfig::HOLD_MAX.as_secs()))]
     pub black_s: Option<f32>,
-    /// A picture that stands still for this long is no programme, seconds.
+    /// A frozen picture counts as no programme after this time, seconds.
     #[schemars(range(min = SignalConfig::HOLD_MIN.as_secs_f64(), max = SignalConfig::HOLD_MAX.as_secs()))]
     pub freeze_s: Option<f32>,
-    /// Silence of this length is not used as sound, seconds.
+    /// Silent sound is excluded from decisions after this time, seconds.
     #[schemars(range(min = SignalConfig::HOLD_MIN.as_secs_f64(), max = SignalConfig::HOLD_MAX.as_secs()))]
     pub silence_s: Option<f32>,
-    /// Greatest luminance of a black pixel, from 0 (black) to 1 (white).
+    /// Maximum luminance of a black pixel, from 0 (black) to 1 (white).
     #[schemars(range(min = 0, max = 1))]
     pub black_luma: Option<f32>,
-    /// Smallest share of black pixels in a black picture.
+    /// Minimum share of black pixels in a black picture.
     #[schemars(range(min = 0, max = 1))]
     pub black_share: Option<f32>,
-    /// Greatest mean difference of pictures that stand still, decibels of full range.
+    /// Maximum mean difference between frozen pictures, dB relative to full range.
     #[schemars(range(min = SignalConfig::DB.0, max = SignalConfig::DB.1))]
     pub freeze_db: Option<f32>,
-    /// Greatest sample value of silence, decibels of full scale.
+    /// Maximum sample value of silence, dB relative to full scale.
     #[schemars(range(min = SignalConfig::DB.0, max = SignalConfig::DB.1))]
     pub silence_db: Option<f32>,
 }

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 pub type MaxStreams = Within<1, 4096>;
 /// Jitter buffer of live network sources, milliseconds.
 pub type LatencyMs = Within<0, 60_000>;
-/// Greatest height of HLS variants, lines; no broadcast has more than 8K's 4320.
+/// Maximum height of HLS variants, lines; no broadcast has more than 8K's 4320.
 pub type MaxHeight = Within<1, 8192>;
 /// Seconds that go through a model at once.
 pub type BatchMax = Within<1, 512>;
@@ -189,7 +189,7 @@ impl PrecisionChoice {
     pub const NAMES: [&str; 4] = ["auto", "f32", "bf16", "int8"];
 }
 
-/// How RTP comes from an RTSP server.
+/// Transport of RTP from an RTSP server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RtspTransport {

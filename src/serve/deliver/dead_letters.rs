@@ -1,4 +1,4 @@
-//! Records that a receiver refused, in a file beside the spool, and their way back.
+//! Records that a receiver refused, in a file beside the spool, and their redelivery.
 //!
 //! A person who has repaired the receiver renames the file to `NAME.again.jsonl`. The sink takes its records into the spool, behind those
 //! that wait. They get new numbers, and so new ids: no receiver has accepted the old ones.
@@ -47,7 +47,7 @@ impl DeadLetters {
     }
 }
 
-/// What is needed of a dead letter to deliver its record again.
+/// The parts of a dead letter that a redelivery needs.
 #[derive(Deserialize)]
 struct ReadLetter<'a> {
     #[serde(borrow)]
@@ -62,12 +62,12 @@ struct ReadEvent<'a> {
     data: &'a RawValue,
 }
 
-/// What became of the letters of a file.
+/// The results for the letters of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct TakenAgain {
     /// Records that are in the spool now.
     pub records: u64,
-    /// Lines that are no dead letter. They are lost.
+    /// Lines that are not dead letters. They are discarded.
     pub damaged: u64,
     /// Lines that the spool has no room for. They stay in the file.
     pub left: u64,

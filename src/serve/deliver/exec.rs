@@ -155,7 +155,7 @@ impl LastLine {
 
     /// The line after a colon; empty without one.
     async fn finish(mut self) -> String {
-        // What lies in the pipe: a process that the program left behind may keep it open.
+        // Reads only the data in the pipe: a child process of the program may keep it open.
         for _ in 0..PIPE_PIECES {
             if !timeout(PIPE_LIMIT, self.read()).await.unwrap_or(false) {
                 break;

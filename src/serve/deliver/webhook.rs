@@ -143,7 +143,7 @@ fn outcome(status: StatusCode, headers: &HeaderMap, unix_s: i64) -> Result<(), F
     let code = status.as_u16();
     if status.is_redirection() {
         return Err(Failure::retry(format!(
-            "the receiver redirects ({code}), which is not followed; give the final address"
+            "the receiver redirects ({code}), and redirects are not followed; give the final address"
         )));
     }
     // These are about the record. All others are about the receiver or the way to it, which a person or time repairs: no record

@@ -7,7 +7,7 @@ use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, Registry};
 use super::families::{counters, gauges, int_gauges};
 use super::{Metrics, nanos_to_seconds};
 
-/// What became of a clip.
+/// The result of a clip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClipResult {
     /// It is complete.
@@ -47,7 +47,7 @@ pub(super) struct ClipFamilies {
 
 impl ClipFamilies {
     pub fn new(r: &Registry) -> Self {
-        let clips = counters(r, "touchline_clips_total", "Clips, by what became of them.", &["result"]);
+        let clips = counters(r, "touchline_clips_total", "Clips, by result.", &["result"]);
         Self {
             unrecorded: counters(
                 r,
@@ -55,7 +55,7 @@ impl ClipFamilies {
                 "Coded pictures and pieces of sound that are missing in the ring, because its disk was too slow or full.",
                 &["stream"],
             ),
-            ring_bytes: int_gauges(r, "touchline_ring_bytes", "Size of the rings of all streams, in bytes.", &[])
+            ring_bytes: int_gauges(r, "touchline_ring_bytes", "Total size of the rings of all streams, in bytes.", &[])
                 .with_label_values::<&str>(&[]),
             ring_seconds: gauges(
                 r,

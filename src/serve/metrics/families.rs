@@ -109,7 +109,7 @@ impl Families {
         let fault_family = counters(
             r,
             "touchline_device_faults_total",
-            "Faults of a GPU: a batch that was split because it did not fit, a context that was recreated, a device that was given up.",
+            "Faults of a GPU: a batch that was split because it did not fit, a context that was recreated, a device that was abandoned.",
             &["kind"],
         );
         let update_family = counters(

@@ -61,7 +61,7 @@ pub(super) struct ClipFilter {
 pub(super) struct ClipsView {
     /// The clips, in the order of their ids.
     clips: Vec<ClipView>,
-    /// There are more: `after` for the next page.
+    /// Value of `after` for the next page; null on the last.
     next: Option<String>,
 }
 
@@ -73,15 +73,15 @@ struct ClipView {
     id: String,
     /// Id of the stream.
     stream: String,
-    /// What it was made for.
+    /// Why the clip was made: an event, a segment or a request.
     reason: ClipReason,
     /// The class on air.
     class: Option<String>,
     /// The run of the decisions.
     run: RunId,
-    /// Start of what was wanted, PTS in nanoseconds.
+    /// Start of the requested span, PTS in nanoseconds.
     from_pts_ns: Pts,
-    /// Its end.
+    /// End of the requested span, PTS in nanoseconds.
     to_pts_ns: Pts,
     /// Media files in order.
     media: Vec<ClipMedia>,
@@ -102,7 +102,7 @@ impl From<Sidecar> for ClipView {
 #[utoipa::path(get, path = "/api/v1/clips", operation_id = "listClips", params(ClipFilter), responses(
     (status = 200, description = "The clips.", body = ref("#/components/schemas/Clips")),
     (status = 400, description = "A parameter has a wrong form."),
-    (status = 404, description = "Nothing is recorded: [record] has no dir."),
+    (status = 404, description = "Recording is off: [record] has no dir."),
     (status = 422, description = "limit is not 1 to 1000."),
 ))]
 pub(super) async fn list(
@@ -274,11 +274,7 @@ fn refusal(refusal: &ClipRefusal) -> ApiError {
         ClipRefusal::Invalid(cause) => (StatusCode::UNPROCESSABLE_ENTITY, cause.clone(), "choose other times"),
         ClipRefusal::NotYet => {
             let error = "the end of the clip is not recorded and decided yet".to_owned();
-            (
-                StatusCode::CONFLICT,
-                error,
-                "ask again when that time has passed by some seconds, while the stream is playing",
-            )
+            (StatusCode::CONFLICT, error, "retry a few seconds after that time, while the stream is playing")
         }
         ClipRefusal::Clip(ClipError::NoMedia) => {
             let advice = "choose a later time, or raise ring_s and ring_mb in [record]; a source without coded media, as testsrc, has none";

@@ -39,9 +39,9 @@ pub(super) struct ExportQuery {
     /// otio (OpenTimelineIO), edl (CMX 3600), webvtt (chapters), webvtt-metadata, daterange (EXT-X-DATERANGE lines), csv, or html.
     #[param(pattern = "^(otio|edl|webvtt|webvtt-metadata|csv|html|daterange)$")]
     format: String,
-    /// Leave out what is before this time: wall time such as 2026-03-29T14:00:00Z, or a PTS such as 1:02:03.5 or 90 (seconds).
+    /// Exclude segments before this time: wall time such as 2026-03-29T14:00:00Z, or a PTS such as 1:02:03.5 or 90 (seconds).
     from: Option<String>,
-    /// Leave out what begins at this time or later.
+    /// Exclude segments that begin at or after this time.
     to: Option<String>,
     /// Frames a second of the timecode: 23.976, 24, 25, 29.97, 29.97df (drop-frame), 30, 48, 50, 59.94, 59.94df, or 60. By default that
     /// of the media, else 25.
@@ -50,21 +50,21 @@ pub(super) struct ExportQuery {
     /// Timecode of the first second if timecodes are counted from wall time, else of PTS 0.
     #[param(pattern = r"^\d\d?[:;]\d\d?[:;]\d\d?[:;]\d\d?$")]
     offset: Option<String>,
-    /// What timecodes are counted from: timecode (of the media), wall or pts. By default the first that every second has.
+    /// Time base of the timecodes: timecode (of the media), wall or pts. By default the first of them that every second has.
     #[param(pattern = "^(timecode|wall|pts)$")]
     time: Option<String>,
     /// Wall time of PTS 0, RFC 3339, for seconds without wall time.
     began: Option<String>,
-    /// Cut the source: one clip (otio) or event (edl) after the other.
+    /// Write the segments as consecutive clips (otio) or events (edl) instead of markers on the whole recording.
     #[param(default = false)]
     cut: Option<bool>,
-    /// Also unknown and undecided time, and time without programme. csv and html always have them.
+    /// Include unknown and undecided time and time without programme. csv and html always include them.
     #[param(default = false)]
     all: Option<bool>,
     /// URL that otio and edl refer to.
     media: Option<String>,
-    /// Address of an HLS media playlist on the server that the stream comes from. The answer of daterange is then a copy with the lines,
-    /// whose addresses are absolute. Without it, it is the lines alone.
+    /// Address of an HLS media playlist on the server that the stream comes from. The answer of daterange is then a copy with the
+    /// lines, whose addresses are absolute. Without it, the answer has the lines only.
     playlist: Option<String>,
 }
 
@@ -81,7 +81,7 @@ struct ExportJob {
 
 const DAY_MS: i64 = 86_400_000;
 
-/// What is read around the time of an export: more than an event lags behind its change.
+/// Time that is read before and after an export: longer than the delay of an event.
 const MARGIN_MS: i64 = 900_000;
 
 /// Exports segments from the store (`--state`): those of `from` to `to` by wall time, else those of the last day.
@@ -142,7 +142,7 @@ impl ExportQuery {
         options.check(format).map_err(refusal)?;
         let playlist = self.playlist.as_deref().map(|text| playlist(text, &stream, state)).transpose()?;
         if playlist.is_some() && format != Format::DateRange {
-            return Err(invalid("playlist", "it is for the format daterange only"));
+            return Err(invalid("playlist", "only the format daterange has a playlist"));
         }
         let placement = ExportPlacement {
             rate: optional("rate", self.rate, FrameRate::parse)?,
@@ -157,8 +157,8 @@ impl ExportQuery {
 }
 
 impl ExportJob {
-    /// The time whose seconds are read: a day, or more for a longer time. It begins with the segment that is on air at its begin, because
-    /// the event that says so is there.
+    /// The time whose seconds are read: a day, or more for a longer time. It begins with the segment that is on air at its begin,
+    /// because its event is stored there.
     fn kept_time(&self, archive: &dyn Archive) -> Result<KeptTime, ApiError> {
         let ms = |moment: &Option<Moment>| match moment {
             Some(Moment::Wall(ns)) => Some(ns.div_euclid(1_000_000)),
@@ -208,7 +208,7 @@ impl ExportJob {
     }
 }
 
-/// The address of a playlist: on the server of the stream, so that nobody reads other servers through this one.
+/// The address of a playlist: on the server of the stream, so that clients cannot read other servers through this one.
 fn playlist(text: &str, stream: &str, state: &AppState) -> Result<(Url, Option<Arc<SourcePolicy>>), ApiError> {
     let url = Url::parse(text).map_err(|e| invalid("playlist", &format!("it is not a URL: {e}")))?;
     let (source, is_guarded) =

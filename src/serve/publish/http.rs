@@ -211,7 +211,7 @@ async fn page(Query(query): Query<PageQuery>) -> Response {
     file(if query.stream.is_some() { "stream.html" } else { "wall.html" })
 }
 
-/// Returns the page of the past: timelines, segments and sums. Its parameters are read by the page.
+/// Returns the history page: timelines, segments and totals. The page itself reads the parameters.
 #[utoipa::path(get, path = "/history", operation_id = "historyPage", responses(
     (status = 200, description = "The page.", body = String, content_type = "text/html"),
     (status = 401, description = "The request has no token (the login page), or a wrong one.",

@@ -172,9 +172,10 @@ pub(super) async fn overview(
 
 /// Streams server-sent events of all streams, or some, over one connection.
 ///
-/// The first is snapshot (as GET /api/v1/overview), then the records, estimate (a short answer each second), and stream (a stream
-/// is new, or its settings changed). Each has an id: with it in Last-Event-ID the events continue after it, without a snapshot, if the
-/// server still has them. After lost events it sends lagged and a new snapshot.
+/// The first event is `snapshot` (the body of GET /api/v1/overview). Then come the records, `estimate` (a short answer each
+/// second) and `stream` (a stream was added, or its settings changed). Every event has an id. A client that sends it in
+/// Last-Event-ID resumes after that event without a snapshot if the server still has the events. After lost events the server
+/// sends `lagged` and a new snapshot.
 #[utoipa::path(get, path = "/api/v1/live", operation_id = "live",
     params(StreamsQuery, TypesQuery, ("Last-Event-ID" = Option<String>, Header, nullable = false, description = "The id of the last event that arrived.")),
     responses(

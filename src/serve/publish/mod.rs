@@ -1,4 +1,4 @@
-//! Outputs: the page, the API, JSON lines, the terminal.
+//! Outputs: records and their hub, the HTTP server with access, page and API, exports, and the sinks JSON lines and terminal.
 
 pub mod access;
 mod agreement;

@@ -1,4 +1,4 @@
-//! A sentence for everybody who looks at the page.
+//! A sentence that the page shows to all viewers.
 
 use std::sync::Arc;
 

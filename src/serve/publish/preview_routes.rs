@@ -131,8 +131,8 @@ pub(super) struct ThumbnailsQuery {
 
 /// Returns small pictures of several streams in one answer.
 ///
-/// Each part has the id of its stream as its name. A stream without a picture is left out, and one that plays, if its picture is
-/// older than 5 s: request again after a second. A picture changes at most once a second.
+/// Each part has the id of its stream as its name. Streams without a picture are omitted, and so are playing streams whose
+/// picture is older than 5 s. Retry after a second. A picture changes at most once a second.
 #[utoipa::path(get, path = "/api/v1/preview", operation_id = "preview", params(ThumbnailsQuery), responses(
     (status = 200, description = "The pictures (JPEG).", body = String, content_type = "multipart/form-data"),
     (status = 204, description = "No stream has a picture yet."),

@@ -11,7 +11,7 @@ use touchline_core::clip::GapReason;
 use touchline_core::segment::{Segment, SegmentKind};
 use touchline_core::time::{Pts, RunId};
 
-/// What a segment shows.
+/// Content of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SegmentContent {

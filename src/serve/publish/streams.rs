@@ -100,16 +100,16 @@ pub struct StreamPatch {
     pub latency_ms: Option<LatencyMs>,
     /// Transport of RTP from RTSP servers.
     pub rtsp_transport: Option<RtspTransport>,
-    /// Kind of an http(s) source whose name does not show it.
+    /// Kind of an http(s) source whose address does not show it.
     #[serde(default, deserialize_with = "given")]
     pub kind: Option<Option<SourceKind>>,
     /// Which coded pictures are decoded.
     pub tier: Option<TierChoice>,
-    /// What decodes pictures.
+    /// Video decoder.
     pub decoder: Option<DecoderChoice>,
     /// Variant of an HLS source.
     pub variant: Option<VariantChoice>,
-    /// Greatest height of HLS variants, lines.
+    /// Maximum height of HLS variants, lines.
     #[serde(default, deserialize_with = "given")]
     pub max_height: Option<Option<MaxHeight>>,
     /// Language of HLS audio if no rendition is the default.

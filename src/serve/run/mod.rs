@@ -78,17 +78,17 @@ pub struct RunConfig {
     pub jsonl: Option<String>,
     /// The kinds of records in that file; `None`: all.
     pub jsonl_kinds: Option<Vec<RecordKind>>,
-    /// Name of this process in what sinks deliver; `None`: the name of the machine.
+    /// Name of this process in deliveries of sinks; `None`: the host name.
     pub instance: Option<String>,
     /// Time zone of the page; `None`: that of the viewer.
     pub time_zone: Option<String>,
-    /// A sentence that the page shows to everybody.
+    /// A sentence that the page shows to all viewers.
     pub notice: Option<Notice>,
     /// Receivers that records are delivered to.
     pub sinks: Vec<SinkSettings>,
     /// SQLite file of the store.
     pub state: Option<PathBuf>,
-    /// How much of the past the store keeps.
+    /// Limits of the history in the store.
     pub history: HistorySettings,
     /// Limit of streams at once.
     pub max_streams: MaxStreams,

@@ -119,7 +119,7 @@ pub(super) fn write(transaction: &Transaction<'_>, HistoryRow { stream, row }: &
     transaction.execute(sql, params![stream, bytes, from_ms, to_ms]).map(drop)
 }
 
-/// Gives rows of version 4 of the file their time: that of their seconds, or now for those of files.
+/// Sets the times of rows from version 4 of the file: the time of their seconds, or now for files.
 pub(super) fn date_rows(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     #[derive(Deserialize)]
     struct DatedLine {

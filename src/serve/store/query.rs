@@ -106,7 +106,7 @@ impl StoreReader {
         times.iter().map(of).collect()
     }
 
-    /// When each stream is first mentioned, milliseconds since 1970-01-01 UTC.
+    /// Time of the first record of each stream, milliseconds since 1970-01-01 UTC.
     pub fn first_times(&self) -> rusqlite::Result<BTreeMap<String, i64>> {
         let sql = "SELECT stream, min(at_ms) FROM (
                        SELECT stream, min(began_ms) AS at_ms FROM segments GROUP BY stream

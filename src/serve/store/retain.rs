@@ -4,8 +4,8 @@ use rusqlite::Connection;
 
 use crate::config::HistorySettings;
 
-/// Removes what is too old, and the oldest rows beyond the size: first seconds, then segments and records. The file does not become
-/// smaller: new rows take the free space. Returns the removed rows.
+/// Removes old rows by age, then the oldest rows beyond the size: first seconds, then segments and records. The file does not
+/// become smaller: new rows take the free space. Returns the removed rows.
 pub(super) fn trim(connection: &mut Connection, limits: &HistorySettings, now_ms: i64) -> rusqlite::Result<usize> {
     let transaction = connection.transaction()?;
     let before = |age_s: u64| now_ms.saturating_sub_unsigned(age_s.saturating_mul(1000));

@@ -33,7 +33,7 @@ fn settings(id: &str) -> StreamSettings {
     }
 }
 
-/// A clock that stands still: only a flush, a full batch or the end writes the records.
+/// A clock that does not advance: only a flush, a full batch or the end writes the records.
 fn clock() -> Arc<ManualClock> {
     Arc::default()
 }

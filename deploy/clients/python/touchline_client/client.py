@@ -118,7 +118,7 @@ class Client:
             return response.read()
 
     def clips(self, stream: Optional[str] = None, page: int = 100) -> Iterator[Dict[str, Any]]:
-        """The clips without their decisions, of all streams or of one, in the order of their ids. Each request brings `page` clips."""
+        """The clips without their decisions, of all streams or of one, in the order of their ids. Each request returns `page` clips."""
         query = {"limit": str(page), **({} if stream is None else {"stream": stream})}
         while True:
             answer = self._json("GET", f"/api/v1/clips?{urllib.parse.urlencode(query)}")
@@ -141,7 +141,7 @@ class Client:
     def download(self, clip: str, file: str, path: Union[str, "os.PathLike[str]"]) -> int:
         """Writes a file of a clip (media, poster, sound or sidecar, as the clip names it) to `path`. Returns its size.
 
-        The file appears under its name when it is whole.
+        The file gets its final name when it is complete.
         """
         part = f"{os.fspath(path)}.part"
         with self._request("GET", f"{_clip_path(clip)}/{urllib.parse.quote(file, safe='')}") as response:
@@ -164,7 +164,7 @@ class Client:
         self._request("DELETE", _clip_path(clip)).close()
 
     def sinks(self) -> List[Dict[str, Any]]:
-        """What each sink has sent, what waits, what was lost, and its last error."""
+        """The sent, waiting and lost records of each sink, and its last error."""
         return cast(List[Dict[str, Any]], self._json("GET", "/api/v1/sinks")["sinks"])
 
     def overview(self) -> Dict[str, Any]:

@@ -9,7 +9,7 @@ use ball_games::{basketball, soccer, tennis};
 const WHITE: Rgb = [238, 240, 240];
 const CROWD: [Rgb; 3] = [[176, 60, 56], [70, 92, 150], [206, 204, 196]];
 
-/// What a channel shows.
+/// A scene of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scene {
     Tennis,
@@ -23,7 +23,7 @@ pub enum Scene {
 }
 
 impl Scene {
-    /// The class that is right for it; [`None`] for colour bars, which are no programme.
+    /// The correct class; [`None`] for colour bars, which count as no programme.
     pub const fn class(self) -> Option<&'static str> {
         match self {
             Scene::Tennis => Some("tennis"),
@@ -58,7 +58,7 @@ const fn kit(shirt: Rgb, shorts: Rgb, socks: Rgb, head: Rgb) -> Kit {
 
 const HAIR: Rgb = [44, 34, 28];
 
-/// Goes to and fro between -1 and 1.
+/// Oscillates between -1 and 1.
 fn sway(seconds: f32, period: f32, phase: f32) -> f32 {
     ((seconds / period + phase) * std::f32::consts::TAU).sin()
 }

@@ -13,17 +13,17 @@ pub struct SignalConfig {
     pub bars: Duration,
     /// How long a black picture must last.
     pub black: Duration,
-    /// How long a picture must stand still.
+    /// How long a picture must be frozen.
     pub freeze: Duration,
     /// How long silence must last.
     pub silence: Duration,
-    /// Greatest luminance of a black pixel, from 0 (black) to 1 (white).
+    /// Maximum luminance of a black pixel, from 0 (black) to 1 (white).
     pub black_luma: f32,
-    /// Smallest share of black pixels in a black picture.
+    /// Minimum share of black pixels in a black picture.
     pub black_share: f32,
-    /// Greatest mean difference of equal pictures, decibels of full range.
+    /// Maximum mean difference between equal pictures, dB relative to full range.
     pub freeze_db: f32,
-    /// Greatest sample value of silence, decibels of full scale.
+    /// Maximum sample value of silence, dB relative to full scale.
     pub silence_db: f32,
 }
 

@@ -9,8 +9,8 @@
 //!
 //! A [`SignalDetector`] sees the seconds of one stream in order. It examines the frames that were sampled for the models, so times
 //! are exact to the distance of these frames: a condition that holds in the first frame of a second began with the second. A
-//! second has a signal when the condition holds in all of it and has lasted for the hold time at its end. Bars and black are no
-//! freeze, for they stand still by nature.
+//! second has a signal when the condition holds in all of it and has lasted for the hold time at its end. Bars and black are
+//! not reported as freeze, although they do not change.
 //!
 //! A second without frames or sound says nothing about them. A condition continues after such seconds, unless they last longer than
 //! two seconds.
@@ -44,7 +44,7 @@ pub struct SignalDetector {
     config: SignalConfig,
     black_level: BlackLevel,
     noise: FreezeNoise,
-    /// Greatest absolute sample value of silence.
+    /// Maximum absolute sample value of silence.
     silence_level: f32,
     bars_of: BarsDetector,
     bars: Hold,
@@ -163,7 +163,7 @@ impl SignalDetector {
         lasted.collect()
     }
 
-    /// Whether the frame stands still: it equals the reference. Otherwise it becomes the reference.
+    /// Whether the frame is frozen: it equals the reference. Otherwise it becomes the reference.
     fn is_frozen(&mut self, frame: &Frame, at: Pts, incidents: &mut Vec<Incident>) -> bool {
         if let Some((reference, began)) = &self.reference
             && self.noise.is_same(reference.view(), frame.view())

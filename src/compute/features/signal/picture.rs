@@ -8,9 +8,10 @@ const CHUNK: usize = 4096;
 /// Finds black pictures as FFmpeg's `blackdetect`: enough of the pixels have a low luminance.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BlackLevel {
-    /// Greatest luminance of a black pixel, 0 to 255. Pictures have the full range here, also those of video with the limited range.
+    /// Maximum luminance of a black pixel, 0 to 255. Pictures have the full range here, also those of video with the limited
+    /// range.
     luma: u8,
-    /// Smallest share of black pixels.
+    /// Minimum share of black pixels.
     share: f64,
 }
 
@@ -54,7 +55,7 @@ const fn luma([r, g, b]: [u8; 3]) -> u8 {
 /// Compares pictures as FFmpeg's `freezedetect`: by the mean absolute difference of their values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FreezeNoise {
-    /// Greatest mean absolute difference of equal pictures, as a share of the range of 256 values.
+    /// Maximum mean absolute difference between equal pictures, as a share of the range of 256 values.
     share: f64,
 }
 

@@ -168,7 +168,7 @@ fn seconds_without_frames_are_bridged_for_two_seconds() {
     (2..4).for_each(|index| detector.gap(index, &mut out));
     assert!(detector.second(&black(4), &mut out).contains(Signal::Black), "it continues");
     (5..8).for_each(|index| detector.gap(index, &mut out));
-    assert_eq!(detector.second(&black(8), &mut out), NONE, "it began anew");
+    assert_eq!(detector.second(&black(8), &mut out), NONE, "it started over");
     assert_eq!(
         named(&mut out),
         [("signal-began", Signal::Black, 0, 2000), ("signal-ended", Signal::Black, 0, 5000)],
@@ -184,7 +184,7 @@ fn detectors_that_are_off_find_nothing() {
         assert_eq!(detector.second(&second(index, picture, Some(0.0)), &mut out), NONE);
     }
     assert!(out.is_empty());
-    // Without the detector of black, a black picture stands still.
+    // Without the detector of black, a black picture counts as frozen.
     let config = SignalConfig { off: NONE.with(Signal::Black), ..config() };
     let mut detector = SignalDetector::new(config);
     let found: Vec<Signals> =

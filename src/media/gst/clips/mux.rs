@@ -25,7 +25,7 @@ const HELD_MAX: usize = 4096;
 /// Bytes that wait in front of the muxer at most, while it has data of both tracks: a second of the highest rates.
 const WAITING_BYTES: u64 = 16 << 20;
 
-/// Time without media that is a hole, ns. Slow sources have a picture a second.
+/// Minimum time without media that counts as a hole, ns. Slow sources have a picture a second.
 const HOLE_NS: i64 = NANOS_PER_SECOND as i64;
 
 /// One file that is being written.
@@ -351,7 +351,7 @@ impl OpenFile {
                     redact::text(first_sentence(e.error().message()))
                 )),
             }),
-            _ => Err(ClipError::Failed("cannot write the clip: the muxer stands still".into())),
+            _ => Err(ClipError::Failed("cannot write the clip: the muxer makes no progress".into())),
         }
     }
 }

@@ -101,7 +101,7 @@ pub(in crate::gst) fn read(path: &Path, mut take: impl FnMut(Unit) -> bool) -> R
                     break Ok(());
                 }
                 Ok(Read::Failed(cause)) => break Err(failed(&cause)),
-                Err(_) => break Err(failed(&"it stands still")),
+                Err(_) => break Err(failed(&"the demuxer makes no progress")),
             }
         },
     };

@@ -70,7 +70,7 @@ fn copy(pipeline: &gst::Pipeline, sink: &gst_app::AppSink, to: &Path) -> Result<
             return match &mut open {
                 Some((writer, _)) if sink.is_eos() => Ok(WavWriter::flush(writer)?),
                 None if sink.is_eos() => Err(failed(&"the media have no sound")),
-                _ => Err(failed(&"decoding stands still")),
+                _ => Err(failed(&"decoding makes no progress")),
             };
         };
         let (Some(caps), Some(buffer)) = (sample.caps(), sample.buffer()) else { continue };

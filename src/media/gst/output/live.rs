@@ -66,7 +66,7 @@ pub struct LiveOutputOptions {
     pub overlay: Overlay,
     /// How it is encoded.
     pub encoding: Encoding,
-    /// How long a picture waits for its decision at most, ns.
+    /// Maximum time that a picture waits for its decision, ns.
     pub delay_ns: u64,
     /// The clock of arrivals.
     pub clock: Arc<dyn Clock>,
@@ -244,7 +244,7 @@ impl Feeder {
         if let Connection::Open(pipeline, _) = std::mem::replace(&mut self.connection, Connection::Waiting(0)) {
             // What the receiver does not take within this time is lost with the end of the stream.
             if let Err(e) = pipeline.finish(FINISH) {
-                tracing::debug!("{}: the output did not end well: {e}", self.options.id);
+                tracing::debug!("{}: the output did not end cleanly: {e}", self.options.id);
             }
         }
         self.report();
@@ -396,7 +396,7 @@ impl Feeder {
         match (error, before) {
             (None, Connection::Open(pipeline, _)) => {
                 if let Err(e) = pipeline.finish(FINISH) {
-                    tracing::debug!("{}: the output did not end well: {e}", self.options.id);
+                    tracing::debug!("{}: the output did not end cleanly: {e}", self.options.id);
                 }
             }
             (None, _) => {}

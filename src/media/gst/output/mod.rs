@@ -32,7 +32,7 @@ const PLAYLIST: &str = "live.m3u8";
 /// The highest bit rate of pictures by default, kbit/s: enough for 1080 lines.
 pub const DEFAULT_BITRATE_KBPS: u32 = 6000;
 
-/// What encodes pictures.
+/// Video encoder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoder {

@@ -24,7 +24,7 @@ pub type SecondLabels = Arc<dyn Fn(RunId, u64) -> Option<Arc<LabelContent>> + Se
 pub struct RenderRequest<'a> {
     /// The recording.
     pub media: &'a Path,
-    /// Where it goes. Files appear under their name when they are complete.
+    /// Output. Files get their final name when they are complete.
     pub output: &'a OutputAddress,
     /// How the label looks.
     pub overlay: Overlay,
@@ -98,7 +98,7 @@ pub fn render_recording(
     })
     .map_err(|e| media(&e))?;
     if contents.first[0].is_none() {
-        return Err(media(&"it has no pictures"));
+        return Err(media(&"the recording has no pictures"));
     }
     let mut timeline = Timeline::default();
     let mut length_ns = 0;
@@ -117,7 +117,7 @@ pub fn render_recording(
     let read = read(request.media, |unit| {
         let track = unit.track;
         if !pipeline.accepts(&unit) {
-            result = Err(media(&"the form of the media changes within it; cut it there first"));
+            result = Err(media(&"the format changes in the middle of the recording; split it there first"));
             return false;
         }
         let Some(out_ns) = labels.timeline.place(unit.run, unit.pts_ns) else { return true };

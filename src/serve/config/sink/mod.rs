@@ -367,7 +367,7 @@ impl SinkFile {
             ("credentials_env", &self.credentials_file, &self.credentials_env),
         ] {
             if file.is_some() && variable.is_some() {
-                wrong.push((key, "the secret comes from a file or from a variable; give one of them".into()));
+                wrong.push((key, "both a file and a variable are given; remove one".into()));
             }
         }
         let has_credentials = self.credentials_file.is_some() || self.credentials_env.is_some();

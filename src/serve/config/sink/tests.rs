@@ -52,7 +52,7 @@ fn mistakes_are_one_line_with_place_and_advice() {
         (&webhook("spool_max_mb = 0"), 6, "choose 1 to 1000000"),
         (&webhook("command = [\"x\"]"), 6, "a sink of kind webhook does not have this key; it is for exec"),
         (&webhook("client_cert = \"c\""), 6, "give both"),
-        (&webhook("secret_file = \"a\"\nsecret_env = \"b\""), 7, "give one of them"),
+        (&webhook("secret_file = \"a\"\nsecret_env = \"b\""), 7, "remove one"),
         (&webhook("secret = \"abc\""), 6, "unknown key secret; did you mean secret_"),
         (&twice, 8, "\"desk\" is given twice; give every sink its own"),
         (
@@ -76,7 +76,7 @@ fn mistakes_are_one_line_with_place_and_advice() {
         ),
         (&bus("mqtt", "mqtt://h", "mqtt_version = \"4\""), 6, "expected `3.1.1` or `5`"),
         (&bus("mqtt", "mqtt://h", "secret_env = \"X\""), 6, "a password needs its user"),
-        (&webhook("token_file = \"a\"\ntoken_env = \"b\""), 7, "give one of them"),
+        (&webhook("token_file = \"a\"\ntoken_env = \"b\""), 7, "remove one"),
         (&webhook("credentials_env = \"b\""), 6, "it is for nats"),
         (&bus("nats", "nats://h", "credentials_file = \"a\"\nsecret_env = \"b\""), 6, "remove user and secret"),
         (&bus("nats", "nats://h", "token_env = \"b\""), 6, "it is for webhook"),

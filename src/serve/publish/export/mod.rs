@@ -81,9 +81,9 @@ impl Format {
 /// The choices of one export that not every format has.
 #[derive(Clone, Debug, Default)]
 pub struct ExportOptions {
-    /// Cut the source: one clip (otio) or event (edl) after the other.
+    /// Write the segments as consecutive clips (otio) or events (edl) instead of markers on the whole recording.
     pub cut: bool,
-    /// Also unknown and undecided time, and time without programme. csv and html always have them.
+    /// Include unknown and undecided time and time without programme. csv and html always include them.
     pub all: bool,
     /// File or URL that otio and edl refer to.
     pub media: Option<String>,
@@ -138,7 +138,7 @@ impl ExportOptions {
             }
             _ if !self.posters.is_empty() && format != Format::Html => refuse("posters are for the format html"),
             _ if self.playlist.is_some() && format != Format::DateRange => {
-                refuse("a playlist is for the format daterange")
+                refuse("only the format daterange has a playlist")
             }
             _ => Ok(()),
         }

@@ -21,7 +21,7 @@ const DAY: i64 = 86_400 * SECOND;
 /// a distance: wall times jitter.
 const DRIFT_MAX: i64 = SECOND / 2;
 
-/// What timecodes are counted from.
+/// Time base of the timecodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TimeBase {
@@ -90,14 +90,14 @@ pub struct ExportPlacement {
     pub rate: Option<FrameRate>,
     /// Timecode of the first second (wall time) or of PTS 0.
     pub offset: Option<String>,
-    /// What timecodes are counted from [default: the timecode of the media without `offset` and another `rate`; else wall time; else
+    /// Time base of the timecodes [default: the timecode of the media without `offset` and another `rate`; else wall time; else
     /// PTS; the first that every second has].
     pub base: Option<TimeBase>,
     /// Wall time of PTS 0, nanoseconds since 1970-01-01 UTC, for records without wall time.
     pub pts_zero_ns: Option<i64>,
-    /// Leave out what is before this time.
+    /// Exclude segments before this time.
     pub from: Option<Moment>,
-    /// Leave out what begins at this time or later.
+    /// Exclude segments that begin at or after this time.
     pub to: Option<Moment>,
 }
 
@@ -263,7 +263,7 @@ impl<'a> Export<'a> {
     }
 }
 
-/// What timecodes are counted from.
+/// Time base of the timecodes.
 fn base(segments: &[Segment], has_wall: bool, placement: &ExportPlacement, place: &str) -> Result<TimeBase> {
     let rate = segments.first().and_then(|segment| segment.timecodes).map(|[mark, _]| mark.rate);
     let has_rate =

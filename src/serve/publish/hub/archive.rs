@@ -32,12 +32,12 @@ pub trait Archive: Send + Sync {
     /// # Errors
     /// As [`Archive::seconds`].
     fn records(&self, filter: &HistoryFilter) -> Result<Vec<StoredRecord>>;
-    /// How long each stream showed what in each of `times`. Waits for the disk.
+    /// Time per content of each stream in each of `times`. Waits for the disk.
     ///
     /// # Errors
     /// As [`Archive::seconds`].
     fn times(&self, times: &[KeptTime]) -> Result<Vec<Vec<TimeOfContent>>>;
-    /// When each stream is first mentioned, milliseconds since 1970-01-01 UTC. Waits for the disk.
+    /// Time of the first record of each stream, milliseconds since 1970-01-01 UTC. Waits for the disk.
     ///
     /// # Errors
     /// As [`Archive::seconds`].
@@ -61,7 +61,7 @@ pub struct KeptSegment {
     pub began_ms: i64,
     /// Wall time of its end.
     pub ended_ms: i64,
-    /// What it shows.
+    /// Its content.
     pub content: SegmentContent,
     /// Its class.
     pub class: Option<Arc<str>>,
@@ -76,12 +76,12 @@ pub struct KeptSegment {
 pub struct KeptTime {
     /// Its begin.
     pub from_ms: i64,
-    /// Its end, which does not belong to it.
+    /// Its end, exclusive.
     pub to_ms: i64,
 }
 
 impl KeptTime {
-    /// All time.
+    /// The whole history.
     pub const ALL: Self = Self { from_ms: i64::MIN, to_ms: i64::MAX };
 }
 
@@ -111,7 +111,7 @@ pub struct HistoryFilter {
     pub after: Option<HistoryCursor>,
     /// The newest come first.
     pub newest_first: bool,
-    /// At most as many.
+    /// Maximum number of items.
     pub limit: usize,
 }
 
@@ -137,16 +137,16 @@ pub struct StoredRecord {
     pub json: String,
 }
 
-/// How long a stream showed something.
+/// Time that a stream showed one content.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimeOfContent {
     /// Id of the stream.
     pub stream: String,
-    /// What it showed: a name of [`SegmentContent`].
+    /// Its content: a name of [`SegmentContent`].
     pub content: String,
     /// The class.
     pub class: Option<String>,
-    /// How long, milliseconds.
+    /// Duration, milliseconds.
     pub ms: i64,
 }
 

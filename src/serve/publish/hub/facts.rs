@@ -39,15 +39,15 @@ pub struct StreamFacts {
     pub latency_ms: u32,
     /// Transport of RTP from RTSP servers.
     pub rtsp_transport: RtspTransport,
-    /// Kind of an http(s) source whose name does not show it.
+    /// Kind of an http(s) source whose address does not show it.
     pub kind: Option<SourceKind>,
     /// Which coded pictures are decoded.
     pub tier: TierChoice,
-    /// What decodes pictures.
+    /// Video decoder.
     pub decoder: DecoderChoice,
     /// Variant of an HLS source.
     pub variant: VariantChoice,
-    /// Greatest height of HLS variants, lines.
+    /// Maximum height of HLS variants, lines.
     pub max_height: Option<u32>,
     /// Language of HLS audio if no rendition is the default.
     pub audio_language: Option<String>,
@@ -57,7 +57,7 @@ pub struct StreamFacts {
     pub retry: bool,
     /// Whether its media are recorded, if the program records.
     pub record: bool,
-    /// Its vote.
+    /// Vote settings of the stream.
     pub vote: VoteFacts,
 }
 
@@ -86,7 +86,7 @@ impl From<VoteConfig> for VoteFacts {
     }
 }
 
-/// The owner of a stream, who alone may change it.
+/// Owner of a stream. Only the owner may change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StreamOwner {

@@ -315,7 +315,7 @@ impl Hub {
         self.shared.vote_window_s.store(seconds, Ordering::Relaxed);
     }
 
-    /// Sets the sentence that the page shows to everybody.
+    /// Sets the sentence that the page shows to all viewers.
     pub fn set_notice(&self, notice: Option<Notice>) {
         *self.shared.notice.write() = notice;
     }

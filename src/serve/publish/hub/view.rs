@@ -32,9 +32,9 @@ pub(in crate::publish) struct InfoView<'a> {
     modalities: &'a [Modality],
     vote_window_s: u32,
     history_seconds: usize,
-    /// Time zone of the house (`time_zone` in the configuration); null: the viewer's.
+    /// Time zone of the page (`time_zone` in the configuration); null means the viewer's.
     time_zone: Option<&'a str>,
-    /// A sentence that the page shows to everybody.
+    /// A sentence that the page shows to all viewers.
     notice: Option<String>,
 }
 
@@ -58,7 +58,7 @@ pub(in crate::publish) struct SummaryView<'a> {
     /// When the state began.
     #[schemars(extend("format" = "date-time"))]
     since: String,
-    /// When it last stopped playing, or first failed; null while it plays, and before it first did either.
+    /// Start of the current outage; null while the stream plays or has not been opened yet.
     #[schemars(extend("format" = "date-time"))]
     down_since: Option<String>,
     tracks: Option<Tracks>,
@@ -73,7 +73,7 @@ pub(in crate::publish) struct SummaryView<'a> {
     counters: CountersView,
     /// Where its pictures are sent with the label; null if nowhere.
     output: Option<OutputView>,
-    /// Of the last decision.
+    /// Pack that made the last decision.
     pack: Option<&'a PackStamp>,
 }
 

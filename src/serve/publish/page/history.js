@@ -1,4 +1,4 @@
-// The history: a timeline of every stream that zooms from a week to a second, its segments, and hours. The address says what is shown.
+// The history: a timeline of every stream that zooms from a week to a second, its segments, and hours. The address contains the view.
 
 import { $, duration, setText, url } from "./base.js";
 import { learnClasses, onThemeChange, titleOf } from "./colours.js";
@@ -188,10 +188,10 @@ function problem(e) {
     return;
   }
   if (!(e instanceof ProblemError)) {
-    say("warn", "No connection to Touchline", "The page shows what it has loaded and tries again.");
+    say("warn", "No connection to Touchline", "The page shows the loaded data and retries.");
     reload(2000);
   } else if (e.status === 404) {
-    say("calm", "There is no history", "The program keeps one with --state FILE.");
+    say("calm", "There is no history", "Start the program with --state FILE to keep one.");
     $("main").hidden = true;
   } else if (e.status === 503) {
     say("calm", "Touchline is starting", e.message);

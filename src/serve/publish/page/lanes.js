@@ -287,7 +287,7 @@ export class Lanes {
       g.strokeRect(x(s.from) - 1, 1, Math.max(4, x(s.to) - x(s.from) + 2), BAND - 2);
     }
     const words = [...sums].sort((a, b) => b[1] - a[1]).map(([name, seconds]) => `${name} ${duration(seconds)}`);
-    canvas.setAttribute("aria-label", words.join(", ") || "Nothing is known of this time");
+    canvas.setAttribute("aria-label", words.join(", ") || "No records of this time");
   }
 
   // The class of each second.

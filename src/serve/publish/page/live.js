@@ -102,7 +102,7 @@ export function followNotice(info, footer) {
       const answer = await fetch(url("api/v1/info"), { cache: "no-store" });
       if (answer.ok) setText(line, (await answer.json()).notice ?? "");
     } catch {
-      // The page says elsewhere that the server is silent.
+      // Other parts of the page report the lost connection.
     }
   }, NOTICE_MS);
 }

@@ -18,7 +18,7 @@ const MISSING = {
   "no-model": "Not in this pack",
   silent: "Silent",
 };
-// The texts of a view without scores. A tier is no fault of the stream, so it is named.
+// The texts of a view without scores. A tier is not a fault of the stream, so the text names it.
 function missingTexts(name, said, record) {
   const tier = record?.tier ?? (record?.reason === "not-decoded" ? "key" : null);
   if (name === "flow" && tier) return ["Not computed", `tier ${tier} leaves it out`];

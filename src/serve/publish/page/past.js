@@ -1,4 +1,4 @@
-// What the server keeps of the past. Answers belong to a time; what is asked again replaces the question before.
+// Requests the history from the server. A new request replaces the previous one of its kind.
 
 import { url } from "./base.js";
 

@@ -114,7 +114,7 @@ export function showList(segments, count, names, select) {
   $("list-more").hidden = segments.length <= count;
 }
 
-// What the colours mean.
+// Legend of the colours.
 export function showLegend(segments, { from, to }) {
   const sums = new Map();
   for (const segment of segments) {

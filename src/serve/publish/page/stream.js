@@ -171,7 +171,7 @@ function refresh() {
   const { stream } = known;
   showState(stream, known.server);
   const none = known.streams.length === 0 && stream === null && known.server === "open";
-  const problem = known.problem ?? (none ? { error: "no stream is running", advice: "add one with POST /api/v1/streams, or start touchline run URI" } : null);
+  const problem = known.problem ?? (none ? { error: "no streams are running", advice: "add one with POST /api/v1/streams, or start touchline run URI" } : null);
   showNotice(stream, known.server, problem, serverNow(), silentTracks(known.incidents, stream), known.last);
   // The list is fetched again and again; the snapshot is not.
   const listed = known.streams.find(({ id }) => id === stream?.id);

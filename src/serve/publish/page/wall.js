@@ -169,8 +169,8 @@ function showNobody(all, shown) {
   nobody.hidden = !known.ready || shown > 0;
   if (nobody.hidden) return;
   const calm = all > 0 && query.get("state") === "problem";
-  setText($("nobody-title"), all === 0 ? "No stream is running" : calm ? "No problems" : "No stream is like this");
-  setText($("nobody-text"), all === 0 ? "Name streams on the command line or in the configuration file, or add one to the running program:" : calm ? `All ${all} streams are well.` : "None of the streams has the chosen group, sport and state.");
+  setText($("nobody-title"), all === 0 ? "No streams are running" : calm ? "No problems" : "No matching streams");
+  setText($("nobody-text"), all === 0 ? "Name streams on the command line or in the configuration file, or add one to the running program:" : calm ? `All ${all} streams are running normally.` : "No stream matches the selected group, sport and state.");
   $("nobody-lines").hidden = all > 0;
   $("nobody-all").hidden = all === 0;
   if (all === 0) {

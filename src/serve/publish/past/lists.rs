@@ -29,22 +29,22 @@ const EVENT_KINDS: [&str; 3] = ["event", "state", "incident"];
 const EVENT_COLUMNS: [&str; 12] =
     ["at", "stream", "type", "what", "class", "run", "index", "probability", "reason", "track", "cause", "advice"];
 
-/// Which segments are listed.
+/// Selects the segments of the list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(in crate::publish) struct SegmentsQuery {
-    /// Only what is on air after this time, RFC 3339; by default a day before `to`.
+    /// Only segments that end after this time, RFC 3339; by default a day before `to`.
     from: Option<String>,
-    /// Only what begins before this time, RFC 3339; by default now.
+    /// Only segments that begin before this time, RFC 3339; by default now.
     to: Option<String>,
-    /// Ids of streams, with commas between.
+    /// Ids of streams, separated by commas.
     stream: Option<String>,
-    /// Groups of streams, with commas between.
+    /// Groups of streams, separated by commas.
     group: Option<String>,
-    /// Classes, with commas between.
+    /// Classes, separated by commas.
     class: Option<String>,
-    /// Contents, with commas between: class, unknown, no-programme, undecided; by default all.
+    /// Contents, separated by commas: class, unknown, no-programme, undecided; by default all.
     content: Option<String>,
     /// oldest or newest first.
     #[param(pattern = "^(oldest|newest)$")]
@@ -54,12 +54,12 @@ pub(in crate::publish) struct SegmentsQuery {
     limit: Option<usize>,
     /// `next` of the page before.
     after: Option<String>,
-    /// json or csv; by default what Accept says.
+    /// json or csv; by default from the header Accept.
     #[param(pattern = "^(json|csv)$")]
     format: Option<String>,
 }
 
-/// Which events are listed.
+/// Selects the events of the list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -68,13 +68,13 @@ pub(in crate::publish) struct EventsQuery {
     from: Option<String>,
     /// Only before this time, RFC 3339; by default now.
     to: Option<String>,
-    /// Ids of streams, with commas between.
+    /// Ids of streams, separated by commas.
     stream: Option<String>,
-    /// Groups of streams, with commas between.
+    /// Groups of streams, separated by commas.
     group: Option<String>,
-    /// Classes of events, with commas between.
+    /// Classes of events, separated by commas.
     class: Option<String>,
-    /// Types of records, with commas between: event, state, incident.
+    /// Types of records, separated by commas: event, state, incident.
     #[param(default = "event")]
     r#type: Option<String>,
     /// oldest or newest first.
@@ -85,7 +85,7 @@ pub(in crate::publish) struct EventsQuery {
     limit: Option<usize>,
     /// `next` of the page before.
     after: Option<String>,
-    /// json or csv; by default what Accept says.
+    /// json or csv; by default from the header Accept.
     #[param(pattern = "^(json|csv)$")]
     format: Option<String>,
 }
@@ -95,7 +95,7 @@ pub(in crate::publish) struct EventsQuery {
 #[schemars(rename = "Segments")]
 pub(in crate::publish) struct SegmentsView {
     segments: Vec<SegmentView>,
-    /// There are more: `after` for the next page.
+    /// Value of `after` for the next page; null on the last.
     next: Option<String>,
 }
 
@@ -103,7 +103,7 @@ pub(in crate::publish) struct SegmentsView {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "StoredSegment")]
 struct SegmentView {
-    /// It is not closed: this is what was known up to a minute ago.
+    /// The segment is not closed. Its values may be a minute old.
     open: bool,
     /// Its record.
     #[schemars(with = "Stamped")]
@@ -117,7 +117,7 @@ pub(in crate::publish) struct EventsView {
     /// Their records.
     #[schemars(with = "Vec<Stamped>")]
     events: Vec<Box<RawValue>>,
-    /// There are more: `after` for the next page.
+    /// Value of `after` for the next page; null on the last.
     next: Option<String>,
 }
 

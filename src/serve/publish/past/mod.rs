@@ -77,7 +77,7 @@ fn time(from: Option<&str>, to: Option<&str>, clock: &dyn Clock, default_ms: i64
     Ok(KeptTime { from_ms, to_ms })
 }
 
-/// The words of a list with commas between.
+/// The words of a list separated by commas.
 fn words(text: Option<&String>) -> Option<Vec<String>> {
     text.map(|text| text.split(',').map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect())
 }

@@ -36,7 +36,7 @@ const DAYS_MAX: i64 = 31;
 /// The time that is shown by default: an hour.
 const DEFAULT_MS: i64 = 3_600_000;
 
-/// Which seconds.
+/// Selects the seconds.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -50,7 +50,7 @@ pub(in crate::publish) struct SecondsQuery {
     /// Seconds of a step; by default as few as give no more than 3600 steps.
     #[param(minimum = 1, maximum = 86_400)]
     step: Option<u32>,
-    /// json or csv; by default what Accept says.
+    /// json or csv; by default from the header Accept.
     #[param(pattern = "^(json|csv)$")]
     format: Option<String>,
 }
@@ -79,7 +79,7 @@ pub(in crate::publish) struct SecondsView {
     gaps: Vec<u32>,
 }
 
-/// What a step has.
+/// Contents of a step.
 #[derive(Clone, Default)]
 struct Step {
     /// Seconds, and sum of the probabilities in millionths, by class.

@@ -26,34 +26,34 @@ const DAYS_MAX: usize = 400;
 /// Days before today that are shown by default: with today a week.
 const DAYS_BEFORE: i64 = 6;
 
-/// Which time is added up.
+/// The time range that is added up, and its streams.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(in crate::publish) struct SummaryQuery {
-    /// From this time on, RFC 3339; by default from the begin of the day six days before `to`.
+    /// From this time on, RFC 3339; by default from the start of the day six days before `to`.
     from: Option<String>,
     /// Before this time, RFC 3339; by default now.
     to: Option<String>,
-    /// Time zone of the days, as in Europe/London; by default that of the house (`time_zone`), else UTC.
+    /// Time zone of the days, such as Europe/London; by default `time_zone` of the configuration, else UTC.
     zone: Option<String>,
-    /// Ids of streams, with commas between.
+    /// Ids of streams, separated by commas.
     stream: Option<String>,
-    /// Groups of streams, with commas between.
+    /// Groups of streams, separated by commas.
     group: Option<String>,
-    /// json or csv; by default what Accept says.
+    /// json or csv; by default from the header Accept.
     #[param(pattern = "^(json|csv)$")]
     format: Option<String>,
 }
 
-/// How long each stream showed what.
+/// Time per content of each stream.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Summary")]
 pub(in crate::publish) struct SummaryOfTimeView {
-    /// Its begin, RFC 3339.
+    /// Start of the time, RFC 3339.
     #[schemars(extend("format" = "date-time"))]
     from: String,
-    /// Its end.
+    /// End of the time, RFC 3339.
     #[schemars(extend("format" = "date-time"))]
     to: String,
     /// Time zone of the days.
@@ -63,7 +63,7 @@ pub(in crate::publish) struct SummaryOfTimeView {
     streams: Vec<StreamTimesView>,
 }
 
-/// How long a stream showed what.
+/// Time per content of a stream.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "StreamTimes")]
 struct StreamTimesView {
@@ -77,7 +77,7 @@ struct StreamTimesView {
     days: Vec<DayView>,
 }
 
-/// How long a stream showed what on a day.
+/// Time per content of a stream on a day.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DayTimes")]
 struct DayView {
@@ -88,11 +88,11 @@ struct DayView {
     times: TimesView,
 }
 
-/// How long was shown what, seconds.
+/// Time per content, seconds.
 #[derive(Clone, Default, Serialize, JsonSchema)]
 #[schemars(rename = "Times")]
 struct TimesView {
-    /// Since the stream is known.
+    /// Time since the first record of the stream.
     expected_s: f64,
     /// Each class on air.
     classes: BTreeMap<String, f64>,
@@ -142,7 +142,7 @@ fn round4(share: f64) -> f64 {
     (share * 1e4).round() / 1e4
 }
 
-/// A day, or what of it belongs to the time.
+/// A day, or the part of it within the range.
 struct Day {
     date: String,
     time: KeptTime,
@@ -192,7 +192,7 @@ pub(in crate::publish) async fn summary(
     if is_csv { as_table(&view) } else { Ok(json(to_json(&view))) }
 }
 
-/// The streams that exist, in their order, and then those that only the store knows.
+/// The streams that exist, in their order, and then those that exist only in the store.
 fn streams(
     names: &[StreamName],
     by_day: &[Vec<TimeOfContent>],

@@ -250,7 +250,7 @@ fn problems_are_shown_with_advice() {
     browser.go(&format!("{}/?stream=court-1", server.url));
     browser.wait(
         "the empty page",
-        "return document.getElementById('notice-title').textContent === 'No stream is running'",
+        "return document.getElementById('notice-title').textContent === 'No streams are running'",
     );
 
     let cam = add(&hub, "court-1", "rtsp://cam.example/live");
@@ -435,7 +435,7 @@ fn the_page_follows_added_and_removed_streams() {
     studio.hub.remove_stream("arena-north");
     browser.wait(
         "the empty page",
-        "return document.getElementById('notice-title').textContent === 'No stream is running'",
+        "return document.getElementById('notice-title').textContent === 'No streams are running'",
     );
     assert_eq!(browser.run("return document.getElementById('third').hidden"), true);
     assert_eq!(browser.run("return document.title"), "Touchline");

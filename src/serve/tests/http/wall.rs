@@ -283,7 +283,7 @@ fn tiles_are_selected_by_address_form_and_keys() {
     assert_eq!(browser.run("return location.search"), "?label=tennis", "the address can be shared");
     choose("state", "problem");
     browser.wait("no problem", "return document.getElementById('nobody-title').textContent === 'No problems'");
-    assert_eq!(browser.text("#nobody-text"), "All 12 streams are well.");
+    assert_eq!(browser.text("#nobody-text"), "All 12 streams are running normally.");
     browser.run("document.getElementById('nobody-all').click()");
     browser.wait("all tiles", "return document.querySelectorAll('.tile').length === 12");
     choose("sort", "label");
@@ -352,7 +352,7 @@ fn the_wall_follows_changes_over_one_connection_and_survives_a_restart() {
     browser.go(house.url());
     browser.wait(
         "the empty wall",
-        "return document.getElementById('nobody-title').textContent === 'No stream is running'",
+        "return document.getElementById('nobody-title').textContent === 'No streams are running'",
     );
     assert!(browser.text("#nobody-lines").contains("touchline run rtsp://camera.example/live"));
     browser.screenshot(&screenshots().join("wall-empty.png"));

@@ -1,8 +1,8 @@
 //! The ring: the latest coded media of a stream, in files of a few seconds.
 //!
-//! The ring is a folder per stream. The process that opens the source writes it; the program reads it,
-//! cuts clips from it, and removes its oldest files. So the file system is all that they share. A file begins with a key picture, has
-//! its own formats, and may end anywhere: what follows the last whole unit is ignored.
+//! The ring is a folder per stream. The process that opens the source writes it; the program reads it, cuts clips from it, and
+//! removes its oldest files. They share nothing but the files. A file begins with a key picture, has its own formats, and may end
+//! anywhere: what follows the last whole unit is ignored.
 
 mod cut;
 mod follow;
