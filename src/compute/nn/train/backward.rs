@@ -113,7 +113,7 @@ impl BackwardPass<'_> {
             let slope = by_distance / count * inverse * inverse;
             alpha[channel] = scale as f32;
             beta[channel] = (-scale * slope) as f32;
-            gamma[channel] = (scale * (slope * f64::from(norm.affine.mean[channel]) - all / count)) as f32;
+            gamma[channel] = (-scale * all / count) as f32;
             weight_grad[channel] = (by_distance * inverse) as f32;
             bias_grad[channel] = all as f32;
         }

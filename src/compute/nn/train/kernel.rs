@@ -210,12 +210,13 @@ impl<L: SimdVector, F: ValueFormat> Pixels<L, F> for Normalised<L> {
     }
 }
 
-/// The gradient of stored values, from that of the normalised and activated ones: `alpha · passed + beta · z + gamma`, where
+/// The gradient of stored values, from that of the normalised and activated ones: `alpha · passed + beta · (z − mean) + gamma`, where
 /// `passed` is the gradient where the activation has slope 1, else 0.
 #[derive(Clone, Copy)]
 pub(super) struct Gradient<L> {
     pub grad: Stored,
     pub normalised: Normalised<L>,
+    pub mean: *const f32,
     pub alpha: *const f32,
     pub beta: *const f32,
     pub gamma: *const f32,
@@ -231,7 +232,8 @@ impl<L: SimdVector, F: ValueFormat> Pixels<L, F> for Gradient<L> {
             let grad: L = Pixels::<L, F>::at(&self.grad, pixel, block);
             let at = block * LANES;
             let y = L::load(shift.add(at)).fma(z, L::load(scale.add(at)));
-            let rest = L::load(self.gamma.add(at)).fma(z, L::load(self.beta.add(at)));
+            let far = z.sub(L::load(self.mean.add(at)));
+            let rest = L::load(self.gamma.add(at)).fma(far, L::load(self.beta.add(at)));
             rest.fma(grad.within(y, low, high), L::load(self.alpha.add(at)))
         }
     }

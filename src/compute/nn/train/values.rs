@@ -157,6 +157,7 @@ impl GradientView<'_> {
             grad: self.grad.stored::<F>(),
             // SAFETY: the caller's promise.
             normalised: unsafe { affine.of::<L>(values.stored::<F>()) },
+            mean: affine.mean.as_ptr(),
             alpha: factors.alpha.as_ptr(),
             beta: factors.beta.as_ptr(),
             gamma: factors.gamma.as_ptr(),
