@@ -133,12 +133,16 @@ fn to_start_code(unit: &[u8]) -> &[u8] {
     &unit[..end - zeros]
 }
 
+/// The longest header of a slice, bytes: with weights for all references it has about 300.
+const HEADER_MAX: usize = 512;
+
 /// The header of the first slice in `data`, an access unit of H.264. Keeps the parameter sets before it.
 fn slice_header(sets: &mut Context, data: &[u8], length_bytes: Option<usize>) -> Option<SliceHeader> {
     for unit in units(data, length_bytes) {
         match unit.first()? & 0x1f {
             1..=5 => {
-                let slice = RefNal::new(unit, &[], true);
+                // The reader looks ahead, and a start code is an error to it.
+                let slice = RefNal::new(to_start_code(&unit[..unit.len().min(HEADER_MAX)]), &[], true);
                 let header = slice.header().ok()?;
                 return Some(SliceHeader::from_bits(sets, &mut slice.rbsp_bits(), header, None).ok()?.0);
             }
