@@ -40,7 +40,7 @@ pub struct DemoArgs {
 
 /// The settings of the run.
 #[derive(Debug, Parser)]
-struct Settings {
+struct DemoRun {
     #[command(flatten)]
     run: RunArgs,
 }
@@ -58,7 +58,7 @@ pub fn demo(args: &DemoArgs) -> Result<()> {
     ];
     flags.extend(["--pack".to_owned(), pack.display().to_string()]);
     flags.extend(STREAMS.iter().enumerate().map(|(channel, id)| format!("{id}=demo://{channel}")));
-    let settings = Settings::try_parse_from(flags).map_err(|e| Error::Usage(e.to_string()))?;
+    let settings = DemoRun::try_parse_from(flags).map_err(|e| Error::Usage(e.to_string()))?;
     let _ = writeln!(
         std::io::stdout(),
         "Two channels of drawn scenes. The page: http://{}  (Ctrl-C ends the demonstration)",
