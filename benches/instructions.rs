@@ -164,7 +164,7 @@ fn record() {
         .map(|index| {
             let (outcome, mut events) = (second(index, &classes), Vec::new());
             let estimate = voter.push(&outcome, &mut events).cloned().expect("a vote every second");
-            Published { outcome, estimate, events, latency_ns: Some(400_000_000), backlog: 0 }
+            Published { outcome, estimate, events, segments: Vec::new(), latency_ns: Some(400_000_000), backlog: 0 }
         })
         .collect();
     let recorder = Recorder::new("court-1", classes, Pace::Live);

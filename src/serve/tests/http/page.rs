@@ -13,7 +13,6 @@ use touchline_core::clip::{Gap, GapReason};
 use touchline_core::decision::{SecondOutcome, WindowEstimate};
 
 use touchline_core::cause::Cause;
-use touchline_core::clock::Clock as _;
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Track, Tracks};
 use touchline_core::labels::Modality;
