@@ -268,7 +268,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn encoders() {
     const ROUNDS: usize = 15;
     let lite2 = NETWORKS[2];
-    let mut networks: Vec<(String, Tensor, Network, Option<(f64, f64)>)> = [Precision::F32, Precision::Bf16]
+    type Case = (String, Tensor, Network, Option<(f64, f64)>);
+    let mut networks: Vec<Case> = [Precision::F32, Precision::Bf16]
         .map(|p| {
             (format!("EfficientNet-Lite2, 256 x 256, {}", p.name()), pictures(1, lite2.1), network(lite2, p), None)
         })

@@ -44,7 +44,7 @@ impl Streams {
 
 /// The level after `steps` falls with `streams` streams.
 fn relief(streams: usize, steps: usize) -> Relief {
-    (0..steps).fold(Relief::default(), |relief, _| relief.lower(streams, true).or(Some(relief)).unwrap())
+    (0..steps).fold(Relief::default(), |relief, _| relief.lower(streams, true).unwrap_or(relief))
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn tiers_do_not_alternate_between_streams_that_cost_alike() {
     for index in 0..3600 {
         for stream in 0..8 {
             // Each changes its class every 40 s or so, at times of its own.
-            let is_soccer = (index + 7 * stream as u64) / 40 % 2 == 0;
+            let is_soccer = ((index + 7 * stream as u64) / 40).is_multiple_of(2);
             streams.second(stream, index, if is_soccer { "soccer" } else { "tennis" });
         }
         if index >= 60 && index % 2 == 0 {

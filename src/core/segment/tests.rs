@@ -382,7 +382,8 @@ fn closed_segments_are_those_of_the_whole_stream() {
         // Of several classes in a row that turn out to be unknown, each is a segment of its own.
         let is_unknown = |s: &Segment| s.kind == SegmentKind::Unknown;
         let joined = |segments: Vec<Segment>| {
-            let mut spans: Vec<(SegmentKind, u32, u64, u64, u32, u32, Option<u32>)> = Vec::new();
+            type Span = (SegmentKind, u32, u64, u64, u32, u32, Option<u32>);
+            let mut spans: Vec<Span> = Vec::new();
             let mut was_unknown = false;
             for s in segments {
                 let now_unknown = is_unknown(&s);

@@ -55,7 +55,7 @@ impl Plan {
                 StepKind::Gate(_) => (format!("gate {}", self.values[step.y].blocks * LANES), 0, 0),
                 StepKind::Scale { .. } => (format!("scale {size}"), 0, 0),
                 StepKind::ChannelNorm { .. } => (format!("channel norm {size}"), 0, 0),
-                StepKind::Attention { .. } => (format!("attention {size}"), 0, 0),
+                StepKind::Attention => (format!("attention {size}"), 0, 0),
                 StepKind::Planes { .. } => (format!("input {size}"), 0, 0),
                 StepKind::Average => (format!("average {}x{}", x.h, x.w), 0, 0),
                 StepKind::WholePicture => (format!("output {size}"), 0, 0),
