@@ -198,7 +198,7 @@ mod tests {
             assert!(refused.contains("-0001-tennis.mp4 has the name of a clip"), "{refused}");
         }
         for names in
-            [&["a.mp4", "b-0001-tennis.mp4"][..], &["a.mp4", "x/a-0001-tennis.mp4"], &["a.mp4", "a-2024-final"]]
+            [&["a.mp4", "b-0001-tennis.mp4"][..], &["a.mp4", "x/a-0001-tennis.mp4"], &["a.mp4", "a-24-final.mp4"]]
         {
             check(&paths(names)).unwrap();
         }

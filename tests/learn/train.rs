@@ -142,7 +142,7 @@ fn pack_adapts_to_a_channel(dir: &Path, sources: &[Source]) {
     assert!(!dir.join("refused/pack.toml").exists());
     write("typo.csv", &|i| if sources[i].0 == 2 { "tenis" } else { CLASSES[sources[i].0] });
     run(dir, "adapt --from material/typo.csv --pack true-pack -o refused").refused(6, &["did you mean \"tennis\"?"]);
-    run(dir, "adapt --from material/channel.csv --pack true-pack -o true-pack").refused(2, &["another directory"]);
+    run(dir, "adapt --from material/channel.csv --pack true-pack -o true-pack").refused(2, &["choose another -o"]);
 }
 
 /// Checks log, weights, tensors and report of a run of all modalities.

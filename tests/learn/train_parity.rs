@@ -17,8 +17,9 @@ use crate::common::reference::{generated, uniform};
 /// Allowed relative difference of the loss at each step: a tenth of the documented tolerance.
 const LOSS: f64 = 1e-4;
 
-/// Allowed relative difference of running statistics and of the classifier, root mean square over a tensor.
-const AFTER: f64 = 1e-4;
+/// Allowed relative difference of running statistics and of the classifier, root mean square over a tensor. It is larger than that
+/// of the loss, because the rounding of every step adds up in the weights before a norm.
+const AFTER: f64 = 5e-4;
 
 #[derive(Deserialize)]
 struct Reference {

@@ -30,7 +30,7 @@ fn drawn_scenes_are_decided_and_counted_on_the_page() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}");
     assert!(
-        said.contains(&address) && said.contains("drawn Tennis, decided ") && said.contains("touchline run rtsp"),
+        said.contains(&address) && said.contains("drawn Tennis, classified as ") && said.contains("touchline run rtsp"),
         "{said}"
     );
 }

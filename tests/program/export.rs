@@ -28,6 +28,7 @@ fn records(stream: &str) -> String {
 fn records_of(stream: &str, segments: &[(&str, u64, u64)]) -> String {
     let mut lines = Vec::new();
     let mut put = |record: Value| lines.push(record.to_string());
+    let mut before = None;
     for (title, from, to) in segments.iter().copied() {
         let class = title.to_lowercase();
         for index in from..to {
@@ -39,13 +40,14 @@ fn records_of(stream: &str, segments: &[(&str, u64, u64)]) -> String {
             let mut event = |kind: &str, class: &str| {
                 put(json!({"type": "event", "stream": stream, "kind": kind, "class": class, "run": 0, "index": index}));
             };
-            if index == from + 5 && from > 0 {
-                event("offset", if class == "tennis" { "soccer" } else { "tennis" });
+            if let Some(before) = before.as_deref().filter(|_| index == from + 5) {
+                event("offset", before);
             }
             if index == from + 2 {
                 event("onset", &class);
             }
         }
+        before = Some(class);
     }
     lines.join("\n") + "\n"
 }

@@ -172,7 +172,7 @@ fn a_receiver_that_is_away_delays_no_decision_and_is_tried_again() {
 fn outputs_that_cannot_work_are_refused_at_the_start() {
     let fixtures = Fixtures::new();
     for (settings, output, code, part) in [
-        ("", "udp://127.0.0.1:9", 2, "add dir to [record]"),
+        ("", "udp://127.0.0.1:9", 2, "set dir in [record]"),
         ("[record]\ndir = \"DIR\"\n", "https://ann:geheim@host/x", 2, "unknown scheme"),
         ("[record]\ndir = \"DIR\"\n", "a\\u202e4pm.exe", 2, "control or invisible characters"),
         ("[record]\ndir = \"DIR\"\n[overlay]\ntemplate = \"banner\"\n", "udp://127.0.0.1:9", 2, "bug, label, bars"),

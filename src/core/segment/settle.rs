@@ -116,13 +116,10 @@ impl Settler {
     }
 
     fn end_stretch(&mut self, continues: bool) {
-        let end = self.position + self.waiting.len();
-        for (class, on_air) in &mut self.on_air {
-            self.closed.push(Interval { order: on_air.order, class: *class, range: on_air.start..end });
-            (on_air.start, on_air.peak) = (0, 0);
-        }
         self.settle(true);
-        if !continues {
+        if continues {
+            self.on_air.values_mut().for_each(|on_air| (on_air.start, on_air.peak) = (0, 0));
+        } else {
             self.on_air.clear();
         }
         self.closed.clear();

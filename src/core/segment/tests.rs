@@ -91,6 +91,14 @@ fn a_change_is_dated_back_to_its_second() {
 }
 
 #[test]
+fn a_change_just_before_a_discontinuity_keeps_its_second() {
+    let mut plans = one_run(&repeat(&[(20, A), (8, B)]));
+    plans.extend((0..10).map(|index| (1, index, B)));
+    let segments = stream(VoteConfig::default(), &plans).segments(|_| true);
+    assert_eq!(spans(&segments), [(CLASS_A, 0, 19), (CLASS_B, 20, 27), (CLASS_B, 0, 9)]);
+}
+
+#[test]
 fn a_class_without_programme_leaves_where_the_programme_does() {
     let bars = Plan::No(GapReason::NoProgramme);
     let plans = one_run(&repeat(&[(15, A), (14, bars), (15, B), (2, bars), (8, B)]));

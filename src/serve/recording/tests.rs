@@ -128,11 +128,15 @@ fn wav(path: &Path) -> (u32, u16, u16, f64) {
     let bytes = std::fs::read(path).unwrap();
     let u16_at = |at: usize| u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap());
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-    assert_eq!((&bytes[..4], &bytes[8..16]), (&b"RIFF"[..], &b"WAVEfmt "[..]));
+    assert_eq!((&bytes[..4], &bytes[8..16]), (&b"RIFF"[..], &b"WAVEJUNK"[..]));
     assert_eq!(u32_at(4) as usize, bytes.len() - 8);
-    let data = 20 + u32_at(16) as usize;
+    // The chunk makes room for the sizes of files beyond 4 GiB.
+    let format = 20 + u32_at(16) as usize;
+    assert_eq!(&bytes[format..format + 4], b"fmt ");
+    let data = format + 8 + u32_at(format + 4) as usize;
     assert_eq!(&bytes[data..data + 4], b"data");
-    let (size, rate, channels, bits) = (u32_at(data + 4), u32_at(24), u16_at(22), u16_at(34));
+    let (size, rate, channels, bits) =
+        (u32_at(data + 4), u32_at(format + 12), u16_at(format + 10), u16_at(format + 22));
     assert!(data + 8 + size as usize <= bytes.len());
     (rate, channels, bits, f64::from(size) / f64::from(rate * u32::from(channels) * u32::from(bits / 8)))
 }

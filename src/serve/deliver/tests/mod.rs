@@ -254,6 +254,7 @@ fn dead_letters_are_delivered_again_once_their_file_is_renamed() {
     assert!(!again.exists() && !letters.exists());
     assert_eq!(value(&hub, "touchline_sink_lost_records_total{reason=\"damaged\",sink=\"desk\"}"), Some(1.0));
     sink.finish();
+    drop(sink);
     // And at a start: what does not fit the spool stays in the file.
     std::fs::write(&again, text.repeat(4)).unwrap();
     let small = SinkSettings {
