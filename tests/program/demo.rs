@@ -49,7 +49,9 @@ fn look(address: &str, notice: &str) {
     browser.wait("pictures of both channels", pictures);
     browser.screenshot(&folder.join("demo-wall.png"));
     browser.go(&format!("http://{address}/?stream=drawn-1"));
-    browser.wait("the picture", "return [...document.images].some(i => i.naturalWidth >= 300)");
+    browser.wait("the picture", "return document.getElementById('picture').naturalWidth > 0");
     browser.wait("an answer", "return document.getElementById('third-title')?.textContent !== ''");
+    let is_still = "return document.getAnimations().every((a) => a.effect.getTiming().iterations === Infinity)";
+    browser.wait("the end of movements", is_still);
     browser.screenshot(&folder.join("demo-stream.png"));
 }
