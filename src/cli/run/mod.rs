@@ -27,7 +27,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     run_with(args, None, Vec::new())
 }
 
-/// As [`run`], with a sentence on the page and further outputs.
+/// As [`run()`], with a sentence on the page and further outputs.
 pub(super) fn run_with(args: &RunArgs, notice: Option<Notice>, sinks: Vec<Box<dyn Sink>>) -> Result<()> {
     touchline_core::limits::raise_open_files();
     let settings = settle::settle(args)?;

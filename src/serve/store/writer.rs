@@ -38,7 +38,7 @@ pub(super) struct StoreWriter {
     pub(super) history: History,
     /// Senders to drop when run numbers are written.
     pub(super) waiting: Vec<Sender<()>>,
-    /// See [`Store::misses_runs`].
+    /// See [`Store::misses_runs`](super::Store::misses_runs).
     pub(super) misses_runs: Arc<AtomicBool>,
     pub(super) limits: HistorySettings,
     /// When the history is brought within its bounds again; `None`: with the next write.
