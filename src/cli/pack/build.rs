@@ -31,7 +31,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "PACK")]
     keep: Option<PathBuf>,
     /// Cross-validation with the same options (`touchline train --folds`). Temperatures and the threshold for unknown are fitted
-    /// on its held-out sources, about ten times as many as validation has.
+    /// on its held-out sources, about ten times the number in validation.
     #[arg(long, value_name = "RUN")]
     cv: Option<PathBuf>,
     /// Dataset that the runs were trained on.

@@ -25,7 +25,7 @@ impl Call<'_> {
             let from =
                 |channel: usize, row: usize| &self.input[(picture * channels + channel) * plane + row * y.w..][..y.w];
             for row in rows.clone() {
-                // SAFETY: the row lies in the workspace and is this task's alone.
+                // SAFETY: the row is inside the workspace and is this task's alone.
                 let words = unsafe { std::slice::from_raw_parts_mut(to.add(block * y.plane() + y.at(row, 0, 0)), y.w) };
                 // An explicit loop, which the compiler vectorises.
                 match channels.min(first + per_word) - first {
@@ -82,8 +82,8 @@ impl Call<'_> {
         let ((from, x), (to, y)) = (self.value(step.x, picture), self.value(step.y, picture));
         // The blocks that the task writes.
         let blocks = y.blocks / step.tasks;
-        // SAFETY: the value lies in the workspace and no task of this step writes it; the task's blocks and the thread's scratch are
-        // written by nothing else.
+        // SAFETY: the value is inside the workspace and no task of this step writes it; nothing else writes the task's blocks or the
+        // thread's scratch.
         let (values, out, scratch) = unsafe {
             (
                 std::slice::from_raw_parts(from, x.blocks * x.plane()),

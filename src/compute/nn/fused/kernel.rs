@@ -107,7 +107,7 @@ unsafe fn row<L: SimdVector, F: ValueFormat, const B: usize, const STEP: usize>(
     macro_rules! tiles {
         ($($p:literal)*) => {$(
             while job.pixels >= $p {
-                // SAFETY: the tile lies in the row.
+                // SAFETY: the tile is inside the row.
                 unsafe {
                     let own = job.weights.add(job.segments.0 * job.reduction.run * LANES);
                     let prefetch = job.prefetch.next(own);
@@ -284,7 +284,7 @@ pub(super) unsafe fn depthwise<L: SimdVector, F: ValueFormat>(mut job: Depthwise
     macro_rules! tiles {
         ($tile:ident, $kernel:expr, $stride:literal: $($p:literal)*) => {$(
             while job.pixels >= $p {
-                // SAFETY: the tile lies in the row.
+                // SAFETY: the tile is inside the row.
                 unsafe {
                     $tile::<L, F, $p, $stride>(&job, $kernel);
                     job.x = job.x.add($p * job.stride * F::WORDS);

@@ -74,7 +74,7 @@ impl Product<'_> {
         let mut block = 0;
         while block < self.blocks {
             let width = panel(self.blocks, block, L::WIDE);
-            // SAFETY: the caller's promise; the panel lies in the operands.
+            // SAFETY: the caller's promise; the panel is inside the operands.
             unsafe {
                 match width {
                     4 => self.panel::<L, F, 4>(block),
@@ -98,7 +98,7 @@ impl Product<'_> {
         macro_rules! tiles {
             ($($p:literal)*) => {$(
                 while self.rows - row >= $p {
-                    // SAFETY: the tile lies in the panel.
+                    // SAFETY: the tile is inside the panel.
                     unsafe {
                         let left = self.left.add(row * self.left_row);
                         let out = self.out.add(row * self.out_row + block * LANES);

@@ -302,7 +302,7 @@ fn compare(
     let averages = want.flatten_from(2)?.mean(2)?;
     let upstream = numbers.unit(averages.shape());
     let want_grads = (&averages * &upstream)?.sum_all()?.backward()?;
-    // The gradient of a bias before another norm is 0, and what is computed is noise.
+    // The gradient of a bias before another norm is 0; the computed value is rounding noise.
     let mut least = 0f64;
     for var in net.vars() {
         least = least.max(0.05 * length(want_grads.get(var).expect("a gradient"))?);
