@@ -10,6 +10,8 @@ pub fn chance(seed: u32) -> f32 {
     ((x ^ (x >> 15)) >> 8) as f32 / (1 << 24) as f32
 }
 
+/// Shirts of spectators.
+const CROWD: [Rgb; 3] = [[176, 60, 56], [70, 92, 150], [206, 204, 196]];
 const SKIN: [Rgb; 4] = [[232, 190, 160], [198, 150, 116], [141, 94, 66], [92, 62, 46]];
 
 /// Clothes of a player.
@@ -75,6 +77,13 @@ impl Player {
         canvas.ball([neck[0], y + 0.03, 0.955 * tall], 0.125, self.kit.head);
     }
 
+    /// Draws the farthest player first.
+    pub fn draw_all(players: impl Iterator<Item = Self>, canvas: &mut Canvas) {
+        let mut players: Vec<Self> = players.collect();
+        players.sort_by(|a, b| b.at[1].total_cmp(&a.at[1]));
+        players.iter().for_each(|player| player.draw(canvas));
+    }
+
     fn hold(&self, canvas: &mut Canvas, [x, y, z]: Point) {
         match self.holds {
             Holds::Nothing => {}
@@ -103,7 +112,6 @@ pub struct Stand {
     pub back: [f32; 2],
     pub bottom: f32,
     pub rows: u32,
-    pub colours: [Rgb; 3],
     /// Share of the seats that are taken.
     pub taken: f32,
 }
@@ -130,7 +138,7 @@ impl Stand {
                 let [x, y] = back([self.from[0] + dx * part, self.from[1] + dy * part], row as f32);
                 let lift = 0.08 * (seconds * (2.0 + 3.0 * chance(seed ^ 5)) + 7.0 * chance(seed ^ 9)).sin().max(0.0);
                 let z = self.bottom + row as f32 * rise + 0.45 + lift;
-                let shirt = self.colours[(chance(seed ^ 3) * 3.0) as usize % 3];
+                let shirt = CROWD[(chance(seed ^ 3) * 3.0) as usize % 3];
                 let shade = 0.6 + 0.4 * chance(seed ^ 21);
                 canvas.speck([x, y, z], 0.5, shirt.map(|v| (f32::from(v) * shade) as u8));
                 canvas.speck([x, y, z + 0.36], 0.24, SKIN[(chance(seed ^ 13) * 4.0) as usize % 4]);

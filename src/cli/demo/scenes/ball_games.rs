@@ -2,21 +2,13 @@
 
 use super::super::canvas::Canvas;
 use super::super::people::{Holds, Player, Stand, chance};
-use super::{CROWD, HAIR, WHITE, boards, kit, sway};
+use super::{HAIR, WHITE, boards, kit, sway};
 
 pub(super) fn tennis(canvas: &mut Canvas, seconds: f32) {
     let (court, surround, line) = ([58, 104, 172], [60, 124, 96], WHITE);
     canvas.begin([22, 26, 36], [0.3 * sway(seconds, 9.0, 0.0), -25.5, 9.6], [0.0, -1.0, 0.0], 47.0);
-    Stand {
-        from: [-26.0, 23.0],
-        to: [26.0, 23.0],
-        back: [0.0, 1.0],
-        bottom: 2.2,
-        rows: 16,
-        colours: CROWD,
-        taken: 0.9,
-    }
-    .draw(canvas, seconds);
+    Stand { from: [-26.0, 23.0], to: [26.0, 23.0], back: [0.0, 1.0], bottom: 2.2, rows: 16, taken: 0.9 }
+        .draw(canvas, seconds);
     for side in [-1.0, 1.0] {
         Stand {
             from: [side * 13.0, 22.0],
@@ -24,7 +16,6 @@ pub(super) fn tennis(canvas: &mut Canvas, seconds: f32) {
             back: [side, 0.0],
             bottom: 1.6,
             rows: 12,
-            colours: CROWD,
             taken: 0.85,
         }
         .draw(canvas, seconds);
@@ -81,16 +72,8 @@ pub(super) fn tennis(canvas: &mut Canvas, seconds: f32) {
 pub(super) fn soccer(canvas: &mut Canvas, seconds: f32) {
     let centre = 31.0 + 2.0 * sway(seconds, 17.0, 0.0);
     canvas.begin([28, 32, 40], [centre, -47.0, 13.5], [centre, 0.0, 0.0], 19.0);
-    Stand {
-        from: [-40.0, 40.0],
-        to: [75.0, 40.0],
-        back: [0.0, 1.0],
-        bottom: 1.5,
-        rows: 26,
-        colours: CROWD,
-        taken: 0.95,
-    }
-    .draw(canvas, seconds);
+    Stand { from: [-40.0, 40.0], to: [75.0, 40.0], back: [0.0, 1.0], bottom: 1.5, rows: 26, taken: 0.95 }
+        .draw(canvas, seconds);
     canvas.ground([-80.0, -60.0, 90.0, 40.0], [58, 116, 48]);
     for stripe in 0..20 {
         let x = -52.5 + 5.25 * stripe as f32;
@@ -124,24 +107,21 @@ pub(super) fn soccer(canvas: &mut Canvas, seconds: f32) {
     }
     canvas.bar([52.5, -3.66, 2.44], [52.5, 3.66, 2.44], 0.14, WHITE);
     let ball = [centre + 7.0 * sway(seconds, 6.1, 0.2), 9.0 * sway(seconds, 7.7, 0.5)];
-    let mut players: Vec<Player> = (0..18)
-        .map(|n| {
-            let home = [centre - 20.0 + 40.0 * chance(n * 7 + 1), -25.0 + 50.0 * chance(n * 7 + 2)];
-            let pull = 0.25 + 0.3 * chance(n + 50);
-            let at = [0, 1].map(|axis| home[axis] * (1.0 - pull) + ball[axis] * pull);
-            let at = [at[0] + 2.0 * sway(seconds, 4.0 + chance(n) * 3.0, chance(n + 9)), at[1]];
-            let kit = match n {
-                0 => kit([238, 214, 60], [30, 30, 34], [30, 30, 34], HAIR),
-                _ if n % 2 == 0 => kit([196, 34, 40], [240, 240, 240], [196, 34, 40], HAIR),
-                _ => kit([240, 240, 244], [26, 38, 96], [240, 240, 244], HAIR),
-            };
-            let at = if n == 0 { [50.8, 1.5 * sway(seconds, 5.0, 0.0)] } else { at };
-            let steps = seconds * (1.6 + chance(n + 3)) + chance(n);
-            Player { at, kit, holds: Holds::Nothing, steps, stride: 0.36, height: 1.0, seed: n }
-        })
-        .collect();
-    players.sort_by(|a, b| b.at[1].total_cmp(&a.at[1]));
-    players.iter().for_each(|player| player.draw(canvas));
+    let players = (0..18).map(|n| {
+        let home = [centre - 20.0 + 40.0 * chance(n * 7 + 1), -25.0 + 50.0 * chance(n * 7 + 2)];
+        let pull = 0.25 + 0.3 * chance(n + 50);
+        let at = [0, 1].map(|axis| home[axis] * (1.0 - pull) + ball[axis] * pull);
+        let at = [at[0] + 2.0 * sway(seconds, 4.0 + chance(n) * 3.0, chance(n + 9)), at[1]];
+        let kit = match n {
+            0 => kit([238, 214, 60], [30, 30, 34], [30, 30, 34], HAIR),
+            _ if n % 2 == 0 => kit([196, 34, 40], [240, 240, 240], [196, 34, 40], HAIR),
+            _ => kit([240, 240, 244], [26, 38, 96], [240, 240, 244], HAIR),
+        };
+        let at = if n == 0 { [50.8, 1.5 * sway(seconds, 5.0, 0.0)] } else { at };
+        let steps = seconds * (1.6 + chance(n + 3)) + chance(n);
+        Player { at, kit, holds: Holds::Nothing, steps, stride: 0.36, height: 1.0, seed: n }
+    });
+    Player::draw_all(players, canvas);
     canvas.disc(ball, 0.2, [0, 0, 0], 90);
     canvas.ball([ball[0], ball[1], 0.3 + 0.8 * sway(seconds, 1.4, 0.0).abs()], 0.2, [250, 250, 250]);
 }
@@ -150,26 +130,10 @@ pub(super) fn basketball(canvas: &mut Canvas, seconds: f32) {
     let (wood, paint, line) = ([206, 158, 104], [150, 44, 44], WHITE);
     let pan = 0.7 * sway(seconds, 11.0, 0.0);
     canvas.begin([26, 22, 26], [-2.9 + pan, -23.5, 10.8], [5.8 + pan, 1.8, 1.8], 38.2);
-    Stand {
-        from: [-18.0, 10.5],
-        to: [24.0, 10.5],
-        back: [0.0, 1.0],
-        bottom: 0.4,
-        rows: 15,
-        colours: CROWD,
-        taken: 0.93,
-    }
-    .draw(canvas, seconds);
-    Stand {
-        from: [18.5, 10.0],
-        to: [18.5, -9.0],
-        back: [1.0, 0.0],
-        bottom: 0.4,
-        rows: 12,
-        colours: CROWD,
-        taken: 0.93,
-    }
-    .draw(canvas, seconds);
+    Stand { from: [-18.0, 10.5], to: [24.0, 10.5], back: [0.0, 1.0], bottom: 0.4, rows: 15, taken: 0.93 }
+        .draw(canvas, seconds);
+    Stand { from: [18.5, 10.0], to: [18.5, -9.0], back: [1.0, 0.0], bottom: 0.4, rows: 12, taken: 0.93 }
+        .draw(canvas, seconds);
     canvas.ground([-20.0, -12.0, 18.0, 10.0], [92, 40, 40]);
     canvas.ground([-14.0, -7.5, 14.0, 7.5], wood);
     for plank in 0..30 {
@@ -206,23 +170,20 @@ pub(super) fn basketball(canvas: &mut Canvas, seconds: f32) {
         canvas.bar(at(from, 3.05, 0.0), at(from, 2.65, 0.4), 0.025, WHITE);
     }
     let ball = [9.0 + 2.6 * sway(seconds, 4.3, 0.0), 3.0 * sway(seconds, 5.3, 0.3)];
-    let mut players: Vec<Player> = (0..10)
-        .map(|n| {
-            let home = [6.2 + 6.8 * chance(n * 3 + 1), -6.2 + 12.4 * ((n as f32 * 0.37) % 1.0)];
-            let at = [
-                home[0] + 0.8 * sway(seconds, 3.0 + chance(n), chance(n + 5)),
-                home[1] + 0.6 * sway(seconds, 4.0, chance(n)),
-            ];
-            let kit = if n % 2 == 0 {
-                kit([246, 246, 246], [246, 246, 246], WHITE, HAIR)
-            } else {
-                kit([92, 36, 140], [92, 36, 140], WHITE, HAIR)
-            };
-            let steps = seconds * (1.5 + chance(n + 3)) + chance(n);
-            Player { at, kit, holds: Holds::Nothing, steps, stride: 0.28, height: 1.08, seed: n + 40 }
-        })
-        .collect();
-    players.sort_by(|a, b| b.at[1].total_cmp(&a.at[1]));
-    players.iter().for_each(|player| player.draw(canvas));
+    let players = (0..10).map(|n| {
+        let home = [6.2 + 6.8 * chance(n * 3 + 1), -6.2 + 12.4 * ((n as f32 * 0.37) % 1.0)];
+        let at = [
+            home[0] + 0.8 * sway(seconds, 3.0 + chance(n), chance(n + 5)),
+            home[1] + 0.6 * sway(seconds, 4.0, chance(n)),
+        ];
+        let kit = if n % 2 == 0 {
+            kit([246, 246, 246], [246, 246, 246], WHITE, HAIR)
+        } else {
+            kit([92, 36, 140], [92, 36, 140], WHITE, HAIR)
+        };
+        let steps = seconds * (1.5 + chance(n + 3)) + chance(n);
+        Player { at, kit, holds: Holds::Nothing, steps, stride: 0.28, height: 1.08, seed: n + 40 }
+    });
+    Player::draw_all(players, canvas);
     canvas.ball([ball[0], ball[1], 0.3 + 1.2 * sway(seconds, 1.1, 0.0).abs()], 0.16, [222, 112, 40]);
 }

@@ -7,7 +7,6 @@ use super::people::{Holds, Kit, Player, Stand, chance};
 use ball_games::{basketball, soccer, tennis};
 
 const WHITE: Rgb = [238, 240, 240];
-const CROWD: [Rgb; 3] = [[176, 60, 56], [70, 92, 150], [206, 204, 196]];
 
 /// A scene of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,16 +77,8 @@ fn ice_hockey(canvas: &mut Canvas, seconds: f32) {
     let (ice, red, blue) = ([232, 240, 246], [196, 40, 48], [40, 80, 176]);
     let pan = 1.2 * sway(seconds, 9.0, 0.0);
     canvas.begin([24, 26, 34], [18.5 + pan, -23.3, 9.6], [15.4 + pan, 2.9, 0.7], 40.8);
-    Stand {
-        from: [-30.0, 18.0],
-        to: [45.0, 18.0],
-        back: [0.0, 1.0],
-        bottom: 1.6,
-        rows: 16,
-        colours: CROWD,
-        taken: 0.92,
-    }
-    .draw(canvas, seconds);
+    Stand { from: [-30.0, 18.0], to: [45.0, 18.0], back: [0.0, 1.0], bottom: 1.6, rows: 16, taken: 0.92 }
+        .draw(canvas, seconds);
     canvas.ground([-40.0, -24.0, 45.0, 18.0], [70, 72, 78]);
     canvas.ground([-30.0, -15.0, 30.0, 15.0], ice);
     for (x, width, colour) in [(0.0, 0.3, red), (-8.8, 0.3, blue), (8.8, 0.3, blue), (26.0, 0.08, red)] {
@@ -116,30 +107,27 @@ fn ice_hockey(canvas: &mut Canvas, seconds: f32) {
     canvas.bar([26.0, -0.92, 1.22], [26.0, 0.92, 1.22], 0.1, red);
     canvas.glaze(&[[26.0, -0.92, 0.0], [27.0, -0.7, 0.0], [27.0, 0.7, 1.0], [26.0, 0.92, 1.2]], WHITE, 120);
     let puck = [14.0 + 8.0 * sway(seconds, 4.1, 0.0), 8.0 * sway(seconds, 5.3, 0.4)];
-    let mut players: Vec<Player> = (0..11)
-        .map(|n| {
-            let home = [4.0 + 20.0 * chance(n * 5 + 1), -11.0 + 22.0 * chance(n * 5 + 2)];
-            let pull = 0.2 + 0.3 * chance(n + 20);
-            let drift = [3.0 * sway(seconds, 3.4 + chance(n), chance(n + 9)), 2.0 * sway(seconds, 4.1, chance(n + 4))];
-            let at = [0, 1].map(|axis| home[axis] * (1.0 - pull) + puck[axis] * pull + drift[axis]);
-            let kit = match n % 2 {
-                0 => kit([198, 36, 44], [40, 40, 60], [198, 36, 44], [30, 30, 34]),
-                _ => kit([246, 246, 248], [28, 48, 110], [246, 246, 248], [240, 240, 244]),
-            };
-            let at = if n == 10 { [25.0, 0.3 * sway(seconds, 3.0, 0.0)] } else { at };
-            Player {
-                at,
-                kit,
-                holds: Holds::Stick,
-                steps: seconds * 0.9 + chance(n),
-                stride: 0.45,
-                height: 0.96,
-                seed: n + 90,
-            }
-        })
-        .collect();
-    players.sort_by(|a, b| b.at[1].total_cmp(&a.at[1]));
-    players.iter().for_each(|player| player.draw(canvas));
+    let players = (0..11).map(|n| {
+        let home = [4.0 + 20.0 * chance(n * 5 + 1), -11.0 + 22.0 * chance(n * 5 + 2)];
+        let pull = 0.2 + 0.3 * chance(n + 20);
+        let drift = [3.0 * sway(seconds, 3.4 + chance(n), chance(n + 9)), 2.0 * sway(seconds, 4.1, chance(n + 4))];
+        let at = [0, 1].map(|axis| home[axis] * (1.0 - pull) + puck[axis] * pull + drift[axis]);
+        let kit = match n % 2 {
+            0 => kit([198, 36, 44], [40, 40, 60], [198, 36, 44], [30, 30, 34]),
+            _ => kit([246, 246, 248], [28, 48, 110], [246, 246, 248], [240, 240, 244]),
+        };
+        let at = if n == 10 { [25.0, 0.3 * sway(seconds, 3.0, 0.0)] } else { at };
+        Player {
+            at,
+            kit,
+            holds: Holds::Stick,
+            steps: seconds * 0.9 + chance(n),
+            stride: 0.45,
+            height: 0.96,
+            seed: n + 90,
+        }
+    });
+    Player::draw_all(players, canvas);
     canvas.ball([puck[0], puck[1], 0.05], 0.12, [16, 16, 18]);
 }
 
@@ -206,26 +194,10 @@ fn athletics(canvas: &mut Canvas, seconds: f32) {
     let (track, line) = ([182, 84, 62], WHITE);
     let run = 24.0 + 1.2 * sway(seconds, 7.0, 0.0);
     canvas.begin([150, 184, 214], [-13.5, 6.4, 7.1], [0.85, 10.5, 1.5], 54.7);
-    Stand {
-        from: [14.0, -5.0],
-        to: [14.0, 110.0],
-        back: [1.0, 0.0],
-        bottom: 2.0,
-        rows: 22,
-        colours: CROWD,
-        taken: 0.9,
-    }
-    .draw(canvas, seconds);
-    Stand {
-        from: [-70.0, 112.0],
-        to: [40.0, 112.0],
-        back: [0.0, 1.0],
-        bottom: 2.0,
-        rows: 24,
-        colours: CROWD,
-        taken: 0.9,
-    }
-    .draw(canvas, seconds);
+    Stand { from: [14.0, -5.0], to: [14.0, 110.0], back: [1.0, 0.0], bottom: 2.0, rows: 22, taken: 0.9 }
+        .draw(canvas, seconds);
+    Stand { from: [-70.0, 112.0], to: [40.0, 112.0], back: [0.0, 1.0], bottom: 2.0, rows: 24, taken: 0.9 }
+        .draw(canvas, seconds);
     canvas.ground([-80.0, -30.0, 60.0, 112.0], [84, 140, 66]);
     canvas.ground([-5.2, -30.0, 6.2, 112.0], track);
     for lane in 0..=8 {
@@ -242,33 +214,30 @@ fn athletics(canvas: &mut Canvas, seconds: f32) {
         1.0,
         &[[30, 60, 150], [200, 40, 40], [30, 60, 150], [240, 190, 40], [20, 110, 80]],
     );
-    let mut runners: Vec<Player> = (0..8u32)
-        .map(|lane| {
-            let at = [-3.79 + 1.22 * lane as f32, run - 18.0 + 3.5 * chance(lane + 11) + 4.0];
-            let shirt = [
-                [220, 190, 40],
-                [30, 60, 160],
-                [210, 40, 44],
-                [40, 140, 80],
-                [240, 240, 240],
-                [120, 40, 140],
-                [250, 120, 30],
-                [20, 24, 30],
-            ][lane as usize];
-            let kit = kit(shirt, shirt.map(|v| v / 2), SKIN_LEG, HAIR);
-            Player {
-                at,
-                kit,
-                holds: Holds::Nothing,
-                steps: seconds * 2.1 + chance(lane),
-                stride: 0.42,
-                height: 1.02,
-                seed: lane + 17,
-            }
-        })
-        .collect();
-    runners.sort_by(|a, b| b.at[1].total_cmp(&a.at[1]));
-    runners.iter().for_each(|runner| runner.draw(canvas));
+    let runners = (0..8u32).map(|lane| {
+        let at = [-3.79 + 1.22 * lane as f32, run - 18.0 + 3.5 * chance(lane + 11) + 4.0];
+        let shirt = [
+            [220, 190, 40],
+            [30, 60, 160],
+            [210, 40, 44],
+            [40, 140, 80],
+            [240, 240, 240],
+            [120, 40, 140],
+            [250, 120, 30],
+            [20, 24, 30],
+        ][lane as usize];
+        let kit = kit(shirt, shirt.map(|v| v / 2), SKIN_LEG, HAIR);
+        Player {
+            at,
+            kit,
+            holds: Holds::Nothing,
+            steps: seconds * 2.1 + chance(lane),
+            stride: 0.42,
+            height: 1.02,
+            seed: lane + 17,
+        }
+    });
+    Player::draw_all(runners, canvas);
 }
 
 const SKIN_LEG: Rgb = [150, 104, 76];
