@@ -23,7 +23,7 @@ use touchline_core::pool::Pooled;
 use touchline_core::tier::DecodeTier;
 use touchline_core::time::{NANOS_PER_SECOND, Pts, RunId, WallSource, WallTime};
 use touchline_core::vote::{VoteConfig, Voter};
-use touchline_serve::publish::record::{Published, Recorder};
+use touchline_serve::record::{Published, Recorder};
 
 /// What is counted: callgrind switches counting on at its entry and off at its end.
 #[inline(never)]

@@ -123,7 +123,7 @@ fn scores(device: usize, dir: &Path) -> Outcome<bool> {
     let want = Engine::load(pack.clone())?.score(&all, &Unobserved)?;
     let mut fits = true;
     for (numbers, allowed) in SCORES {
-        pack.placement = Placement { wish: DeviceChoice::Cuda(vec![device]), numbers };
+        pack.placement = Placement { requested: DeviceChoice::Cuda(vec![device]), numbers };
         let mut engine = Engine::load(pack.clone())?;
         let got = engine.score(&all, &Unobserved)?;
         for modality in Modality::ALL {

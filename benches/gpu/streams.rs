@@ -76,7 +76,7 @@ pub fn run(device: usize, packs: &[PathBuf]) -> Outcome<()> {
 
 fn trial(dir: &Path, device: usize, streams: usize) -> Outcome<Trial> {
     let mut pack = Pack::open(dir)?;
-    pack.placement = Placement { wish: DeviceChoice::Cuda(vec![device]), numbers: ElementType::F16 };
+    pack.placement = Placement { requested: DeviceChoice::Cuda(vec![device]), numbers: ElementType::F16 };
     let seconds: Arc<Vec<ClipSecond>> = Arc::new((0..DIFFERENT).map(|seed| second(&pack, seed)).collect());
     let mut engine = Engine::load(pack)?;
     let queue = Arc::new(Queue::default());

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::run::{RunArgs, doors};
+use super::run::{RunArgs, setting_sources};
 use touchline_core::error::{Error, Result};
 use touchline_core::redact;
 use touchline_serve::config;
@@ -49,7 +49,7 @@ pub fn config(args: ConfigArgs) -> Result<()> {
         ConfigCommand::Check { file } => {
             let name = file.display().to_string();
             let settings =
-                settled(SettingSources { file: ConfigFile::read(&file)?, ..SettingSources::default() }, &name)?;
+                resolved(SettingSources { file: ConfigFile::read(&file)?, ..SettingSources::default() }, &name)?;
             let problems = settings.problems_at_start();
             if problems.is_empty() {
                 let count = settings.streams.len();
@@ -59,7 +59,7 @@ pub fn config(args: ConfigArgs) -> Result<()> {
             Err(report(&problems, &name))
         }
         ConfigCommand::Show(args) => {
-            let settings = settled(doors(&args.run)?, "the settings")?;
+            let settings = resolved(setting_sources(&args.run)?, "the settings")?;
             let token = |name: &str| std::env::var_os(name).is_some();
             print(&if args.json { as_json(&settings, token)? } else { as_text(&settings, token) });
             Ok(())
@@ -80,8 +80,8 @@ fn pretty(value: &Value) -> Result<String> {
     serde_json::to_string_pretty(value).map_err(|e| Error::Internal(format!("cannot write JSON: {e}")))
 }
 
-fn settled(doors: SettingSources, name: &str) -> Result<Settings> {
-    config::settle(doors).map_err(|problems| report(&problems, name))
+fn resolved(sources: SettingSources, name: &str) -> Result<Settings> {
+    config::resolve(sources).map_err(|problems| report(&problems, name))
 }
 
 /// Lists all problems, and says how many there are.
@@ -162,7 +162,7 @@ fn as_text(settings: &Settings, token_is_set: impl Fn(&str) -> bool) -> String {
 fn as_json(settings: &Settings, token_is_set: impl Fn(&str) -> bool) -> Result<String> {
     let view = |key: &str, entry: Option<&Entry>| match entry {
         Some(Entry { value, place }) => {
-            json!({ "value": shown(key, value), "from": place.door(), "place": place.to_string() })
+            json!({ "value": shown(key, value), "from": place.source(), "place": place.to_string() })
         }
         None => json!({ "value": null, "from": "default", "place": "not set" }),
     };

@@ -163,8 +163,8 @@ fn settings_of(
     read: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Settings> {
     let (environment, problems) = settings::environment(read, is_ours);
-    let doors = SettingSources { environment, problems, flags: settings::flags(flags), ..SettingSources::default() };
-    settings::settle(doors).map_err(|problems| settings::refused(&problems))
+    let sources = SettingSources { environment, problems, flags: settings::flags(flags), ..SettingSources::default() };
+    settings::resolve(sources).map_err(|problems| settings::refused(&problems))
 }
 
 /// Sets how the pack's networks run.
@@ -178,23 +178,23 @@ fn place(pack: &mut Pack, precision: PrecisionChoice, device: &DeviceChoice) -> 
         PrecisionChoice::Bf16 => Precision::Bf16,
         PrecisionChoice::Int8 => Precision::Int8,
     };
-    let mut wish = device.clone();
+    let mut requested = device.clone();
     // GPUs are fastest with 16 bits, and f16 has three bits of precision more than bf16.
     let numbers = match precision {
         PrecisionChoice::Auto => ElementType::F16,
         PrecisionChoice::F32 => ElementType::F32,
         PrecisionChoice::Bf16 => ElementType::Bf16,
         PrecisionChoice::Int8 => {
-            if let DeviceChoice::Cuda(_) = wish {
+            if let DeviceChoice::Cuda(_) = requested {
                 let text =
-                    format!("--precision int8 runs on the CPU only, not on {wish}; use --device cpu, bf16 or f32");
+                    format!("--precision int8 runs on the CPU only, not on {requested}; use --device cpu, bf16 or f32");
                 return Err(Error::Usage(text));
             }
-            wish = DeviceChoice::Cpu;
+            requested = DeviceChoice::Cpu;
             ElementType::F16
         }
     };
-    pack.placement = Placement { wish, numbers };
+    pack.placement = Placement { requested, numbers };
     Ok(())
 }
 

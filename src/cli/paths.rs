@@ -63,8 +63,7 @@ pub fn refuse_inputs_of<T: AsRef<Path>>(
                 matches!(extension.as_str(), "ts" | "m3u8")
             };
             if inputs.into_iter().filter(is_segment).any(is_within) {
-                let text =
-                    format!("{flag}: the input is in {} and could be overwritten; name another folder", shown(dir));
+                let text = format!("{flag}: the input is in {} and could be replaced; name another folder", shown(dir));
                 return Err(Error::Usage(text));
             }
             Ok(())

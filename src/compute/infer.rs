@@ -190,10 +190,10 @@ impl Engine {
     /// Fills the logits. With `--device auto` a lost device is replaced by the CPU, for this batch and all later ones.
     fn compute(&mut self, seconds: &[&ClipSecond], observer: Option<&dyn Observer>) -> Result<()> {
         match self.backend.score(seconds, &mut self.logits, observer) {
-            Err(BackendError::DeviceLost(cause)) if self.models.pack.placement.wish == DeviceChoice::Auto => {
+            Err(BackendError::DeviceLost(cause)) if self.models.pack.placement.requested == DeviceChoice::Auto => {
                 tracing::error!("{cause}; computing on the CPU from now on");
                 let mut pack = (*self.models.pack).clone();
-                pack.placement = Placement { wish: DeviceChoice::Cpu, ..pack.placement };
+                pack.placement = Placement { requested: DeviceChoice::Cpu, ..pack.placement };
                 let pack = Arc::new(pack);
                 let backend = open_cpu(&pack)?;
                 *self = Self::with_backend(pack, backend);

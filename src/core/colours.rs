@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn classes_have_the_slots_of_the_live_page() {
-        let page = include_str!("../serve/publish/page/colours.js");
+        let page = include_str!("../serve/http/page/colours.js");
         let list = |name: &str| {
             let text = page.split_once(&format!("const {name} = [")).unwrap().1.split_once("];").unwrap().0;
             let items = text.split(',').map(|item| item.trim().trim_matches('"').to_owned());

@@ -1,7 +1,7 @@
 //! The publisher's state of one stream: its vote, its events, its segments and its changes for the hub.
 
-use crate::publish::hub::StreamHandle;
-use crate::publish::record::{OutputRecord, Published, StreamState};
+use crate::hub::StreamHandle;
+use crate::record::{OutputRecord, Published, StreamState};
 use touchline_core::clip::ClipOutput;
 use touchline_core::clock::Clock;
 use touchline_core::decision::{Event, SecondOutcome, WindowEstimate};

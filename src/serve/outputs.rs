@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::OverlaySettings;
-use crate::publish::format::class_title;
-use crate::publish::hub::Hub;
-use crate::publish::output::OutputStatus;
-use crate::publish::record::{Published, StreamState};
-use crate::publish::sink::{Item, ItemContent, Sink};
+use crate::hub::Hub;
+use crate::hub::output::OutputStatus;
+use crate::record::format::class_title;
+use crate::record::{Published, StreamState};
+use crate::sink::{Item, ItemContent, Sink};
 use touchline_core::colours;
 use touchline_core::decision::{SecondOutcome, WindowEstimate};
 use touchline_core::error::{Error, Result};

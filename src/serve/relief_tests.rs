@@ -1,6 +1,6 @@
 use super::*;
 use crate::backlog::Backlog;
-use crate::publish::testing::{classes, predicted};
+use crate::testing::{classes, predicted};
 use touchline_core::clip::{Gap, GapReason};
 use touchline_core::item::Pace;
 use touchline_core::time::RunId;

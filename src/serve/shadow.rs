@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::backlog::QueueId;
+use crate::hub::Hub;
 use crate::metrics::{Metrics, ShadowDrop, ShadowMetrics, StageThread};
-use crate::publish::hub::Hub;
 use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::Pack;
 use touchline_core::clip::ClipSecond;
@@ -164,7 +164,7 @@ fn run(
 mod tests {
     use super::*;
     use crate::backlog::Backlog;
-    use crate::publish::testing::{self, predicted};
+    use crate::testing::{self, predicted};
     use touchline_core::clock::ManualClock;
     use touchline_core::decision::SecondOutcome;
     use touchline_core::item::Pace;

@@ -22,6 +22,8 @@ const DENIED_NAMES: &[(&str, &str)] = &[
     ("Dialogue", "RtspAuth"),
     ("Died", "ExitReport"),
     ("Ear", "TrackActivity"),
+    ("door", "source"),
+    ("doors", "sources"),
     ("Fate", "FrameChoice"),
     ("Fates", "FrameChoices"),
     ("Follower", "PlaylistCursor"),
@@ -29,6 +31,7 @@ const DENIED_NAMES: &[(&str, &str)] = &[
     ("Garbled", "Invalid"),
     ("Hands", "Driver"),
     ("Heard", "ReceivedMessage"),
+    ("House", "WallServer"),
     ("Lane", "PlaylistPlayer"),
     ("own_processors", "background_pool"),
     ("Passage", "LoopbackProxy"),
@@ -52,6 +55,7 @@ const DENIED_NAMES: &[(&str, &str)] = &[
     ("warden", "stream manager (manager)"),
     ("Warden", "StreamManager"),
     ("What", "the kind or action, such as AdAction"),
+    ("wish", "requested"),
     ("wholeness", "truncation"),
     ("Why", "the reason, such as DecisionReason"),
 ];
@@ -259,7 +263,7 @@ fn phrases_are_plain_in_tests_documents_and_deployed_files() {
     }
     // This file has the phrases.
     paths.retain(|path| *path != root.join(file!()));
-    for document in ["README.md", "src/serve/publish/page/wall.html", "tests/layout/main.rs", "deploy/OPERATING.md"] {
+    for document in ["README.md", "src/serve/http/page/wall.html", "tests/layout/main.rs", "deploy/OPERATING.md"] {
         assert!(paths.contains(&root.join(document)), "{document} is checked");
     }
     assert_none(&paths, phrases);

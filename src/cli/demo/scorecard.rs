@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use touchline_core::decision::SecondOutcome;
 use touchline_core::labels::{ClassSet, OTHER};
-use touchline_serve::publish::format::class_title;
-use touchline_serve::publish::notice::Notice;
-use touchline_serve::publish::record::Published;
-use touchline_serve::publish::sink::{Item, ItemContent, Sink};
+use touchline_serve::hub::notice::Notice;
+use touchline_serve::record::Published;
+use touchline_serve::record::format::class_title;
+use touchline_serve::sink::{Item, ItemContent, Sink};
 
 use super::channel::{SCENE_S, scene};
 use super::scenes::Scene;

@@ -17,11 +17,9 @@ use touchline_core::redact;
 use touchline_core::segment::SegmentedStream;
 use touchline_core::timecode::FrameRate;
 use touchline_media::hls::fetch_playlist;
-use touchline_serve::publish::export::{
-    self, Export, ExportOptions, ExportPlacement, Format, Moment, Posters, TimeBase, plain,
-};
-use touchline_serve::publish::format::parse_rfc3339;
-use touchline_serve::publish::record_reader::{self, RecordFile};
+use touchline_serve::export::{self, Export, ExportOptions, ExportPlacement, Format, Moment, Posters, TimeBase, plain};
+use touchline_serve::record::format::parse_rfc3339;
+use touchline_serve::record::reader::{self, RecordFile};
 
 /// The largest playlist that is read, bytes: a week of two-second segments has 30 MB.
 const PLAYLIST_MAX: u64 = 64 << 20;
@@ -222,9 +220,9 @@ fn read(path: &Path, place: &str) -> Result<RecordFile> {
         if path == Path::new("-") {
             return Err(Error::source_error(place, "this is a state file", "name the file with --from"));
         }
-        return record_reader::read(&touchline_serve::store::stored_seconds(path)?[..]).map_err(failed);
+        return reader::read(&touchline_serve::store::stored_seconds(path)?[..]).map_err(failed);
     }
-    record_reader::read(BufReader::with_capacity(1 << 20, head.chain(from))).map_err(failed)
+    reader::read(BufReader::with_capacity(1 << 20, head.chain(from))).map_err(failed)
 }
 
 fn warn_of_damage(file: &RecordFile, place: &str) {
@@ -243,7 +241,7 @@ fn warn_of_damage(file: &RecordFile, place: &str) {
     eprintln!("{}", touchline_core::redact::text(&text));
 }
 
-fn choose<'a>(file: &'a RecordFile, wish: Option<&str>, place: &str) -> Result<(&'a str, &'a SegmentedStream)> {
+fn choose<'a>(file: &'a RecordFile, requested: Option<&str>, place: &str) -> Result<(&'a str, &'a SegmentedStream)> {
     /// Streams that a message names.
     const NAMED: usize = 8;
     let mut names: Vec<String> = file.streams.keys().take(NAMED).map(|id| format!("\"{}\"", plain(id))).collect();
@@ -251,7 +249,7 @@ fn choose<'a>(file: &'a RecordFile, wish: Option<&str>, place: &str) -> Result<(
         names.push(format!("and {} more", file.streams.len() - NAMED));
     }
     let names = names.join(", ");
-    match wish {
+    match requested {
         _ if file.streams.is_empty() => {
             let cause = "nothing to export: there is no second in it";
             let advice = "give the file that --jsonl of touchline run or touchline score wrote";

@@ -11,7 +11,7 @@ use touchline_core::error::{Error, Result};
 use touchline_core::labels::OTHER;
 use touchline_core::time::NANOS_PER_SECOND;
 use touchline_media::gst::clips::thumbnail;
-use touchline_serve::publish::export::{Export, Posters, plain};
+use touchline_serve::export::{Export, Posters, plain};
 
 /// Longest side, pixels.
 const SIDE: u32 = 320;

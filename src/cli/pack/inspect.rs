@@ -16,7 +16,7 @@ use touchline_core::decision::PackStamp;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 use touchline_serve::config;
-use touchline_serve::publish::pack_view::PackView;
+use touchline_serve::control::pack_view::PackView;
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {

@@ -48,7 +48,7 @@ impl SecondsByRun {
     ///
     /// # Errors
     /// [`Error::Source`] for a file that cannot be read or has no second, [`Error::Usage`] for a stream that it does not have.
-    pub fn read(path: &Path, wish: Option<&str>) -> Result<Self> {
+    pub fn read(path: &Path, requested: Option<&str>) -> Result<Self> {
         let place = shown(path);
         let advice = "give the file that --jsonl of touchline score wrote";
         let failed = |e: std::io::Error| {
@@ -76,7 +76,7 @@ impl SecondsByRun {
             return Err(Error::source_error(&place, "there is no second in it", advice));
         }
         let names = streams.keys().take(8).map(|id| format!("\"{}\"", plain(id))).collect::<Vec<_>>().join(", ");
-        match wish {
+        match requested {
             Some(id) => streams.remove(id).ok_or_else(|| {
                 Error::Usage(format!("--stream \"{}\": {place} has no such stream; it has {names}", plain(id)))
             }),

@@ -1,7 +1,7 @@
 //! `touchline run`: watch streams.
 
 mod args;
-mod settle;
+mod resolve;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use touchline_core::error::Result;
 use touchline_media::gst::output::OutputAddress;
 use touchline_serve::config;
 use touchline_serve::config::{BatchMax, BatchWaitMs, Settings, Shard};
-use touchline_serve::publish::hub::StreamOwner;
-use touchline_serve::publish::notice::Notice;
-use touchline_serve::publish::sink::Sink;
+use touchline_serve::hub::StreamOwner;
+use touchline_serve::hub::notice::Notice;
 use touchline_serve::run::{self, AccessSettings, Reader, RunConfig};
+use touchline_serve::sink::Sink;
 use touchline_serve::workers::Batching;
 
 pub use args::RunArgs;
 pub(super) use args::{checked, named};
-pub(super) use settle::doors;
+pub(super) use resolve::setting_sources;
 
 pub fn run(args: &RunArgs) -> Result<()> {
     run_with(args, None, Vec::new())
@@ -30,7 +30,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
 /// As [`run()`], with a sentence on the page and further outputs.
 pub(super) fn run_with(args: &RunArgs, notice: Option<Notice>, sinks: Vec<Box<dyn Sink>>) -> Result<()> {
     touchline_core::limits::raise_open_files();
-    let settings = settle::settle(args)?;
+    let settings = resolve::resolve(args)?;
     let mut pack = Pack::open(&config::find_pack(settings.pack.as_deref())?)?;
     let mut shadow = settings.shadow.as_deref().map(Pack::open).transpose()?;
     for pack in [Some(&mut pack), shadow.as_mut()].into_iter().flatten() {
@@ -39,7 +39,7 @@ pub(super) fn run_with(args: &RunArgs, notice: Option<Notice>, sinks: Vec<Box<dy
     refuse_own_inputs(&settings)?;
     let fixed = settings.fixed();
     let Settings { shard, streams, named, access, .. } = settings;
-    let with = |streams, origin: StreamOwner| settle::of_shard(shard, streams).into_iter().map(move |s| (s, origin));
+    let with = |streams, origin: StreamOwner| resolve::of_shard(shard, streams).into_iter().map(move |s| (s, origin));
     let streams = with(streams, StreamOwner::Config).chain(with(named, StreamOwner::CommandLine)).collect();
     let config = RunConfig {
         pack,
@@ -100,5 +100,5 @@ fn refuse_own_inputs(settings: &Settings) -> Result<()> {
 fn reader(args: &RunArgs, path: &Path, shard: Option<Shard>) -> (String, Reader) {
     let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let args = args.clone();
-    (name, Arc::new(move || settle::read_again(&args, shard)))
+    (name, Arc::new(move || resolve::read_again(&args, shard)))
 }

@@ -14,7 +14,7 @@ use super::decide_args::DecideArgs;
 use super::paths::{output_path, refuse_inputs, shown};
 use super::progress::Bar;
 use touchline_core::error::{Error, Result};
-use touchline_serve::publish::jsonl::JsonlWriter;
+use touchline_serve::sink::jsonl::JsonlWriter;
 
 pub(super) use self::scorer::decide;
 

@@ -28,7 +28,7 @@ use touchline_serve::clips::DecisionRecord;
 use touchline_serve::config::{self, Settings};
 use touchline_serve::live::StreamVote;
 use touchline_serve::metrics::Metrics;
-use touchline_serve::publish::record::Recorder;
+use touchline_serve::record::Recorder;
 use touchline_serve::workers::{DecidedItem, Workers};
 
 /// The label of a recording of which the models are not sure enough.

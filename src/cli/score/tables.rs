@@ -8,8 +8,8 @@ use touchline_core::error::{Error, Result};
 use touchline_core::labels::ClassSet;
 use touchline_core::segment::{Segment, SegmentKind};
 use touchline_media::truncation;
-use touchline_serve::publish::export::{SEGMENT_COLUMNS, segment_cells, text_cell};
-use touchline_serve::publish::jsonl::hold_pipe;
+use touchline_serve::export::{SEGMENT_COLUMNS, segment_cells, text_cell};
+use touchline_serve::sink::jsonl::hold_pipe;
 
 /// A CSV, flushed after each file, so that a crash loses none.
 struct CsvFile {

@@ -16,8 +16,8 @@ pub(super) enum Choice {
 }
 
 /// Chooses a device. With `auto` on a machine whose GPU cannot be used, the log gives the reason for choosing the CPU.
-pub(super) fn choose(wish: &DeviceChoice) -> Choice {
-    match wish {
+pub(super) fn choose(requested: &DeviceChoice) -> Choice {
+    match requested {
         DeviceChoice::Cpu => Choice::Cpu,
         DeviceChoice::Cuda(ordinals) => Choice::Gpus { ordinals: ordinals.clone(), fall_back: false },
         DeviceChoice::Auto => match gpu::usable() {

@@ -128,7 +128,7 @@ impl From<BackendError> for Error {
 /// # Errors
 /// As [`Backend::load`] and [`Backend::warm`].
 pub fn open(pack: &Arc<Pack>, running: Option<(&Pack, &Loaded)>) -> Result<Box<dyn Backend>> {
-    match choose::choose(&pack.placement.wish) {
+    match choose::choose(&pack.placement.requested) {
         Choice::Cpu => ready::<CpuBackend>(&LoadRequest { pack, gpus: &[], running }),
         Choice::Gpus { ordinals, fall_back } => {
             match ready::<gpu::GpuBackend>(&LoadRequest { pack, gpus: &ordinals, running }) {

@@ -20,7 +20,7 @@ impl Backend for GpuBackend {
         if let Some((_, Loaded { gpus: Some(workers), .. })) = request.running {
             match *workers {}
         }
-        Err(Error::Device(without_cuda(&request.pack.placement.wish)))
+        Err(Error::Device(without_cuda(&request.pack.placement.requested)))
     }
 
     fn warm(&mut self) -> Result<()> {
@@ -84,7 +84,7 @@ mod tests {
     fn a_gpu_requested_by_number_is_an_error_with_advice() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../weights/compact");
         let mut pack = Pack::open(&dir).unwrap();
-        pack.placement.wish = DeviceChoice::Cuda(vec![0]);
+        pack.placement.requested = DeviceChoice::Cuda(vec![0]);
         let error = crate::backend::open(&Arc::new(pack), None).err().expect("this build has no CUDA");
         let text = error.to_string();
         assert!(text.contains("cuda:0") && text.contains("--features cuda") && !text.contains('\n'), "{text}");

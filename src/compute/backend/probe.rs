@@ -40,13 +40,13 @@ pub fn kernel_module() -> Option<String> {
 }
 
 /// The error of a build without CUDA that was asked for a GPU.
-pub fn without_cuda(wish: &DeviceChoice) -> String {
+pub fn without_cuda(requested: &DeviceChoice) -> String {
     let driver = match kernel_module() {
         Some(module) => format!("this machine has a driver ({module})"),
         None => "this machine has no NVIDIA driver either".to_owned(),
     };
     format!(
-        "--device {wish}: this touchline was built without CUDA, and {driver}; build it with --features cuda \
+        "--device {requested}: this touchline was built without CUDA, and {driver}; build it with --features cuda \
          (deploy/cuda-check.sh shows how) and install {NEEDS}, or give --device cpu"
     )
 }

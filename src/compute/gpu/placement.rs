@@ -9,14 +9,14 @@ use super::ElementType;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// The device.
-    pub wish: DeviceChoice,
+    pub requested: DeviceChoice,
     /// Element type on a GPU; the precision on the CPU is [`Pack::precision`](crate::models::pack::Pack::precision).
     pub numbers: ElementType,
 }
 
 impl Placement {
     /// The CPU.
-    pub const CPU: Placement = Placement { wish: DeviceChoice::Cpu, numbers: ElementType::F16 };
+    pub const CPU: Placement = Placement { requested: DeviceChoice::Cpu, numbers: ElementType::F16 };
 }
 
 /// The value of `--device`.
@@ -76,13 +76,13 @@ mod tests {
 
     #[test]
     fn devices_are_parsed_and_displayed_alike() {
-        for (text, wish) in [
+        for (text, requested) in [
             ("auto", DeviceChoice::Auto),
             ("cpu", DeviceChoice::Cpu),
             ("cuda:0", DeviceChoice::Cuda(vec![0])),
             ("cuda:3,1", DeviceChoice::Cuda(vec![3, 1])),
         ] {
-            assert_eq!((text.parse(), wish.to_string()), (Ok(wish), text.to_owned()));
+            assert_eq!((text.parse(), requested.to_string()), (Ok(requested), text.to_owned()));
         }
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(vec![0])));
         for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:0,0", "cuda:0,", "cuda:256", "CUDA:0"] {

@@ -1,4 +1,4 @@
-//! Layers: the values of one door (defaults, file, environment or flags), each with its place. A later layer overrides earlier
+//! Layers: the values of one source (defaults, file, environment or flags), each with its place. A later layer overrides earlier
 //! ones, key by key.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use super::sink::SinkFile;
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueOrigin {
-    /// No door sets it.
+    /// No source sets it.
     Default,
     /// A configuration file.
     File {
@@ -33,8 +33,8 @@ pub enum ValueOrigin {
 }
 
 impl ValueOrigin {
-    /// The door, for programs.
-    pub const fn door(&self) -> &'static str {
+    /// The kind of source, as a word for programs.
+    pub const fn source(&self) -> &'static str {
         match self {
             Self::Default => "default",
             Self::File { .. } => "file",

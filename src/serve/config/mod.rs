@@ -1,6 +1,6 @@
 //! The settings of a run: flags, environment and file, merged once and validated once into types with bounds.
 //!
-//! Settings have one raw form ([`RawSettings`]) with the same keys in every door, one place for defaults ([`defaults`]) and one
+//! Settings have one raw form ([`RawSettings`]) with the same keys in every source, one place for defaults ([`defaults`]) and one
 //! for bounds (the types in [`values`]). Flags override environment variables, variables override the file, the file overrides
 //! defaults:
 //!
@@ -44,7 +44,7 @@ pub use raw::{
 };
 pub use record::{ClipKind, RecordFile, RecordSettings};
 pub use secret::{Secret, SecretSource, read_pem};
-pub use settings::{Fixed, SettingSources, Settings, Stream, TlsFile, refused, settle};
+pub use settings::{Fixed, SettingSources, Settings, Stream, TlsFile, refused, resolve};
 pub use signal::SignalFile;
 pub use sink::{RecordKind, SinkSettings};
 pub use touchline_media::guard::SourcesFile;

@@ -1,4 +1,4 @@
-//! Merges all doors into valid [`Settings`], or returns the list of all problems.
+//! Merges the sources of settings into valid [`Settings`], or returns the list of all problems.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ const OF_STREAMS: [&str; 9] = [
     "audio_language",
 ];
 
-/// The layers of all doors, before merging.
+/// The layers of all sources of settings, before merging.
 #[derive(Clone, Debug, Default)]
 pub struct SettingSources {
     /// The configuration file.
@@ -153,12 +153,12 @@ pub struct Settings {
     pub values: Layer,
 }
 
-/// Merges all doors and validates the result.
+/// Merges the sources of settings and validates the result.
 ///
 /// # Errors
 /// All problems.
-pub fn settle(doors: SettingSources) -> Result<Settings, Vec<Problem>> {
-    let SettingSources { file, environment, flags, problems, named } = doors;
+pub fn resolve(sources: SettingSources) -> Result<Settings, Vec<Problem>> {
+    let SettingSources { file, environment, flags, problems, named } = sources;
     let mut problems = [file.problems, problems].concat();
     let mut values = default_layer();
     values.extend(file.values);

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::publish::streams::{NewStream, StreamPatch};
+use crate::control::streams::{NewStream, StreamPatch};
 
 fn stream(id: Option<&str>, uri: &str) -> StreamFile {
     StreamFile { id: id.map(Into::into), uri: uri.into(), ..StreamFile::default() }
@@ -61,26 +61,26 @@ fn only_source_settings_require_reopening() {
 }
 
 /// The settings of a file, overridden by variables and flags.
-fn settled(text: &str, environment: &[(&str, Value)], flags: &[(&str, Value)]) -> Result<Settings, Vec<String>> {
+fn resolved(text: &str, environment: &[(&str, Value)], flags: &[(&str, Value)]) -> Result<Settings, Vec<String>> {
     let layer = |values: &[(&str, Value)], place: fn(String) -> ValueOrigin| -> Layer {
         let entry = |(key, value): &(&str, Value)| {
             ((*key).to_owned(), Entry { value: value.clone(), place: place((*key).to_owned()) })
         };
         values.iter().map(entry).collect()
     };
-    let doors = SettingSources {
+    let sources = SettingSources {
         file: ConfigFile::parse(text, "t.toml"),
         environment: layer(environment, ValueOrigin::Environment),
         flags: layer(flags, ValueOrigin::Flag),
         ..SettingSources::default()
     };
-    settle(doors).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    resolve(sources).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
 #[test]
 fn flags_override_the_environment_the_file_and_the_defaults() {
     let file = "max_streams = 2\njsonl = \"file\"\nretry = true\nadaptive = true\n";
-    let settings = settled(
+    let settings = resolved(
         file,
         &[("max_streams", json!(3)), ("jsonl", json!("variable")), ("retry", json!(false))],
         &[("max_streams", json!(4))],
@@ -103,17 +103,17 @@ fn a_stream_inherits_settings_of_the_run_and_flags_override_them() {
     let latencies_and_heights = |settings: &Settings| -> Vec<(u32, Option<u32>)> {
         settings.streams.iter().map(|s| (s.settings.latency_ms, s.settings.hls.max_height)).collect()
     };
-    assert_eq!(latencies_and_heights(&settled(file, &[], &[]).unwrap()), [(400, Some(720)), (300, Some(720))]);
-    let overridden = settled(file, &[("max_height", json!(360))], &[("latency_ms", json!(0))]).unwrap();
+    assert_eq!(latencies_and_heights(&resolved(file, &[], &[]).unwrap()), [(400, Some(720)), (300, Some(720))]);
+    let overridden = resolved(file, &[("max_height", json!(360))], &[("latency_ms", json!(0))]).unwrap();
     assert_eq!(latencies_and_heights(&overridden), [(0, Some(360)), (0, Some(360))]);
-    assert_eq!(settled("[[stream]]\nuri = \"a\"\n", &[], &[]).unwrap().streams[0].settings.isolation, None);
+    assert_eq!(resolved("[[stream]]\nuri = \"a\"\n", &[], &[]).unwrap().streams[0].settings.isolation, None);
 }
 
 #[test]
 fn conflicts_between_keys_are_reported_with_their_lines() {
     let text = "[tls]\ncert = \"x\"\n[vote]\noffset = 0.9\n[[stream]]\nid = \"a\"\nuri = \"x\"\n[[stream]]\nid = \"a\"\n\
                 uri = \"y\"\nlabel = \"\"\nvote = { window = 0 }\n[[stream]]\nid = \"b c\"\nuri = \"z\"\ngroup = \"a,b\"\n";
-    let problems = settled(text, &[], &[]).unwrap_err();
+    let problems = resolved(text, &[], &[]).unwrap_err();
     let expected = [
         ("t.toml:4: vote: ", "0.9"),
         ("t.toml:2: tls: ", "key"),
@@ -127,11 +127,11 @@ fn conflicts_between_keys_are_reported_with_their_lines() {
     for (problem, (place, word)) in problems.iter().zip(expected) {
         assert!(problem.starts_with(place) && problem.contains(word), "{problem}");
     }
-    let zone = settled("time_zone = \"Europe London\"\n", &[], &[]).unwrap_err();
+    let zone = resolved("time_zone = \"Europe London\"\n", &[], &[]).unwrap_err();
     assert!(zone.len() == 1 && zone[0].starts_with("t.toml:1: time_zone: ") && zone[0].contains("UTC"), "{zone:?}");
-    let zone = settled("", &[], &[("time_zone", json!("Europe/London"))]).unwrap().time_zone;
+    let zone = resolved("", &[], &[("time_zone", json!("Europe/London"))]).unwrap().time_zone;
     assert_eq!(zone.as_deref(), Some("Europe/London"));
-    let flag = settled("[vote]\nwindow = 5\n", &[], &[("vote.stride", json!(7))]).unwrap_err();
+    let flag = resolved("[vote]\nwindow = 5\n", &[], &[("vote.stride", json!(7))]).unwrap_err();
     assert!(flag[0].starts_with("vote.stride: "), "{flag:?}");
 }
 
@@ -140,7 +140,7 @@ fn problems_of_a_start_are_found_before_it() {
     let text = "max_streams = 1\n[sources]\nschemes = [\"gopher\"]\n[[stream]]\nuri = \"rtsp://u:secretpw@h/a\"\n\
                 [[stream]]\nuri = \"gopher://u:secretpw@h\"\n";
     let problems: Vec<String> =
-        settled(text, &[], &[]).unwrap().problems_at_start().iter().map(ToString::to_string).collect();
+        resolved(text, &[], &[]).unwrap().problems_at_start().iter().map(ToString::to_string).collect();
     assert_eq!(problems.len(), 3, "{problems:?}");
     for (problem, place) in problems.iter().zip(["t.toml:7: uri: ", "t.toml:3: sources: ", "t.toml:1: max_streams: "]) {
         assert!(problem.starts_with(place) && !problem.contains("secretpw"), "{problem}");
@@ -152,7 +152,8 @@ fn the_shipped_configurations_are_valid() {
     for name in ["container", "systemd", "kubernetes/base"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(name).join("touchline.toml");
         let file = ConfigFile::read(&path).unwrap();
-        let settings = settle(SettingSources { file, ..SettingSources::default() }).unwrap_or_else(|e| panic!("{e:?}"));
+        let settings =
+            resolve(SettingSources { file, ..SettingSources::default() }).unwrap_or_else(|e| panic!("{e:?}"));
         assert_eq!(settings.problems_at_start(), [], "{name}");
     }
 }
@@ -167,7 +168,7 @@ fn the_error_names_the_first_problem_and_counts_the_others() {
 
 #[test]
 fn fixed_keys_are_distinguished_from_reloadable_keys() {
-    let fixed = settled("retry = true\nadaptive = true\n[vote]\nwindow = 5\n", &[], &[]).unwrap().fixed();
+    let fixed = resolved("retry = true\nadaptive = true\n[vote]\nwindow = 5\n", &[], &[]).unwrap().fixed();
     assert_eq!(fixed["adaptive"], "true");
     assert!(fixed.contains_key("listen") && !fixed.contains_key("vote.window") && !fixed.contains_key("retry"));
 }
@@ -214,23 +215,23 @@ fn a_key_has_the_same_bounds_for_the_run_for_a_stream_and_in_the_api() {
     };
     let schema = schema();
     let stream = bounds(&schema["properties"]["stream"]["items"]);
-    for (door, other, shared) in [
+    for (source, other, shared) in [
         ("run", bounds(&schema), 14),
         // Neither has the address of the output.
         ("POST", bounds(&raw::plain_schema::<NewStream>()), stream.len() - 2),
         ("PATCH", bounds(&raw::plain_schema::<StreamPatch>()), stream.len() - 3),
     ] {
         let both: Vec<&String> = stream.keys().filter(|key| other.contains_key(*key)).collect();
-        assert_eq!(both.len(), shared, "{door}: {both:?}");
+        assert_eq!(both.len(), shared, "{source}: {both:?}");
         // The API limits the length of a URI as well.
         for key in both.into_iter().filter(|key| *key != "uri") {
-            assert_eq!(stream[key], other[key], "{door}: {key}");
+            assert_eq!(stream[key], other[key], "{source}: {key}");
         }
     }
 }
 
 #[test]
-fn numbers_out_of_bounds_are_refused_in_every_door() {
+fn numbers_out_of_bounds_are_refused_in_every_source() {
     let mut bounds = BTreeMap::new();
     bounds_of(&schema(), "", &mut bounds);
     bounds.retain(|_, bounds| bounds["maximum"].is_number());
@@ -249,13 +250,14 @@ fn numbers_out_of_bounds_are_refused_in_every_door() {
             let value = if is_whole { json!(number as i64) } else { json!(number) };
             let variable = RUN_KEYS.find(&path).unwrap().variable();
             let (layer, problems) = environment(|name| (name == variable).then(|| value.to_string().into()), |_| true);
-            let from_environment = settle(SettingSources { environment: layer, problems, ..SettingSources::default() });
-            for (door, settings) in [
-                ("file", settled(&format!("{path} = {value}\n"), &[], &[]).is_ok()),
+            let from_environment =
+                resolve(SettingSources { environment: layer, problems, ..SettingSources::default() });
+            for (source, settings) in [
+                ("file", resolved(&format!("{path} = {value}\n"), &[], &[]).is_ok()),
                 ("environment", from_environment.is_ok()),
-                ("flags", settled("", &[], &[(&path, value.clone())]).is_ok()),
+                ("flags", resolved("", &[], &[(&path, value.clone())]).is_ok()),
             ] {
-                assert_eq!(settings, fits, "{door}: {path} = {value}");
+                assert_eq!(settings, fits, "{source}: {path} = {value}");
             }
         }
     }

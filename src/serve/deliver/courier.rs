@@ -288,7 +288,7 @@ fn pause_after(failures: u32) -> Duration {
 
 impl Transport {
     /// Delivers records in order, up to the first failure.
-    pub async fn deliver(&mut self, batch: &[Envelope], status: &crate::publish::sink::DeliveryStatus) -> Delivered {
+    pub async fn deliver(&mut self, batch: &[Envelope], status: &crate::sink::DeliveryStatus) -> Delivered {
         let mut delivered = Delivered::default();
         for envelope in batch {
             let outcome = match self {

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::envelope::Envelope;
 use super::spool::Spool;
 use crate::config::RecordKind;
-use crate::publish::format::rfc3339;
+use crate::record::format::rfc3339;
 
 /// One JSON object per line: when and why it was refused, and the event.
 pub(super) struct DeadLetters {

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::spool::Spooled;
 use crate::config::RecordKind;
-use crate::publish::format::rfc3339;
+use crate::record::format::rfc3339;
 
 /// Media type of an event.
 pub(super) const MEDIA_TYPE: &str = "application/cloudevents+json; charset=utf-8";

@@ -21,7 +21,7 @@ use super::envelope::{Envelope, MEDIA_TYPE};
 use super::filled;
 use crate::config::sink::{ClientTls, KafkaSettings};
 use crate::config::{Secret, SinkSettings, read_pem};
-use crate::publish::record::SCHEMA_VERSION;
+use crate::record::SCHEMA_VERSION;
 
 /// The port of a broker.
 const PORT: u16 = 9092;

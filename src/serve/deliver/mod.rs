@@ -34,9 +34,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::config::{RecordKind, SinkSettings};
+use crate::hub::Hub;
 use crate::metrics::Loss;
-use crate::publish::hub::Hub;
-use crate::publish::sink::{DeliveryStatus, Item, Sink};
+use crate::sink::{DeliveryStatus, Item, Sink};
 use courier::{Courier, Place, Transport};
 use dead_letters::{DeadLetters, TakenAgain, take_again};
 use spool::Spool;

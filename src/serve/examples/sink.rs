@@ -15,9 +15,9 @@ use touchline_media::guard::SourcesFile;
 use touchline_serve::config::{
     self, Fixed, HistorySettings, LatencyMs, Listen, MaxStreams, OverlaySettings, StreamFile,
 };
-use touchline_serve::publish::hub::StreamOwner;
-use touchline_serve::publish::sink::{Item, Sink};
+use touchline_serve::hub::StreamOwner;
 use touchline_serve::run::{AccessSettings, RunConfig, run_with_sinks};
+use touchline_serve::sink::{Item, Sink};
 use touchline_serve::workers::Batching;
 
 struct EventsAsCsv;

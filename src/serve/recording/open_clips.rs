@@ -4,7 +4,7 @@
 //! clips: its head, and the decisions about its time as they are made. The next start cuts such a clip as far as the ring goes.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{self, Write};
 use std::iter;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::cutter::WantedClip;
 use crate::clips::DecisionRecord;
 use touchline_core::time::Pts;
+use touchline_media::gst::clips::PARTIAL_SUFFIX;
 
 /// The extension of these files.
 const EXTENSION: &str = "open";
@@ -66,10 +67,11 @@ impl OpenClip {
     ) -> Self {
         let file = dir.join(format!("{}.{EXTENSION}", wanted.id(stream)));
         let clip = Self { wanted, is_open_ended, file };
-        // In one write, so that a kill does not separate them.
         let records = records.iter().cloned().map(ClipLine::Record);
         let lines: Vec<ClipLine> = iter::once(clip.head(stream, since_unix_ns)).chain(records).collect();
-        clip.append(&lines);
+        // Under another name until it is whole: a kill leaves no file without a head.
+        let partial = clip.file.with_extension(format!("{EXTENSION}{PARTIAL_SUFFIX}"));
+        report_unwritten(&clip.file, append(&partial, &lines).and_then(|()| std::fs::rename(&partial, &clip.file)));
         clip
     }
 
@@ -80,34 +82,36 @@ impl OpenClip {
 
     /// Writes what is known of the clip now.
     pub fn write_head(&self, stream: &str, since_unix_ns: u64) {
-        self.append(&[self.head(stream, since_unix_ns)]);
+        report_unwritten(&self.file, append(&self.file, &[self.head(stream, since_unix_ns)]));
     }
 
     /// Adds decisions.
     pub fn add(&self, records: &[DecisionRecord]) {
         let lines: Vec<ClipLine> = records.iter().cloned().map(ClipLine::Record).collect();
-        self.append(&lines);
-    }
-
-    fn append(&self, lines: &[ClipLine]) {
-        let mut text = Vec::new();
-        for line in lines {
-            // They are structs with string keys.
-            let _ = serde_json::to_writer(&mut text, line);
-            text.push(b'\n');
-        }
-        let written =
-            OpenOptions::new().append(true).create(true).open(&self.file).and_then(|mut f| f.write_all(&text));
-        if let Err(e) = written {
-            // Only a kill would need it.
-            tracing::debug!("{}: {e}", self.file.display());
-        }
+        report_unwritten(&self.file, append(&self.file, &lines));
     }
 
     /// Removes the file: the clip is cut, or cannot be.
     pub fn close(&self) {
         // It may not have been written.
         let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+fn append(path: &Path, lines: &[ClipLine]) -> io::Result<()> {
+    let mut text = Vec::new();
+    for line in lines {
+        // They are structs with string keys.
+        let _ = serde_json::to_writer(&mut text, line);
+        text.push(b'\n');
+    }
+    OpenOptions::new().append(true).create(true).open(path)?.write_all(&text)
+}
+
+fn report_unwritten(path: &Path, result: io::Result<()>) {
+    if let Err(e) = result {
+        // Only a kill would need it.
+        tracing::debug!("{}: {e}", path.display());
     }
 }
 

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::*;
 use crate::clips::MissingSpan;
-use crate::publish::hub::StreamInfo;
-use crate::publish::record::Recorder;
-use crate::publish::testing::{self, predicted};
+use crate::hub::StreamInfo;
+use crate::record::Recorder;
+use crate::testing::{self, predicted};
 use crate::wait::until;
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::item::{Discontinuity, MediaItem, Pace};

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::Sender;
 
-use crate::publish::record::StreamState;
+use crate::record::StreamState;
 use crate::store::Store;
 use touchline_core::cause::Cause;
 use touchline_core::clock::Clock;

@@ -10,7 +10,7 @@ use super::crash_guard::{MarkingOpener, OpeningMark};
 use super::publisher::{News, PublisherCommand, SourceNews, StreamStart};
 use crate::backlog::QueueId;
 use crate::config::{RtspTransport, StreamSettings};
-use crate::publish::hub::StreamHandle;
+use crate::hub::StreamHandle;
 use crate::workers::{Intake, Tap};
 use touchline_core::clip::PlanSelector;
 use touchline_core::clock::Clock;

@@ -25,14 +25,14 @@ use crate::config::{
     Fixed, HistorySettings, LatencyMs, Listen, MaxStreams, OverlaySettings, RecordKind, RecordSettings, SinkSettings,
     StreamSettings,
 };
-use crate::publish::hub::{Restored, StreamOwner};
-use crate::publish::jsonl::JsonlWriter;
-use crate::publish::notice::Notice;
-use crate::publish::packs::PackControl;
-use crate::publish::sink::Sink;
-use crate::publish::streams::StreamControl;
-use crate::publish::terminal::Terminal;
+use crate::control::packs::PackControl;
+use crate::control::streams::StreamControl;
+use crate::hub::notice::Notice;
+use crate::hub::{Restored, StreamOwner};
 use crate::recording;
+use crate::sink::Sink;
+use crate::sink::jsonl::JsonlWriter;
+use crate::sink::terminal::Terminal;
 use crate::store::{Contents, Store, Stored};
 use crate::update::UpdateConfig;
 use crate::workers::Batching;

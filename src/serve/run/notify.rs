@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use sd_notify::NotifyState;
 
-use crate::publish::hub::Hub;
+use crate::hub::Hub;
 use touchline_core::error::Result;
 use touchline_core::threads::{Heartbeat, spawn};
 

@@ -9,14 +9,14 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::clips::ClipAccess;
 use crate::config::{Listen, TlsFile};
-use crate::publish::access::{Access, AccessConfig, LogOuts, SessionArchive, TokenSource};
-use crate::publish::http;
-use crate::publish::http::{PackAccess, Serving, StreamAccess};
-use crate::publish::hub::Hub;
-use crate::publish::packs::PackControl;
-use crate::publish::serve::Limits;
-use crate::publish::streams::StreamControl;
-use crate::publish::tls::{Tls, TlsFiles};
+use crate::control::packs::PackControl;
+use crate::control::streams::StreamControl;
+use crate::http;
+use crate::http::access::{Access, AccessConfig, LogOuts, SessionArchive, TokenSource};
+use crate::http::server::Limits;
+use crate::http::tls::{Tls, TlsFiles};
+use crate::http::{PackAccess, Serving, StreamAccess};
+use crate::hub::Hub;
 use touchline_core::error::{Error, Result};
 use touchline_media::guard::SourcePolicy;
 

@@ -12,8 +12,8 @@ use flate2::write::DeflateEncoder;
 use rusqlite::{Connection, Transaction, params};
 use serde::Deserialize;
 
-use crate::publish::format::parse_rfc3339;
-use crate::publish::hub::KeptTime;
+use crate::hub::KeptTime;
+use crate::record::format::parse_rfc3339;
 
 /// Seconds in a row.
 const ROW: u32 = 60;

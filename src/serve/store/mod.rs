@@ -34,11 +34,11 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
 use crate::config::{HistorySettings, StreamSettings};
-use crate::metrics::{Metrics, StageThread};
-use crate::publish::access::{LogOuts, RevokedSession, Role, SessionArchive};
-use crate::publish::hub::{
+use crate::http::access::{LogOuts, RevokedSession, Role, SessionArchive};
+use crate::hub::{
     Archive, HistoryFilter, KeptSegment, KeptTime, RecordKind, Restored, StoredRecord, StoredSegment, TimeOfContent,
 };
+use crate::metrics::{Metrics, StageThread};
 use history::{History, HistoryRow};
 use query::StoreReader;
 use runs::Runs;

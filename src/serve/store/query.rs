@@ -7,7 +7,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Row, params_from_iter};
 
 use super::history;
-use crate::publish::hub::{HistoryCursor, HistoryFilter, KeptTime, StoredRecord, StoredSegment, TimeOfContent};
+use crate::hub::{HistoryCursor, HistoryFilter, KeptTime, StoredRecord, StoredSegment, TimeOfContent};
 
 /// Opens connections for reading.
 #[derive(Clone, Debug)]

@@ -3,9 +3,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::HistorySettings;
+use crate::hub::{Archive, HistoryFilter, KeptSegment, KeptTime, RecordKind};
 use crate::metrics::Metrics;
-use crate::publish::hub::{Archive, HistoryFilter, KeptSegment, KeptTime, RecordKind};
-use crate::publish::record::SegmentContent;
+use crate::record::SegmentContent;
 use crate::store::{Store, StoreThread};
 use touchline_core::clock::ManualClock;
 use touchline_core::time::{NANOS_PER_SECOND, RunId};

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, params};
 
-use crate::publish::hub::Restored;
+use crate::hub::Restored;
 use touchline_core::time::RunId;
 
 /// ElementType reserved at once: one write per few hundred runs.

@@ -8,8 +8,8 @@ use super::runs;
 use super::runs::Runs;
 use super::{Contents, StoreMessage, Stored};
 use crate::config::StreamSettings;
-use crate::publish::access::{LogOuts, NONCE, RevokedSession, Role};
-use crate::publish::hub::{HISTORY_EVENTS, HISTORY_INCIDENTS, KeptSegment};
+use crate::http::access::{LogOuts, NONCE, RevokedSession, Role};
+use crate::hub::{HISTORY_EVENTS, HISTORY_INCIDENTS, KeptSegment};
 
 pub(super) fn read(connection: &Connection) -> rusqlite::Result<Contents> {
     let mut contents = Contents { log_outs: read_log_outs(connection)?, ..Contents::default() };

@@ -6,8 +6,8 @@ use rusqlite::Connection;
 use super::statements::read;
 use super::*;
 use crate::config::{RtspTransport, VoteFile};
-use crate::publish::access::NONCE;
-use crate::publish::hub::HISTORY_EVENTS;
+use crate::http::access::NONCE;
+use crate::hub::HISTORY_EVENTS;
 use touchline_core::clock::ManualClock;
 use touchline_media::options::{DecoderChoice, HlsOptions, Isolation, SourceKind, TierChoice};
 

@@ -12,8 +12,8 @@ use super::runs::Runs;
 use super::schema::StoreLock;
 use super::{OnStored, StoreMessage, retain, statements};
 use crate::config::HistorySettings;
+use crate::hub::RecordKind;
 use crate::metrics::Metrics;
-use crate::publish::hub::RecordKind;
 use touchline_core::clock::{Clock, Deadline};
 use touchline_core::error::Error;
 

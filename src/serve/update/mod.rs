@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
-use crate::metrics::{Metrics, StageThread};
-use crate::publish::hub::Hub;
-use crate::publish::packs::{
+use crate::control::packs::{
     AppliedPack, PackControl, PackOutcome, PackRefusal, PackRefusalKind, PackRequest, PackTrigger, took_ms,
 };
+use crate::hub::Hub;
+use crate::metrics::{Metrics, StageThread};
 use crate::workers::EngineSwapper;
 use touchline_compute::infer::{Engine, Models};
 use touchline_compute::models::pack::Pack;

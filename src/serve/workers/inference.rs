@@ -35,7 +35,7 @@ impl Infer {
         loop {
             self.beat.beat();
             // Read every time: the pack may have changed, or a GPU may have failed.
-            let (max, wait) = batching.settle(self.engine.is_on_gpu());
+            let (max, wait) = batching.resolve(self.engine.is_on_gpu());
             let Some(batch) = backlog.gather(max, wait) else { return };
             // Only here: one pack decides all seconds of a batch.
             if let Ok(EngineSwap { mut engine, replaced }) = self.swaps.try_recv() {

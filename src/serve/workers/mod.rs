@@ -62,7 +62,7 @@ impl Batching {
     /// On a GPU the first second of a batch costs as much as a dozen.
     const GPU: (usize, Duration) = (64, Duration::from_millis(20));
 
-    fn settle(self, on_gpu: bool) -> (usize, Duration) {
+    fn resolve(self, on_gpu: bool) -> (usize, Duration) {
         let (max, wait) = if on_gpu { Self::GPU } else { Self::CPU };
         (self.max.unwrap_or(max), self.wait.unwrap_or(wait))
     }

@@ -4,5 +4,5 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|parts: (&str, &str, &str, &[u8])| {
-    touchline_serve::publish::fuzz_request(parts.0, parts.1, parts.2, parts.3);
+    touchline_serve::http::fuzz_request(parts.0, parts.1, parts.2, parts.3);
 });

@@ -19,7 +19,7 @@ fuzz_target!(|text: &str| {
     for problem in &file.problems {
         assert!(!problem.to_string().contains('\n'));
     }
-    let Ok(settings) = config::settle(SettingSources { file, ..SettingSources::default() }) else { return };
+    let Ok(settings) = config::resolve(SettingSources { file, ..SettingSources::default() }) else { return };
     // Folders would be looked for on this machine.
     let _ = SourcePolicy::new(&SourcesFile { folders: Vec::new(), ..settings.sources });
     for stream in settings.streams {

@@ -14,7 +14,7 @@ use touchline_core::vote::{VoteConfig, Voter};
 use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_serve::metrics::Metrics;
-use touchline_serve::publish::record::{Published, Recorder};
+use touchline_serve::record::{Published, Recorder};
 use touchline_serve::workers::{DecidedItem, Workers};
 
 use super::{LIMIT, open, text};

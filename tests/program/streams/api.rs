@@ -319,7 +319,7 @@ fn the_document_has_every_route_and_every_method() {
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() >= 14, "{paths:?}");
     // The document lists the routes added with `routes`. No route may be added without it.
-    let source = include_str!("../../../src/serve/publish/http.rs");
+    let source = include_str!("../../../src/serve/http/mod.rs");
     assert!(source.contains(".routes(") && !source.contains(".route("));
     for (path, item) in paths {
         let documented: BTreeSet<String> =

@@ -72,8 +72,8 @@ impl Level {
     pub fn best() -> Level {
         static BEST: OnceLock<Level> = OnceLock::new();
         *BEST.get_or_init(|| {
-            let wish = std::env::var(VARIABLE).ok();
-            let most = Level::ALL.into_iter().find(|level| wish.as_deref() == Some(level.name()));
+            let requested = std::env::var(VARIABLE).ok();
+            let most = Level::ALL.into_iter().find(|level| requested.as_deref() == Some(level.name()));
             let usable = |level: &Level| level.is_there() && most.is_none_or(|most| *level <= most);
             Level::ALL.into_iter().rev().find(usable).unwrap_or(Level::Portable)
         })

@@ -1,9 +1,9 @@
 use super::*;
-use crate::config::{ConfigFile, SettingSources, Settings, settle};
+use crate::config::{ConfigFile, SettingSources, Settings, resolve};
 
-fn settled(text: &str) -> Result<Settings, Vec<String>> {
-    let doors = SettingSources { file: ConfigFile::parse(text, "t.toml"), ..SettingSources::default() };
-    settle(doors).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+fn resolved(text: &str) -> Result<Settings, Vec<String>> {
+    let sources = SettingSources { file: ConfigFile::parse(text, "t.toml"), ..SettingSources::default() };
+    resolve(sources).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
 /// A valid webhook with these lines after it.
@@ -20,7 +20,7 @@ fn bus(kind: &str, url: &str, line: &str) -> String {
 fn buses_are_read_with_their_defaults() {
     let text = bus("mqtt", "mqtts://broker.example", "user = \"ann\"")
         + &bus("nats", "nats://h:4223", "").replace("bus", "nats");
-    let settings = settled(&text).unwrap();
+    let settings = resolved(&text).unwrap();
     let Receiver::Mqtt { mqtt, .. } = &settings.sinks[0].settings.receiver else { panic!() };
     assert_eq!((&*mqtt.topic, mqtt.version), ("touchline/{instance}/{stream}/{kind}", MqttVersion::V5));
     assert!(!mqtt.home_assistant && settings.sinks[0].settings.user.as_deref() == Some("ann"));
@@ -32,7 +32,7 @@ fn buses_are_read_with_their_defaults() {
 fn sinks_are_read_with_their_defaults() {
     let text = webhook("kinds = [\"event\", \"state\"]\nstreams = [\"court-1\"]\nsecret_env = \"DESK\"")
         + "[[sink]]\nname = \"log\"\nkind = \"exec\"\nspool = \"/s\"\nspool_max_mb = 1\ntimeout_s = 3\ncommand = [\"/bin/cat\", \"-\"]\n";
-    let settings = settled(&text).unwrap();
+    let settings = resolved(&text).unwrap();
     let [desk, log] = settings.sinks.iter().map(|sink| &sink.settings).collect::<Vec<_>>()[..] else { panic!() };
     assert_eq!(desk.kinds.as_deref(), Some(&[RecordKind::Event, RecordKind::State][..]));
     assert_eq!((desk.spool_max_bytes, desk.timeout), (256_000_000, Duration::from_secs(10)));
@@ -85,7 +85,7 @@ fn mistakes_are_one_line_with_place_and_advice() {
         (&bus("mqtt", "mqtt://h/path", ""), 5, "the address has a path"),
         ("[sink]\nname = \"a\"", 1, "write [[sink]] for each sink"),
     ] {
-        let found = settled(text).err().unwrap_or_default();
+        let found = resolved(text).err().unwrap_or_default();
         assert!(found.len() == 1 && found[0].starts_with(&format!("t.toml:{line}: ")), "{text}: {found:?}");
         assert!(found[0].contains(words), "{words}: {found:?}");
     }
@@ -100,7 +100,7 @@ fn addresses_have_a_scheme_a_host_and_no_login() {
         ("https://h.example/x#y", "fragment"),
     ] {
         let text = format!("[[sink]]\nname = \"a\"\nkind = \"webhook\"\nspool = \"/s\"\nurl = \"{url}\"\n");
-        let found = settled(&text).unwrap_err();
+        let found = resolved(&text).unwrap_err();
         assert!(found.len() == 1 && found[0].contains(words) && !found[0].contains("pl4nt"), "{url}: {found:?}");
     }
     assert_eq!(shown_url("https://h.example:8443/services/T0/SECRET?key=x"), "https://h.example:8443/***");
@@ -117,7 +117,7 @@ fn files_that_cannot_be_read_are_found_before_the_start() {
         ("secret_file", empty.display().to_string(), "contains no secret"),
         ("ca_file", empty.display().to_string(), "give a PEM file"),
     ] {
-        let settings = settled(&webhook(&format!("{key} = \"{path}\""))).unwrap();
+        let settings = resolved(&webhook(&format!("{key} = \"{path}\""))).unwrap();
         let problems: Vec<String> = settings.problems_at_start().iter().map(ToString::to_string).collect();
         let is_named = |line: &String| line.starts_with(&format!("t.toml:6: {key}: ")) && line.contains(words);
         assert!(problems.len() == 1 && is_named(&problems[0]), "{problems:?}");
@@ -127,7 +127,7 @@ fn files_that_cannot_be_read_are_found_before_the_start() {
 #[cfg(not(feature = "kafka"))]
 #[test]
 fn a_program_without_kafka_says_so() {
-    let found = settled(&bus("kafka", "kafkas://h", "")).unwrap_err();
+    let found = resolved(&bus("kafka", "kafkas://h", "")).unwrap_err();
     assert!(
         found.len() == 1 && found[0].contains("t.toml:3: ") && found[0].contains("cargo feature kafka"),
         "{found:?}"
@@ -137,12 +137,12 @@ fn a_program_without_kafka_says_so() {
 #[cfg(feature = "kafka")]
 #[test]
 fn kafka_is_read_with_its_defaults_and_mistakes_are_named() {
-    let settings = settled(&bus("kafka", "kafkas://h", "")).unwrap();
+    let settings = resolved(&bus("kafka", "kafkas://h", "")).unwrap();
     let Receiver::Kafka { url, kafka } = &settings.sinks[0].settings.receiver else { panic!() };
     assert_eq!((url.as_str(), &*kafka.topic, kafka.mechanism), ("kafkas://h", "touchline", KafkaMechanism::Plain));
     let login =
         "user = \"ann\"\nsecret_env = \"X\"\nkafka_mechanism = \"scram-sha-512\"\ntopic = \"t.{stream}.{kind}\"";
-    let settings = settled(&bus("kafka", "kafka://h:9093", login)).unwrap();
+    let settings = resolved(&bus("kafka", "kafka://h:9093", login)).unwrap();
     let Receiver::Kafka { kafka, .. } = &settings.sinks[0].settings.receiver else { panic!() };
     assert_eq!((&*kafka.topic, kafka.mechanism), ("t.{stream}.{kind}", KafkaMechanism::ScramSha512));
     for (url, line, words) in [
@@ -155,7 +155,7 @@ fn kafka_is_read_with_its_defaults_and_mistakes_are_named() {
         ("kafka://h/topic", "", "the address has a path"),
         ("mqtt://h", "", "unknown scheme \"mqtt\"; use kafkas or kafka"),
     ] {
-        let found = settled(&bus("kafka", url, line)).unwrap_err();
+        let found = resolved(&bus("kafka", url, line)).unwrap_err();
         assert!(found.len() == 1 && found[0].contains(words), "{url} {line}: {found:?}");
     }
 }

@@ -22,9 +22,9 @@ use serde_json::Value;
 use super::*;
 use crate::config::sink::{ClientTls, Receiver};
 use crate::config::{SecretSource, SinkSettings};
-use crate::publish::record::OutputRecord;
-use crate::publish::sink::ItemContent;
-use crate::publish::testing;
+use crate::record::OutputRecord;
+use crate::sink::ItemContent;
+use crate::testing;
 use crate::wait::until;
 use touchline_core::clock::SystemClock;
 
@@ -200,7 +200,7 @@ fn a_passing_failure_is_retried_with_the_same_id_and_keeps_the_order() {
     assert_eq!(value(&hub, "touchline_sink_failures_total{sink=\"desk\"}"), Some(3.0));
     let status: Value = serde_json::from_str(&hub.deliveries().json()).unwrap();
     assert!(status["sinks"][0]["last_error"]["cause"].as_str().unwrap().contains("(500)"), "{status}");
-    let document: Value = serde_json::from_str(&crate::publish::http::OPENAPI).unwrap();
+    let document: Value = serde_json::from_str(&crate::http::OPENAPI).unwrap();
     let schema = serde_json::json!({ "$ref": "#/components/schemas/Sinks", "components": document["components"] });
     let errors: Vec<String> =
         jsonschema::validator_for(&schema).unwrap().iter_errors(&status).map(|e| e.to_string()).collect();

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use super::servers::{Process, free_port, installed, mosquitto};
 use super::*;
 use crate::config::sink::{MqttSettings, MqttVersion, NatsSettings};
-use crate::publish::sink::{Sinks, WhenFull};
+use crate::sink::{Sinks, WhenFull};
 use touchline_core::threads::Heartbeat;
 
 /// Streams, and the seconds that each publishes while the receivers stall.

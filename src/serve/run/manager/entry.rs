@@ -4,8 +4,8 @@ use tokio::sync::oneshot;
 
 use crate::backlog::QueueId;
 use crate::config::StreamSettings;
-use crate::publish::hub::{StreamFacts, StreamHandle, StreamOwner};
-use crate::publish::streams::{StreamOutcome, StreamRefusal};
+use crate::control::streams::{StreamOutcome, StreamRefusal};
+use crate::hub::{StreamFacts, StreamHandle, StreamOwner};
 use touchline_core::error::Error;
 use touchline_core::item::Pace;
 use touchline_core::time::NANOS_PER_SECOND;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::{Done, Driver, InitialStream, StreamManager};
 use crate::config::{Fixed, StreamSettings};
-use crate::publish::hub::{Restored, StreamOwner};
-use crate::publish::streams::ReloadChanges;
+use crate::control::streams::ReloadChanges;
+use crate::hub::{Restored, StreamOwner};
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::spawn;
 use touchline_core::vote::VoteConfig;

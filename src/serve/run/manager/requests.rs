@@ -5,10 +5,10 @@ use tokio::sync::oneshot;
 use super::entry::{Pending, PendingChange, Phase};
 use super::{Driver, InitialStream, StreamManager};
 use crate::config::{StreamSettings, free_id};
-use crate::publish::hub::{Restored, StreamOwner};
-use crate::publish::streams::{
+use crate::control::streams::{
     NewStream, StreamChange, StreamControl, StreamOutcome, StreamPatch, StreamRefusal, StreamRefusalKind, StreamRequest,
 };
+use crate::hub::{Restored, StreamOwner};
 use crate::store::Stored;
 use touchline_core::error::{Error, Result};
 use touchline_media::uri::Location;

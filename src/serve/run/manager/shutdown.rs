@@ -2,9 +2,9 @@
 
 use super::entry::ManagedStream;
 use super::{Driver, Ended, StreamControl, StreamManager};
-use crate::publish::hub::StreamOwner;
-use crate::publish::terminal::announce;
+use crate::hub::StreamOwner;
 use crate::run::publisher::PublisherCommand;
+use crate::sink::terminal::announce;
 use touchline_core::error::Error;
 use touchline_core::time::NANOS_PER_SECOND;
 

@@ -10,11 +10,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, select};
 
 use crate::backlog::QueueId;
+use crate::hub::{Hub, StreamHandle};
 use crate::live::LiveStream;
 use crate::metrics::StageThread;
-use crate::publish::hub::{Hub, StreamHandle};
-use crate::publish::record::{OutputRecord, StreamState};
-use crate::publish::sink::{Item, ItemContent, Sinks, WhenFull};
+use crate::record::{OutputRecord, StreamState};
+use crate::sink::{Item, ItemContent, Sinks, WhenFull};
 use crate::workers::{Decided, DecidedItem};
 use touchline_core::cause::Cause;
 use touchline_core::clip::ClipOutput;

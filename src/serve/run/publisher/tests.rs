@@ -2,9 +2,9 @@ use crossbeam_channel::{bounded, unbounded};
 
 use super::*;
 use crate::backlog::Backlog;
-use crate::publish::hub::StreamInfo;
-use crate::publish::sink::{QUEUE, Sink};
-use crate::publish::testing;
+use crate::hub::StreamInfo;
+use crate::sink::{QUEUE, Sink};
+use crate::testing;
 use touchline_core::clip::{Gap, GapReason};
 use touchline_core::clock::ManualClock;
 use touchline_core::decision::SecondOutcome;

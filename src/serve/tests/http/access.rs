@@ -8,11 +8,11 @@ use std::time::Duration;
 use crate::support::{Server, add, new_hub};
 use crate::wait::until;
 use touchline_core::clock::SystemClock;
+use touchline_serve::http::access::{Access, AccessConfig, BODY_MAX, TokenSource};
+use touchline_serve::http::server::Limits;
+use touchline_serve::hub::Hub;
 use touchline_serve::metrics::Metrics;
-use touchline_serve::publish::access::{Access, AccessConfig, BODY_MAX, TokenSource};
-use touchline_serve::publish::hub::Hub;
-use touchline_serve::publish::record::StreamState;
-use touchline_serve::publish::serve::Limits;
+use touchline_serve::record::StreamState;
 
 pub const ADMIN: &str = "admin-token-0123456789";
 const READER: &str = "reader-token-0123456789";

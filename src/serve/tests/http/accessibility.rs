@@ -8,10 +8,10 @@ use crate::past::Afternoon;
 use crate::skip::{Lacks, skip};
 use crate::studio::Studio;
 use crate::support::Shot;
-use crate::wall::{House, open, pictures};
+use crate::wall::{WallServer, open, pictures};
 use crate::webdriver::Browser;
 use touchline_core::clip::GapReason;
-use touchline_serve::publish::access::{AccessConfig, TokenSource};
+use touchline_serve::http::access::{AccessConfig, TokenSource};
 
 /// axe-core, as a Python package of `deploy/test.sh` contains it.
 fn axe() -> Option<String> {
@@ -52,19 +52,19 @@ fn check(browser: &Browser, axe: &str, view: &str) {
 fn every_view_passes_axe() {
     let Some(axe) = axe() else { return };
     let Some((_one, browser)) = browser() else { return };
-    let house = House::open(8);
-    open(&browser, house.url(), 8);
+    let wall = WallServer::open(8);
+    open(&browser, wall.url(), 8);
     pictures(&browser);
-    house.down(2);
-    house.bars(3);
-    house.show(4, &[Shot::On("golf", 0.15); 3]);
-    house.show(5, &[Shot::Gap(GapReason::Overload); 5]);
+    wall.down(2);
+    wall.bars(3);
+    wall.show(4, &[Shot::On("golf", 0.15); 3]);
+    wall.show(5, &[Shot::Gap(GapReason::Overload); 5]);
     browser.wait("the problems", "return document.title === '3 problems – Touchline'");
     check(&browser, &axe, "the wall");
     browser.resize(390, 844, true);
     check(&browser, &axe, "the wall on a phone");
     browser.resize(1280, 800, false);
-    browser.go(&format!("{}/?state=off", house.url()));
+    browser.go(&format!("{}/?state=off", wall.url()));
     browser.wait("nothing to show", "return !document.getElementById('nobody').hidden");
     check(&browser, &axe, "a wall without tiles");
 

@@ -9,8 +9,8 @@ use crate::wait::until;
 use serde_json::Value;
 use touchline_core::clip::GapReason;
 use touchline_core::item::Tracks;
-use touchline_serve::publish::http;
-use touchline_serve::publish::record::StreamState;
+use touchline_serve::http;
+use touchline_serve::record::StreamState;
 
 pub struct Answer {
     pub status: u16,

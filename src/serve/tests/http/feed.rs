@@ -9,8 +9,8 @@ use crate::support::{PastClock, Script, Server, Shot, add, court, feed, new_hub,
 use crate::wait::until;
 use serde_json::Value;
 use touchline_core::item::Tracks;
-use touchline_serve::publish::hub::{Hub, StreamFacts, StreamHandle, StreamOwner};
-use touchline_serve::publish::record::StreamState;
+use touchline_serve::hub::{Hub, StreamFacts, StreamHandle, StreamOwner};
+use touchline_serve::record::StreamState;
 
 fn two() -> (Hub, std::sync::Arc<PastClock>, StreamHandle, StreamHandle) {
     let (hub, clock) = new_hub();

@@ -19,9 +19,9 @@ use touchline_core::labels::Modality;
 use touchline_core::signal::{Signal, Signals};
 use touchline_core::tier::DecodeTier;
 use touchline_core::time::{Pts, RunId};
-use touchline_serve::publish::access::{AccessConfig, TokenSource};
-use touchline_serve::publish::record::{Published, StreamState};
-use touchline_serve::publish::serve::Limits;
+use touchline_serve::http::access::{AccessConfig, TokenSource};
+use touchline_serve::http::server::Limits;
+use touchline_serve::record::{Published, StreamState};
 
 /// One browser at a time: several would starve each other on a small machine.
 static ONE: Mutex<()> = Mutex::new(());

@@ -16,11 +16,11 @@ use touchline_core::clock::Clock;
 use touchline_core::item::Tracks;
 use touchline_core::time::RunId;
 use touchline_serve::config::HistorySettings;
-use touchline_serve::publish::access::{AccessConfig, TokenSource};
-use touchline_serve::publish::format::rfc3339;
-use touchline_serve::publish::hub::{Hub, StreamFacts};
-use touchline_serve::publish::record::StreamState;
-use touchline_serve::publish::serve::Limits;
+use touchline_serve::http::access::{AccessConfig, TokenSource};
+use touchline_serve::http::server::Limits;
+use touchline_serve::hub::{Hub, StreamFacts};
+use touchline_serve::record::StreamState;
+use touchline_serve::record::format::rfc3339;
 use touchline_serve::store::{Store, StoreThread};
 
 /// What a channel of the afternoon shows, and for how many seconds.

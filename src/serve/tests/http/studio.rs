@@ -10,8 +10,8 @@ use touchline_core::clock::Clock;
 use touchline_core::decision::SecondOutcome;
 use touchline_core::item::Tracks;
 use touchline_core::tier::DecodeTier;
-use touchline_serve::publish::hub::{Hub, StreamHandle};
-use touchline_serve::publish::record::StreamState;
+use touchline_serve::hub::{Hub, StreamHandle};
+use touchline_serve::record::StreamState;
 
 /// A server with a stream that has played for ten minutes. It offers moving pictures while a client watches.
 pub struct Studio {

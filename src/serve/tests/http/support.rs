@@ -22,14 +22,14 @@ use touchline_core::pool::Pooled;
 use touchline_core::segment::{RecordedSecond, Segment, SegmentCloser};
 use touchline_core::tier::DecodeTier;
 use touchline_core::time::{Pts, RunId, WallSource, WallTime};
+use touchline_serve::http;
+use touchline_serve::http::Serving;
+use touchline_serve::http::access::{Access, AccessConfig};
+use touchline_serve::http::server::Limits;
+use touchline_serve::http::tls::Tls;
+use touchline_serve::hub::{Hub, HubInfo, StreamHandle, StreamInfo};
 use touchline_serve::metrics::Metrics;
-use touchline_serve::publish::access::{Access, AccessConfig};
-use touchline_serve::publish::http;
-use touchline_serve::publish::http::Serving;
-use touchline_serve::publish::hub::{Hub, HubInfo, StreamHandle, StreamInfo};
-use touchline_serve::publish::record::Published;
-use touchline_serve::publish::serve::Limits;
-use touchline_serve::publish::tls::Tls;
+use touchline_serve::record::Published;
 
 /// The system clock, which can be set back to publish seconds in the past.
 #[derive(Default)]

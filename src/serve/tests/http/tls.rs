@@ -9,8 +9,8 @@ use crate::support::Server;
 use crate::wait::until;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use touchline_serve::publish::serve::Limits;
-use touchline_serve::publish::tls::{Tls, TlsFiles};
+use touchline_serve::http::server::Limits;
+use touchline_serve::http::tls::{Tls, TlsFiles};
 
 /// Writes a certificate for 127.0.0.1 and its key to files in `dir`. Returns the certificate for the client to trust.
 fn certificate(dir: &Path) -> CertificateDer<'static> {

@@ -20,14 +20,14 @@ use touchline_core::item::Tracks;
 use touchline_core::pool::Pooled;
 use touchline_core::signal::Signal;
 use touchline_core::time::Pts;
-use touchline_serve::publish::hub::{Hub, StreamFacts, StreamHandle};
-use touchline_serve::publish::record::StreamState;
+use touchline_serve::hub::{Hub, StreamFacts, StreamHandle};
+use touchline_serve::record::StreamState;
 
 const SPORTS: [&str; 8] =
     ["tennis", "soccer", "basketball", "icehockey", "americanfootball", "swimming", "cycling", "volleyball"];
 
 /// Many streams, of which every second is published, and pictures while a browser shows them.
-pub struct House {
+pub struct WallServer {
     hub: Hub,
     clock: Arc<PastClock>,
     channels: Arc<Mutex<Vec<Channel>>>,
@@ -55,7 +55,7 @@ fn tinted(frame: &Frame, n: usize) -> Frame {
     Frame::new(Pooled::detached(data), frame.width, frame.height, Pts(0), 0)
 }
 
-impl House {
+impl WallServer {
     fn empty() -> Self {
         let (hub, clock) = new_hub();
         let channels = Arc::<Mutex<Vec<Channel>>>::default();
@@ -86,9 +86,9 @@ impl House {
 
     /// `count` streams that play, with ten minutes behind them.
     pub fn open(count: usize) -> Self {
-        let house = Self::empty();
+        let wall = Self::empty();
         for n in 0..count {
-            let stream = add(&house.hub, &format!("channel-{}", n + 1), "rtsp://cam.example/live");
+            let stream = add(&wall.hub, &format!("channel-{}", n + 1), "rtsp://cam.example/live");
             let label = Some(format!("{} {}", ["Court", "Pitch", "Hall", "Stage"][n % 4], n + 1));
             stream.set_facts(StreamFacts { label, ..facts(Some(group(n))) });
             stream.set_tracks(Tracks { video: true, audio: true });
@@ -98,9 +98,9 @@ impl House {
             shots.extend([Shot::On("other", 0.7); 20]);
             shots.extend([Shot::On(now, 0.2); 6]);
             shots.extend(vec![Shot::On(now, 0.66 + (n % 4) as f32 * 0.09); 60 + n * 53 % 200]);
-            house.play(stream, &shots);
+            wall.play(stream, &shots);
         }
-        house
+        wall
     }
 
     pub fn url(&self) -> &str {
@@ -146,7 +146,7 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for WallServer {
     fn drop(&mut self) {
         self.is_closed.store(true, Ordering::Relaxed);
         let _ = self.thread.take().unwrap().join();
@@ -186,9 +186,9 @@ pub fn key(browser: &Browser, key: &str) {
 #[test]
 fn the_wall_shows_all_streams_and_problems_first() {
     let Some((_one, browser)) = browser() else { return };
-    let house = House::open(12);
+    let wall = WallServer::open(12);
     browser.resize(1920, 1080, false);
-    open(&browser, house.url(), 12);
+    open(&browser, wall.url(), 12);
     pictures(&browser);
     assert_eq!(ids(&browser)[0], "channel-1", "in the order of the configuration");
     assert_eq!(browser.text(&tile(1, "strong")), "Tennis");
@@ -199,11 +199,11 @@ fn the_wall_shows_all_streams_and_problems_first() {
     let folder = screenshots();
     browser.screenshot(&folder.join("wall-12-light.png"));
 
-    house.down(8);
-    house.bars(5);
-    house.show(3, &[Shot::On("golf", 0.15); 3]);
-    house.stop(10).set_state(StreamState::Ended);
-    house.show(11, &[Shot::Gap(GapReason::Overload); 5]);
+    wall.down(8);
+    wall.bars(5);
+    wall.show(3, &[Shot::On("golf", 0.15); 3]);
+    wall.stop(10).set_state(StreamState::Ended);
+    wall.show(11, &[Shot::Gap(GapReason::Overload); 5]);
     browser.wait("the outage", "return document.querySelector('.tile').dataset.id === 'channel-8'");
     browser
         .wait("the bars", "return document.querySelector('[data-id=channel-5] strong').textContent === 'No programme'");
@@ -245,9 +245,9 @@ fn the_wall_takes_one_to_sixty_four_streams() {
     let folder = screenshots();
     browser.prefer("dark");
     for (count, width, height) in [(1, 1920, 1080), (4, 1920, 1080), (64, 1920, 1080), (64, 3840, 2160)] {
-        let house = House::open(count);
+        let wall = WallServer::open(count);
         browser.resize(width, height, false);
-        open(&browser, house.url(), count);
+        open(&browser, wall.url(), count);
         pictures(&browser);
         browser.screenshot(&folder.join(format!("wall-{count}-{width}.png")));
         let overflow = browser.run(
@@ -267,8 +267,8 @@ fn the_wall_takes_one_to_sixty_four_streams() {
 #[test]
 fn tiles_are_selected_by_address_form_and_keys() {
     let Some((_one, browser)) = browser() else { return };
-    let house = House::open(12);
-    open(&browser, &format!("{}/?group=Arena", house.url()), 4);
+    let wall = WallServer::open(12);
+    open(&browser, &format!("{}/?group=Arena", wall.url()), 4);
     assert_eq!(ids(&browser), ["channel-1", "channel-4", "channel-7", "channel-10"]);
     let choose = |name: &str, value: &str| {
         browser.run(&format!(
@@ -316,7 +316,7 @@ fn tiles_are_selected_by_address_form_and_keys() {
     browser.wait("the wall", "return document.querySelectorAll('.tile').length === 4");
     assert_eq!(browser.run("return location.search"), "?group=Outdoor");
     // The address of a stream was another one.
-    browser.go(&format!("{}/#/channel-3", house.url()));
+    browser.go(&format!("{}/#/channel-3", wall.url()));
     browser.wait("the stream", "return document.getElementById('stream-id')?.textContent === 'Hall 3'");
     assert_eq!(browser.console(), Vec::<String>::new());
 }
@@ -324,8 +324,8 @@ fn tiles_are_selected_by_address_form_and_keys() {
 #[test]
 fn a_kiosk_rotates_through_the_groups() {
     let Some((_one, browser)) = browser() else { return };
-    let house = House::open(9);
-    browser.go(&format!("{}/?rotate=1&tiles=9", house.url()));
+    let wall = WallServer::open(9);
+    browser.go(&format!("{}/?rotate=1&tiles=9", wall.url()));
     for n in [1, 2, 3, 1] {
         let page = format!(
             "return document.getElementById('page-of').textContent.endsWith('· {n} of 3')
@@ -334,7 +334,7 @@ fn a_kiosk_rotates_through_the_groups() {
         browser.wait("the page", &page);
     }
     assert_eq!(browser.run("return getComputedStyle(document.getElementById('filters')).display"), "none");
-    browser.go(&format!("{}/?rotate=1&group=Arena&tiles=2", house.url()));
+    browser.go(&format!("{}/?rotate=1&group=Arena&tiles=2", wall.url()));
     for (n, tiles) in [(1, 2), (2, 1)] {
         let page = format!(
             "return document.getElementById('page-of').textContent === '{n} of 2'
@@ -348,8 +348,8 @@ fn a_kiosk_rotates_through_the_groups() {
 #[test]
 fn the_wall_follows_changes_over_one_connection_and_survives_a_restart() {
     let Some((_one, browser)) = browser() else { return };
-    let mut house = House::empty();
-    browser.go(house.url());
+    let mut wall = WallServer::empty();
+    browser.go(wall.url());
     browser.wait(
         "the empty wall",
         "return document.getElementById('nobody-title').textContent === 'No streams are running'",
@@ -357,28 +357,28 @@ fn the_wall_follows_changes_over_one_connection_and_survives_a_restart() {
     assert!(browser.text("#nobody-lines").contains("touchline run rtsp://camera.example/live"));
     browser.screenshot(&screenshots().join("wall-empty.png"));
     browser.run("window.untouched = true");
-    let cam = add(&house.hub, "court-1", "testsrc://");
+    let cam = add(&wall.hub, "court-1", "testsrc://");
     browser.wait("the stream", "return document.querySelector('.tile strong')?.textContent === 'Connecting'");
     cam.set_state(StreamState::Playing);
-    house.play(cam.clone(), &[Shot::On("tennis", 0.9); 20]);
+    wall.play(cam.clone(), &[Shot::On("tennis", 0.9); 20]);
     browser.wait("its answer", "return document.querySelector('.tile strong').textContent === 'Tennis'");
     browser.wait("the title", "return /^Tennis · court-1/.test(document.title)");
     cam.set_facts(StreamFacts { label: Some("Centre court".into()), ..facts(Some("A")) });
     browser.wait("the label", "return document.querySelector('.tile .name').textContent === 'Centre court'");
-    let metrics = house.hub.metrics().encode();
+    let metrics = wall.hub.metrics().encode();
     assert!(metrics.contains("touchline_viewers{kind=\"live\"} 1\n"), "one connection for all streams");
 
-    let address = house.server.as_ref().unwrap().address().to_owned();
-    house.server.take().unwrap().stop();
+    let address = wall.server.as_ref().unwrap().address().to_owned();
+    wall.server.take().unwrap().stop();
     browser.wait("the loss of the connection", "return document.body.dataset.server === 'lost'");
     assert_eq!(browser.text("#notice-title"), "No connection to Touchline");
     browser.wait("the title", "return document.title === 'Offline – Touchline'");
-    house.show(1, &[Shot::On("soccer", 0.95); 20]);
-    house.server = Some(Server::start_at(house.hub.clone(), &address));
+    wall.show(1, &[Shot::On("soccer", 0.95); 20]);
+    wall.server = Some(Server::start_at(wall.hub.clone(), &address));
     browser.wait("the reconnection", "return document.body.dataset.server === 'open'");
     browser.wait("the next answer", "return document.querySelector('.tile strong').textContent === 'Soccer'");
-    house.stop(1).set_state(StreamState::Removed);
-    assert!(house.hub.remove_stream("court-1"));
+    wall.stop(1).set_state(StreamState::Removed);
+    assert!(wall.hub.remove_stream("court-1"));
     browser.wait("the removal", "return document.querySelectorAll('.tile').length === 0");
     assert_eq!(browser.run("return window.untouched"), true, "the page was loaded again");
     // The browser logs every refused connection. The page itself must log nothing.
@@ -430,8 +430,8 @@ fn forward(mut client: TcpStream, to: &str) -> Option<()> {
 #[test]
 fn the_page_works_below_a_prefix_and_requests_nothing_else() {
     let Some((_one, browser)) = browser() else { return };
-    let house = House::open(3);
-    let url = prefix_proxy(house.server.as_ref().unwrap().address());
+    let wall = WallServer::open(3);
+    let url = prefix_proxy(wall.server.as_ref().unwrap().address());
     open(&browser, &format!("{url}/"), 3);
     pictures(&browser);
     browser.run("document.querySelector('.tile a').click()");

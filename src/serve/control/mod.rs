@@ -1,0 +1,9 @@
+//! Requests to change packs and streams while the program runs, and the status of packs and of the configuration.
+//!
+//! The HTTP server and SIGHUP submit requests; [`crate::update`] and [`crate::run`] carry them out.
+
+mod agreement;
+pub(crate) mod config_status;
+pub mod pack_view;
+pub mod packs;
+pub mod streams;

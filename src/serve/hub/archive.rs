@@ -1,0 +1,164 @@
+//! Data that survive a restart.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::RecordKind;
+use crate::record::SegmentContent;
+use touchline_core::error::Result;
+use touchline_core::time::RunId;
+
+/// Stores records and runs. Called by the publisher: must not block, except [`Archive::run_ahead`]
+/// and the methods that read.
+pub trait Archive: Send + Sync {
+    /// Stores an event, incident or state of `stream`, of the time `at_ms`.
+    fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>, at_ms: i64);
+    /// Stores a segment of `stream`. It replaces the one of its run that begins with the same second, and those within it.
+    fn keep_segment(&self, stream: &str, segment: KeptSegment);
+    /// Stores a second of `stream` that began at `at_ms`: a line of JSON that [`crate::record::reader`] reads.
+    fn keep_second(&self, stream: &str, at_ms: i64, line: String);
+    /// The stored seconds and events of `stream` in a time, and some around it, as lines of JSON, oldest first. Waits for the disk.
+    ///
+    /// # Errors
+    /// Names the reason why they cannot be read.
+    fn seconds(&self, stream: &str, time: KeptTime) -> Result<Vec<u8>>;
+    /// The stored segments. [`HistoryFilter::kinds`] are their contents. Waits for the disk.
+    ///
+    /// # Errors
+    /// As [`Archive::seconds`].
+    fn segments(&self, filter: &HistoryFilter) -> Result<Vec<StoredSegment>>;
+    /// The stored events, incidents and states. [`HistoryFilter::kinds`] are their types. Waits for the disk.
+    ///
+    /// # Errors
+    /// As [`Archive::seconds`].
+    fn records(&self, filter: &HistoryFilter) -> Result<Vec<StoredRecord>>;
+    /// Time per content of each stream in each of `times`. Waits for the disk.
+    ///
+    /// # Errors
+    /// As [`Archive::seconds`].
+    fn times(&self, times: &[KeptTime]) -> Result<Vec<Vec<TimeOfContent>>>;
+    /// Time of the first record of each stream, milliseconds since 1970-01-01 UTC. Waits for the disk.
+    ///
+    /// # Errors
+    /// As [`Archive::seconds`].
+    fn first_times(&self) -> Result<BTreeMap<String, i64>>;
+    /// Run `run` of `stream` has begun.
+    fn run_began(&self, stream: &str, run: RunId);
+    /// Reserves `run` and later runs of `stream`. Called before a source is opened; may block.
+    fn run_ahead(&self, stream: &str, run: RunId);
+}
+
+/// A segment for the archive.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeptSegment {
+    /// Its run.
+    pub run: RunId,
+    /// Number of its first second in the run.
+    pub first: u64,
+    /// Number of its last second in the run.
+    pub last: u64,
+    /// Wall time of its start, milliseconds since 1970-01-01 UTC.
+    pub began_ms: i64,
+    /// Wall time of its end.
+    pub ended_ms: i64,
+    /// Its content.
+    pub content: SegmentContent,
+    /// Its class.
+    pub class: Option<Arc<str>>,
+    /// Its end is not known yet.
+    pub is_open: bool,
+    /// Its record.
+    pub json: Arc<str>,
+}
+
+/// A time in the history: milliseconds since 1970-01-01 UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptTime {
+    /// Its begin.
+    pub from_ms: i64,
+    /// Its end, exclusive.
+    pub to_ms: i64,
+}
+
+impl KeptTime {
+    /// The whole history.
+    pub const ALL: Self = Self { from_ms: i64::MIN, to_ms: i64::MAX };
+}
+
+/// A place in a list of the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryCursor {
+    /// When the item began, milliseconds since 1970-01-01 UTC.
+    pub at_ms: i64,
+    /// Its number, which no other item of the list has.
+    pub number: i64,
+}
+
+/// Which items of the history are listed.
+#[derive(Clone, Debug)]
+pub struct HistoryFilter {
+    /// Only those of these streams.
+    pub streams: Option<Vec<String>>,
+    /// Only those of these classes.
+    pub classes: Option<Vec<String>>,
+    /// Only those of these kinds.
+    pub kinds: Option<Vec<String>>,
+    /// Only those that end after this time, milliseconds since 1970-01-01 UTC.
+    pub from_ms: i64,
+    /// Only those that begin before this time.
+    pub to_ms: i64,
+    /// Only those after this place.
+    pub after: Option<HistoryCursor>,
+    /// The newest come first.
+    pub newest_first: bool,
+    /// Maximum number of items.
+    pub limit: usize,
+}
+
+/// A stored segment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredSegment {
+    /// Its place.
+    pub at: HistoryCursor,
+    /// Id of its stream.
+    pub stream: String,
+    /// Its end is not known yet.
+    pub is_open: bool,
+    /// Its record.
+    pub json: String,
+}
+
+/// A stored event, incident or state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredRecord {
+    /// Its place.
+    pub at: HistoryCursor,
+    /// Its record.
+    pub json: String,
+}
+
+/// Time that a stream showed one content.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimeOfContent {
+    /// Id of the stream.
+    pub stream: String,
+    /// Its content: a name of [`SegmentContent`].
+    pub content: String,
+    /// The class.
+    pub class: Option<String>,
+    /// Duration, milliseconds.
+    pub ms: i64,
+}
+
+/// The stored data of a stream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Restored {
+    /// Event records, oldest first.
+    pub events: Vec<Arc<str>>,
+    /// Incident records, oldest first.
+    pub incidents: Vec<Arc<str>>,
+    /// The last state record.
+    pub state: Option<Arc<str>>,
+    /// The last run.
+    pub run: Option<RunId>,
+}

@@ -1,0 +1,164 @@
+//! Seconds as the store keeps them for exports: records with the keys that [`super::reader`] reads, and without the classes that
+//! are hardly probable.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::format::{rfc3339, round6};
+use super::types::{Missing, TimecodeRecord};
+use super::{Published, Recorder, to_json};
+use touchline_core::clip::{Absent, GapReason};
+use touchline_core::decision::SecondOutcome;
+use touchline_core::labels::Modality;
+use touchline_core::time::RunId;
+
+/// Probabilities below this are left out. They are smaller than what is printed of the mean of a segment.
+const PROBABILITY_MIN: f32 = 0.001;
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum KeptRecord<'a> {
+    Second {
+        stream: &'a str,
+        run: RunId,
+        index: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        wall: Option<KeptWall>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        timecode: Option<TimecodeRecord>,
+        decided_by: Modality,
+        /// Only if there is no sound track.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        modalities: Option<KeptModalities>,
+        unknown: bool,
+        probabilities: BTreeMap<&'a str, f64>,
+        window: KeptWindow,
+    },
+    Gap {
+        stream: &'a str,
+        run: RunId,
+        index: u64,
+        reason: GapReason,
+        window: KeptWindow,
+    },
+}
+
+#[derive(Serialize)]
+struct KeptModalities {
+    audio: KeptAudio,
+}
+
+#[derive(Serialize)]
+struct KeptAudio {
+    absent: Missing,
+}
+
+#[derive(Serialize)]
+struct KeptWall {
+    time: String,
+}
+
+#[derive(Serialize)]
+struct KeptWindow {
+    seconds: u32,
+    gaps: u32,
+}
+
+/// One line without a line break.
+pub(crate) fn line(recorder: &Recorder, published: &Published) -> String {
+    let (stream, run, index) = (recorder.stream(), published.outcome.run(), published.outcome.index());
+    let window = KeptWindow { seconds: published.estimate.seconds, gaps: published.estimate.gaps };
+    to_json(&match &published.outcome {
+        SecondOutcome::Predicted(second) => KeptRecord::Second {
+            stream,
+            run,
+            index,
+            wall: recorder.shown_wall(second.wall).map(|wall| KeptWall { time: rfc3339(wall.unix_ns) }),
+            timecode: second.timecode.map(Into::into),
+            decided_by: second.decision.modality,
+            modalities: (second.absent.audio == Some(Absent::NoTrack))
+                .then_some(KeptModalities { audio: KeptAudio { absent: Missing::NoTrack } }),
+            unknown: second.is_unknown(),
+            probabilities: recorder
+                .classes()
+                .names()
+                .iter()
+                .zip(&second.decision.probabilities)
+                .filter(|(_, probability)| **probability >= PROBABILITY_MIN)
+                .map(|(name, probability)| (name.as_str(), round6(*probability)))
+                .collect(),
+            window,
+        },
+        SecondOutcome::Gap(gap) => KeptRecord::Gap { stream, run, index, reason: gap.reason, window },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::record::reader::read;
+    use crate::testing::{classes, gap, predicted};
+    use touchline_core::decision::{Event, EventKind};
+    use touchline_core::item::Pace;
+
+    #[test]
+    fn seconds_without_a_sound_track_are_known() {
+        let recorder = Recorder::new("court-1", Arc::new(classes()), Pace::File);
+        for (with_sound, is_silent) in [(&[][..], true), (&[3], false)] {
+            let (mut whole, mut kept) = (Vec::new(), Vec::new());
+            for index in 0..5 {
+                let mut published = predicted(index, "tennis", 0.9);
+                if let SecondOutcome::Predicted(second) = &mut published.outcome {
+                    second.absent.audio =
+                        Some(if with_sound.contains(&index) { Absent::NoData } else { Absent::NoTrack });
+                    second.scores.audio = None;
+                }
+                kept.push(line(&recorder, &published));
+                whole.extend(recorder.published(&published));
+            }
+            for lines in [&whole, &kept] {
+                let silent = read(lines.join("\n").as_bytes()).unwrap().silent;
+                assert_eq!(silent.contains("court-1"), is_silent, "{lines:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn kept_seconds_give_the_segments_of_their_records() {
+        for pace in [Pace::Live, Pace::File] {
+            let recorder = Recorder::new("court-1", Arc::new(classes()), pace);
+            let (mut whole, mut kept) = (Vec::new(), Vec::new());
+            for index in 0..30 {
+                let mut published =
+                    if index == 8 { gap(8, GapReason::Overload) } else { predicted(index, "tennis", 0.9) };
+                if index == 2 {
+                    let class = classes().id("tennis").unwrap();
+                    let kind = EventKind::Onset;
+                    published.events =
+                        vec![Event { kind, class, run: RunId(0), index, probability: 0.9, reason: None }];
+                }
+                let records = recorder.published(&published);
+                kept.push(line(&recorder, &published));
+                kept.extend_from_slice(&records[1..]);
+                whole.extend(records);
+            }
+            let segments = |lines: &[String]| {
+                let file = read(lines.join("\n").as_bytes()).unwrap();
+                assert_eq!(file.damaged, 0, "{:?}", file.damaged_lines);
+                file.streams["court-1"].segments(|_| true)
+            };
+            let (whole_bytes, kept_bytes) = (whole.join("\n").len(), kept.join("\n").len());
+            assert!(kept_bytes * 2 < whole_bytes, "{kept_bytes} of {whole_bytes} bytes");
+            let [expected, found] = [&whole, &kept].map(|lines| segments(lines));
+            assert_eq!((found.len(), found[0].seconds()), (1, 30));
+            assert_eq!(found[0].began_ns, expected[0].began_ns);
+            assert_eq!(
+                (found[0].mean, found[0].peak, found[0].gaps),
+                (expected[0].mean, expected[0].peak, expected[0].gaps)
+            );
+        }
+    }
+}
