@@ -236,7 +236,9 @@ fn a_killed_program_completes_its_open_clips_and_leaves_out_streams_on_request()
     assert_eq!(clips.len(), left.len(), "{clips:?}");
     let mut with_event = 0;
     for clip in &clips {
-        assert_eq!((&clip["stream"], &clip["missing"][0]["reason"]), (&"court".into(), &"killed".into()), "{clip}");
+        // The ring may lack the beginning too: it begins with a key picture.
+        let missing = clip["missing"].as_array().unwrap().last().unwrap();
+        assert_eq!((&clip["stream"], &missing["reason"]), (&"court".into(), &"killed".into()), "{clip}");
         let media = &clip["media"][0];
         let path = record.join("clips").join(media["file"].as_str().unwrap());
         assert_eq!(probe(&path, "stream=codec_name").split_whitespace().collect::<Vec<_>>(), ["h264", "aac"]);
