@@ -21,7 +21,7 @@ use touchline_learn::report;
 use touchline_learn::rules::OnRule;
 use touchline_learn::train as learn;
 use touchline_learn::train::folds::{Folds, cross_validate};
-use touchline_learn::train::{Plan, Progress, Unfreeze};
+use touchline_learn::train::{Plan, Unfreeze};
 
 /// Width and height of a model's input. For pictures, --size overrides it.
 const SIDE: usize = 224;
@@ -119,6 +119,10 @@ pub struct TrainArgs {
     /// Augmented views of each still picture.
     #[arg(long, default_value_t = 1)]
     still_views: u32,
+    /// Compute a new augmented view of each training sample for each epoch of step 2. Samples that an epoch repeats are learnt by
+    /// heart. An epoch takes longer, because its views run through the frozen blocks again, and needs space in --cache.
+    #[arg(long)]
+    fresh_views: bool,
     /// Frames, or pairs of frames, in each view of a second.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     frames: u32,
@@ -304,6 +308,7 @@ fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan>
             batch: args.batch as usize,
             learning_rate: args.learning_rate,
             samples: args.epoch_samples.map(|n| n as usize),
+            fresh_views: args.fresh_views,
         },
         optimizer: match args.optimizer {
             OptimizerArg::Adamw => OptimizerKind::AdamW,
@@ -374,7 +379,7 @@ impl TrainProgress {
     }
 }
 
-impl Progress for TrainProgress {
+impl Observer for TrainProgress {
     fn rows(&mut self, modality: Modality, done: usize, of: usize, _inputs: usize) {
         if self.rows.as_ref().is_none_or(|(m, _)| *m != modality) {
             self.phase = None;
@@ -389,9 +394,7 @@ impl Progress for TrainProgress {
             bar.finish();
         }
     }
-}
 
-impl Observer for TrainProgress {
     fn step(&mut self, record: &StepRecord, of: u64) {
         if self.last_line.elapsed() < PLAIN_EVERY {
             return;

@@ -74,18 +74,46 @@ pub fn wanted(
     views: (u32, u32),
 ) -> Vec<WantedRow> {
     let (of_stills, of_recordings) = views;
-    let mut all: Vec<(Kind, WantedRow)> = Vec::new();
-    for (i, (item, side)) in dataset.items.iter().zip(sides).enumerate() {
-        if !teaches(modality, item) || !names.contains(&item.class) {
-            continue;
-        }
+    let wanted = |index, item: &Item, side| {
         let views = match side {
             Side::Train if item.kind.is_still() => of_stills,
             Side::Train => of_recordings,
             Side::Validation => 0,
-            Side::Test => continue,
+            Side::Test => return None,
         };
-        all.push((item.kind, WantedRow { item: i as u32, views }));
+        Some(WantedRow::with_views(index, views))
+    };
+    select(dataset, sides, names, modality, wanted)
+}
+
+/// Returns random view `view`, from 1, of all items on one of the `wanted` sides. Stills come first.
+pub fn wanted_view(
+    dataset: &Dataset,
+    (sides, wanted): (&[Side], &[Side]),
+    names: &[String],
+    modality: Modality,
+    view: u32,
+) -> Vec<WantedRow> {
+    let wanted = |index, _: &Item, side| wanted.contains(&side).then_some(WantedRow::of_view(index, view));
+    select(dataset, sides, names, modality, wanted)
+}
+
+/// Returns what `wanted` gives for the items that teach a modality. Stills come first.
+fn select(
+    dataset: &Dataset,
+    sides: &[Side],
+    names: &[String],
+    modality: Modality,
+    wanted: impl Fn(u32, &Item, Side) -> Option<WantedRow>,
+) -> Vec<WantedRow> {
+    let mut all: Vec<(Kind, WantedRow)> = Vec::new();
+    for (i, (item, side)) in dataset.items.iter().zip(sides).enumerate() {
+        if teaches(modality, item)
+            && names.contains(&item.class)
+            && let Some(wanted) = wanted(i as u32, item, *side)
+        {
+            all.push((item.kind, wanted));
+        }
     }
     // Stills before recordings, so that a chunk holds only one of the two.
     all.sort_by_key(|(kind, wanted)| (!kind.is_still(), wanted.item));

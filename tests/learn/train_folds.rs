@@ -54,6 +54,12 @@ fn every_source_is_held_out_once_and_kinds_are_reported_separately() {
     let out = run(dir, "evaluate --cv half --cv cv set --json cv.json").well();
     assert!(out.contains("mean over sources") && out.contains("frames"), "{out}");
 
+    // New views for each epoch of each fold.
+    let tuned = folds("tuned", "--folds 2 --fresh-views --epochs 2").replace("--unfreeze 0", "--unfreeze 1");
+    run(dir, &tuned).well();
+    run(dir, "evaluate --cv tuned set --json tuned.json").well();
+    assert_eq!(figures(dir, "tuned.json").len(), 1);
+
     let [half, all] = figures(dir, "cv.json").try_into().expect("two runs");
     assert_eq!(all.events, None, "stills have no seconds to vote over");
     run(dir, "evaluate --cv cv set --vote-window 601").refused(2, &["--vote-window", "1 to 600"]);

@@ -64,7 +64,7 @@ fn a_killed_and_resumed_training_gives_the_same_result() {
     let train = |out: &str| {
         format!(
             "train rgb stills -o {out} --init {} --unfreeze 1 --head-steps 20 --epochs 5 --batch 8 --still-views 0 \
-             --checkpoint 7 --save-tensors 50",
+             --fresh-views --checkpoint 7 --save-tensors 50",
             first_weights()
         )
     };
@@ -120,6 +120,9 @@ fn a_killed_and_resumed_training_gives_the_same_result() {
     let again = run(dir, &format!("{} --resume", train("cut"))).well();
     assert!(again.contains("finished"), "{again}");
     assert!(before == files(&cut), "a finished run was changed");
+
+    let left = std::fs::read_dir(&cache).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir());
+    assert_eq!(left.count(), 0, "the views of ended trainings are removed");
 
     // The same seed gives the same run and rows with an empty cache and another number of threads.
     let mut command = touchline();

@@ -202,13 +202,14 @@ pub(super) fn whole_network_rows(
     cache: &Path,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Rows> {
-    let mut wanted: Vec<WantedRow> = items.into_iter().map(|item| WantedRow { item: item as u32, views: 0 }).collect();
+    let mut wanted: Vec<WantedRow> = items.into_iter().map(|item| WantedRow::with_views(item as u32, 0)).collect();
     // Stills first, so that a chunk has items of one kind.
     wanted.sort_by_key(|w| (!dataset.items[w.item as usize].kind.is_still(), w.item));
     let recipe = Recipe {
         modality: Modality::Rgb,
         inputs: inputs.clone(),
         frozen: frozen.blocks,
+        pooled: true,
         activations: false,
         // Only random views use these.
         frames: 1,

@@ -27,6 +27,7 @@ use super::optimizer::OptimizerKind;
 use super::record::{EpochRecord, Finding, Phase, StepRecord};
 use super::rows::Rows;
 use super::rules::OnRule;
+use touchline_core::error::Result;
 use touchline_core::labels::Modality;
 
 /// Settings of step 1: the classifier on the frozen network, trained to its optimum.
@@ -59,6 +60,9 @@ pub struct TuneConfig {
     /// is used again. A smaller number makes validation more frequent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<usize>,
+    /// Whether each epoch uses a new random view of each sample. Otherwise all epochs use the same rows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh_views: bool,
 }
 
 /// Settings of the training of one modality.
@@ -106,6 +110,8 @@ pub struct Fit<'a> {
     pub rows: &'a Rows,
     /// Training samples.
     pub train: &'a Samples,
+    /// The rows of step 2 with [`TuneConfig::fresh_views`], in place of those of `train`.
+    pub fresh: Option<&'a dyn EpochRows>,
     /// Validation samples; may be empty.
     pub validation: &'a Samples,
     /// Class names, in the order of the outputs.
@@ -122,8 +128,19 @@ pub struct Fit<'a> {
     pub settings: Vec<(String, String)>,
 }
 
+/// Computes the training rows of each epoch.
+pub trait EpochRows {
+    /// Returns the rows of an epoch, from 1, and the training samples among them: as many in each epoch.
+    ///
+    /// # Errors
+    /// As for [`make`](super::rows::make).
+    fn of_epoch(&self, epoch: u32, observer: &mut dyn Observer) -> Result<(Rows, Samples)>;
+}
+
 /// Receives the progress of a training.
 pub trait Observer {
+    /// The rows of `done` of `of` items are ready; `inputs` model inputs were computed for them so far.
+    fn rows(&mut self, modality: Modality, done: usize, of: usize, inputs: usize);
     /// A step of the optimiser has ended. `of` is the number of steps in this phase: in step 1 the maximum, in step 2 the total.
     fn step(&mut self, record: &StepRecord, of: u64);
     /// An epoch has ended and is validated.

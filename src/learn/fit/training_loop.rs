@@ -11,11 +11,13 @@ use super::checkpoint::{self, BEST, BestWeights, CHECKPOINT, TrainState};
 use super::log::Log;
 use super::{Fit, Observer, Outcome, watch};
 use crate::augment;
+use crate::classes::Samples;
 use crate::measure::Confusion;
 use crate::net::Watched;
 use crate::optimizer::{Optimizer, cosine};
 use crate::record::{EpochRecord, Finding, LogLine, Phase, RunEnd, Start, StepRecord, Validation};
 use crate::resources::Resources;
+use crate::rows::Rows;
 use crate::rules::{RuleConfig, Rules};
 use touchline_compute::models::Tensors;
 use touchline_core::error::{Error, Result};
@@ -204,8 +206,6 @@ impl Work<'_> {
     /// Runs the epochs of step 2. Returns the reason if they end early.
     fn tune(&mut self, optimizer: &mut Optimizer, observer: &mut dyn Observer) -> Result<Option<String>> {
         let config = self.fit.config.tune;
-        let batches = self.epoch_samples().div_ceil(config.batch.max(1)) as u64;
-        let total = batches * u64::from(config.epochs);
         while self.state.epoch <= config.epochs {
             // The check comes before an epoch, because a run may have been interrupted after the previous one.
             let patience = self.fit.config.patience;
@@ -214,11 +214,16 @@ impl Work<'_> {
                 observer.note(&format!("{}: {text}; this step ends early", self.fit.modality));
                 return Ok(Some(format!("early stop: {text}")));
             }
-            let order = self.order();
+            let fresh = self.fit.fresh.map(|rows| rows.of_epoch(self.state.epoch, observer)).transpose()?;
+            let (rows, train) = fresh.as_ref().map_or((self.fit.rows, self.fit.train), |(rows, train)| (rows, train));
+            let samples = config.samples.map_or(train.len(), |n| n.clamp(1, train.len()));
+            let batches = samples.div_ceil(config.batch.max(1)) as u64;
+            let total = batches * u64::from(config.epochs);
+            let order = self.order(train.len(), samples);
             let chunks: Vec<&[u32]> = order.chunks(order.len().div_ceil(batches as usize)).collect();
             while (self.state.batches as usize) < chunks.len() {
-                let rows = chunks[self.state.batches as usize];
-                if let Some(cause) = self.step(rows, total, optimizer, observer)? {
+                let chosen = chunks[self.state.batches as usize];
+                if let Some(cause) = self.step((rows, train), chosen, total, optimizer, observer)? {
                     return Ok(Some(cause));
                 }
             }
@@ -229,26 +234,21 @@ impl Work<'_> {
         Ok(None)
     }
 
-    /// Number of samples in an epoch.
-    fn epoch_samples(&self) -> usize {
-        let all = self.fit.train.len();
-        self.fit.config.tune.samples.map_or(all, |n| n.clamp(1, all))
-    }
-
-    /// Returns the samples of the current epoch, shuffled.
-    fn order(&self) -> Vec<u32> {
+    /// Returns the samples of the current epoch, shuffled: `samples` of `all`.
+    fn order(&self, all: usize, samples: usize) -> Vec<u32> {
         let shuffled = |pass: u64| {
-            let mut order: Vec<u32> = (0..self.fit.train.len() as u32).collect();
+            let mut order: Vec<u32> = (0..all as u32).collect();
             order.shuffle(&mut augment::rng(self.fit.config.seed, 2 << 32 | pass, 1));
             order
         };
-        epoch_order(self.fit.train.len(), self.epoch_samples(), self.state.epoch, shuffled)
+        epoch_order(all, samples, self.state.epoch, shuffled)
     }
 
-    /// Takes one optimiser step on the samples `chosen`. `total` is the number of steps of the phase. Returns the reason if the
+    /// Takes one optimiser step on the samples `chosen` of `train`, whose rows are in `rows`. `total` is the number of steps of the phase. Returns the reason if the
     /// run ends.
     fn step(
         &mut self,
+        (rows, train): (&Rows, &Samples),
         chosen: &[u32],
         total: u64,
         optimizer: &mut Optimizer,
@@ -257,16 +257,16 @@ impl Work<'_> {
         let (fit, config, phase) = (self.fit, self.fit.config, self.fit.config.tune);
         let began = Instant::now();
         let device = Device::Cpu;
-        let labels: Vec<u32> = chosen.iter().map(|i| fit.train.labels[*i as usize]).collect();
-        let weights: Vec<f32> = chosen.iter().map(|i| fit.train.weights[*i as usize]).collect();
-        let rows: Vec<u32> = chosen.iter().map(|i| fit.train.rows[*i as usize]).collect();
+        let labels: Vec<u32> = chosen.iter().map(|i| train.labels[*i as usize]).collect();
+        let weights: Vec<f32> = chosen.iter().map(|i| train.weights[*i as usize]).collect();
+        let places: Vec<u32> = chosen.iter().map(|i| train.rows[*i as usize]).collect();
         let step = self.state.step + 1;
         let mut rng = augment::rng(config.seed, step, 2);
         let (mut targets, weights) = tensors(&labels, weights, fit.names.len(), config.label_smoothing, &device)?;
-        let mix = Mixup::draw(config.mixup, rows.len(), &mut rng);
+        let mix = Mixup::draw(config.mixup, places.len(), &mut rng);
         let collects = config.tensors_every > 0 && step.is_multiple_of(config.tensors_every);
         let mut watched = Watched::default();
-        let x = fit.rows.activations(&rows, &device)?;
+        let x = rows.activations(&places, &device)?;
         let x = mix.as_ref().map_or(Ok(x.clone()), |mix| mix.apply(&x, 1))?;
         let pass = fit.net.learn(&x, fit.frozen, collects.then_some(&mut watched))?;
         if let Some(mix) = &mix {
@@ -286,7 +286,7 @@ impl Work<'_> {
         self.state.step = step;
         self.state.batches += 1;
         self.state.optimizer_steps += 1;
-        let n = rows.len() as u64;
+        let n = places.len() as u64;
         let took = began.elapsed().as_secs_f64();
         let sums = &mut self.state.sums;
         *sums = (sums.0 + value * n as f64, sums.1 + right, sums.2 + n, sums.3 + took);

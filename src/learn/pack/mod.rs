@@ -404,9 +404,10 @@ fn method(model: &TrainedModel) -> String {
     } else {
         "the rest frozen".to_owned()
     });
+    let fresh = if fit.tune.fresh_views { ", new ones in each epoch" } else { "" };
     format!(
-        "{modality}: {architecture}, {start}; {}; label smoothing {}, {} random views of a still and {} of a second, classes and \
-         sources balanced, the epoch with the best validation macro F1 kept, seed {}.",
+        "{modality}: {architecture}, {start}; {}; label smoothing {}, {} random views of a still and {} of a second{fresh}, classes \
+         and sources balanced, the epoch with the best validation macro F1 kept, seed {}.",
         steps.join(", then "),
         fit.label_smoothing,
         views.0,

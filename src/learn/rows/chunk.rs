@@ -115,6 +115,11 @@ impl Chunk {
         Ok(Loaded { chunk: Chunk { path: path.to_owned(), file, start: begin }, keys, pooled })
     }
 
+    /// The path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Reads the activations of row `place` of the chunk.
     pub fn read(&self, place: u32, into: &mut [f16]) -> Result<()> {
         let mut bytes = vec![0u8; into.len() * 2];

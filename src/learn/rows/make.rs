@@ -42,8 +42,22 @@ const CHUNK_BYTES: u64 = 256 << 20;
 pub struct WantedRow {
     /// Index into the dataset's items.
     pub item: u32,
-    /// Number of random views besides the unchanged input.
-    pub views: u32,
+    /// The first view: 0 is the unchanged input.
+    pub first_view: u32,
+    /// The last view, at least the first.
+    pub last_view: u32,
+}
+
+impl WantedRow {
+    /// The unchanged input of an item, and `views` random views.
+    pub const fn with_views(item: u32, views: u32) -> Self {
+        Self { item, first_view: 0, last_view: views }
+    }
+
+    /// One random view of an item, from 1.
+    pub const fn of_view(item: u32, view: u32) -> Self {
+        Self { item, first_view: view, last_view: view }
+    }
 }
 
 /// Model inputs of one item: a key and 3 × height × width values per input.
@@ -89,9 +103,10 @@ fn make_within(
         )
     })?;
     let dependencies = dependencies(dataset, network, recipe);
+    let width = if recipe.pooled { net.width() } else { 0 };
     let mut rows = Rows {
         keys: Vec::new(),
-        width: net.width(),
+        width,
         shape: net.shape(recipe, recipe.inputs.size(recipe.modality))?,
         pooled: Vec::new(),
         chunks: Vec::new(),
@@ -102,7 +117,7 @@ fn make_within(
     let row_bytes = (size_of::<Key>() + size_of::<f16>() * (rows.width + activations)) as u64;
     let items = wanted.iter().map(|w| {
         let item = &dataset.items[w.item as usize];
-        (item.kind.is_still(), row_bytes * inputs_of(item, &dataset.meta.plan, w.views, recipe))
+        (item.kind.is_still(), row_bytes * inputs_of(item, &dataset.meta.plan, *w, recipe))
     });
     let (mut done, mut inputs) = (0, 0);
     for part in parts(wanted, &items.collect::<Vec<_>>(), chunk_bytes) {
@@ -139,19 +154,24 @@ fn make_within(
 
 /// Describes the entries of a chunk for the hash in its name. Any other form would invalidate the chunks on disk.
 fn entries_text(part: &[WantedRow]) -> String {
-    let entries: Vec<String> =
-        part.iter().map(|w| format!("Wanted {{ item: {}, views: {} }}", w.item, w.views)).collect();
+    let text = |w: &WantedRow| match w.first_view {
+        0 => format!("Wanted {{ item: {}, views: {} }}", w.item, w.last_view),
+        first => format!("Wanted {{ item: {}, views: {first} to {} }}", w.item, w.last_view),
+    };
+    let entries: Vec<String> = part.iter().map(text).collect();
     format!("[{}]", entries.join(", "))
 }
 
 /// Returns the largest possible number of model inputs of an item. Missing frames or sound are known only when it is read.
-fn inputs_of(item: &Item, plan: &SamplingPlan, views: u32, recipe: &Recipe) -> u64 {
+fn inputs_of(item: &Item, plan: &SamplingPlan, wanted: WantedRow, recipe: &Recipe) -> u64 {
     let (whole, of_view) = match recipe.modality {
         Modality::Rgb if !item.kind.is_still() => (plan.rgb_frames, plan.rgb_frames.min(recipe.frames)),
         Modality::Flow => (plan.flow_pairs, plan.flow_pairs.min(recipe.frames)),
         Modality::Rgb | Modality::Audio => (1, 1),
     };
-    u64::from(item.seconds) * (u64::from(whole) + u64::from(views) * u64::from(of_view))
+    let whole = if wanted.first_view == 0 { u64::from(whole) } else { 0 };
+    let views = wanted.last_view + 1 - wanted.first_view.max(1);
+    u64::from(item.seconds) * (whole + u64::from(views) * u64::from(of_view))
 }
 
 /// Divides `wanted` into chunks. A chunk ends when it is full and between stills and recordings. `items` holds, for each entry of
@@ -283,7 +303,7 @@ fn prepare(dataset: &Dataset, wanted: WantedRow, recipe: &Recipe) -> Result<Prep
         .map_err(|e| Error::Usage(format!("feature parameters: {e}")))?;
     let mut out = Prepared::default();
     for (second, clip) in dataset.seconds(index)?.iter().enumerate() {
-        for view in 0..=wanted.views {
+        for view in wanted.first_view..=wanted.last_view {
             let key = Key { item: wanted.item, second: second as u32, view };
             // 24 bits of seconds are half a year.
             let mut rng = augment::rng(recipe.seed, u64::from(key.item) << 24 | u64::from(key.second), view);
@@ -347,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_chunk_ends_by_number_by_bytes_and_by_kind() {
-        let wanted: Vec<WantedRow> = (0..600).map(|item| WantedRow { item, views: 1 }).collect();
+        let wanted: Vec<WantedRow> = (0..600).map(|item| WantedRow::with_views(item, 1)).collect();
         let lengths = |items: &[(bool, u64)]| -> Vec<usize> {
             let parts = parts(&wanted[..items.len()], items, 100);
             assert_eq!(parts.concat(), wanted[..items.len()], "all entries are present and in order");
@@ -362,40 +382,53 @@ mod tests {
 
     #[test]
     fn the_text_behind_the_name_of_a_chunk_does_not_change() {
-        let part = [WantedRow { item: 3, views: 1 }, WantedRow { item: 40, views: 0 }];
-        assert_eq!(entries_text(&part), "[Wanted { item: 3, views: 1 }, Wanted { item: 40, views: 0 }]");
+        let part = [WantedRow::with_views(3, 1), WantedRow::with_views(40, 0), WantedRow::of_view(41, 7)];
+        assert_eq!(
+            entries_text(&part),
+            "[Wanted { item: 3, views: 1 }, Wanted { item: 40, views: 0 }, Wanted { item: 41, views: 7 to 7 }]"
+        );
     }
 
-    /// The division into chunks affects the files, not the rows.
-    #[test]
-    fn rows_are_the_same_in_chunks_of_any_size() {
-        let dir = tempfile::tempdir().unwrap();
-        for n in 0..21u32 {
-            let folder = dir.path().join("in").join(["golf", "tennis"][n as usize % 2]);
+    /// A dataset of small pictures of two classes.
+    fn stills(dir: &Path, count: u32) -> Dataset {
+        for n in 0..count {
+            let folder = dir.join("in").join(["golf", "tennis"][n as usize % 2]);
             std::fs::create_dir_all(&folder).unwrap();
             let pixel = |x: u32, y: u32| image::Rgb([(x * n) as u8, (y * (n + 3)) as u8, (x * y + n) as u8]);
             image::RgbImage::from_fn(40, 32, pixel).save(folder.join(format!("{n}.png"))).unwrap();
         }
         let config = BuildConfig {
-            inputs: vec![dir.path().join("in")],
-            out: dir.path().join("ds"),
+            inputs: vec![dir.join("in")],
+            out: dir.join("ds"),
             frame_height: 32,
             sample_rate: 32_000,
             plan: SamplingPlan { rgb_frames: 1, flow_pairs: 0, flow_gap_ns: 40_000_000 },
             jobs: 1,
         };
         build(&config, &Replay::new(Pace::File, Vec::new()), &mut |_| {}).unwrap();
-        let dataset = Dataset::open(&config.out).unwrap();
-        let wanted: Vec<WantedRow> = (0..21).map(|item| WantedRow { item, views: 1 }).collect();
-        let net = net::build(Architecture::MobileNetV2, &Tensors::new(), 2, 1, &Device::Cpu).unwrap().net;
-        let recipe = Recipe {
+        Dataset::open(&config.out).unwrap()
+    }
+
+    fn recipe() -> Recipe {
+        Recipe {
             modality: Modality::Rgb,
             inputs: Inputs::standard(64, 32_000, 40),
             frozen: 4,
+            pooled: true,
             activations: true,
             frames: 1,
             seed: 1,
-        };
+        }
+    }
+
+    /// The division into chunks affects the files, not the rows.
+    #[test]
+    fn rows_are_the_same_in_chunks_of_any_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let dataset = stills(dir.path(), 21);
+        let wanted: Vec<WantedRow> = (0..21).map(|item| WantedRow::with_views(item, 1)).collect();
+        let net = net::build(Architecture::MobileNetV2, &Tensors::new(), 2, 1, &Device::Cpu).unwrap().net;
+        let recipe = recipe();
         let rows_with = |chunk_bytes: u64| {
             let cache = dir.path().join(chunk_bytes.to_string());
             let rows =
@@ -410,5 +443,24 @@ mod tests {
         let (one, few, many) = (rows_with(CHUNK_BYTES), rows_with(60_000), rows_with(1));
         assert!(one.0 == 1 && few.0 > 2 && few.0 < 21 && many.0 == 21, "{} {} {}", one.0, few.0, many.0);
         assert!(one.1 == few.1 && one.1 == many.1);
+    }
+
+    #[test]
+    fn a_view_alone_has_the_rows_that_it_has_among_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let dataset = stills(dir.path(), 3);
+        let net = net::build(Architecture::MobileNetV2, &Tensors::new(), 2, 1, &Device::Cpu).unwrap().net;
+        let make = |wanted: Vec<WantedRow>, pooled: bool| {
+            let recipe = Recipe { pooled, ..recipe() };
+            make(&dataset, &wanted, (&net, "fresh"), &recipe, &dir.path().join("cache"), &mut |_, _| {}).unwrap()
+        };
+        let all = make((0..3).map(|item| WantedRow::with_views(item, 2)).collect(), true);
+        let alone = make((0..3).map(|item| WantedRow::of_view(item, 2)).collect(), false);
+        let values = |rows: &Rows, places: &[u32]| {
+            rows.activations(places, &Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_eq!(alone.keys, [0, 1, 2].map(|item| Key { item, second: 0, view: 2 }));
+        assert!(values(&alone, &[0, 1, 2]) == values(&all, &[2, 5, 8]));
+        assert_eq!((alone.width, alone.pooled(&[1], &Device::Cpu).unwrap().elem_count()), (0, 0));
     }
 }

@@ -44,7 +44,9 @@ pub struct Recipe {
     pub inputs: Inputs,
     /// Number of frozen blocks, from the first on.
     pub frozen: usize,
-    /// Whether rows hold activations besides pooled features.
+    /// Whether rows hold pooled features, which step 1 needs.
+    pub pooled: bool,
+    /// Whether rows hold activations, which step 2 needs.
     pub activations: bool,
     /// Most frames or pairs per second in a random view. View 0 has all.
     pub frames: u32,
@@ -74,6 +76,14 @@ impl Rows {
     /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    /// Removes the files of the rows from the cache. The rows stay readable.
+    pub fn remove_files(&self) {
+        for chunk in &self.chunks {
+            // A file that stays only takes space.
+            let _ = std::fs::remove_file(chunk.path());
+        }
     }
 
     /// Returns whether there are no rows.
@@ -142,14 +152,15 @@ pub fn teaches(modality: Modality, item: &Item) -> bool {
 
 /// Describes everything that a row depends on besides its item. It is part of the hash in a chunk's name.
 fn dependencies(dataset: &Dataset, network: &str, recipe: &Recipe) -> String {
-    let Recipe { modality, inputs, frozen, activations, frames, seed } = recipe;
+    let Recipe { modality, inputs, frozen, pooled, activations, frames, seed } = recipe;
     let params = match modality {
         Modality::Rgb => format!("{:?}", inputs.rgb),
         Modality::Flow => format!("{:?}", inputs.flow),
         Modality::Audio => format!("{:?}", inputs.audio),
     };
     let fingerprint = dataset.fingerprint();
-    format!("{fingerprint} {network} {modality} {params} {frozen} {activations} {frames} {seed}")
+    let pooled = if *pooled { "" } else { " without pooled" };
+    format!("{fingerprint} {network} {modality} {params} {frozen} {activations} {frames} {seed}{pooled}")
 }
 
 fn unreadable(path: &std::path::Path, cause: impl std::fmt::Display) -> Error {

@@ -23,7 +23,7 @@ impl<'a> From<&'a Net> for RowNetwork<'a> {
 
 /// What a network gives for a batch of N model inputs.
 pub(super) struct Outputs {
-    /// (N, features)
+    /// (N, features); no features if the recipe has none.
     pub pooled: Tensor,
     /// (N, C, H, W): the activations at the border between frozen and trained blocks.
     pub border: Tensor,
@@ -55,7 +55,11 @@ impl RowNetwork<'_> {
         match self {
             RowNetwork::Trainable(net) => {
                 let border = net.run(&x.transpose(0, 1)?.contiguous()?, 0, recipe.frozen)?;
-                let pooled = net.pool(&net.run(&border, recipe.frozen, net.blocks())?)?;
+                let pooled = if recipe.pooled {
+                    net.pool(&net.run(&border, recipe.frozen, net.blocks())?)?
+                } else {
+                    Tensor::zeros((x.dim(0)?, 0), x.dtype(), x.device())?
+                };
                 Ok(Outputs { pooled, border: border.transpose(0, 1)?.contiguous()? })
             }
             RowNetwork::Encoder(network) => {

@@ -10,13 +10,14 @@ use std::path::Path;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{Job, Plan, PreparedModality, Progress, RunInfo, each_modality};
+use super::views::FreshViews;
+use super::{Job, Plan, PreparedModality, RunInfo, each_modality};
 use crate::classes;
 use crate::classes::Samples;
 use crate::dataset::Dataset;
 use crate::dataset::folds::{by_source, limit_sources};
 use crate::dataset::split::Side;
-use crate::fit;
+use crate::fit::{self, Observer};
 use crate::held_out::{HeldOut, HeldOutRow};
 use crate::net::{Net, build};
 use crate::rows::{Rows, teaches};
@@ -62,7 +63,7 @@ pub fn cross_validate(
     dataset: &Dataset,
     plan: &Plan,
     folds: Folds,
-    progress: &mut dyn Progress,
+    progress: &mut dyn Observer,
 ) -> Result<Vec<(Modality, usize)>> {
     let mut held_out = Vec::new();
     each_modality(dataset, plan, |job, modality| {
@@ -75,7 +76,7 @@ pub fn cross_validate(
 }
 
 impl Job<'_> {
-    fn folds(&self, modality: Modality, folds: Folds, progress: &mut dyn Progress) -> Result<Option<usize>> {
+    fn folds(&self, modality: Modality, folds: Folds, progress: &mut dyn Observer) -> Result<Option<usize>> {
         let Some(begun) = self.begin(modality, progress)? else { return Ok(None) };
         let fold_of = by_source(&self.dataset.items, folds.count, self.plan.fit.seed);
         let dir = self.plan.out.join(modality.to_string());
@@ -109,18 +110,14 @@ impl Job<'_> {
                 .map_err(|e| Error::data(init, e.to_string(), e.advice()))?;
             let none = Samples::default();
             let (dir, ground) = (place(fold), ground(fold));
-            let training = self.fit(
-                modality,
-                &built,
-                begun.frozen,
-                &begun.config,
-                (&rows, &train, &none),
-                &begun.names,
-                (&dir, &ground),
-            );
+            let fresh = FreshViews::new(self, &begun, &sides, true);
+            let training = self.fit(&begun, &built, fresh.as_ref(), (&rows, &train, &none), (&dir, &ground));
             progress.note(&format!("{modality}: fold {} of {}", fold + 1, folds.count));
             fit::run(&training, self.plan.resume, progress)?;
             scores(&built.net, &begun, &rows, &test, fold, &mut held_out)?;
+        }
+        if let Some(fresh) = FreshViews::new(self, &begun, self.sides, true) {
+            fresh.remove_files();
         }
         held_out.save(&dir)?;
         let info = FoldsInfo {
@@ -159,7 +156,7 @@ impl Job<'_> {
         of: u32,
         begun: &PreparedModality,
         (train, test): (&Samples, &Samples),
-        progress: &mut dyn Progress,
+        progress: &mut dyn Observer,
     ) {
         let n = begun.names.len();
         let gaps = begun.names.iter().zip(train.counts(n).into_iter().zip(test.counts(n)));

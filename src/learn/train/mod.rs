@@ -4,6 +4,7 @@
 //! the other files. Packs are built from runs.
 
 pub mod folds;
+mod views;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,13 +12,14 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
+use self::views::FreshViews;
 use super::classes::{self, Samples};
 use super::dataset::Dataset;
 use super::dataset::split::Side;
-use super::fit::{self, Fit, FitConfig, Observer, Outcome};
+use super::fit::{self, EpochRows, Fit, FitConfig, Observer, Outcome};
 use super::inputs::Inputs;
 use super::net::{Built, build};
-use super::rows::{self, Recipe, Rows};
+use super::rows::{self, Recipe, Rows, WantedRow};
 use super::rules::OnRule;
 use touchline_compute::models::pack::Sampling;
 use touchline_compute::models::{Architecture, LoadError, Tensors, read_weights, sha256_hex};
@@ -98,19 +100,13 @@ pub struct RunInfo {
     pub views: (u32, u32),
 }
 
-/// Receives the progress of a training of several modalities.
-pub trait Progress: Observer {
-    /// The rows of `done` of `of` items are ready; `inputs` model inputs were computed for them so far.
-    fn rows(&mut self, modality: Modality, done: usize, of: usize, inputs: usize);
-}
-
 /// Trains the modalities of `plan`. A modality with data of fewer than two classes is skipped with a note. Returns the outcome of
 /// each trained modality.
 ///
 /// # Errors
 /// [`Error::Data`] when the dataset or the first weights cannot be used, or no sample of a modality can be read;
 /// [`Error::Output`] when a file cannot be written. Modalities trained before the error are kept.
-pub fn train(dataset: &Dataset, plan: &Plan, progress: &mut dyn Progress) -> Result<Vec<(Modality, Outcome)>> {
+pub fn train(dataset: &Dataset, plan: &Plan, progress: &mut dyn Observer) -> Result<Vec<(Modality, Outcome)>> {
     let mut outcomes = Vec::new();
     each_modality(dataset, plan, |job, modality| {
         if let Some(outcome) = job.run(modality, progress)? {
@@ -182,7 +178,7 @@ struct PreparedModality {
 
 impl Job<'_> {
     /// Builds the network and checks the settings. Returns [`None`] when fewer than two classes have data.
-    fn begin(&self, modality: Modality, progress: &mut dyn Progress) -> Result<Option<PreparedModality>> {
+    fn begin(&self, modality: Modality, progress: &mut dyn Observer) -> Result<Option<PreparedModality>> {
         let plan = self.plan;
         let ids = classes::outputs(self.dataset, self.known, modality);
         if ids.len() < 2 {
@@ -208,30 +204,44 @@ impl Job<'_> {
     }
 
     /// Computes or loads the rows for training and validation.
-    fn rows(&self, begun: &PreparedModality, progress: &mut dyn Progress) -> Result<Rows> {
-        let (plan, modality, seed) = (self.plan, begun.modality, self.plan.fit.seed);
-        let recipe = Recipe {
-            modality,
-            inputs: plan.inputs.clone(),
-            frozen: begun.frozen,
-            // Also if step 2 has no epochs, so that the cached rows of a training with step 2 are reused.
-            activations: begun.frozen < begun.built.net.blocks(),
-            frames: plan.frames,
-            seed,
-        };
-        let network = (&begun.built.net, format!("{} {} {seed}", plan.architecture, self.hash));
-        let wanted = classes::wanted(self.dataset, self.sides, &begun.names, modality, plan.views);
-        let network = (network.0, network.1.as_str());
-        let rows = rows::make(self.dataset, &wanted, network, &recipe, &plan.cache, &mut |done, inputs| {
-            progress.rows(modality, done, wanted.len(), inputs);
-        })?;
+    fn rows(&self, begun: &PreparedModality, progress: &mut dyn Observer) -> Result<Rows> {
+        let modality = begun.modality;
+        let wanted = classes::wanted(self.dataset, self.sides, &begun.names, modality, self.plan.views);
+        let rows = self.make_rows(begun, &wanted, &self.recipe(begun), &self.plan.cache, progress)?;
         for (path, cause) in &rows.skipped {
             progress.note(&format!("skipped {}: {cause}", path.display()));
         }
         Ok(rows)
     }
 
-    fn run(&self, modality: Modality, progress: &mut dyn Progress) -> Result<Option<Outcome>> {
+    fn recipe(&self, begun: &PreparedModality) -> Recipe {
+        Recipe {
+            modality: begun.modality,
+            inputs: self.plan.inputs.clone(),
+            frozen: begun.frozen,
+            pooled: true,
+            // Also if step 2 has no epochs, so that the cached rows of a training with step 2 are reused.
+            activations: begun.frozen < begun.built.net.blocks(),
+            frames: self.plan.frames,
+            seed: self.plan.fit.seed,
+        }
+    }
+
+    fn make_rows(
+        &self,
+        begun: &PreparedModality,
+        wanted: &[WantedRow],
+        recipe: &Recipe,
+        cache: &Path,
+        progress: &mut dyn Observer,
+    ) -> Result<Rows> {
+        let network = format!("{} {} {}", self.plan.architecture, self.hash, self.plan.fit.seed);
+        rows::make(self.dataset, wanted, (&begun.built.net, &network), recipe, cache, &mut |done, inputs| {
+            progress.rows(begun.modality, done, wanted.len(), inputs);
+        })
+    }
+
+    fn run(&self, modality: Modality, progress: &mut dyn Observer) -> Result<Option<Outcome>> {
         let plan = self.plan;
         let Some(begun) = self.begin(modality, progress)? else { return Ok(None) };
         let dir = plan.out.join(modality.to_string());
@@ -243,8 +253,13 @@ impl Job<'_> {
         self.note_gaps(modality, names, &train, &validation, progress);
         let info = self.info(modality, names, built.net.block_name(*frozen), config);
         let text = toml::to_string(&info).map_err(|e| Error::Internal(format!("{RUN} cannot be written: {e}")))?;
-        let fit = self.fit(modality, built, *frozen, config, (&rows, &train, &validation), names, (&dir, ground));
+        let fresh = FreshViews::new(self, &begun, self.sides, false);
+        let rows = (&rows, &train, &validation);
+        let fit = self.fit(&begun, built, fresh.as_ref(), rows, (&dir, ground));
         let outcome = fit::run(&fit, plan.resume, progress)?;
+        if let Some(fresh) = fresh {
+            fresh.remove_files();
+        }
         std::fs::write(dir.join(RUN), text).map_err(|e| {
             Error::output(dir.display().to_string(), format!("{RUN} cannot be written: {e}"), "choose another -o")
         })?;
@@ -253,7 +268,7 @@ impl Job<'_> {
 
     /// Returns the number of frozen blocks, and the settings adjusted to it. Layers that start at random must be trained, and step 1 on
     /// their outputs would be useless.
-    fn freeze(&self, built: &Built, progress: &mut dyn Progress) -> (usize, FitConfig) {
+    fn freeze(&self, built: &Built, progress: &mut dyn Observer) -> (usize, FitConfig) {
         let blocks = built.net.blocks();
         let mut config = self.plan.fit.clone();
         let mut frozen = match self.plan.unfreeze {
@@ -298,7 +313,7 @@ impl Job<'_> {
         names: &[String],
         train: &Samples,
         validation: &Samples,
-        progress: &mut dyn Progress,
+        progress: &mut dyn Observer,
     ) {
         for (samples, side) in [(train, "training"), (validation, "validation")] {
             let without: Vec<&str> = names
@@ -338,18 +353,17 @@ impl Job<'_> {
     }
 
     /// Gathers the inputs of the training loop.
-    #[expect(clippy::too_many_arguments, reason = "it only gathers the inputs of the loop")]
     fn fit<'a>(
         &'a self,
-        modality: Modality,
+        begun: &'a PreparedModality,
         built: &'a Built,
-        frozen: usize,
-        config: &'a FitConfig,
+        fresh: Option<&'a FreshViews<'a>>,
         (rows, train, validation): (&'a Rows, &'a Samples, &'a Samples),
-        names: &'a [String],
         (dir, ground): (&'a Path, &str),
     ) -> Fit<'a> {
         let plan = self.plan;
+        let PreparedModality { modality, names, frozen, config, .. } = begun;
+        let (modality, frozen) = (*modality, *frozen);
         let count = |frozen| built.net.parameters(frozen).iter().map(|(_, v, _)| v.elem_count() as u64).sum();
         let learning = if config.tune.epochs > 0 { frozen } else { built.net.blocks() };
         let settings = [
@@ -375,6 +389,7 @@ impl Job<'_> {
             ("dropout", config.dropout.to_string()),
             ("mixup", config.mixup.to_string()),
             ("random views", format!("{} of a still, {} of a second", plan.views.0, plan.views.1)),
+            ("views of step 2", if config.tune.fresh_views { "new in each epoch" } else { "the same" }.to_owned()),
         ];
         Fit {
             modality,
@@ -382,6 +397,7 @@ impl Job<'_> {
             frozen,
             rows,
             train,
+            fresh: fresh.map(|fresh| fresh as &dyn EpochRows),
             validation,
             names,
             config,
