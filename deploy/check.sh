@@ -31,7 +31,7 @@ echo "== scripts"
 shellcheck --shell=bash --external-sources --exclude=SC2034 .ci/run deploy/*.sh deploy/check/*.sh deploy/container/*.sh
 
 echo "== Containerfiles"
-"$bin/hadolint" deploy/container/Containerfile deploy/container/Containerfile.cuda
+"$bin/hadolint" deploy/container/Containerfile deploy/container/Containerfile.cuda deploy/kubeflow/Containerfile
 
 echo "== alerts"
 promtool check rules deploy/prometheus/alerts.yml

@@ -8,15 +8,16 @@ cd "$(dirname "$0")/.."
 need_cargo
 # shellcheck disable=SC2086
 install_packages $BUILD_PACKAGES $KAFKA_BUILD_PACKAGES $RUN_PACKAGES $TEST_PACKAGES
-# Python packages that read exported files, and axe-core for the page.
+# Python packages that read exported files, KFP for the training pipeline, and axe-core for the page.
 python="${CARGO_TARGET_DIR:-target}/test-python"
-if ! cat tests/requirements.txt tests/requirements-bare.txt | cmp -s - "$python/installed"; then
+requirements=(tests/requirements.txt deploy/kubeflow/requirements.txt tests/requirements-bare.txt)
+if ! cat "${requirements[@]}" | cmp -s - "$python/installed"; then
     rm -rf "$python"
     python3 -m venv "$python"
     pip=("$python/bin/pip" install --quiet --disable-pip-version-check --only-binary :all:)
-    "${pip[@]}" -r tests/requirements.txt
+    "${pip[@]}" -r tests/requirements.txt -r deploy/kubeflow/requirements.txt
     "${pip[@]}" --no-deps -r tests/requirements-bare.txt
-    cat tests/requirements.txt tests/requirements-bare.txt > "$python/installed"
+    cat "${requirements[@]}" > "$python/installed"
 fi
 TOUCHLINE_TEST_PYTHON="$(realpath -s "$python")/bin/python"
 export TOUCHLINE_TEST_PYTHON

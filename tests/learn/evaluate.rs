@@ -238,6 +238,20 @@ fn a_folder_of_pictures_can_be_evaluated() {
     assert_eq!(run(dir.path(), &["evaluate", pack, "ds", "--json", "again.json"]).0, 0);
     assert_eq!(std::fs::read_to_string(dir.path().join("again.json")).unwrap(), json);
 
+    let against = |file: &str| run(dir.path(), &["evaluate", pack, "ds", "--json", "x.json", "--against", file]);
+    let (code, out, error) = against("again.json");
+    assert_eq!(code, 0, "{error}");
+    assert!(out.contains("pictures") && out.contains("+0.000 [+0.000 +0.000]   undecided"), "{out}");
+    assert!(out.contains("neither better nor worse"), "{out}");
+    std::fs::write(dir.path().join("other.json"), json.replace("\"side\": \"test\"", "\"side\": \"validation\""))
+        .unwrap();
+    for (file, cause) in
+        [("none.json", "No such file"), ("ds/items.csv", "no evaluation"), ("other.json", "validation side")]
+    {
+        let (code, _, error) = against(file);
+        assert!(code == 6 && error.contains(cause) && error.contains("touchline evaluate"), "{code} {error}");
+    }
+
     std::fs::write(dir.path().join("file"), "").unwrap();
     let (code, _, error) = run(dir.path(), &["evaluate", pack, "ds", "--json", "file/x.json"]);
     assert!(code == 5 && error.contains("--json"), "{code} {error}");

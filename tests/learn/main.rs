@@ -5,6 +5,7 @@ mod common;
 mod dataset;
 mod encoder;
 mod evaluate;
+mod kubeflow;
 mod pack_cli;
 mod report;
 mod train;

@@ -8,8 +8,8 @@ use touchline_core::error::{Error, Result};
 use touchline_core::vote::VoteConfig;
 use touchline_learn::dataset::{Dataset, Kind};
 use touchline_learn::evaluate::cross::{Cross, CrossReport};
-use touchline_learn::evaluate::result::{EventFigures, Interval, KindReport, Predictor};
-use touchline_learn::measure::fixed;
+use touchline_learn::evaluate::result::{Comparison, EventFigures, Interval, KindReport, Predictor, Verdict};
+use touchline_learn::measure::{fixed, signed};
 
 type PrintLine<'a> = dyn FnMut(std::fmt::Arguments) + 'a;
 
@@ -54,6 +54,39 @@ pub fn cross(runs: &[PathBuf], dataset: &Path, json: &Path, vote: VoteConfig, se
         by_class(&last.kinds, &mut line);
     }
     Ok(out)
+}
+
+/// Prints the differences from another pack.
+pub fn by_comparison(comparison: &Comparison, line: &mut PrintLine<'_>) {
+    let (pack, hash) = (&comparison.pack, comparison.weights_sha256.get(..8).unwrap_or_default());
+    line(format_args!("right items of a class within a source, less those of {pack} ({hash}), mean over sources"));
+    for kind in &comparison.kinds {
+        line(format_args!(
+            "{:<9} {:>4} sources  {:<24} {}",
+            kind.kind.plural(),
+            kind.sources,
+            difference(&kind.difference),
+            kind.verdict.name()
+        ));
+    }
+    if comparison.not_compared > 0 {
+        line(format_args!("{} pairs of class and source are not in both evaluations", comparison.not_compared));
+    }
+    line(format_args!(
+        "the pack is {} than {pack}",
+        match comparison.verdict {
+            Verdict::Better => "better",
+            Verdict::Worse => "worse",
+            Verdict::Undecided => "neither better nor worse beyond the choice of sources",
+        }
+    ));
+}
+
+fn difference(i: &Interval) -> String {
+    match i.ends() {
+        Some((low, high)) => format!("{} [{} {}]", signed(i.value, 3), signed(low, 3), signed(high, 3)),
+        None => format!("{} [n/a]", signed(i.value, 3)),
+    }
 }
 
 /// Prints a line for each kind and predictor. The last two columns are the share of items that are answered (not unknown), and the

@@ -17,7 +17,8 @@ use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 use touchline_learn::dataset::Dataset;
 use touchline_learn::dataset::split::Side;
-use touchline_learn::evaluate::result::{Evaluation, Interval, Level, LevelReport, Predictor};
+use touchline_learn::evaluate::compare::compare;
+use touchline_learn::evaluate::result::{Comparison, Evaluation, Interval, Level, LevelReport, Predictor};
 use touchline_learn::evaluate::score::score_side;
 use touchline_learn::evaluate::scores::ScoreTable;
 use touchline_learn::evaluate::{PackParameters, Settings, evaluate as figures, thumbnail};
@@ -31,6 +32,7 @@ use touchline_learn::report;
     override_usage = "touchline evaluate [OPTIONS] <PACK> <DATASET>\n       touchline evaluate --cv <RUN> [--cv <RUN>]... <DATASET>",
     after_long_help = "Examples:
   touchline evaluate PACK DATASET                   on the test side, which training and model selection do not use
+  touchline evaluate NEW DATASET --against old.json  compares NEW with the pack whose figures old.json has
   touchline evaluate --cv RUN DATASET               on the folds of `touchline train --folds 5`
   touchline evaluate --cv QUARTER --cv HALF --cv ALL DATASET
                                                     compares runs; with `train --sources`, a learning curve"
@@ -56,6 +58,10 @@ pub struct EvaluateArgs {
     /// Self-contained HTML report to write [default: the name of --json with .html].
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Figures (--json) of another pack on the same side of the same dataset, to compare this one with: the difference of right items
+    /// with its interval over sources.
+    #[arg(long, value_name = "FILE", conflicts_with = "cv")]
+    against: Option<PathBuf>,
     /// Directory of the cache of scores [default: DATASET/cache].
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -132,6 +138,9 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
         eprintln!("{note}");
         evaluation.notes.insert(0, note);
     }
+    if let Some(path) = &args.against {
+        evaluation.comparison = Some(against(path, &evaluation, args.seed)?);
+    }
     let json = serde_json::to_string_pretty(&evaluation)
         .map_err(|e| Error::Internal(format!("cannot write the figures as JSON: {e}")))?;
     write_file(&args.json, json.as_bytes(), "--json")?;
@@ -145,6 +154,15 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
 /// Scores a side with a progress bar.
 fn score(pack: &Pack, dataset: &Dataset, side: Side, cache: &Path) -> Result<ScoreTable> {
     with_bar("recordings and pictures scored", |progress| score_side(pack, dataset, side, cache, progress))
+}
+
+/// Compares an evaluation with that of another pack in the file `path`.
+fn against(path: &Path, evaluation: &Evaluation, seed: u64) -> Result<Comparison> {
+    let advice = "give the --json of `touchline evaluate` of the other pack on this dataset";
+    let unusable = |cause: String| Error::data(path, cause, advice);
+    let text = std::fs::read_to_string(path).map_err(|e| unusable(e.to_string()))?;
+    let other: Evaluation = serde_json::from_str(&text).map_err(|e| unusable(format!("it is no evaluation: {e}")))?;
+    compare(evaluation, &other, seed).map_err(unusable)
 }
 
 fn write_file(path: &Path, bytes: &[u8], option: &str) -> Result<()> {
@@ -191,6 +209,10 @@ fn text(evaluation: &Evaluation) -> String {
     if let Some(events) = &evaluation.events {
         line(format_args!(""));
         kinds::by_event(events, &mut line);
+    }
+    if let Some(comparison) = &evaluation.comparison {
+        line(format_args!(""));
+        kinds::by_comparison(comparison, &mut line);
     }
     if !evaluation.improvement.is_empty() {
         line(format_args!(""));

@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use super::bootstrap::{DRAWS, interval};
 use super::metrics::Samples;
 use super::predict::{DecisionMethod, video_samples};
-use super::result::{ClassOfKind, Interval, KindReport, Predictor};
+use super::result::{ClassOfKind, Interval, KindReport, Predictor, SourceShare};
 use super::scores::SoftSecond;
 use crate::dataset::Kind;
 use touchline_core::labels::{ClassId, ClassSet};
@@ -37,6 +37,24 @@ pub fn item_samples(soft: &[SoftSecond], judge: &DecisionMethod, classes: usize,
         }
     }
     out
+}
+
+/// Returns the right items of each class within each source. `names` are those of the groups.
+pub fn shares(kind: Kind, samples: &Samples, classes: &ClassSet, names: &[&str]) -> Vec<SourceShare> {
+    let mut cells: BTreeMap<(u32, ClassId), (u64, u64)> = BTreeMap::new();
+    for (truth, predicted, group, _) in samples.iter() {
+        let cell = cells.entry((group, truth)).or_default();
+        cell.0 += u64::from(truth == predicted);
+        cell.1 += 1;
+    }
+    let share = |((group, class), (right, items)): ((u32, ClassId), (u64, u64))| SourceShare {
+        kind,
+        source: names[group as usize].to_owned(),
+        class: classes.name(class).to_owned(),
+        items,
+        right,
+    };
+    cells.into_iter().map(share).collect()
 }
 
 /// Returns the figures of one kind by one predictor. `seed` is that of the bootstrap.
@@ -66,7 +84,7 @@ pub fn report(kind: Kind, predictor: Predictor, samples: &Samples, classes: &Cla
             class: classes.name(*class).to_owned(),
             items: confusion.class(*class).support,
             sources: shares.len() as u64,
-            right: figure(shares, seed),
+            right: mean_over_sources(shares, seed),
         })
         .collect();
     let mean_over_classes = per_class.iter().map(|c| c.right.value).sum::<f64>() / (per_class.len() as f64).max(1.0);
@@ -80,7 +98,7 @@ pub fn report(kind: Kind, predictor: Predictor, samples: &Samples, classes: &Cla
         accuracy: confusion.accuracy(),
         macro_f1: confusion.macro_f1(),
         top3: samples.top_k(3),
-        by_source: figure(&shares, seed),
+        by_source: mean_over_sources(&shares, seed),
         mean_over_classes,
         log_loss,
         other_called_a_sport: other.map(|other| 1.0 - other.recall),
@@ -89,8 +107,8 @@ pub fn report(kind: Kind, predictor: Predictor, samples: &Samples, classes: &Cla
     }
 }
 
-/// Returns the mean of all shares with its 95 % interval over sources. Each source has at least one share.
-fn figure(sources: &[Vec<f64>], seed: u64) -> Interval {
+/// Returns the mean of all values with its 95 % interval over sources. Each source has at least one value.
+pub fn mean_over_sources(sources: &[Vec<f64>], seed: u64) -> Interval {
     let mean = |drawn: &mut dyn Iterator<Item = usize>| {
         let (mut sum, mut n) = (0.0, 0);
         for source in drawn {

@@ -7,6 +7,7 @@
 mod bootstrap;
 mod by_source;
 mod calibration;
+pub mod compare;
 pub mod cross;
 mod events;
 pub mod figures;
@@ -37,7 +38,7 @@ use self::predict::{DecisionMethod, clips, frame_samples, second_samples, video_
 use self::programme::RecordingPool;
 use self::result::{
     Calibration, ClassCount, ClassReport, Evaluation, EventFigures, Histogram, Importance, Improvement, KindReport,
-    Level, LevelReport,
+    Level, LevelReport, SourceShare,
 };
 use self::scores::{ScoreTable, SoftSecond};
 use self::stacking::Stacking;
@@ -169,6 +170,8 @@ pub fn evaluate(
         label_distribution: distribution(measured),
         reports: work.reports(),
         kinds: work.kinds(&soft),
+        shares: work.shares(&soft),
+        comparison: None,
         events: work.events(&soft, settings.vote),
         improvement: work.improvement(),
         calibration: work.calibration(),
@@ -241,6 +244,13 @@ impl Work<'_> {
         let mut kinds: Vec<KindReport> = self.judges.iter().flat_map(of).collect();
         kinds.sort_by_key(|r| (r.kind, r.predictor));
         kinds
+    }
+
+    fn shares(&self, soft: &[SoftSecond]) -> Vec<SourceShare> {
+        let (classes, names) = (&self.measured.classes, self.measured.group_names());
+        let table = DecisionMethod::Table(&self.deciders.fusion);
+        let by_kind = by_source::item_samples(soft, &table, classes.len(), &self.groups);
+        by_kind.iter().flat_map(|(kind, samples)| by_source::shares(*kind, samples, classes, &names)).collect()
     }
 
     fn events(&self, soft: &[SoftSecond], vote: VoteConfig) -> Option<EventFigures> {

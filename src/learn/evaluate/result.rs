@@ -33,6 +33,12 @@ pub struct Evaluation {
     /// Errors of events on simulated programmes; `None` in evaluations of earlier versions, and without clips of two classes.
     #[serde(default)]
     pub events: Option<EventFigures>,
+    /// Right items of each class within each source, by kind; evaluations of earlier versions have none.
+    #[serde(default)]
+    pub shares: Vec<SourceShare>,
+    /// Comparison with another pack, if one was requested.
+    #[serde(default)]
+    pub comparison: Option<Comparison>,
     /// Improvement of fusion over each modality, at second and video level.
     pub improvement: Vec<Improvement>,
     /// Calibration of each modality.
@@ -45,6 +51,73 @@ pub struct Evaluation {
     pub wrong: Vec<WrongExample>,
     /// Remarks on skipped and unmeasured material, one sentence each.
     pub notes: Vec<String>,
+}
+
+/// The items of a class within a source that fusion by the table decides correctly. The decision on a recording is the vote of its
+/// seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceShare {
+    /// Kind of material.
+    pub kind: Kind,
+    /// Name of the source.
+    pub source: String,
+    /// Name of the class.
+    pub class: String,
+    /// Number of items.
+    pub items: u64,
+    /// Number of correct items.
+    pub right: u64,
+}
+
+/// The decisions of a pack compared with those of another pack on the same material.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Name of the other pack.
+    pub pack: String,
+    /// SHA-256 over all weights of the other pack, lower-case hexadecimal.
+    pub weights_sha256: String,
+    /// Pairs of class and source that only one of the two packs was measured on.
+    pub not_compared: u64,
+    /// The differences by kind.
+    pub kinds: Vec<KindComparison>,
+    /// Worse if the pack is worse on one kind, better if it is better on one and worse on none.
+    pub verdict: Verdict,
+}
+
+/// The difference between two packs on one kind of material.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KindComparison {
+    /// Kind of material.
+    pub kind: Kind,
+    /// Number of sources.
+    pub sources: u64,
+    /// Share of correct items of a class within a source, less that of the other pack, mean over all pairs of class and source.
+    pub difference: Interval,
+    /// Whether the interval excludes 0.
+    pub verdict: Verdict,
+}
+
+/// The result of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Better, beyond the choice of sources.
+    Better,
+    /// Worse, beyond the choice of sources.
+    Worse,
+    /// The difference may come from the choice of sources.
+    Undecided,
+}
+
+impl Verdict {
+    /// As people read it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Verdict::Better => "better",
+            Verdict::Worse => "worse",
+            Verdict::Undecided => "undecided",
+        }
+    }
 }
 
 /// Amount of scored material of one class.

@@ -170,10 +170,15 @@ impl ScoreTable {
         (table, kept)
     }
 
+    /// Returns the names of the groups, in order.
+    pub fn group_names(&self) -> Vec<&str> {
+        let names: BTreeSet<&str> = self.items.iter().map(|i| i.group.as_str()).collect();
+        names.into_iter().collect()
+    }
+
     /// Returns the group of each item, as a number from 0 in the order of the groups' names.
     pub fn groups(&self) -> Vec<u32> {
-        let names: BTreeSet<&str> = self.items.iter().map(|i| i.group.as_str()).collect();
-        let number: BTreeMap<&str, u32> = names.into_iter().zip(0..).collect();
+        let number: BTreeMap<&str, u32> = self.group_names().into_iter().zip(0..).collect();
         self.items.iter().map(|i| number[i.group.as_str()]).collect()
     }
 }

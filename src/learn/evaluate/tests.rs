@@ -47,6 +47,11 @@ fn evaluated(test: &ScoreTable, validation: &ScoreTable) -> Evaluation {
     evaluate(&deciders(validation), test, Some(validation), &settings(), &mut |_, _| None)
 }
 
+/// An evaluation, for tests that replace a part of it.
+pub(super) fn any() -> Evaluation {
+    evaluated(&generated(6, 2), &generated(6, 1))
+}
+
 #[test]
 fn an_evaluation_is_complete_and_its_figures_are_consistent() {
     let (validation, test) = (generated(45, 1), generated(30, 2));
@@ -60,6 +65,13 @@ fn an_evaluation_is_complete_and_its_figures_are_consistent() {
     }
     assert_eq!(kinds, want, "nothing to fuse at frame level; no flow");
     assert_eq!((find(Level::Frame, Rgb).n, find(Level::Second, Rgb).n, find(Level::Video, Rgb).n), (270, 90, 30));
+    let shares = |kind| e.shares.iter().filter(move |share| share.kind == kind);
+    assert_eq!((shares(Kind::Clip).count(), shares(Kind::Picture).count(), e.shares.len()), (30, 30, 60));
+    let right: u64 = shares(Kind::Clip).map(|share| share.right).sum();
+    assert_eq!(
+        right as f64 / 30.0,
+        e.kinds.iter().find(|r| r.kind == Kind::Clip && r.predictor == Table).unwrap().accuracy
+    );
     for report in &e.reports {
         assert_eq!(report.confusion.iter().flatten().sum::<u64>(), report.n);
         assert_eq!(report.per_class.iter().map(|c| c.support).sum::<u64>(), report.n);

@@ -4,7 +4,7 @@ use super::evaluation::with_interval;
 use super::html::{Table, card, details, missing, three, whole};
 use super::name_of;
 use crate::dataset::Kind;
-use crate::evaluate::result::{Evaluation, EventFigures, Interval, KindReport, Predictor};
+use crate::evaluate::result::{Comparison, Evaluation, EventFigures, Interval, KindReport, Predictor};
 
 /// Returns the heading of a kind.
 const fn title(kind: Kind) -> &'static str {
@@ -54,6 +54,9 @@ pub(super) fn section(e: &Evaluation) -> String {
         ]);
     }
     let mut html = card("By kind", "", &table.html());
+    if let Some(comparison) = &e.comparison {
+        html.push_str(&by_comparison(comparison));
+    }
     if let Some(events) = &e.events {
         html.push_str(&by_event(events));
     }
@@ -61,6 +64,26 @@ pub(super) fn section(e: &Evaluation) -> String {
         html.push_str(&of_kind(e, kind));
     }
     html
+}
+
+/// Returns the differences from another pack.
+fn by_comparison(comparison: &Comparison) -> String {
+    let mut table = Table::new(1, &["kind", "sources", "difference", "the pack is"]);
+    for kind in &comparison.kinds {
+        table.row(vec![
+            kind.kind.plural().to_owned(),
+            whole(kind.sources),
+            with_interval(&kind.difference),
+            kind.verdict.name().to_owned(),
+        ]);
+    }
+    let text = format!(
+        "Right items of a class within a source, less those of the other pack on the same items, mean over sources. {} pairs of class \
+         and source are not in both evaluations.",
+        comparison.not_compared
+    );
+    let title = format!("Compared with {}: {}", comparison.pack, comparison.verdict.name());
+    card(&title, &text, &table.html())
 }
 
 /// Returns the errors of events, by length of scenes.
