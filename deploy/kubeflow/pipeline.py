@@ -197,7 +197,7 @@ def promote(pack: dsl.Input[dsl.Model], packs: str, server: str, token_file: str
 
 @step
 def report(verdict: str, evaluation: dsl.Input[dsl.Artifact], summary: dsl.Output[dsl.Markdown]):
-    """Says why the pack was not promoted."""
+    """Writes the differences that kept the pack from being promoted."""
     import json
 
     with open(evaluation.path) as file:

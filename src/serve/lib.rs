@@ -15,6 +15,7 @@
 //! | [`hub`] | the current state of every stream, and its subscribers |
 //! | [`export`] | segments as files for edit suites, players and people |
 //! | [`http`] | the HTTP server: access, routes, page, preview |
+//! | [`fleet`] | the protocol by which machines share streams; not connected yet |
 //! | [`live`] | the publisher's state of one stream: its vote, its events, its segments |
 //! | [`store`] | SQLite: streams, runs, history |
 //! | [`deliver`] | the sinks of `[[sink]]`: webhooks, MQTT, NATS, Kafka, commands |
@@ -33,6 +34,7 @@ pub mod config;
 pub mod control;
 pub mod deliver;
 pub mod export;
+pub mod fleet;
 pub mod frame_share;
 pub mod http;
 pub mod hub;

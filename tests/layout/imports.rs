@@ -98,6 +98,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["sink"],
             &["hub"],
             &["export"],
+            &["fleet"],
             &["http"],
             &["live"],
             &["store"],
