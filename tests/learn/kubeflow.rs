@@ -9,7 +9,7 @@ use crate::common::api::wait_until_ready;
 use crate::common::live::Live;
 use crate::common::program::touchline;
 use crate::common::skip::{Lacks, skip};
-use crate::common::training::{first_weights, make_stills, run};
+use crate::common::training::{CLASSES, first_weights, make_stills, run};
 
 const TOKEN: &str = "a-token-of-the-tests-of-the-pipeline";
 
@@ -58,12 +58,17 @@ fn a_better_pack_is_promoted_and_an_equal_one_is_reported() {
     let dir = dir.path();
     (0..3).for_each(|class| make_stills(&dir.join("stills"), class, 30));
 
-    // A pack that has learnt nothing.
-    run(dir, "dataset build stills -o set").well();
+    // A pack that has learnt the labels in the wrong order.
+    let wrong = dir.join("wrong");
+    for (class, label) in [1, 2, 0].into_iter().enumerate() {
+        make_stills(&dir.join("made"), class, 30);
+        std::fs::create_dir_all(&wrong).unwrap();
+        std::fs::rename(dir.join("made").join(CLASSES[class]), wrong.join(CLASSES[label])).unwrap();
+    }
+    run(dir, "dataset build wrong -o set").well();
     run(dir, "dataset split set").well();
-    let init = first_weights();
-    let options = format!("--init {init} --unfreeze 0 --still-views 0");
-    run(dir, &format!("train rgb set -o bad {options} --head-steps 1 --head-penalty 1000")).well();
+    let options = format!("--init {} --unfreeze 0 --still-views 0", first_weights());
+    run(dir, &format!("train rgb set -o bad {options}")).well();
     run(dir, "pack build bad --dataset set -o packs/first --name first").well();
 
     std::fs::write(dir.join("token"), TOKEN).unwrap();
