@@ -15,6 +15,7 @@ use touchline_core::decision::{
     Decision, DecisionReason, Event, EventKind, ModalityScores, PackStamp, PerModality, SecondOutcome,
     SecondPrediction, WindowEstimate,
 };
+use touchline_core::expectation::Watched;
 use touchline_core::frame::Frame;
 use touchline_core::item::Pace;
 use touchline_core::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
@@ -305,7 +306,8 @@ impl Script {
         self.index += 1;
         let (seconds, gaps) = (n as u32, (self.window.len() - n) as u32);
         let estimate = WindowEstimate { share, mean, label, seconds, gaps, known_from: 0.3 };
-        let mut published = Published { outcome, estimate, events, segments: Vec::new(), latency_ns, backlog };
+        let (segments, watched) = (Vec::new(), Watched::default());
+        let mut published = Published { outcome, estimate, events, segments, watched, latency_ns, backlog };
         let second = RecordedSecond { wall_ns: Some(unix_ns), ..published.recorded() };
         published.segments = self.closer.push(second, seconds + gaps);
         published.events.iter().for_each(|event| self.closer.event(event));
