@@ -124,7 +124,7 @@ pub struct ExpectationEvent {
 
 /// What the watch says about a second.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Watched {
+pub struct WatchedSecond {
     /// What is expected at this second.
     pub expected: Expected,
     /// Seconds so far with something else on air, if that is too long. `None`: nothing is unexpected.
@@ -161,7 +161,7 @@ impl Watch {
         patience: u32,
         (outcome, estimate): (&SecondOutcome, &WindowEstimate),
         on_air: impl Iterator<Item = ClassId> + Clone,
-    ) -> Watched {
+    ) -> WatchedSecond {
         let (run, index) = (outcome.run(), outcome.index());
         let now = on_air_now(outcome, estimate, on_air.clone());
         let mut events = Vec::new();
@@ -181,7 +181,7 @@ impl Watch {
             }
             Evidence::None => {}
         }
-        Watched {
+        WatchedSecond {
             expected: self.expected.clone(),
             unexpected_s: self.is_unexpected.then_some(self.seconds),
             on_air: now,
@@ -286,7 +286,7 @@ mod tests {
             Self { watch: Watch::default(), voter, index: 0, run: 0, expected: expected(names), known_from: 0.0 }
         }
 
-        fn take(&mut self, outcome: &SecondOutcome) -> Watched {
+        fn take(&mut self, outcome: &SecondOutcome) -> WatchedSecond {
             let estimate = self.voter.push(outcome, &mut Vec::new()).cloned();
             let estimate = estimate.unwrap_or_else(|| WindowEstimate::empty(classes().len()));
             self.index += 1;

@@ -10,7 +10,7 @@ use touchline_core::cause::Cause;
 use touchline_core::clip::GapReason;
 use touchline_core::clock::ManualClock;
 use touchline_core::decision::{Event, EventKind, SecondOutcome};
-use touchline_core::expectation::{ExpectationEnd, ExpectationEvent, Expected, OnAir, UNKNOWN, Watched};
+use touchline_core::expectation::{ExpectationEnd, ExpectationEvent, Expected, OnAir, UNKNOWN, WatchedSecond};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Pace, Track, Tracks};
 use touchline_core::labels::ClassId;
@@ -408,7 +408,7 @@ fn something_unexpected_is_a_record_a_metric_and_shown_until_it_ends() {
         let event =
             |end| ExpectationEvent { end, expected: expected.clone(), on_air, run: RunId(0), index, seconds: 60 };
         let events = end.into_iter().map(event).collect();
-        published.watched = Watched { expected: expected.clone(), unexpected_s: None, on_air, events };
+        published.watched = WatchedSecond { expected: expected.clone(), unexpected_s: None, on_air, events };
         cam.publish(&published)
     };
     let shown = || json(&hub.overview_json(&FeedFilter::default()))["streams"][0]["expectation"].clone();

@@ -39,7 +39,7 @@ pub use self::types::{Missing, SCHEMA, SCHEMA_VERSION};
 use crate::config::RecordKind;
 use touchline_core::clip::{Absent, FrameShare, Gap};
 use touchline_core::decision::{Event, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, WindowEstimate};
-use touchline_core::expectation::{ExpectationEvent, Watched};
+use touchline_core::expectation::{ExpectationEvent, WatchedSecond};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Pace, Tracks};
 use touchline_core::labels::{ClassId, ClassSet, Modality};
@@ -67,7 +67,7 @@ pub struct Published {
     /// Segments that are closed, in order.
     pub segments: Vec<ClosedSegment>,
     /// What is expected at this second, and what follows from it.
-    pub watched: Watched,
+    pub watched: WatchedSecond,
     /// Nanoseconds from the arrival of the second's last sample to now; `None` offline and for gaps.
     pub latency_ns: Option<u64>,
     /// Seconds of this stream that wait to be classified.

@@ -4,13 +4,13 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use super::{Entry, Mistake, When, names, unix_s, zone_of_local};
+use super::{Mistake, ScheduleEntry, When, names, unix_s, zone_of_local};
 
 /// The first line.
 const HEADER: [&str; 3] = ["start", "end", "expect"];
 
 /// Reads `text`. `zone` is that of times without one.
-pub(super) fn parse(text: &str, zone: Option<&TimeZone>) -> Result<Vec<Entry>, Mistake> {
+pub(super) fn parse(text: &str, zone: Option<&TimeZone>) -> Result<Vec<ScheduleEntry>, Mistake> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let header = reader.headers().map_err(|e| (1, e.to_string()))?;
     if !header.iter().eq(HEADER) {
@@ -33,7 +33,7 @@ pub(super) fn parse(text: &str, zone: Option<&TimeZone>) -> Result<Vec<Entry>, M
         if names.is_empty() {
             return Err(mistake("the entry names no class; write one under expect, as in tennis".into()));
         }
-        entries.push(Entry { line, names, when: When::Once(start_s..end_s) });
+        entries.push(ScheduleEntry { line, names, when: When::Once(start_s..end_s) });
     }
     Ok(entries)
 }

@@ -9,18 +9,18 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, SpanRelativeTo, ToSpan};
 
-use super::repeat::{Length, Repeat, Rule};
-use super::{Entry, Mistake, When, names, unix_s, zone_of_local};
+use super::repeat::{EntryLength, Repeat, RepeatRule};
+use super::{Mistake, ScheduleEntry, When, names, unix_s, zone_of_local};
 
 /// A property: `NAME;PARAMETER=VALUE:value`.
-struct Property {
+struct CalendarProperty {
     line: usize,
     name: String,
     parameters: Vec<(String, String)>,
     value: String,
 }
 
-impl Property {
+impl CalendarProperty {
     fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
@@ -31,33 +31,33 @@ impl Property {
 }
 
 /// A time of a calendar, with the zone that it is in.
-struct Time {
+struct CalendarTime {
     local: DateTime,
     zone: TimeZone,
     /// A day without a time.
     is_day: bool,
 }
 
-impl Time {
+impl CalendarTime {
     fn unix_s(&self) -> Result<i64, String> {
         unix_s(self.local, &self.zone)
     }
 }
 
 /// An event with its properties.
-struct Event {
+struct CalendarEvent {
     line: usize,
-    properties: Vec<Property>,
+    properties: Vec<CalendarProperty>,
 }
 
 /// Reads `text`. `zone` is that of times without one.
-pub(super) fn parse(text: &str, zone: Option<&TimeZone>) -> Result<Vec<Entry>, Mistake> {
+pub(super) fn parse(text: &str, zone: Option<&TimeZone>) -> Result<Vec<ScheduleEntry>, Mistake> {
     let mut events = events(text)?;
     // Single repetitions that were moved or cancelled, by the event that they belong to.
     let mut replaced: HashMap<String, Vec<i64>> = HashMap::new();
     for event in &events {
         if let (Some(uid), Some(id)) = (event.find("UID"), event.find("RECURRENCE-ID")) {
-            let start = times(id, zone)?.iter().map(Time::unix_s).collect::<Result<Vec<_>, _>>();
+            let start = times(id, zone)?.iter().map(CalendarTime::unix_s).collect::<Result<Vec<_>, _>>();
             replaced.entry(uid.value.clone()).or_default().extend(start.map_err(|e| id.mistake(e))?);
         }
     }
@@ -66,8 +66,8 @@ pub(super) fn parse(text: &str, zone: Option<&TimeZone>) -> Result<Vec<Entry>, M
 }
 
 /// The events of the calendar.
-fn events(text: &str) -> Result<Vec<Event>, Mistake> {
-    let mut events: Vec<Event> = Vec::new();
+fn events(text: &str) -> Result<Vec<CalendarEvent>, Mistake> {
+    let mut events: Vec<CalendarEvent> = Vec::new();
     // The components that are open: BEGIN without END.
     let mut open: Vec<(usize, String)> = Vec::new();
     for (line, text) in unfolded(text) {
@@ -76,7 +76,7 @@ fn events(text: &str) -> Result<Vec<Event>, Mistake> {
         match property.name.as_str() {
             "BEGIN" => {
                 if value == "VEVENT" {
-                    events.push(Event { line, properties: Vec::new() });
+                    events.push(CalendarEvent { line, properties: Vec::new() });
                 }
                 open.push((line, value));
             }
@@ -112,7 +112,7 @@ fn unfolded(text: &str) -> Vec<(usize, String)> {
     lines
 }
 
-fn property(line: usize, text: &str) -> Result<Property, Mistake> {
+fn property(line: usize, text: &str) -> Result<CalendarProperty, Mistake> {
     let is_quoted = |at: usize| text[..at].matches('"').count() % 2 == 1;
     let colon = text.match_indices(':').map(|(at, _)| at).find(|at| !is_quoted(*at));
     let colon = colon.ok_or_else(|| (line, "the line is not NAME:VALUE; export the calendar again".to_owned()))?;
@@ -126,7 +126,7 @@ fn property(line: usize, text: &str) -> Result<Property, Mistake> {
     parts.push(&head[from..]);
     let parameters = parts[1..].iter().map(|part| part.split_once('=').unwrap_or((part, "")));
     let parameters = parameters.map(|(name, value)| (name.to_ascii_uppercase(), value.trim_matches('"').to_owned()));
-    Ok(Property {
+    Ok(CalendarProperty {
         line,
         name: parts[0].trim().to_ascii_uppercase(),
         parameters: parameters.collect(),
@@ -134,8 +134,8 @@ fn property(line: usize, text: &str) -> Result<Property, Mistake> {
     })
 }
 
-impl Event {
-    fn find(&self, name: &str) -> Option<&Property> {
+impl CalendarEvent {
+    fn find(&self, name: &str) -> Option<&CalendarProperty> {
         self.properties.iter().find(|property| property.name == name)
     }
 
@@ -143,7 +143,7 @@ impl Event {
         (self.line, text.to_owned())
     }
 
-    fn entry(&self, zone: Option<&TimeZone>, replaced: &HashMap<String, Vec<i64>>) -> Result<Entry, Mistake> {
+    fn entry(&self, zone: Option<&TimeZone>, replaced: &HashMap<String, Vec<i64>>) -> Result<ScheduleEntry, Mistake> {
         if let Some(other) = self.find("RDATE").or(self.find("EXRULE")) {
             return Err(other.mistake(format!("{} is not supported; write the entries one by one", other.name)));
         }
@@ -154,13 +154,13 @@ impl Event {
         let names = self.names()?;
         let Some(rule) = self.find("RRULE") else {
             let end_s = match length {
-                Length::Exact(seconds) => start_s + seconds,
-                Length::Days(days) => {
+                EntryLength::Exact(seconds) => start_s + seconds,
+                EntryLength::Days(days) => {
                     let end = start.local.checked_add(days.days()).map_err(|e| begin.mistake(e.to_string()))?;
                     unix_s(end, &start.zone).map_err(|e| begin.mistake(e))?
                 }
             };
-            return Ok(Entry { line: self.line, names, when: When::Once(start_s..end_s) });
+            return Ok(ScheduleEntry { line: self.line, names, when: When::Once(start_s..end_s) });
         };
         let mut except = Vec::new();
         for property in self.properties.iter().filter(|property| property.name == "EXDATE") {
@@ -170,30 +170,30 @@ impl Event {
         }
         let uid = self.find("UID").map(|uid| uid.value.as_str());
         except.extend(uid.and_then(|uid| replaced.get(uid)).into_iter().flatten());
-        let Time { local: first, zone, .. } = start;
-        let parsed = Rule::parse(&rule.value, &zone).map_err(|e| rule.mistake(e))?;
+        let CalendarTime { local: first, zone, .. } = start;
+        let parsed = RepeatRule::parse(&rule.value, &zone).map_err(|e| rule.mistake(e))?;
         let repeat = Repeat { first, zone, length, rule: parsed, except }.settle().map_err(|e| rule.mistake(e))?;
-        Ok(Entry { line: self.line, names, when: When::Repeated(Box::new(repeat)) })
+        Ok(ScheduleEntry { line: self.line, names, when: When::Repeated(Box::new(repeat)) })
     }
 
-    fn length(&self, start: &Time, start_s: i64, zone: Option<&TimeZone>) -> Result<Length, Mistake> {
+    fn length(&self, start: &CalendarTime, start_s: i64, zone: Option<&TimeZone>) -> Result<EntryLength, Mistake> {
         let length = match (self.find("DTEND"), self.find("DURATION")) {
             (Some(property), _) => {
                 let end = one_time(property, zone)?;
                 if start.is_day && end.is_day {
                     let days =
                         start.local.date().until(end.local.date()).map_err(|e| property.mistake(e.to_string()))?;
-                    Length::Days(i64::from(days.get_days()))
+                    EntryLength::Days(i64::from(days.get_days()))
                 } else {
-                    Length::Exact(end.unix_s().map_err(|e| property.mistake(e))? - start_s)
+                    EntryLength::Exact(end.unix_s().map_err(|e| property.mistake(e))? - start_s)
                 }
             }
             (None, Some(property)) => duration(&property.value, start.is_day).map_err(|e| property.mistake(e))?,
-            (None, None) if start.is_day => Length::Days(1),
+            (None, None) if start.is_day => EntryLength::Days(1),
             (None, None) => return Err(self.mistake("the event has no DTEND; add its end, or a DURATION")),
         };
         match length {
-            Length::Exact(amount) | Length::Days(amount) if amount <= 0 => {
+            EntryLength::Exact(amount) | EntryLength::Days(amount) if amount <= 0 => {
                 Err(self.mistake("the event does not end after its start; correct DTSTART or DTEND"))
             }
             length => Ok(length),
@@ -218,29 +218,29 @@ fn unescaped(value: &str) -> String {
     value.replace("\\n", " ").replace("\\N", " ").replace('\\', "")
 }
 
-fn one_time(property: &Property, zone: Option<&TimeZone>) -> Result<Time, Mistake> {
-    let [time] = <[Time; 1]>::try_from(times(property, zone)?)
+fn one_time(property: &CalendarProperty, zone: Option<&TimeZone>) -> Result<CalendarTime, Mistake> {
+    let [time] = <[CalendarTime; 1]>::try_from(times(property, zone)?)
         .map_err(|_| property.mistake(format!("{} is not one time; write one", property.name)))?;
     Ok(time)
 }
 
 /// The times of a property, which commas separate.
-fn times(property: &Property, zone: Option<&TimeZone>) -> Result<Vec<Time>, Mistake> {
-    let each = |text: &str| -> Result<Time, String> {
+fn times(property: &CalendarProperty, zone: Option<&TimeZone>) -> Result<Vec<CalendarTime>, Mistake> {
+    let each = |text: &str| -> Result<CalendarTime, String> {
         if text.len() == 8 {
             let zone = zone_of(property, text, zone)?;
-            return Ok(Time { local: date(text)?.at(0, 0, 0, 0), zone, is_day: true });
+            return Ok(CalendarTime { local: date(text)?.at(0, 0, 0, 0), zone, is_day: true });
         }
         match text.strip_suffix(['Z', 'z']) {
-            Some(text) => Ok(Time { local: date_time(text)?, zone: TimeZone::UTC, is_day: false }),
-            None => Ok(Time { local: date_time(text)?, zone: zone_of(property, text, zone)?, is_day: false }),
+            Some(text) => Ok(CalendarTime { local: date_time(text)?, zone: TimeZone::UTC, is_day: false }),
+            None => Ok(CalendarTime { local: date_time(text)?, zone: zone_of(property, text, zone)?, is_day: false }),
         }
     };
     property.value.split(',').map(|text| each(text.trim()).map_err(|e| property.mistake(e))).collect()
 }
 
 /// The zone of a time without `Z`: its TZID, or the configured one.
-fn zone_of(property: &Property, text: &str, zone: Option<&TimeZone>) -> Result<TimeZone, String> {
+fn zone_of(property: &CalendarProperty, text: &str, zone: Option<&TimeZone>) -> Result<TimeZone, String> {
     let Some(id) = property.parameter("TZID") else { return zone_of_local(zone, text) };
     TimeZone::get(id).map_err(|_| {
         format!("{id:?} is not a time zone of the IANA database; write one such as Europe/London, or the time in UTC")
@@ -259,7 +259,7 @@ pub(super) fn date_time(text: &str) -> Result<DateTime, String> {
 }
 
 /// A duration: `PT2H30M`, `P1D`. Of an event of whole days, it is whole days.
-fn duration(text: &str, is_day: bool) -> Result<Length, String> {
+fn duration(text: &str, is_day: bool) -> Result<EntryLength, String> {
     let wrong = || format!("{text:?} is not a duration; write it as in PT2H30M");
     let span: Span = text.parse().map_err(|_| wrong())?;
     if span.get_years() != 0 || span.get_months() != 0 {
@@ -267,5 +267,5 @@ fn duration(text: &str, is_day: bool) -> Result<Length, String> {
     }
     let exact: SignedDuration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     let seconds = exact.as_secs();
-    Ok(if is_day && seconds % 86_400 == 0 { Length::Days(seconds / 86_400) } else { Length::Exact(seconds) })
+    Ok(if is_day && seconds % 86_400 == 0 { EntryLength::Days(seconds / 86_400) } else { EntryLength::Exact(seconds) })
 }

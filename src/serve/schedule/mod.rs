@@ -33,12 +33,12 @@ const RESOLVED_S: i64 = 3600;
 #[derive(Clone, PartialEq)]
 pub struct Schedule {
     path: PathBuf,
-    entries: Arc<Vec<Entry>>,
+    entries: Arc<Vec<ScheduleEntry>>,
 }
 
 /// An entry of a schedule.
 #[derive(Debug, PartialEq)]
-struct Entry {
+struct ScheduleEntry {
     /// Line of the file, from 1.
     line: usize,
     /// The names, as they are in the file.
@@ -95,7 +95,7 @@ impl Schedule {
     }
 
     fn resolve(&self, classes: &ClassSet) -> Result<Vec<Expected>, String> {
-        let each = |entry: &Entry| {
+        let each = |entry: &ScheduleEntry| {
             expected(&entry.names, classes).map_err(|e| format!("{}:{}: {e}", self.path.display(), entry.line))
         };
         self.entries.iter().map(each).collect()

@@ -22,10 +22,10 @@ const DAY_S: i64 = 86_400;
 
 /// The length of an entry.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Length {
-    /// Seconds, whatever the clocks do.
+pub(super) enum EntryLength {
+    /// Seconds.
     Exact(i64),
-    /// Whole days: to midnight, whatever the clocks do.
+    /// Days: until midnight, also if a change of the clocks makes one longer.
     Days(i64),
 }
 
@@ -35,37 +35,42 @@ pub(super) struct Repeat {
     /// Start of the first.
     pub(super) first: DateTime,
     pub(super) zone: TimeZone,
-    pub(super) length: Length,
-    pub(super) rule: Rule,
+    pub(super) length: EntryLength,
+    pub(super) rule: RepeatRule,
     /// Starts that are left out, seconds since 1970-01-01 UTC.
     pub(super) except: Vec<i64>,
 }
 
 /// A recurrence rule.
 #[derive(Debug, PartialEq)]
-pub(super) struct Rule {
+pub(super) struct RepeatRule {
     is_weekly: bool,
     interval: i64,
     /// Days of the week, from Monday. Empty: all for a daily rule, that of the first entry for a weekly one.
     days: Vec<Weekday>,
     /// Day on which a week begins.
     week_start: Weekday,
-    end: RuleEnd,
+    end: RepeatEnd,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum RuleEnd {
+enum RepeatEnd {
     Never,
     Count(u32),
     /// The last start, seconds since 1970-01-01 UTC.
     Until(i64),
 }
 
-impl Rule {
+impl RepeatRule {
     /// Parses the value of RRULE. `zone` is that of the entry.
     pub(super) fn parse(text: &str, zone: &TimeZone) -> Result<Self, String> {
-        let mut rule =
-            Self { is_weekly: false, interval: 1, days: Vec::new(), week_start: Weekday::Monday, end: RuleEnd::Never };
+        let mut rule = Self {
+            is_weekly: false,
+            interval: 1,
+            days: Vec::new(),
+            week_start: Weekday::Monday,
+            end: RepeatEnd::Never,
+        };
         let mut has_frequency = false;
         for part in text.split(';') {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -80,8 +85,8 @@ impl Rule {
                     rule.is_weekly = value == "WEEKLY";
                 }
                 "INTERVAL" => rule.interval = i64::from(number(INTERVAL_MAX)?),
-                "COUNT" => rule.end = RuleEnd::Count(number(COUNT_MAX)?),
-                "UNTIL" => rule.end = RuleEnd::Until(until(&value, zone)?),
+                "COUNT" => rule.end = RepeatEnd::Count(number(COUNT_MAX)?),
+                "UNTIL" => rule.end = RepeatEnd::Until(until(&value, zone)?),
                 "WKST" => rule.week_start = weekday(&value)?,
                 "BYDAY" => rule.days = value.split(',').map(weekday).collect::<Result<_, _>>()?,
                 _ => {
@@ -112,8 +117,8 @@ impl Repeat {
     /// Checks it, and replaces a count by the last start.
     pub(super) fn settle(mut self) -> Result<Self, String> {
         let days = match self.length {
-            Length::Exact(seconds) => seconds.div_euclid(DAY_S),
-            Length::Days(days) => days,
+            EntryLength::Exact(seconds) => seconds.div_euclid(DAY_S),
+            EntryLength::Days(days) => days,
         };
         if days > LENGTH_MAX_DAYS {
             return Err(format!("the entry is longer than {LENGTH_MAX_DAYS} days and repeats; make it shorter"));
@@ -122,11 +127,11 @@ impl Repeat {
         if !self.rule.has(first, first) {
             return Err("the start is not a day of its RRULE; correct DTSTART or BYDAY".into());
         }
-        if let RuleEnd::Count(count) = self.rule.end {
+        if let RepeatEnd::Count(count) = self.rule.end {
             let days = std::iter::successors(Some(first), |day| day.tomorrow().ok());
             let last = days.filter(|day| self.rule.has(first, *day)).nth(count as usize - 1);
             let last = last.ok_or("the RRULE goes beyond the year 9999; lower COUNT or INTERVAL")?;
-            self.rule.end = RuleEnd::Until(self.start(last)?);
+            self.rule.end = RepeatEnd::Until(self.start(last)?);
         }
         Ok(self)
     }
@@ -138,13 +143,13 @@ impl Repeat {
 
     fn on(&self, day: Date) -> Option<Range<i64>> {
         let start = self.start(day).ok()?;
-        let is_over = matches!(self.rule.end, RuleEnd::Until(last) if start > last);
+        let is_over = matches!(self.rule.end, RepeatEnd::Until(last) if start > last);
         if is_over || self.except.contains(&start) {
             return None;
         }
         let end = match self.length {
-            Length::Exact(seconds) => start + seconds,
-            Length::Days(days) => self.start(day.checked_add(days.days()).ok()?).ok()?,
+            EntryLength::Exact(seconds) => start + seconds,
+            EntryLength::Days(days) => self.start(day.checked_add(days.days()).ok()?).ok()?,
         };
         Some(start..end)
     }

@@ -150,7 +150,7 @@ fn events_repeat_by_days_and_weeks() {
     ] {
         assert_eq!(days(rule), expected, "{rule}");
     }
-    assert_eq!(days("RRULE:FREQ=DAILY").split(' ').count(), 60, "a rule without an end goes on");
+    assert_eq!(days("RRULE:FREQ=DAILY").split(' ').count(), 60, "a rule without an end continues");
 }
 
 #[test]

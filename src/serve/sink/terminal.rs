@@ -13,6 +13,7 @@ use touchline_core::cause::Cause;
 use touchline_core::clip::{Gap, GapReason};
 use touchline_core::decision::{DecisionReason, Event, EventKind, SecondOutcome, SecondPrediction};
 use touchline_core::labels::{ClassSet, Modality};
+use touchline_core::redact::print_error_line;
 use touchline_core::time::Pts;
 
 /// Characters of the probability bar.
@@ -26,7 +27,7 @@ const WRAP: &str = "\x1b[?7h";
 /// Prints `text` for the person at the terminal. Without a terminal, it is a line of the log, which may be JSON.
 pub fn announce(text: &str) {
     if std::io::stderr().is_terminal() {
-        eprintln!("{text}");
+        print_error_line(format_args!("{text}"));
     } else {
         tracing::info!("{text}");
     }

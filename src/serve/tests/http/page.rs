@@ -11,7 +11,7 @@ use crate::webdriver::Browser;
 use parking_lot::{Mutex, MutexGuard};
 use touchline_core::clip::{Gap, GapReason};
 use touchline_core::decision::{SecondOutcome, WindowEstimate};
-use touchline_core::expectation::Watched;
+use touchline_core::expectation::WatchedSecond;
 
 use touchline_core::cause::Cause;
 use touchline_core::incident::Incident;
@@ -35,7 +35,7 @@ pub fn no_programme(index: u64) -> Published {
         estimate: WindowEstimate::empty(classes().len()),
         events: Vec::new(),
         segments: Vec::new(),
-        watched: Watched::default(),
+        watched: WatchedSecond::default(),
         latency_ns: None,
         backlog: 0,
     }
