@@ -80,7 +80,10 @@ fn something_unexpected_is_reported_and_a_reload_changes_what_is_expected() {
     assert_eq!(of_settings, (&json!([]), &json!(2), &"day.csv".into()));
     // Only the schedule changes. A mistake in it keeps what is in force.
     for (line, word) in [
-        ("2000-01-01T00:00:00Z,2100-01-01T00:00:00Z,socer", "day.csv:2: the pack has no class \"socer\"; did you mean soccer?"),
+        (
+            "2000-01-01T00:00:00Z,2100-01-01T00:00:00Z,socer",
+            "day.csv:2: the pack has no class \"socer\"; did you mean soccer?",
+        ),
         ("2100-01-01T00:00:00Z,2000-01-01T00:00:00Z,soccer", "day.csv:2: the end"),
     ] {
         std::fs::write(&day, format!("start,end,expect\n{line}\n")).unwrap();
@@ -103,7 +106,8 @@ fn something_unexpected_is_reported_and_a_reload_changes_what_is_expected() {
 #[test]
 fn streams_of_the_api_have_expectations_without_a_schedule() {
     let program = Program::start(&[]);
-    let change = |method: &str, path: &str, body: Value| -> Answer { ask(&program.address, method, path, Some(&body), &[]) };
+    let change =
+        |method: &str, path: &str, body: Value| -> Answer { ask(&program.address, method, path, Some(&body), &[]) };
     let night = json!({ "id": "night", "uri": BARS, "expect": ["tenis"], "expect_for_s": 2 });
     let refused = change("POST", "/api/v1/streams", night);
     assert_eq!(refused.status, 422, "{refused:?}");
@@ -158,7 +162,8 @@ fn a_file_gives_the_same_records_each_time() {
     clips.sort();
     let mut found = clips.iter().zip(10..).map(|(clip, n)| (run(n, clip.to_str().unwrap(), "soccer"), n, clip));
     let is_tennis = |records: &[Value]| records.first().is_some_and(|record| record["on_air"] == "tennis");
-    let (_, n, clip) = found.find(|(records, ..)| is_tennis(records)).expect("the pack finds tennis in one of the clips");
+    let (_, n, clip) =
+        found.find(|(records, ..)| is_tennis(records)).expect("the pack finds tennis in one of the clips");
     assert_eq!(run(n + 100, clip.to_str().unwrap(), "tennis"), Vec::<Value>::new(), "tennis is expected");
 }
 
@@ -175,7 +180,10 @@ fn invalid_expectations_stop_the_start_with_place_and_remedy() {
         (vec!["--schedule", &day, BARS], ["--schedule: ", "day.csv:2: the pack has no class \"socer\""]),
         (vec!["--config", &of_file], ["a.toml:5: schedule: ", "day.csv:2: the pack has no class"]),
         (vec!["--schedule", &local, BARS], ["local.csv:2: 2000-01-01T00:00 is a local time", "set time_zone"]),
-        (vec!["--schedule", "missing.ics", BARS], ["--schedule: missing.ics: cannot read the schedule", "check the path"]),
+        (
+            vec!["--schedule", "missing.ics", BARS],
+            ["--schedule: missing.ics: cannot read the schedule", "check the path"],
+        ),
         (vec!["--expect-for-s", "0", BARS], ["--expect-for-s", "1 to 86400"]),
     ] {
         let output = finish(touchline().args(["run", "--listen", "off", "--quiet"]).args(&arguments));
@@ -183,6 +191,7 @@ fn invalid_expectations_stop_the_start_with_place_and_remedy() {
         assert_eq!(output.status.code(), Some(2), "{error}");
         assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
     }
-    let zoned = finish(touchline().args(["config", "show", "--time-zone", "Europe/Berlin", "--schedule", &local, BARS]));
+    let zoned =
+        finish(touchline().args(["config", "show", "--time-zone", "Europe/Berlin", "--schedule", &local, BARS]));
     assert!(zoned.status.success() && String::from_utf8_lossy(&zoned.stdout).contains("local.csv"), "{zoned:?}");
 }
