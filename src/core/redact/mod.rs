@@ -340,7 +340,7 @@ pub fn print_error(text: &str) {
 }
 
 /// As [`print_error`], for a line. Its end is added.
-pub fn print_error_line(line: fmt::Arguments<'_>) {
+pub fn print_error_line(line: std::fmt::Arguments<'_>) {
     print_error(&format!("{line}\n"));
 }
 
