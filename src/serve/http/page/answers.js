@@ -46,7 +46,7 @@ function withExpectation(answer, { expectation }, now) {
   if (!expectation?.unexpected) return answer;
   const onAir = answer.kind === "on-air" ? answer.label : answer.kind === "no-programme" ? answer.kind : null;
   const text = unexpectedText(expectation, onAir, now);
-  const detail = [text, answer.detail].filter(Boolean).join(". ");
+  const detail = [text, answer.detail].filter(Boolean).map(capital).join(". ");
   return { ...answer, level: Math.max(answer.level, WARN), flag: "Unexpected", icon: answer.icon ?? "alert", detail, unexpected: true };
 }
 
