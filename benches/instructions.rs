@@ -15,6 +15,7 @@ use touchline_core::clip::{ClipBuilder, ClipConfig, FrameShare, LagLimits, Sampl
 use touchline_core::decision::{
     Decision, DecisionReason, ModalityScores, PackStamp, PerModality, SecondOutcome, SecondPrediction,
 };
+use touchline_core::expectation::WatchedSecond;
 use touchline_core::frame::{Frame, RgbView};
 use touchline_core::item::{MediaItem, Pace, Tracks};
 use touchline_core::labels::{ClassId, ClassSet, Modality};
@@ -164,7 +165,8 @@ fn record() {
         .map(|index| {
             let (outcome, mut events) = (second(index, &classes), Vec::new());
             let estimate = voter.push(&outcome, &mut events).cloned().expect("a vote every second");
-            Published { outcome, estimate, events, segments: Vec::new(), latency_ns: Some(400_000_000), backlog: 0 }
+            let (segments, watched) = (Vec::new(), WatchedSecond::default());
+            Published { outcome, estimate, events, segments, watched, latency_ns: Some(400_000_000), backlog: 0 }
         })
         .collect();
     let recorder = Recorder::new("court-1", classes, Pace::Live);

@@ -11,6 +11,7 @@ use clap::Parser;
 use cli::{AllocatorProfile, LogFormat};
 
 use touchline_core::markup::is_harmless;
+use touchline_core::redact::{print_error, print_error_line};
 use tracing_subscriber::EnvFilter;
 
 /// How many threads the matrix products use.
@@ -78,7 +79,7 @@ fn refused(error: &clap::Error) -> ! {
     if text.chars().all(is_shown) {
         error.exit()
     }
-    eprint!("{}", text.chars().map(|c| if is_shown(c) { c } else { char::REPLACEMENT_CHARACTER }).collect::<String>());
+    print_error(&text.chars().map(|c| if is_shown(c) { c } else { char::REPLACEMENT_CHARACTER }).collect::<String>());
     std::process::exit(error.exit_code())
 }
 
@@ -105,7 +106,7 @@ fn main() -> ExitCode {
     match cli.execute() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("touchline: {}", touchline_core::redact::text(&e.to_string()));
+            print_error_line(format_args!("touchline: {}", touchline_core::redact::text(&e.to_string())));
             ExitCode::from(e.exit_code())
         }
     }

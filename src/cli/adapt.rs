@@ -13,6 +13,7 @@ use touchline_compute::models::pack::Pack;
 use touchline_core::clip::SamplingPlan;
 use touchline_core::clock::SystemClock;
 use touchline_core::error::{Error, Result};
+use touchline_core::redact::print_error_line;
 use touchline_learn::adapt::{self, AdaptConfig, AdaptReport};
 use touchline_learn::dataset::Dataset;
 use touchline_learn::dataset::build::{self, BuildConfig, BuildProgress};
@@ -110,7 +111,7 @@ fn cut(from: &[PathBuf], out: &Path, pack: &Pack) -> Result<Dataset> {
     };
     let mut bar: Option<Bar> = None;
     let summary = build::build(&config, &opener, &mut |progress| match progress {
-        BuildProgress::Note(text) => eprintln!("{text}"),
+        BuildProgress::Note(text) => print_error_line(format_args!("{text}")),
         BuildProgress::Done { done, total } => {
             bar.get_or_insert_with(|| Bar::new("recordings and stills cut", total as u64)).set(done as u64);
         }
@@ -119,7 +120,7 @@ fn cut(from: &[PathBuf], out: &Path, pack: &Pack) -> Result<Dataset> {
         bar.finish();
     }
     for (path, cause) in &summary?.skipped {
-        eprintln!("skipped {}: {cause}", shown(path));
+        print_error_line(format_args!("skipped {}: {cause}", shown(path)));
     }
     Dataset::open(out)
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::run::{RunArgs, setting_sources};
 use touchline_core::error::{Error, Result};
 use touchline_core::redact;
+use touchline_core::redact::print_error_line;
 use touchline_serve::config;
 use touchline_serve::config::{
     ConfigFile, Entry, Layer, Problem, RUN_KEYS, SettingSources, Settings, Stream, ValueOrigin,
@@ -87,7 +88,7 @@ fn resolved(sources: SettingSources, name: &str) -> Result<Settings> {
 /// Lists all problems, and says how many there are.
 fn report(problems: &[Problem], name: &str) -> Error {
     for problem in problems {
-        eprintln!("{problem}");
+        print_error_line(format_args!("{problem}"));
     }
     let noun = if problems.len() == 1 { "mistake" } else { "mistakes" };
     Error::Usage(format!("{name}: {} {noun}; correct the lines above", problems.len()))

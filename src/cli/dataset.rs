@@ -14,6 +14,7 @@ use touchline_core::clip::SamplingPlan;
 use touchline_core::clip::resample::SAMPLE_RATES;
 use touchline_core::clock::SystemClock;
 use touchline_core::error::{Error, Result};
+use touchline_core::redact::print_error_line;
 use touchline_learn::dataset::build;
 use touchline_learn::dataset::build::{BuildConfig, BuildProgress, Summary};
 use touchline_learn::dataset::{Dataset, Kind, split, stats};
@@ -117,7 +118,7 @@ fn build(args: BuildArgs) -> Result<()> {
     let mut bar: Option<Bar> = None;
     let built = build::build(&config, &opener, &mut |progress| match (progress, &mut bar) {
         (BuildProgress::Note(text), Some(bar)) => bar.line(&text),
-        (BuildProgress::Note(text), None) => eprintln!("{text}"),
+        (BuildProgress::Note(text), None) => print_error_line(format_args!("{text}")),
         (BuildProgress::Done { done, .. }, Some(bar)) => bar.set(done as u64),
         (BuildProgress::Done { done, total }, none) => {
             none.insert(Bar::new("recordings and pictures", total as u64)).set(done as u64);
@@ -172,7 +173,7 @@ fn split(args: &SplitArgs) -> Result<()> {
     let mut dataset = Dataset::open(&args.dataset)?;
     let sides = split::divide(&mut dataset, args.seed)?;
     for warning in split::warnings(&dataset.items, &sides) {
-        eprintln!("{warning}");
+        print_error_line(format_args!("{warning}"));
     }
     let mut out = std::io::stdout();
     for side in split::Side::ALL {

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 
 use crate::cli::paths::shown;
 use touchline_compute::backend::probe;
@@ -19,87 +20,158 @@ pub struct DoctorArgs {
     /// Directory of the model pack to check [default: weights/compact].
     #[arg(long, value_name = "DIR", env = "TOUCHLINE_PACK")]
     pack: Option<PathBuf>,
+    /// Print one JSON object instead of a list.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Open files that the greatest number of streams by default may need.
 const OPEN_FILES: u64 = 4096;
 
 /// How a check came out.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 enum CheckOutcome {
     Ok,
     /// Something works less well, or some sources do not.
+    #[serde(rename = "warning")]
     Lacks,
     /// Nothing works without it.
     Missing,
 }
 
+/// What a check is about.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum CheckArea {
+    /// The library itself.
+    GStreamer,
+    /// An element of a plugin, by its name.
+    Plugin,
+    /// The decoder of live streams, by the name of the codec.
+    Decoder,
+    /// The model pack.
+    Pack,
+    /// Processor, limits and GPUs.
+    Machine,
+}
+
+#[derive(Serialize)]
+struct Check {
+    area: CheckArea,
+    name: String,
+    result: CheckOutcome,
+    detail: String,
+    /// The Debian package that has it, if it lacks.
+    package: Option<&'static str>,
+}
+
+/// The result as JSON. Its keys are documented in deploy/OPERATING.md: they are only added.
+#[derive(Serialize)]
+struct DoctorReport<'a> {
+    version: &'static str,
+    /// Nothing is missing that every source needs.
+    ok: bool,
+    checks: &'a [Check],
+    /// The packages to install, each once.
+    packages: &'a [&'static str],
+}
+
 struct Checklist {
+    is_json: bool,
     color: bool,
-    missing: usize,
+    checks: Vec<Check>,
 }
 
 impl Checklist {
-    fn line(&mut self, verdict: CheckOutcome, what: &str, detail: &str) {
+    fn line(&mut self, area: CheckArea, verdict: CheckOutcome, what: &str, detail: &str) {
+        self.checks.push(Check {
+            area,
+            name: what.to_owned(),
+            result: verdict,
+            detail: detail.to_owned(),
+            package: None,
+        });
+        // Printed at once: loading the pack takes seconds.
+        if self.is_json {
+            return;
+        }
         let (word, color) = match verdict {
             CheckOutcome::Ok => ("ok", 32),
             CheckOutcome::Lacks => ("warning", 33),
             CheckOutcome::Missing => ("MISSING", 31),
         };
-        self.missing += usize::from(verdict == CheckOutcome::Missing);
         if self.color {
             let _ = writeln!(std::io::stdout(), "\x1b[{color}m{word:>8}\x1b[0m  {what:<26} {detail}");
         } else {
             let _ = writeln!(std::io::stdout(), "{word:>8}  {what:<26} {detail}");
         }
     }
+
+    /// Says that `package` has what the last check lacks. Returns `packages` with it.
+    fn install(&mut self, package: &'static str, mut packages: Vec<&'static str>) -> Vec<&'static str> {
+        if let Some(check) = self.checks.last_mut() {
+            check.package = Some(package);
+        }
+        if !packages.contains(&package) {
+            packages.push(package);
+        }
+        packages
+    }
 }
 
 pub fn doctor(args: &DoctorArgs) -> Result<()> {
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let mut report = Checklist { color, missing: 0 };
-    let _ = writeln!(std::io::stdout(), "touchline {}", env!("CARGO_PKG_VERSION"));
+    let mut report = Checklist { is_json: args.json, color, checks: Vec::new() };
+    let version = env!("CARGO_PKG_VERSION");
+    if !args.json {
+        let _ = writeln!(std::io::stdout(), "touchline {version}");
+    }
     let packages = gstreamer(&mut report);
     pack(&mut report, args.pack.as_deref());
     machine(&mut report);
-    if !packages.is_empty() {
+    let missing = report.checks.iter().filter(|check| check.result == CheckOutcome::Missing).count();
+    if args.json {
+        let result = DoctorReport { version, ok: missing == 0, checks: &report.checks, packages: &packages };
+        let text = serde_json::to_string_pretty(&result).expect("the report has plain values");
+        let _ = writeln!(std::io::stdout(), "{text}");
+    } else if !packages.is_empty() {
         let _ =
             writeln!(std::io::stdout(), "\nTo install the missing parts:\n  apt-get install {}", packages.join(" "));
     }
-    match report.missing {
+    match missing {
         0 => Ok(()),
         n => Err(Error::Usage(format!("missing required parts: {n}; see the lines marked MISSING"))),
     }
 }
 
 /// Returns the Debian packages of the missing parts.
-fn gstreamer(report: &mut Checklist) -> Vec<String> {
+fn gstreamer(report: &mut Checklist) -> Vec<&'static str> {
     match plugins::version() {
-        Ok(version) => report.line(CheckOutcome::Ok, "GStreamer", &version),
+        Ok(version) => report.line(CheckArea::GStreamer, CheckOutcome::Ok, "GStreamer", &version),
         Err(e) => {
-            report.line(CheckOutcome::Missing, "GStreamer", &e.to_string());
-            return vec!["gstreamer1.0-tools".into()];
+            report.line(CheckArea::GStreamer, CheckOutcome::Missing, "GStreamer", &e.to_string());
+            return report.install("gstreamer1.0-tools", Vec::new());
         }
     }
     let found = match plugins::survey() {
         Ok(found) => found,
         Err(e) => {
-            report.line(CheckOutcome::Missing, "GStreamer plugins", &e.to_string());
+            report.line(CheckArea::GStreamer, CheckOutcome::Missing, "GStreamer plugins", &e.to_string());
             return Vec::new();
         }
     };
-    let mut packages: Vec<String> = Vec::new();
+    let mut packages: Vec<&'static str> = Vec::new();
     for found in found {
         let plugin = found.plugin;
         if found.installed {
-            report.line(CheckOutcome::Ok, plugin.element, plugin.purpose);
+            report.line(CheckArea::Plugin, CheckOutcome::Ok, plugin.element, plugin.purpose);
             continue;
         }
         let verdict = if plugin.required { CheckOutcome::Missing } else { CheckOutcome::Lacks };
-        report.line(verdict, plugin.element, &format!("{} (package {})", plugin.purpose, plugin.package));
-        if !packages.iter().any(|p| p == plugin.package) {
-            packages.push(plugin.package.to_owned());
-        }
+        let detail = format!("{} (package {})", plugin.purpose, plugin.package);
+        report.line(CheckArea::Plugin, verdict, plugin.element, &detail);
+        packages = report.install(plugin.package, packages);
     }
     decoders(report);
     packages
@@ -109,7 +181,7 @@ fn gstreamer(report: &mut Checklist) -> Vec<String> {
 fn decoders(report: &mut Checklist) {
     let found = match plugins::decoders() {
         Ok(found) => found,
-        Err(e) => return report.line(CheckOutcome::Missing, "decoders", &e.to_string()),
+        Err(e) => return report.line(CheckArea::Decoder, CheckOutcome::Missing, "decoders", &e.to_string()),
     };
     for DecoderSurvey { codec, element, unusable } in found {
         let verdict = if element.is_some() { CheckOutcome::Ok } else { CheckOutcome::Lacks };
@@ -117,7 +189,7 @@ fn decoders(report: &mut Checklist) {
         for (element, reason) in unusable {
             detail += &format!("; {element}: {reason}");
         }
-        report.line(verdict, &format!("decoder for {codec}"), &detail);
+        report.line(CheckArea::Decoder, verdict, &format!("decoder for {codec}"), &detail);
     }
 }
 
@@ -128,16 +200,17 @@ fn pack(report: &mut Checklist, given: Option<&Path>) {
     });
     match loaded {
         Ok(summary) => {
-            report.line(CheckOutcome::Ok, "model pack", &format!("{summary}; weights verified, models loaded and run"))
+            let detail = format!("{summary}; weights verified, models loaded and run");
+            report.line(CheckArea::Pack, CheckOutcome::Ok, "model pack", &detail);
         }
-        Err(e) => report.line(CheckOutcome::Missing, "model pack", &e.to_string()),
+        Err(e) => report.line(CheckArea::Pack, CheckOutcome::Missing, "model pack", &e.to_string()),
     }
 }
 
 fn machine(report: &mut Checklist) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let cores_verdict = if cores >= 2 { CheckOutcome::Ok } else { CheckOutcome::Lacks };
-    report.line(cores_verdict, "processor", &format!("{cores} cores, {}", vector_units()));
+    report.line(CheckArea::Machine, cores_verdict, "processor", &format!("{cores} cores, {}", vector_units()));
     let (soft, hard) = limits::open_files();
     let shown = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
     let is_enough = hard.is_none_or(|n| n >= OPEN_FILES);
@@ -145,10 +218,10 @@ fn machine(report: &mut Checklist) {
         if is_enough { "" } else { "; about 30 per stream are needed: raise the limit (LimitNOFILE=, ulimit -Hn)" };
     let verdict = if is_enough { CheckOutcome::Ok } else { CheckOutcome::Lacks };
     let text = format!("soft limit {}, hard limit {}{advice}", shown(soft), shown(hard));
-    report.line(verdict, "open files", &text);
+    report.line(CheckArea::Machine, verdict, "open files", &text);
     for finding in probe::findings() {
         let verdict = if finding.is_ok { CheckOutcome::Ok } else { CheckOutcome::Lacks };
-        report.line(verdict, finding.what, &finding.detail);
+        report.line(CheckArea::Machine, verdict, finding.what, &finding.detail);
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use touchline_core::redact::print_error_line;
 
 /// Between two plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -37,12 +38,12 @@ impl Bar {
                 self.last_line = Instant::now();
                 let elapsed = self.started.elapsed().as_secs_f64();
                 let left = elapsed / done as f64 * self.total.saturating_sub(done) as f64;
-                eprintln!(
+                print_error_line(format_args!(
                     "{done}/{} {}, {:.1}/s, about {left:.0} s left",
                     self.total,
                     self.what,
                     done as f64 / elapsed.max(1e-9)
-                );
+                ));
             }
             None => {}
         }
@@ -52,7 +53,7 @@ impl Bar {
     pub fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => print_error_line(format_args!("{text}")),
         }
     }
 

@@ -12,6 +12,7 @@ use touchline_compute::models::Architecture;
 use touchline_compute::models::pack::Manifest;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
+use touchline_core::redact::print_error_line;
 use touchline_learn::dataset::Dataset;
 use touchline_learn::fit::{FitConfig, HeadConfig, LOG, Observer, TuneConfig};
 use touchline_learn::inputs::Inputs;
@@ -359,7 +360,7 @@ impl TrainProgress {
     fn print(&mut self, text: &str) {
         match &self.rows {
             Some((_, bar)) => bar.line(text),
-            None => eprintln!("{text}"),
+            None => print_error_line(format_args!("{text}")),
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod colours;
 pub mod decision;
 pub mod error;
+pub mod expectation;
 pub mod frame;
 pub mod fusion;
 pub mod incident;

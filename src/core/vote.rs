@@ -153,6 +153,12 @@ impl Voter {
         }
     }
 
+    /// The classes on air, ascending.
+    pub fn on_air(&self) -> impl Iterator<Item = ClassId> + Clone {
+        let on_air = self.on_air.iter().enumerate().filter(|(_, is_on_air)| **is_on_air);
+        on_air.map(|(class, _)| ClassId(class as u16))
+    }
+
     /// Ends the stream: every class on air leaves it at the last second.
     pub fn finish(&mut self, events: &mut Vec<Event>) {
         let Some((run, index)) = self.last else { return };

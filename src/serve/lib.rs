@@ -5,6 +5,7 @@
 //!
 //! | room | contents |
 //! |---|---|
+//! | [`schedule`] | what is expected on a stream, and when: iCalendar and CSV |
 //! | [`config`] | settings: one raw form, its sources, defaults, bounds and schema |
 //! | [`metrics`] | counters and gauges for Prometheus |
 //! | [`backlog`], [`relief`], [`frame_share`] | seconds that wait for inference; what is given up under load |
@@ -45,6 +46,7 @@ pub mod record;
 pub mod recording;
 pub mod relief;
 pub mod run;
+pub mod schedule;
 pub mod shadow;
 pub mod sink;
 pub mod store;

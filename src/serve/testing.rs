@@ -10,6 +10,7 @@ use touchline_core::clock::Clock;
 use touchline_core::decision::{
     Decision, DecisionReason, ModalityScores, PackStamp, PerModality, SecondOutcome, SecondPrediction, WindowEstimate,
 };
+use touchline_core::expectation::WatchedSecond;
 use touchline_core::labels::{ClassSet, Modality};
 use touchline_core::tier::DecodeTier;
 use touchline_core::time::{RunId, WallSource, WallTime};
@@ -74,6 +75,7 @@ pub fn predicted(index: u64, label: &str, probability: f32) -> Published {
         estimate: WindowEstimate { share, mean: scores, label: id, seconds: 8, gaps: 0, known_from: 0.0 },
         events: Vec::new(),
         segments: Vec::new(),
+        watched: WatchedSecond::default(),
         latency_ns: Some(640_250_000),
         backlog: 1,
     }

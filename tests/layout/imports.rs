@@ -30,6 +30,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["clip"],
             &["decision"],
             &["vote"],
+            &["expectation"],
             &["segment"],
             &["fusion"],
         ],
@@ -87,6 +88,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
     (
         "serve",
         &[
+            &["schedule"],
             &["config"],
             &["metrics"],
             &["backlog"],

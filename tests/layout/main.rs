@@ -3,6 +3,7 @@
 mod clocks;
 mod imports;
 mod names;
+mod printing;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -4,9 +4,11 @@
 mod bad_input;
 mod client;
 mod clips;
+mod closed_output;
 #[path = "../common/mod.rs"]
 mod common;
 mod demo;
+mod doctor;
 mod end_to_end;
 mod examples;
 mod export;

@@ -15,6 +15,7 @@ use crate::cli::paths::shown;
 use touchline_compute::models::pack::Pack;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
+use touchline_core::redact::print_error_line;
 use touchline_learn::dataset::Dataset;
 use touchline_learn::dataset::split::Side;
 use touchline_learn::evaluate::compare::compare;
@@ -106,7 +107,7 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
                 Ok(table) => Some(table),
                 // Only the learned fusion needs validation.
                 Err(Error::Data { cause, .. }) if dataset.sides().is_ok() => {
-                    eprintln!("the learned fusion is not evaluated: {cause}");
+                    print_error_line(format_args!("the learned fusion is not evaluated: {cause}"));
                     None
                 }
                 Err(error) => return Err(error),
@@ -135,7 +136,7 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
             "the pack was trained on {trained_on} recordings of this side, so its figures are too high; split the dataset as for \
              its training"
         );
-        eprintln!("{note}");
+        print_error_line(format_args!("{note}"));
         evaluation.notes.insert(0, note);
     }
     if let Some(path) = &args.against {

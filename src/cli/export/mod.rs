@@ -14,6 +14,7 @@ use super::paths::{output_path, refuse_inputs, shown};
 use super::run::named;
 use touchline_core::error::{Error, Result};
 use touchline_core::redact;
+use touchline_core::redact::print_error_line;
 use touchline_core::segment::SegmentedStream;
 use touchline_core::timecode::FrameRate;
 use touchline_media::hls::fetch_playlist;
@@ -134,7 +135,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     if args.output != Path::new("-") {
         let count = export.segments.iter().filter(|placed| export.class(placed).is_some()).count();
         let other = export.segments.len() - count;
-        eprintln!("{}: {count} segments of classes, {other} others", shown(&args.output));
+        print_error_line(format_args!("{}: {count} segments of classes, {other} others", shown(&args.output)));
     }
     Ok(())
 }
@@ -238,7 +239,7 @@ fn warn_of_damage(file: &RecordFile, place: &str) {
         lines.join(", "),
         file.records
     );
-    eprintln!("{}", touchline_core::redact::text(&text));
+    print_error_line(format_args!("{}", touchline_core::redact::text(&text)));
 }
 
 fn choose<'a>(file: &'a RecordFile, requested: Option<&str>, place: &str) -> Result<(&'a str, &'a SegmentedStream)> {

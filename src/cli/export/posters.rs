@@ -9,6 +9,7 @@ use crate::cli::paths::shown;
 use crate::cli::progress::Bar;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::OTHER;
+use touchline_core::redact::print_error_line;
 use touchline_core::time::NANOS_PER_SECOND;
 use touchline_media::gst::clips::thumbnail;
 use touchline_serve::export::{Export, Posters, plain};
@@ -33,7 +34,7 @@ pub(super) fn posters(export: &Export<'_>, media: &Path) -> Result<Posters> {
     let mut chosen: Vec<usize> = (0..export.segments.len()).filter(is_sport).collect();
     chosen.sort_by_key(|i| std::cmp::Reverse(export.segments[*i].segment.seconds()));
     if chosen.len() > POSTERS_MAX {
-        eprintln!("{place}: pictures of the longest {POSTERS_MAX} of {} segments", chosen.len());
+        print_error_line(format_args!("{place}: pictures of the longest {POSTERS_MAX} of {} segments", chosen.len()));
         chosen.truncate(POSTERS_MAX);
     }
     let mut bar = Bar::new("pictures", chosen.len() as u64);

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::shown;
 use touchline_core::error::{Error, Result};
 use touchline_core::markup::plain;
+use touchline_core::redact::print_error_line;
 use touchline_core::time::RunId;
 use touchline_media::overlay::LabelContent;
 use touchline_serve::outputs::label_content;
@@ -70,7 +71,7 @@ impl SecondsByRun {
             }
         }
         if damaged > 0 {
-            eprintln!("touchline: {place}: skipped {damaged} damaged lines");
+            print_error_line(format_args!("touchline: {place}: skipped {damaged} damaged lines"));
         }
         if streams.is_empty() {
             return Err(Error::source_error(&place, "there is no second in it", advice));

@@ -15,7 +15,7 @@ use touchline_media::gst::output::Encoder;
 use touchline_media::options::{DecoderChoice, Isolation, TierChoice, VariantChoice};
 use touchline_media::overlay::Position;
 use touchline_serve::config::{
-    BatchMax, BatchWaitMs, ClipKind, LatencyMs, MaxHeight, MaxStreams, RecordKind, RtspTransport,
+    BatchMax, BatchWaitMs, ClipKind, ExpectForS, LatencyMs, MaxHeight, MaxStreams, RecordKind, RtspTransport,
 };
 
 #[derive(Clone, Debug, Args, Serialize)]
@@ -113,6 +113,15 @@ pub struct RunArgs {
     /// Language of the HLS audio rendition, such as de or pt-BR, if the playlist marks none as default.
     #[arg(long, value_name = "LANGUAGE")]
     audio_language: Option<String>,
+    /// Classes that are expected on air, separated by commas; also "unknown" and "no-programme". Anything else is unexpected.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    expect: Option<Vec<String>>,
+    /// Something unexpected counts after this time on air, 1 to 86400 seconds [default: 60].
+    #[arg(long, value_name = "SECONDS")]
+    expect_for_s: Option<ExpectForS>,
+    /// File that says which classes are expected when, an iCalendar (.ics) or start,end,expect (.csv). It is read again on SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    schedule: Option<PathBuf>,
     #[command(flatten)]
     vote: VoteArgs,
     #[command(flatten)]

@@ -36,6 +36,10 @@ pub(super) fn run_with(args: &RunArgs, notice: Option<Notice>, sinks: Vec<Box<dy
     for pack in [Some(&mut pack), shadow.as_mut()].into_iter().flatten() {
         super::place(pack, settings.precision, &settings.device)?;
     }
+    let problems = settings.problems_with_classes(&pack.classes);
+    if !problems.is_empty() {
+        return Err(config::refused(&problems));
+    }
     refuse_own_inputs(&settings)?;
     let fixed = settings.fixed();
     let Settings { shard, streams, named, access, .. } = settings;

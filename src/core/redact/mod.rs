@@ -324,13 +324,24 @@ impl io::Write for Stderr {
         // Colours of the log begin with an escape character. The formatter escapes those of messages.
         let mut line = shown(line.trim_end_matches('\n'), |c| matches!(c, '\t' | '\x1b'));
         line.push('\n');
-        io::stderr().write_all(line.as_bytes())?;
+        print_error(&line);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
+}
+
+/// Writes `text` to standard error, as it is. A failure is ignored, unlike by `eprintln!`: the reader may have closed the pipe, and what the
+/// program does must not depend on it.
+pub fn print_error(text: &str) {
+    let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
+}
+
+/// As [`print_error`], for a line. Its end is added.
+pub fn print_error_line(line: std::fmt::Arguments<'_>) {
+    print_error(&format!("{line}\n"));
 }
 
 /// The parts of a URI as written. Not the `url` crate, because redaction must also work on what that crate rejects.

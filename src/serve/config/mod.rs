@@ -30,8 +30,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::schedule::{Expectations, Schedule};
 use touchline_compute::models::pack::MANIFEST;
 use touchline_core::error::{Error, Result};
+use touchline_core::labels::ClassSet;
 use touchline_core::markup::is_harmless;
 use touchline_media::options::{DecoderChoice, HlsOptions, Isolation, SourceKind, TierChoice};
 
@@ -49,7 +51,7 @@ pub use signal::SignalFile;
 pub use sink::{RecordKind, SinkSettings};
 pub use touchline_media::guard::SourcesFile;
 pub use values::{
-    BatchMax, BatchWaitMs, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard,
+    BatchMax, BatchWaitMs, ExpectForS, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard,
 };
 
 /// The pack that serves by default.
@@ -100,9 +102,26 @@ pub struct StreamSettings {
     pub output: Option<String>,
     /// Overrides the vote of the run.
     pub vote: VoteFile,
+    /// Names of what is expected on air when no entry of the schedule holds.
+    #[serde(default)]
+    pub expect: Vec<String>,
+    /// Seconds of something else on air after which it is unexpected.
+    #[serde(default = "default_expect_for_s")]
+    pub expect_for_s: u32,
+    /// What is expected when. Only streams of the configuration have one.
+    #[serde(skip)]
+    pub schedule: Option<Schedule>,
 }
 
 impl StreamSettings {
+    /// What is expected on the stream, with the classes of the pack.
+    ///
+    /// # Errors
+    /// Names the class that does not exist, the nearest one, and the file and line of the schedule.
+    pub fn expectations(&self, classes: &ClassSet) -> Result<Expectations, String> {
+        Expectations::new(&self.expect, self.schedule.as_ref(), self.expect_for_s, classes)
+    }
+
     /// Where the source is received and decoded. Sources added over the API have a process of their own by default, because
     /// they are unchecked.
     pub fn isolation(&self, is_from_api: bool) -> Isolation {
@@ -172,7 +191,7 @@ pub fn streams_beside(files: Vec<StreamFile>, mut taken: HashSet<String>) -> Res
 }
 
 impl StreamFile {
-    /// The settings of the stream, as `id`, with `latency_ms` where it has none.
+    /// The settings of the stream, as `id`, with `latency_ms` where it has none. The schedule is not read.
     pub fn settings(self, id: String, latency_ms: u32) -> StreamSettings {
         StreamSettings {
             id,
@@ -196,8 +215,15 @@ impl StreamFile {
             record: self.record.unwrap_or(true),
             output: self.output,
             vote: self.vote,
+            expect: self.expect.unwrap_or_default(),
+            expect_for_s: self.expect_for_s.map_or_else(default_expect_for_s, ExpectForS::get),
+            schedule: None,
         }
     }
+}
+
+fn default_expect_for_s() -> u32 {
+    raw::DEFAULT_EXPECT_FOR.get()
 }
 
 const fn yes() -> bool {

@@ -16,7 +16,8 @@ use super::record::RecordFile;
 use super::signal::SignalFile;
 use super::sink::{self, RecordKind, SinkFile};
 use super::values::{
-    BatchMax, BatchWaitMs, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard, text,
+    BatchMax, BatchWaitMs, ExpectForS, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard,
+    text,
 };
 use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::gpu::placement::DeviceChoice;
@@ -99,6 +100,12 @@ pub struct RawSettings {
     /// Language of the HLS audio rendition, such as de or pt-BR, if the playlist marks none as default; for all configured
     /// streams.
     pub audio_language: Option<String>,
+    /// Classes that are expected on air, "unknown" and "no-programme", for all configured streams. Anything else is unexpected.
+    pub expect: Option<Vec<String>>,
+    /// Something unexpected counts after this time on air, seconds; for all configured streams.
+    pub expect_for_s: Option<ExpectForS>,
+    /// File (.ics or .csv) that says which classes are expected when, for all configured streams. It is read again on SIGHUP.
+    pub schedule: Option<PathBuf>,
     /// The sliding vote, and when a class counts as on air.
     pub vote: VoteFile,
     /// When test bars, black, freeze and silence count.
@@ -240,6 +247,12 @@ pub struct StreamFile {
     /// Needs `[record]`.
     #[schemars(length(min = 1))]
     pub output: Option<String>,
+    /// Classes that are expected on air, "unknown" and "no-programme". Anything else is unexpected.
+    pub expect: Option<Vec<String>>,
+    /// Something unexpected counts after this time on air, seconds; by default 60.
+    pub expect_for_s: Option<ExpectForS>,
+    /// File (.ics or .csv) that says which classes are expected when; `expect` holds at other times.
+    pub schedule: Option<PathBuf>,
     /// Overrides the vote of the run.
     #[serde(default)]
     pub vote: VoteFile,
@@ -291,6 +304,7 @@ pub fn defaults() -> RawSettings {
         tier: Some(TierChoice::Auto),
         decoder: Some(DecoderChoice::Auto),
         variant: Some(VariantChoice::Fit),
+        expect_for_s: Some(DEFAULT_EXPECT_FOR),
         vote: VoteFile { window: Some(window), stride: Some(stride), onset: Some(onset), offset: Some(offset) },
         signal: SignalConfig::default().into(),
         history: HistoryFile::default_values(),
@@ -303,6 +317,9 @@ pub fn defaults() -> RawSettings {
 
 /// GStreamer's own 2000 would alone exceed the permitted latency of a decision.
 pub(super) const DEFAULT_LATENCY: LatencyMs = LatencyMs::of::<200>();
+
+/// As long as a break between two programmes that nobody needs to look at.
+pub(super) const DEFAULT_EXPECT_FOR: ExpectForS = ExpectForS::of::<60>();
 
 /// The JSON Schema of the file, with the defaults.
 pub fn schema() -> Value {

@@ -16,9 +16,11 @@ use super::values::{BatchMax, BatchWaitMs, LatencyMs, Listen, MaxStreams, Precis
 use super::{
     AccessFile, SourcesFile, StreamSettings, stream_group, stream_id, stream_label, streams, streams_beside, time_zone,
 };
+use crate::schedule::{self, Schedule};
 use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::gpu::placement::DeviceChoice;
 use touchline_core::error::Error;
+use touchline_core::labels::ClassSet;
 use touchline_core::vote::VoteConfig;
 use touchline_media::gst::output::OutputAddress;
 use touchline_media::guard::SourcePolicy;
@@ -26,7 +28,7 @@ use touchline_media::options::TierChoice;
 use touchline_media::uri::Location;
 
 /// Keys of a run that each of its configured streams takes.
-const OF_STREAMS: [&str; 9] = [
+const OF_STREAMS: [&str; 12] = [
     "pipeline",
     "latency_ms",
     "rtsp_transport",
@@ -36,6 +38,9 @@ const OF_STREAMS: [&str; 9] = [
     "variant",
     "max_height",
     "audio_language",
+    "expect",
+    "expect_for_s",
+    "schedule",
 ];
 
 /// The layers of all sources of settings, before merging.
@@ -202,10 +207,10 @@ pub fn resolve(sources: SettingSources) -> Result<Settings, Vec<Problem>> {
         RawTable { place: ValueOrigin::CommandLine, values }
     });
     let mut taken = HashSet::new();
-    let is_recording = record.is_some();
-    let mut check = |stream: RawTable| checked(stream, &values, (vote, is_recording), &mut taken, &mut problems);
-    let of_file: Vec<(RawTable, StreamFile)> = file.streams.into_iter().filter_map(&mut check).collect();
-    let named: Vec<(RawTable, StreamFile)> = named.filter_map(&mut check).collect();
+    let of_run = OfRun { values: &values, vote, is_recording: record.is_some(), time_zone: raw.time_zone.as_deref() };
+    let mut check = |stream: RawTable| checked(stream, &of_run, &mut taken, &mut problems);
+    let of_file: Vec<CheckedStream> = file.streams.into_iter().filter_map(&mut check).collect();
+    let named: Vec<CheckedStream> = named.filter_map(&mut check).collect();
     let sinks = sinks(file.sinks, &mut problems);
     if let Some(Err(_)) = raw.instance.as_deref().map(stream_id) {
         let text = "the name is ill-formed; use 1 to 64 letters, digits, '-', '_' and '.'".to_owned();
@@ -288,16 +293,26 @@ fn place_of(values: &Layer, prefix: &str, text: &str) -> ValueOrigin {
     found.map_or(ValueOrigin::Default, |(_, entry)| entry.place.clone())
 }
 
+/// What the check of a stream needs of the run.
+struct OfRun<'a> {
+    values: &'a Layer,
+    vote: VoteConfig,
+    is_recording: bool,
+    time_zone: Option<&'a str>,
+}
+
+/// A stream without mistakes, and its schedule.
+type CheckedStream = (RawTable, StreamFile, Option<Schedule>);
+
 /// Completes a stream with values of the run and checks it. Mistakes are added to `problems`.
 fn checked(
     mut stream: RawTable,
-    run: &Layer,
-    (vote, is_recording): (VoteConfig, bool),
+    run: &OfRun<'_>,
     taken: &mut HashSet<String>,
     problems: &mut Vec<Problem>,
-) -> Option<(RawTable, StreamFile)> {
+) -> Option<CheckedStream> {
     for key in OF_STREAMS {
-        let Some(entry) = run.get(key) else { continue };
+        let Some(entry) = run.values.get(key) else { continue };
         if entry.place.overrides_streams() || !stream.values.contains_key(key) {
             stream.values.insert(key.to_owned(), entry.clone());
         }
@@ -327,24 +342,39 @@ fn checked(
     if let Some(output) = &file.output {
         if let Err(text) = OutputAddress::parse(output) {
             problem("output", place("output"), text);
-        } else if !is_recording || file.record == Some(false) {
+        } else if !run.is_recording || file.record == Some(false) {
             let text = "an output needs recorded media; set dir in [record], and remove record = false from the stream";
             problem("output", place("output"), text.into());
         }
     }
-    if let Err(text) = file.vote.over(vote) {
+    if let Err(text) = file.vote.over(run.vote) {
         problem("vote", place_of(&stream.values, "vote.", &text), text);
     }
-    Some((stream, file))
+    let schedule = file.schedule.as_deref().map(|path| Schedule::read(path, run.time_zone)).transpose();
+    let schedule = schedule.unwrap_or_else(|text| {
+        problem("schedule", place("schedule"), text);
+        None
+    });
+    Some((stream, file, schedule))
 }
 
 fn with_ids(
-    streams: Vec<(RawTable, StreamFile)>,
+    streams: Vec<CheckedStream>,
     settings: impl FnOnce(Vec<StreamFile>) -> Result<Vec<StreamSettings>, Error>,
 ) -> Result<Vec<Stream>, Error> {
-    let (raw, files): (Vec<RawTable>, Vec<StreamFile>) = streams.into_iter().unzip();
-    let streams = settings(files)?.into_iter().zip(raw);
-    Ok(streams.map(|(settings, RawTable { place, values })| Stream { settings, place, values }).collect())
+    let mut files = Vec::with_capacity(streams.len());
+    let mut others = Vec::with_capacity(streams.len());
+    for (raw, file, schedule) in streams {
+        files.push(file);
+        others.push((raw, schedule));
+    }
+    let streams = settings(files)?.into_iter().zip(others);
+    let stream = |(settings, (RawTable { place, values }, schedule))| Stream {
+        settings: StreamSettings { schedule, ..settings },
+        place,
+        values,
+    };
+    Ok(streams.map(stream).collect())
 }
 
 impl Settings {
@@ -370,6 +400,18 @@ impl Settings {
             problems.push(Problem { place, key: "max_streams".into(), text });
         }
         problems
+    }
+
+    /// Expectations of streams that name classes which the pack does not have.
+    pub fn problems_with_classes(&self, classes: &ClassSet) -> Vec<Problem> {
+        let streams = self.streams.iter().chain(&self.named);
+        let problem = |stream: &Stream| {
+            let text = stream.settings.expectations(classes).err()?;
+            let key = if schedule::expected(&stream.settings.expect, classes).is_err() { "expect" } else { "schedule" };
+            let place = stream.values.get(key).map_or(&stream.place, |entry| &entry.place).clone();
+            Some(Problem { place, key: key.to_owned(), text })
+        };
+        streams.filter_map(problem).collect()
     }
 
     /// The keys that count only at the start. The others take effect when the file is read again.

@@ -15,6 +15,8 @@ pub type MaxStreams = Within<1, 4096>;
 pub type LatencyMs = Within<0, 60_000>;
 /// Maximum height of HLS variants, lines; no broadcast has more than 8K's 4320.
 pub type MaxHeight = Within<1, 8192>;
+/// Seconds of something else on air after which it is unexpected; a day at most.
+pub type ExpectForS = Within<1, 86_400>;
 /// Seconds that go through a model at once.
 pub type BatchMax = Within<1, 512>;
 /// How long a second waits for others of its batch, milliseconds.

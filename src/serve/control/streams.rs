@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 
 pub use super::config_status::{ConfigStatus, ReloadChanges};
 use crate::config::{
-    LatencyMs, MaxHeight, RtspTransport, StreamFile, StreamSettings, VoteFile, stream_group, stream_id, stream_label,
+    ExpectForS, LatencyMs, MaxHeight, RtspTransport, StreamFile, StreamSettings, VoteFile, stream_group, stream_id,
+    stream_label,
 };
 use touchline_core::markup::is_harmless;
 use touchline_core::vote::VoteConfig;
@@ -26,7 +27,7 @@ const REQUESTS_MAX: usize = 16;
 /// Longest URI, bytes.
 const URI_MAX: usize = 2048;
 
-/// A new stream: the keys of `[[stream]]` without `pipeline` and `output`. Files and receivers are the operator's.
+/// A new stream: the keys of `[[stream]]` without `pipeline`, `output` and `schedule`. Files and receivers are the operator's.
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(try_from = "StreamFile")]
 pub struct NewStream {
@@ -40,6 +41,7 @@ impl TryFrom<StreamFile> for NewStream {
         match file {
             StreamFile { pipeline: Some(_), .. } => Err("unknown field `pipeline`"),
             StreamFile { output: Some(_), .. } => Err("unknown field `output`"),
+            StreamFile { schedule: Some(_), .. } => Err("unknown field `schedule`"),
             file => Ok(Self { file }),
         }
     }
@@ -57,6 +59,7 @@ impl JsonSchema for NewStream {
         if let Some(keys) = schema.get_mut("properties").and_then(Value::as_object_mut) {
             keys.remove("pipeline");
             keys.remove("output");
+            keys.remove("schedule");
             let uri =
                 "URI with the scheme rtsp, rtsps, http, https, srt, rtmp, rtmps, udp or testsrc, with its secrets.";
             keys["uri"]["description"] = uri.into();
@@ -69,6 +72,9 @@ impl JsonSchema for NewStream {
             keys["enabled"]["default"] = true.into();
             keys["retry"]["default"] = true.into();
             keys["record"]["default"] = true.into();
+            keys["expect"]["description"] =
+                "Classes that are expected on air, \"unknown\" and \"no-programme\". Anything else is unexpected."
+                    .into();
         }
         schema
     }
@@ -125,6 +131,11 @@ pub struct StreamPatch {
     pub retry: Option<Option<bool>>,
     /// Whether its media are recorded, if the program records.
     pub record: Option<bool>,
+    /// Classes that are expected on air, "unknown" and "no-programme". Anything else is unexpected.
+    #[serde(default, deserialize_with = "given")]
+    pub expect: Option<Option<Vec<String>>>,
+    /// Something unexpected counts after this time on air, seconds.
+    pub expect_for_s: Option<ExpectForS>,
     /// Overrides of the vote of the run.
     #[serde(default, deserialize_with = "given")]
     pub vote: Option<Option<VotePatch>>,
@@ -228,6 +239,10 @@ impl StreamPatch {
         new.enabled = self.enabled.unwrap_or(new.enabled);
         new.retry = self.retry.unwrap_or(new.retry);
         new.record = self.record.unwrap_or(new.record);
+        if let Some(expect) = &self.expect {
+            new.expect = expect.clone().unwrap_or_default();
+        }
+        new.expect_for_s = self.expect_for_s.map_or(new.expect_for_s, ExpectForS::get);
         match &self.vote {
             None => {}
             Some(None) => new.vote = VoteFile::default(),
@@ -397,86 +412,5 @@ impl StreamControl {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-    use crate::config::{Keys, STREAM_KEYS};
-
-    fn new(text: &str) -> NewStream {
-        serde_json::from_str(text).unwrap()
-    }
-
-    #[test]
-    fn a_patch_changes_its_keys_and_null_clears_a_value() {
-        let stream = new(r#"{"uri": "rtsp://h/a", "label": "A", "retry": false, "vote": {"window": 5, "onset": 0.7}}"#);
-        let settings = stream.settings("a".into(), 200);
-        assert_eq!((settings.latency_ms, settings.enabled, settings.isolation), (200, true, None));
-        let patch = |text: &str| serde_json::from_str::<StreamPatch>(text).unwrap().apply(&settings);
-        assert_eq!(patch("{}"), settings);
-        assert_eq!(
-            patch(r#"{"label": null, "retry": null}"#),
-            StreamSettings { label: None, retry: None, ..settings.clone() }
-        );
-        assert_eq!(patch(r#"{"group": "Arena"}"#).group.as_deref(), Some("Arena"));
-        let inside = patch(r#"{"isolation": "none"}"#);
-        assert_eq!(inside.isolation, Some(Isolation::None));
-        let cleared: StreamPatch = serde_json::from_str(r#"{"isolation": null}"#).unwrap();
-        assert_eq!(cleared.apply(&inside), settings);
-        let voted = patch(r#"{"vote": {"window": null, "stride": 2}}"#);
-        assert_eq!(voted.vote, VoteFile { window: None, stride: Some(2), onset: Some(0.7), offset: None });
-        assert_eq!(patch(r#"{"vote": null}"#).vote, VoteFile::default());
-        assert!(serde_json::from_str::<StreamPatch>(r#"{"urk": 1}"#).unwrap_err().to_string().contains("urk"));
-    }
-
-    #[test]
-    fn the_api_has_the_keys_of_the_file() {
-        let paths = |keys: &Keys| -> BTreeSet<String> { keys.keys.iter().map(|key| key.path.clone()).collect() };
-        let without = |mut paths: BTreeSet<String>, key: &str| {
-            assert!(paths.remove(key), "{key}");
-            paths
-        };
-        let new = paths(&Keys::of_type::<NewStream>());
-        assert_eq!(new, without(without(paths(&STREAM_KEYS), "pipeline"), "output"));
-        assert_eq!(paths(&Keys::of_type::<StreamPatch>()), without(new, "id"));
-        let pipeline = serde_json::from_str::<NewStream>(r#"{"uri": "rtsp://h/a", "pipeline": "x"}"#);
-        assert!(pipeline.unwrap_err().to_string().contains("pipeline"));
-    }
-
-    #[test]
-    fn invalid_values_are_named() {
-        for (text, word) in [
-            (r#"{"uri": ""}"#, "uri"),
-            (r#"{"uri": "rtsp://h/\u0000"}"#, "uri"),
-            (r#"{"uri": "rtsp://h/a", "id": "a/b"}"#, "a/b"),
-            (r#"{"uri": "rtsp://h/a", "label": "two\nlines"}"#, "label"),
-            (r#"{"uri": "rtsp://h/a", "group": "a,b"}"#, "group"),
-        ] {
-            let refused = new(text).check().unwrap_err();
-            assert!(refused.kind == StreamRefusalKind::Invalid && refused.error.contains(word), "{refused}");
-        }
-        assert_eq!(new(r#"{"uri": "rtsp://h/a"}"#).check(), Ok(()));
-    }
-
-    #[test]
-    fn refusals_contain_no_secrets() {
-        let stream = new(r#"{"uri": "rtsp://ann:geheim77@h/a"}"#);
-        assert!(!format!("{stream:?}").contains("geheim77"));
-        let refused = StreamRefusal::new(
-            StreamRefusalKind::Source,
-            "rtsp://ann:geheim77@h/a: no",
-            "look at rtsp://ann:geheim77@h/a",
-        );
-        assert!(!refused.to_string().contains("geheim77"), "{refused}");
-    }
-
-    #[test]
-    fn the_control_is_bounded_and_refuses_at_shutdown() {
-        let (control, requests) = StreamControl::new();
-        let remove = || control.submit(StreamChange::Remove { id: "a".into(), generation: None });
-        let waiting: Vec<_> = (0..REQUESTS_MAX).map(|_| remove().unwrap()).collect();
-        assert_eq!(remove().unwrap_err().kind, StreamRefusalKind::Busy);
-        drop((requests, waiting));
-        assert_eq!(remove().unwrap_err().kind, StreamRefusalKind::NotReady);
-    }
-}
+#[path = "streams_tests.rs"]
+mod tests;

@@ -57,7 +57,7 @@ fn events_of(events: mpsc::Receiver<Result<Event, Infallible>>) -> Response {
     ([("x-accel-buffering", "no")], events).into_response()
 }
 
-/// Streams server-sent events: snapshot, then second, gap, event, state, incident, pack and segment.
+/// Streams server-sent events: snapshot, then second, gap, event, state, incident, pack, segment and expectation.
 ///
 /// After lost records it sends lagged and a new snapshot. It ends after the state removed.
 #[utoipa::path(get, path = "/api/v1/streams/{id}/live", operation_id = "liveStream", params(StreamPath), responses(

@@ -11,7 +11,7 @@ use touchline_core::time::RunId;
 /// Stores records and runs. Called by the publisher: must not block, except [`Archive::run_ahead`]
 /// and the methods that read.
 pub trait Archive: Send + Sync {
-    /// Stores an event, incident or state of `stream`, of the time `at_ms`.
+    /// Stores an event, incident, state or expectation record of `stream`, of the time `at_ms`.
     fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>, at_ms: i64);
     /// Stores a segment of `stream`. It replaces the one of its run that begins with the same second, and those within it.
     fn keep_segment(&self, stream: &str, segment: KeptSegment);

@@ -57,6 +57,13 @@ pub struct StreamFacts {
     pub retry: bool,
     /// Whether its media are recorded, if the program records.
     pub record: bool,
+    /// What is expected on air when no entry of the schedule holds: classes of the pack, unknown, no-programme.
+    pub expect: Vec<String>,
+    /// Seconds of something else on air after which it is unexpected.
+    #[schemars(range(min = 1))]
+    pub expect_for_s: u32,
+    /// Name of the file of the schedule, without its folder.
+    pub schedule: Option<String>,
     /// Vote settings of the stream.
     pub vote: VoteFacts,
 }

@@ -7,18 +7,19 @@ use std::sync::Arc;
 use super::history::HistoryEntry;
 use super::{
     FeedKind, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, KeptSegment, LiveState, RecordKind, Restored,
-    SourceFacts, Stream, StreamCounts, StreamFacts, push_bounded,
+    SourceFacts, Stream, StreamCounts, StreamFacts, Unexpected, push_bounded,
 };
 use crate::metrics::StreamMetrics;
 use crate::record::kept;
 use crate::record::{OutputRecord, Published, Recorder, StreamState};
 use touchline_core::decision::{Event, SecondOutcome};
+use touchline_core::expectation::ExpectationEvent;
 use touchline_core::frame::Frame;
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Pace, Track, Tracks};
 use touchline_core::observer::{Observer as _, Stage};
 use touchline_core::segment::{ClosedSegment, Segment};
-use touchline_core::time::RunId;
+use touchline_core::time::{NANOS_PER_SECOND, RunId, WallTime};
 
 /// Seconds between two times at which the open segment is archived.
 const KEEP_OPEN_S: u64 = 60;
@@ -133,6 +134,7 @@ impl StreamHandle {
             self.stream.metrics.estimate_over();
             live.backlog = 0;
             live.signals.clear();
+            live.unexpected = None;
         }
         let unix_ns = self.hub.shared.clock.unix_ns();
         let next_try_ns = match &state {
@@ -286,6 +288,13 @@ impl StreamHandle {
                 records.push(self.send_segment(live, &recorder, closed, json));
             }
         }
+        for event in &published.watched.events {
+            records.push(self.send_expectation(live, &recorder, event, published.wall()));
+        }
+        live.expected.clone_from(&published.watched.expected);
+        if let Some(unexpected) = &mut live.unexpected {
+            unexpected.on_air = published.watched.on_air.or(unexpected.on_air);
+        }
         let short: Arc<str> = self.hub.estimate(self.id(), live, published, &entry).into();
         live.estimate = Some(short.clone());
         self.stream.feed(live, FeedKind::Estimate, short);
@@ -327,6 +336,35 @@ impl StreamHandle {
             records.push(self.send_segment(&mut live, &recorder, closed, recorder.segment(closed).into()));
         }
         records
+    }
+
+    /// Publishes the end of something unexpected that has no second of its own. Returns the record.
+    ///
+    /// # Panics
+    /// If a class id does not belong to the hub's classes.
+    pub fn expectation(&self, event: &ExpectationEvent) -> OutputRecord {
+        let recorder = self.stream.source().recorder;
+        let mut live = self.stream.live();
+        let wall = live.wall_of(event.run, event.index);
+        self.send_expectation(&mut live, &recorder, event, wall)
+    }
+
+    fn send_expectation(
+        &self,
+        live: &mut LiveState,
+        recorder: &Recorder,
+        event: &ExpectationEvent,
+        wall: Option<WallTime>,
+    ) -> OutputRecord {
+        let is_begin = event.end.is_none();
+        self.stream.metrics.unexpected(is_begin);
+        let lasted_ns = i64::from(event.seconds) * NANOS_PER_SECOND as i64;
+        let since_unix_ns = self.hub.shared.clock.unix_ns().saturating_sub(lasted_ns);
+        live.unexpected = is_begin.then_some(Unexpected { since_unix_ns, on_air: event.on_air });
+        let json: Arc<str> = recorder.expectation(event, wall).into();
+        self.stream.send(live, RecordKind::Expectation, json.clone());
+        self.hub.keep(&self.stream, RecordKind::Expectation, &json, wall.map(|wall| wall.unix_ns));
+        OutputRecord { kind: RecordKind::Expectation, json }
     }
 
     fn send_segment(

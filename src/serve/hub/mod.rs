@@ -41,7 +41,7 @@ use feed::Feed;
 pub use feed::{FeedBatch, FeedCursor, FeedFilter, FeedItem, FeedKind};
 pub use handle::StreamHandle;
 pub use stream::StreamCounts;
-use stream::{LiveState, SourceFacts, Stream};
+use stream::{LiveState, SourceFacts, Stream, Unexpected};
 use touchline_core::clock::Clock;
 use touchline_core::decision::PackStamp;
 use touchline_core::error::{Error, Result};

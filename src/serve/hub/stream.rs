@@ -16,6 +16,7 @@ use crate::metrics::StreamMetrics;
 use crate::record::{Recorder, StreamState};
 use touchline_core::clip::GapReason;
 use touchline_core::decision::PackStamp;
+use touchline_core::expectation::{Expected, OnAir};
 use touchline_core::item::{Pace, Tracks};
 use touchline_core::labels::ClassId;
 use touchline_core::redact;
@@ -78,6 +79,9 @@ pub(super) struct LiveState {
     pub(super) top: Option<(ClassId, f32, bool)>,
     /// The conditions of the signal that last, and when they began, nanoseconds since 1970-01-01 UTC.
     pub(super) signals: Vec<(Signal, i64)>,
+    /// What is expected at the last second.
+    pub(super) expected: Expected,
+    pub(super) unexpected: Option<Unexpected>,
     pub(super) latency_ns: Option<u64>,
     pub(super) backlog: u32,
     pub(super) history: VecDeque<HistoryEntry>,
@@ -99,6 +103,15 @@ pub(super) struct LiveState {
     pub(super) group: Option<Arc<str>>,
     /// Number of the stream's last item in the feed.
     pub(super) fed: u64,
+}
+
+/// Something unexpected is on air.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unexpected {
+    /// When it began, nanoseconds since 1970-01-01 UTC.
+    pub(super) since_unix_ns: i64,
+    /// What was on air at the last second of which that is known.
+    pub(super) on_air: Option<OnAir>,
 }
 
 /// Counts since the program started.
@@ -163,6 +176,8 @@ impl LiveState {
             on_air: Vec::new(),
             top: None,
             signals: Vec::new(),
+            expected: Expected::default(),
+            unexpected: None,
             latency_ns: None,
             backlog: 0,
             history: VecDeque::with_capacity(HISTORY_SECONDS),

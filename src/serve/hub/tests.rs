@@ -10,12 +10,13 @@ use touchline_core::cause::Cause;
 use touchline_core::clip::GapReason;
 use touchline_core::clock::ManualClock;
 use touchline_core::decision::{Event, EventKind, SecondOutcome};
+use touchline_core::expectation::{ExpectationEnd, ExpectationEvent, Expected, OnAir, UNKNOWN, WatchedSecond};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Pace, Track, Tracks};
 use touchline_core::labels::ClassId;
 use touchline_core::segment::{RecordedSecond, SegmentCloser};
 use touchline_core::signal::{Signal, Signals};
-use touchline_core::time::{Pts, RunId};
+use touchline_core::time::{NANOS_PER_SECOND, Pts, RunId};
 
 fn hub() -> (Hub, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::default());
@@ -391,4 +392,63 @@ fn a_new_pack_is_published_before_its_first_second() {
     assert_eq!((&detail["pack"]["name"], &detail["last"]["type"]), (&json("\"court\""), &json("\"second\"")));
     let text = hub.metrics().encode();
     assert!(text.contains("pack=\"court\"") && !text.contains("pack=\"compact\""), "{text}");
+}
+
+#[test]
+fn something_unexpected_is_a_record_a_metric_and_shown_until_it_ends() {
+    let (hub, clock) = hub();
+    let cam = add(&hub, "cam");
+    let mut expected = Expected::default();
+    assert!(expected.add("tennis", &classes()) && expected.add(UNKNOWN, &classes()));
+    clock.advance(100 * NANOS_PER_SECOND);
+    let mut index = 0;
+    let mut second = |on_air: Option<OnAir>, end: Option<Option<ExpectationEnd>>| {
+        index += 1;
+        let mut published = predicted(index, "soccer", 0.9);
+        let event =
+            |end| ExpectationEvent { end, expected: expected.clone(), on_air, run: RunId(0), index, seconds: 60 };
+        let events = end.into_iter().map(event).collect();
+        published.watched = WatchedSecond { expected: expected.clone(), unexpected_s: None, on_air, events };
+        cam.publish(&published)
+    };
+    let shown = || json(&hub.overview_json(&FeedFilter::default()))["streams"][0]["expectation"].clone();
+    let gauge = |value: u32, times: u32| {
+        let text = hub.metrics().encode();
+        let has = |line: String| assert!(text.contains(&line), "{line}");
+        has(format!("touchline_stream_unexpected{{stream=\"cam\"}} {value}\n"));
+        has(format!("touchline_stream_unexpected_total{{stream=\"cam\"}} {times}\n"));
+    };
+    assert_eq!(shown(), Value::Null, "nothing is expected yet");
+    assert_eq!(second(Some(OnAir::Class(ClassId(0))), None).len(), 1);
+    assert_eq!(shown(), serde_json::json!({ "expected": ["tennis", "unknown"], "unexpected": null }));
+    gauge(0, 0);
+    let records = second(Some(OnAir::Class(ClassId(0))), Some(None));
+    assert_eq!(
+        records.iter().map(|record| record.kind).collect::<Vec<_>>(),
+        [RecordKind::Second, RecordKind::Expectation]
+    );
+    assert_eq!(json(&records[1].json)["kind"], "unexpected-began");
+    let unexpected = |on_air: &str| serde_json::json!({ "since": "1970-01-01T00:00:40.000Z", "on_air": on_air });
+    assert_eq!(shown()["unexpected"], unexpected("soccer"));
+    gauge(1, 1);
+    second(Some(OnAir::NoProgramme), None);
+    second(None, None);
+    assert_eq!(shown()["unexpected"], unexpected("no-programme"), "the last that is known");
+    second(Some(OnAir::Class(ClassId(1))), Some(Some(ExpectationEnd::OnAir)));
+    assert_eq!(shown()["unexpected"], Value::Null);
+    gauge(0, 1);
+    second(Some(OnAir::Class(ClassId(0))), Some(None));
+    cam.set_state(StreamState::Ended);
+    assert_eq!(shown()["unexpected"], Value::Null, "an ended stream shows nothing");
+    gauge(0, 2);
+    let event = ExpectationEvent {
+        end: Some(ExpectationEnd::Ended),
+        expected,
+        on_air: None,
+        run: RunId(0),
+        index: 6,
+        seconds: 60,
+    };
+    let record = json(&cam.expectation(&event).json);
+    assert_eq!((&record["reason"], &record["wall"]["time"]), (&"ended".into(), &"2023-11-14T22:13:26.000Z".into()));
 }

@@ -67,6 +67,8 @@ pub(crate) struct SummaryView<'a> {
     on_air: Vec<&'a str>,
     /// The conditions of the signal that last: test bars, black, a frozen picture or silence.
     signal: Vec<SignalView>,
+    /// What is expected on air now (`expect`, `schedule`); null if nothing is.
+    expectation: Option<ExpectationView<'a>>,
     #[schemars(range(min = 0))]
     latency_ms: Option<f64>,
     backlog: u32,
@@ -126,6 +128,24 @@ struct SignalView {
     /// When it began.
     #[schemars(extend("format" = "date-time"))]
     since: String,
+}
+
+/// What is expected on air.
+#[derive(Serialize, JsonSchema)]
+struct ExpectationView<'a> {
+    /// Classes of the pack, unknown, no-programme.
+    expected: Vec<&'a str>,
+    /// Something else has been on air for too long; null if not.
+    unexpected: Option<UnexpectedView<'a>>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct UnexpectedView<'a> {
+    /// When it came on air.
+    #[schemars(extend("format" = "date-time"))]
+    since: String,
+    /// A class of the pack or no-programme; null if it is not known.
+    on_air: Option<&'a str>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -228,6 +248,13 @@ impl Hub {
                 .iter()
                 .map(|(signal, unix_ns)| SignalView { signal: *signal, since: rfc3339(*unix_ns) })
                 .collect(),
+            expectation: (!live.expected.is_empty()).then(|| ExpectationView {
+                expected: live.expected.names(&self.shared.classes),
+                unexpected: live.unexpected.map(|unexpected| UnexpectedView {
+                    since: rfc3339(unexpected.since_unix_ns),
+                    on_air: unexpected.on_air.map(|on_air| on_air.name(&self.shared.classes)),
+                }),
+            }),
             latency_ms: live.latency_ns.map(millis),
             backlog: live.backlog,
             counters: CountersView {

@@ -76,6 +76,8 @@ pub(in crate::metrics) struct Families {
     pub(super) probability: GaugeVec,
     pub(super) signal_seconds: IntCounterVec,
     pub(super) signal: IntGaugeVec,
+    pub(super) unexpected: IntGaugeVec,
+    pub(super) unexpected_times: IntCounterVec,
     pub(super) last_decision: GaugeVec,
     pub(super) reconnects: IntCounterVec,
     pub(super) backlog: IntGaugeVec,
@@ -306,6 +308,18 @@ impl Families {
                 "touchline_signal",
                 "1 while the stream shows test bars, a black or a frozen picture, or is silent, else 0.",
                 &["stream", "signal"],
+            ),
+            unexpected: int_gauges(
+                r,
+                "touchline_stream_unexpected",
+                "1 while something other than what is expected of the stream has been on air for too long, else 0.",
+                &["stream"],
+            ),
+            unexpected_times: counters(
+                r,
+                "touchline_stream_unexpected_total",
+                "Times that something unexpected was on air for too long.",
+                &["stream"],
             ),
             last_decision: gauges(
                 r,

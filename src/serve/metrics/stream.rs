@@ -53,6 +53,8 @@ pub struct StreamMetrics {
     latency: Histogram,
     /// By class, in pack order.
     probability: Vec<Gauge>,
+    unexpected: IntGauge,
+    unexpected_times: IntCounter,
     last_decision: Gauge,
     reconnects: IntCounter,
     backlog: IntGauge,
@@ -99,6 +101,8 @@ impl StreamMetrics {
                 .iter()
                 .map(|class| families.probability.with_label_values(&[id, class.as_str()]))
                 .collect(),
+            unexpected: families.unexpected.with_label_values(&[id]),
+            unexpected_times: families.unexpected_times.with_label_values(&[id]),
             last_decision: families.last_decision.with_label_values(&[id]),
             reconnects: families.reconnects.with_label_values(&[id]),
             backlog: families.backlog.with_label_values(&[id]),
@@ -142,10 +146,11 @@ impl StreamMetrics {
             &f.samples,
             &f.reconnects,
             &f.runs,
+            &f.unexpected_times,
         ] {
             forget(family, &[id]);
         }
-        for family in [&f.up, &f.backlog, &f.unknown] {
+        for family in [&f.up, &f.backlog, &f.unknown, &f.unexpected] {
             forget(family, &[id]);
         }
         for family in [&f.last_decision, &f.state_since, &f.next_try] {
@@ -293,11 +298,18 @@ impl StreamMetrics {
         }
     }
 
+    /// Something unexpected has been on air for too long, or that is over.
+    pub fn unexpected(&self, begins: bool) {
+        self.unexpected.set(i64::from(begins));
+        self.unexpected_times.inc_by(u64::from(begins));
+    }
+
     /// Clears the estimate: the stream ended or failed.
     pub fn estimate_over(&self) {
         self.probability.iter().for_each(|gauge| gauge.set(0.0));
         self.signals.iter().for_each(|(_, is_on)| is_on.set(0));
         self.unknown.set(0);
+        self.unexpected.set(0);
         self.backlog.set(0);
     }
 

@@ -13,6 +13,7 @@
 //! | `incident` | an incident of the source: a track stalled, a new run began |
 //! | `pack` | the model pack changes with the next second |
 //! | `segment` | consecutive seconds with the same content are over, and no later event changes them |
+//! | `expectation` | something unexpected has been on air for too long, or is over |
 
 pub mod format;
 pub(crate) mod kept;
@@ -31,12 +32,14 @@ use self::segment::SegmentFields;
 use self::state::StateFields;
 pub use self::state::StreamState;
 use self::types::{
-    ClassMap, Head, IncidentCause, ModalitiesRecord, ModalityRecord, Record, Stamped, WallRecord, WindowRecord,
+    ClassMap, ExpectationKind, Head, IncidentCause, ModalitiesRecord, ModalityRecord, Record, Stamped, WallRecord,
+    WindowRecord,
 };
 pub use self::types::{Missing, SCHEMA, SCHEMA_VERSION};
 use crate::config::RecordKind;
 use touchline_core::clip::{Absent, FrameShare, Gap};
 use touchline_core::decision::{Event, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, WindowEstimate};
+use touchline_core::expectation::{ExpectationEvent, WatchedSecond};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Pace, Tracks};
 use touchline_core::labels::{ClassId, ClassSet, Modality};
@@ -63,6 +66,8 @@ pub struct Published {
     pub events: Vec<Event>,
     /// Segments that are closed, in order.
     pub segments: Vec<ClosedSegment>,
+    /// What is expected at this second, and what follows from it.
+    pub watched: WatchedSecond,
     /// Nanoseconds from the arrival of the second's last sample to now; `None` offline and for gaps.
     pub latency_ns: Option<u64>,
     /// Seconds of this stream that wait to be classified.
@@ -270,6 +275,25 @@ impl Recorder {
             stream: &self.stream,
             segment: SegmentFields::new(&closed.segment, self.class_of(&closed.segment)),
             revision: closed.is_revision.into(),
+        })
+    }
+
+    /// The record of something unexpected that begins or ends. `wall` is the time of its second, if known.
+    ///
+    /// # Panics
+    /// If a class does not belong to the recorder's classes.
+    pub fn expectation(&self, event: &ExpectationEvent, wall: Option<WallTime>) -> String {
+        self.stamp(Record::Expectation {
+            head: self.head(event.run, event.index),
+            wall: self.wall(wall),
+            kind: match event.end {
+                None => ExpectationKind::UnexpectedBegan,
+                Some(_) => ExpectationKind::UnexpectedEnded,
+            },
+            expected: event.expected.names(&self.classes),
+            on_air: event.on_air.map(|on_air| on_air.name(&self.classes)),
+            seconds: event.seconds,
+            reason: event.end.map(Into::into),
         })
     }
 

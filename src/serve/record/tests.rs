@@ -5,6 +5,7 @@ use crate::testing::{EPOCH_NS, classes, gap, predicted};
 use touchline_core::cause::Cause;
 use touchline_core::clip::GapReason;
 use touchline_core::decision::{DecisionReason, EventKind, EventReason, PerModality};
+use touchline_core::expectation::{ExpectationEnd, Expected, OnAir};
 use touchline_core::item::{Discontinuity, Track};
 use touchline_core::signal::Signal;
 use touchline_core::tier::DecodeTier;
@@ -54,6 +55,27 @@ fn a_segment_has_the_expected_text() {
     assert!(
         unknown.contains(r#""content":"unknown","class":null"#) && unknown.contains(r#""revision":1"#),
         "{unknown}"
+    );
+}
+
+/// Something unexpected at second 9.
+fn expectation(end: Option<ExpectationEnd>, names: &[&str], on_air: Option<OnAir>) -> ExpectationEvent {
+    let mut expected = Expected::default();
+    assert!(names.iter().all(|name| expected.add(name, &classes())));
+    ExpectationEvent { end, expected, on_air, run: RunId(3), index: 9, seconds: 61 }
+}
+
+#[test]
+fn something_unexpected_has_the_expected_text() {
+    let event = expectation(Some(ExpectationEnd::OnAir), &["tennis", "no-programme"], Some(OnAir::Class(ClassId(1))));
+    assert_eq!(
+        recorder(Pace::Live).expectation(&event, predicted(9, "tennis", 0.9).wall()),
+        concat!(
+            r#"{"type":"expectation","stream":"court-1","run":3,"index":9,"pts_ns":9000000000,"#,
+            r#""wall":{"time":"2023-11-14T22:13:29.000Z","source":"arrival","uncertainty_ms":1200.0},"#,
+            r#""kind":"unexpected-ended","expected":["tennis","no-programme"],"on_air":"tennis","seconds":61,"#,
+            r#""reason":"on-air","schema":1}"#
+        )
     );
 }
 
@@ -166,6 +188,16 @@ fn all_records() -> Vec<String> {
         Incident::SignalBegan { signal: Signal::Black, began: Pts(1_500_000_000), lasted_ns: 2_000_000_000 },
         Incident::SignalEnded { signal: Signal::Silence, began: Pts(0), lasted_ns: 12_000_000_000 },
     ];
+    for (end, names, on_air) in [
+        (None, &["tennis", "unknown", "no-programme"][..], Some(OnAir::Class(ClassId(2)))),
+        (Some(ExpectationEnd::OnAir), &["tennis"], Some(OnAir::Class(ClassId(1)))),
+        (Some(ExpectationEnd::Changed), &["soccer"], Some(OnAir::NoProgramme)),
+        (Some(ExpectationEnd::Ended), &["other"], None),
+    ] {
+        let event = expectation(end, names, on_air);
+        lines.push(live.expectation(&event, predicted(9, "tennis", 0.9).wall()));
+        lines.push(recorder(Pace::File).expectation(&event, None));
+    }
     for incident in incidents.into_iter().chain(Discontinuity::ALL.map(Incident::RunStarted)) {
         lines.push(live.incident(&incident, RunId(3), 1_700_000_000_000_000_000));
         lines.push(recorder(Pace::File).incident(&incident, RunId(3), 0));
@@ -208,7 +240,7 @@ fn records_follow_the_schema_and_changed_records_do_not() {
             let may_be_absent =
                 ["timecode", "frame_share", "tier", "unknown", "signal", "began_pts_ns", "lasted_ms", "instance"]
                     .contains(&key.as_str())
-                    || (key == "reason" && record["type"] == "event");
+                    || (key == "reason" && ["event", "expectation"].iter().any(|kind| record["type"] == *kind));
             if !may_be_absent {
                 changed(&|record| drop(record.remove(key)));
             }

@@ -19,6 +19,7 @@ use super::state::StateFields;
 use touchline_core::cause::Cause;
 use touchline_core::clip::GapReason;
 use touchline_core::decision::{DecisionReason, EventKind, EventReason, PackStamp};
+use touchline_core::expectation::ExpectationEnd;
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Track, Tracks};
 use touchline_core::labels::Modality;
@@ -238,6 +239,56 @@ pub(crate) enum Record<'a> {
         #[schemars(range(max = 1))]
         revision: u32,
     },
+    /// Something other than what is expected of the stream (`expect`, `schedule`) has been on air for too long (`expect_for_s`), or that is
+    /// over.
+    #[schemars(extend("additionalProperties" = true))]
+    Expectation {
+        #[serde(flatten)]
+        head: Head<'a>,
+        wall: Option<WallRecord>,
+        kind: ExpectationKind,
+        /// What is or was expected: classes of the pack, unknown (the vote is not sure), no-programme.
+        expected: Vec<&'a str>,
+        /// What is on air at this second: a class of the pack or no-programme. Null if that is not known.
+        on_air: Option<&'a str>,
+        /// Seconds so far with something unexpected on air. Gaps and seconds of which the vote is not sure are not among them.
+        seconds: u32,
+        /// Why it ended. Absent at its begin.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<ExpectationReason>,
+    },
+}
+
+/// Whether something unexpected begins or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ExpectationKind {
+    /// It has been on air for too long.
+    UnexpectedBegan,
+    /// It is over.
+    UnexpectedEnded,
+}
+
+/// Why something unexpected ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ExpectationReason {
+    /// What is expected is on air.
+    OnAir,
+    /// Something else is expected from this second on, or nothing.
+    Changed,
+    /// The stream ended.
+    Ended,
+}
+
+impl From<ExpectationEnd> for ExpectationReason {
+    fn from(end: ExpectationEnd) -> Self {
+        match end {
+            ExpectationEnd::OnAir => Self::OnAir,
+            ExpectationEnd::Changed => Self::Changed,
+            ExpectationEnd::Ended => Self::Ended,
+        }
+    }
 }
 
 /// The first keys of every record of a second.

@@ -11,6 +11,7 @@ use super::publisher::{News, PublisherCommand, SourceNews, StreamStart};
 use crate::backlog::QueueId;
 use crate::config::{RtspTransport, StreamSettings};
 use crate::hub::StreamHandle;
+use crate::schedule::Expectations;
 use crate::workers::{Intake, Tap};
 use touchline_core::clip::PlanSelector;
 use touchline_core::clock::Clock;
@@ -34,6 +35,7 @@ pub(super) struct OpenRequest {
     pub(super) settings: StreamSettings,
     pub(super) handle: StreamHandle,
     pub(super) vote: VoteConfig,
+    pub(super) expectations: Expectations,
     /// Retry if the first attempt fails.
     pub(super) retry: bool,
     /// The API added the stream: the source policy applies.
@@ -77,7 +79,7 @@ pub(super) struct GstDriver {
 
 impl Driver for GstDriver {
     fn open(&self, request: OpenRequest) -> Result<Opened> {
-        let OpenRequest { settings, handle, vote, .. } = &request;
+        let OpenRequest { settings, handle, vote, expectations, .. } = &request;
         let location = self.locate(&request)?;
         let pipeline = settings.pipeline.as_deref().map(read_template).transpose()?;
         let pace = location.pace(self.pacing);
@@ -101,6 +103,7 @@ impl Driver for GstDriver {
             queue,
             handle: handle.clone(),
             vote: *vote,
+            expectations: expectations.clone(),
             supervised: pace == Pace::Live,
             counters: counters.clone(),
         };

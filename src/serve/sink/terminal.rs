@@ -12,7 +12,9 @@ use crate::record::{Missing, Published, StreamState};
 use touchline_core::cause::Cause;
 use touchline_core::clip::{Gap, GapReason};
 use touchline_core::decision::{DecisionReason, Event, EventKind, SecondOutcome, SecondPrediction};
+use touchline_core::expectation::{ExpectationEnd, ExpectationEvent};
 use touchline_core::labels::{ClassSet, Modality};
+use touchline_core::redact::print_error_line;
 use touchline_core::time::Pts;
 
 /// Characters of the probability bar.
@@ -26,7 +28,7 @@ const WRAP: &str = "\x1b[?7h";
 /// Prints `text` for the person at the terminal. Without a terminal, it is a line of the log, which may be JSON.
 pub fn announce(text: &str) {
     if std::io::stderr().is_terminal() {
-        eprintln!("{text}");
+        print_error_line(format_args!("{text}"));
     } else {
         tracing::info!("{text}");
     }
@@ -85,6 +87,10 @@ impl Terminal {
     pub fn published(&mut self, stream: &str, published: &Published) {
         for event in &published.events {
             let line = self.event_line(stream, event);
+            self.permanent(&line);
+        }
+        for event in &published.watched.events {
+            let line = self.expectation_line(stream, event);
             self.permanent(&line);
         }
         let line = self.second_line(stream, published);
@@ -205,6 +211,20 @@ impl Terminal {
         self.prefix(stream, event.index) + &self.paint(code, &what)
     }
 
+    fn expectation_line(&self, stream: &str, event: &ExpectationEvent) -> String {
+        let titles: Vec<String> = event.expected.names(&self.classes).into_iter().map(class_title).collect();
+        let titles = titles.join(" or ");
+        let (code, what) = match event.end {
+            None => {
+                let is = event.on_air.map_or_else(String::new, |on_air| class_title(on_air.name(&self.classes)));
+                ("33", format!("! expected {titles}, is {is} for {} s", event.seconds))
+            }
+            Some(ExpectationEnd::OnAir) => ("32", format!("! {titles}, as expected")),
+            Some(ExpectationEnd::Changed | ExpectationEnd::Ended) => ("2", format!("! no longer expected: {titles}")),
+        };
+        self.prefix(stream, event.index) + &self.paint(code, &what)
+    }
+
     fn prefix(&self, stream: &str, index: u64) -> String {
         let time = Pts::from_second(index).to_string();
         let time = time.strip_suffix(".000").unwrap_or(&time);
@@ -245,6 +265,7 @@ mod tests {
     use super::*;
     use crate::testing::{classes, gap, predicted};
     use touchline_core::cause::Cause;
+    use touchline_core::expectation::{Expected, OnAir};
     use touchline_core::labels::ClassId;
     use touchline_core::time::RunId;
 
@@ -291,6 +312,25 @@ mod tests {
         published.estimate.seconds = 0;
         let text = written(PLAIN, |t| t.published("cam", &published));
         assert!(text.contains("nothing yet") && !text.contains("Tennis"), "{text}");
+    }
+
+    #[test]
+    fn something_unexpected_has_a_line_at_its_begin_and_its_end() {
+        let mut expected = Expected::default();
+        assert!(["tennis", "no-programme"].iter().all(|name| expected.add(name, &classes())));
+        let mut second = predicted(70, "soccer", 0.9);
+        let event = |end, class| ExpectationEvent {
+            end,
+            expected: expected.clone(),
+            on_air: Some(OnAir::Class(ClassId(class))),
+            run: RunId(0),
+            index: 70,
+            seconds: 60,
+        };
+        second.watched.events = vec![event(None, 0), event(Some(ExpectationEnd::OnAir), 1)];
+        let text = written(PLAIN, |t| t.published("cam", &second));
+        assert!(text.starts_with(" 0:01:10  ! expected Tennis or No programme, is Soccer for 60 s\n"), "{text}");
+        assert!(text.contains(" 0:01:10  ! Tennis or No programme, as expected\n"), "{text}");
     }
 
     #[test]

@@ -30,6 +30,9 @@ fn settings(id: &str) -> StreamSettings {
         record: true,
         output: None,
         vote: VoteFile { window: Some(7), onset: Some(0.7), ..VoteFile::default() },
+        expect: vec!["tennis".into()],
+        expect_for_s: 90,
+        schedule: None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use touchline_compute::models::pack::Pack;
 use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, LagLimits, PlanSelector, SamplingPlan};
 use touchline_core::clock::SystemClock;
+use touchline_core::expectation::WatchedSecond;
 use touchline_core::item::{End, MediaItem, Pace};
 use touchline_core::selection::FrameSelection;
 use touchline_core::tier::SharedTier;
@@ -120,8 +121,9 @@ fn decisions(workers: &mut Workers, uri: &str, selection: Option<FrameSelection>
             DecidedItem::Outcome { outcome, .. } => {
                 let mut events = Vec::new();
                 let estimate = voter.push(&outcome, &mut events).cloned().expect("one vote per second");
-                let segments = Vec::new();
-                let published = Published { outcome, estimate, events, segments, latency_ns: None, backlog: 0 };
+                let (segments, watched) = (Vec::new(), WatchedSecond::default());
+                let published =
+                    Published { outcome, estimate, events, segments, watched, latency_ns: None, backlog: 0 };
                 lines.extend(recorder.published(&published).into_iter().map(|line| line + "\n"));
             }
             DecidedItem::News(ClipOutput::Ended(end)) => {

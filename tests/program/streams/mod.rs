@@ -5,6 +5,7 @@ mod api;
 mod brake;
 mod churn;
 mod ending;
+mod expectation;
 mod files;
 mod isolation;
 mod kill;

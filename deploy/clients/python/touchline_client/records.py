@@ -202,6 +202,18 @@ Segment = TypedDict(
 Segment.__doc__ = "Consecutive seconds of a run with the same content are over."
 
 
+class Expectation(Place):
+    """Something unexpected has been on air for too long, or is over."""
+
+    type: Literal["expectation"]
+    wall: Optional[Wall]
+    kind: Literal["unexpected-began", "unexpected-ended"]
+    expected: List[str]
+    on_air: Optional[str]
+    seconds: int
+    reason: NotRequired[str]
+
+
 class Snapshot(TypedDict):
     """A stream with its last ten minutes: what `Client.stream` returns. The first item of a live connection."""
 
@@ -218,7 +230,7 @@ class Lagged(TypedDict):
     skipped: int
 
 
-Record = Union[Second, Gap, Event, State, Incident, PackChange, Segment]
+Record = Union[Second, Gap, Event, State, Incident, PackChange, Segment, Expectation]
 LiveItem = Union[Snapshot, Lagged, Record]
 
 #: The type of the records of each kind.
@@ -230,4 +242,5 @@ KINDS = {
     "incident": Incident,
     "pack": PackChange,
     "segment": Segment,
+    "expectation": Expectation,
 }

@@ -21,11 +21,13 @@ pub enum RecordKind {
     Pack,
     /// A closed segment.
     Segment,
+    /// Something unexpected began or ended.
+    Expectation,
 }
 
 impl RecordKind {
     /// In the order of the variants.
-    pub const ALL: [RecordKind; 7] = [
+    pub const ALL: [RecordKind; 8] = [
         RecordKind::Second,
         RecordKind::Gap,
         RecordKind::Event,
@@ -33,10 +35,11 @@ impl RecordKind {
         RecordKind::Incident,
         RecordKind::Pack,
         RecordKind::Segment,
+        RecordKind::Expectation,
     ];
 
     /// The names, in the order of [`RecordKind::ALL`].
-    pub const NAMES: [&str; 7] = ["second", "gap", "event", "state", "incident", "pack", "segment"];
+    pub const NAMES: [&str; 8] = ["second", "gap", "event", "state", "incident", "pack", "segment", "expectation"];
 
     /// Value of the key `type`.
     pub const fn as_str(self) -> &'static str {
@@ -48,6 +51,7 @@ impl RecordKind {
             RecordKind::Incident => "incident",
             RecordKind::Pack => "pack",
             RecordKind::Segment => "segment",
+            RecordKind::Expectation => "expectation",
         }
     }
 }

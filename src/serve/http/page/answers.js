@@ -1,6 +1,6 @@
 // What a stream shows on the wall: the class on air, that it is not sure, or what is wrong. Plain data, no elements.
 
-import { GAPS, capital, signalText } from "./base.js";
+import { GAPS, capital, duration, signalText } from "./base.js";
 import { titleOf } from "./colours.js";
 import { clock, moment } from "./times.js";
 
@@ -20,6 +20,34 @@ export function answerOf({ label, probability, unknown, on_air: onAir }) {
     return { kind: "on-air", label: first.label, title: titleOf(first.label), probability: first.probability, detail: also };
   }
   return { kind: "not-sure", label, title: "Not sure", probability, detail: `Best guess: ${titleOf(label)}` };
+}
+
+// What a stream shows that is no sport of its pack.
+const WORDS = { other: "no known sport", unknown: "an unknown programme", "no-programme": "no programme" };
+const wordOf = (id) => WORDS[id] ?? titleOf(id);
+
+// "Expected Tennis or Golf, is Soccer for 1:05". `onAir`: the id of what is on air now; null while that is not known.
+export function unexpectedText({ expected, unexpected }, onAir, now) {
+  const names = expected.map(wordOf);
+  const wanted = names.length > 1 ? `${names.slice(0, -1).join(", ")} or ${names.at(-1)}` : names[0];
+  const is = onAir ?? unexpected.on_air;
+  return `Expected ${wanted}${is ? `, is ${wordOf(is)}` : ""} for ${duration((now - Date.parse(unexpected.since)) / 1000)}`;
+}
+
+// What a record says about the expectations of its stream at `now`, ms.
+export function expectationOf({ kind, expected, on_air, seconds, wall }, now) {
+  const end = wall ? Date.parse(wall.time) + 1000 : now;
+  const since = new Date(end - seconds * 1000).toISOString();
+  return { expected, unexpected: kind === "unexpected-began" ? { since, on_air } : null };
+}
+
+// `answer` of a playing stream, as a problem if something unexpected is on air.
+function withExpectation(answer, { expectation }, now) {
+  if (!expectation?.unexpected) return answer;
+  const onAir = answer.kind === "on-air" ? answer.label : answer.kind === "no-programme" ? answer.kind : null;
+  const text = unexpectedText(expectation, onAir, now);
+  const detail = [text, answer.detail].filter(Boolean).map(capital).join(". ");
+  return { ...answer, level: Math.max(answer.level, WARN), flag: "Unexpected", icon: answer.icon ?? "alert", detail, unexpected: true };
 }
 
 function playing(stream, now) {
@@ -47,13 +75,13 @@ function playing(stream, now) {
   return answer;
 }
 
-// {kind, level, icon, title, detail, label, probability, flag}: what stream shows at the server's time `now`, in ms.
+// {kind, level, icon, title, detail, label, probability, flag, unexpected}: what stream shows at the server's time `now`, in ms.
 export function answer(stream, now) {
   const since = moment(Date.parse(stream.down_since ?? stream.since), now);
   const words = stream.cause ? `. ${capital(stream.cause)}` : "";
   switch (stream.state) {
     case "playing":
-      return playing(stream, now);
+      return withExpectation(playing(stream, now), stream, now);
     case "waiting":
       if (stream.kind === "no-caller") return { kind: "wait", level: CALM, icon: "wait", title: "Waiting for a caller", detail: `Since ${since}` };
       return { kind: "down", level: BAD, icon: "down", title: "Down", detail: `Since ${since}${words}` };
@@ -72,11 +100,13 @@ export function answer(stream, now) {
 export function counts(answers) {
   const many = (n, one, several) => `${n} ${n === 1 ? one : several}`;
   const of = (...kinds) => answers.filter(({ kind }) => kinds.includes(kind)).length;
+  const unexpected = answers.filter((answer) => answer.unexpected).length;
   return [
     { text: many(answers.length, "stream", "streams"), level: null },
     { text: `${of("on-air")} on air`, level: null, hidden: of("on-air") === 0 },
     { text: `${of("down")} down`, level: BAD, hidden: of("down") === 0, icon: "down" },
     { text: `${of("no-programme")} no programme`, level: WARN, hidden: of("no-programme") === 0, icon: "bars" },
+    { text: `${unexpected} unexpected`, level: WARN, hidden: unexpected === 0, icon: "alert" },
     { text: `${of("gap", "silent")} without decisions`, level: WARN, hidden: of("gap", "silent") === 0, icon: "load" },
     { text: `${of("not-sure")} not sure`, level: null, hidden: of("not-sure") === 0, icon: "doubt" },
   ].filter(({ hidden }) => !hidden);

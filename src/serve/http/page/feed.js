@@ -2,7 +2,7 @@
 
 import { url } from "./base.js";
 
-const KINDS = ["stream", "estimate", "state", "incident"];
+const KINDS = ["stream", "estimate", "state", "incident", "expectation"];
 const RETRY_MS = 2000;
 const PING_MS = 5000;
 // Failures in a row before the wall shows an outage.

@@ -49,7 +49,7 @@ export class Live {
       this.server.answers();
       this.tell.snapshot(stream);
     });
-    for (const kind of ["second", "gap", "event", "state", "incident", "pack"]) on(kind, (record) => this.tell.record(kind, record));
+    for (const kind of ["second", "gap", "event", "state", "incident", "pack", "expectation"]) on(kind, (record) => this.tell.record(kind, record));
     source.onerror = () => {
       this.server.silent();
       // The browser retries by itself unless the answer was an error.

@@ -1,6 +1,6 @@
 // The panels: each updates its part of the document from plain data.
 
-import { answerOf } from "./answers.js";
+import { answerOf, unexpectedText } from "./answers.js";
 import { $, GAPS, SIGNALS, capital, duration, gapText, icon, make, percent, setText } from "./base.js";
 import { colourOf, paint, titleOf } from "./colours.js";
 import { clock, moment, zoneName } from "./times.js";
@@ -49,7 +49,7 @@ export function silentTracks(incidents, stream) {
 }
 
 // Shows a problem of the server or the stream, with advice.
-export function showNotice(stream, server, problem, now, silent, last) {
+export function showNotice(stream, server, problem, now, silent, last, onAir) {
   let level = null;
   let title = "";
   let text = "";
@@ -76,6 +76,12 @@ export function showNotice(stream, server, problem, now, silent, last) {
   if (level === null && silent.length) {
     const [{ track, since }] = silent;
     [level, title, text] = ["warn", `No ${TRACKS[track]} since ${moment(since)}`, `Decisions continue from ${track === "video" ? "its sound" : "its pictures"}.`];
+  }
+  if (level === null && stream?.state === "playing" && stream.expectation?.unexpected) {
+    const answer = answerOfRecord(last, onAir, false);
+    const seen = isNoProgramme(last) ? "no-programme" : answer?.kind === "on-air" ? answer.label : null;
+    const since = moment(Date.parse(stream.expectation.unexpected.since));
+    [level, title, text] = ["warn", unexpectedText(stream.expectation, seen, now), `Since ${since}. The settings of the stream say what is expected.`];
   }
   const silence = stream?.state === "playing" && stream.pace === "live" && stream.signal.find(({ signal }) => signal === "silence");
   if (level === null && silence) {

@@ -1,5 +1,6 @@
 // The page of one stream: holds the state and updates the panels.
 
+import { expectationOf } from "./answers.js";
 import { $, percent, toggleFullScreen } from "./base.js";
 import { learnClasses, onThemeChange } from "./colours.js";
 import { Live, Picture, fetchInfo, followNotice, offerLogOut, pollStreams } from "./live.js";
@@ -117,6 +118,9 @@ function record(kind, data) {
     timeline.draw();
     showEvents(known.events, known.incidents, stream.pace);
     showLast();
+  } else if (kind === "expectation") {
+    stream.expectation = expectationOf(data, serverNow());
+    refresh();
   } else if (kind === "incident") {
     known.incidents = [...known.incidents.slice(-99), data];
     if (data.signal) {
@@ -172,7 +176,7 @@ function refresh() {
   showState(stream, known.server);
   const none = known.streams.length === 0 && stream === null && known.server === "open";
   const problem = known.problem ?? (none ? { error: "no streams are running", advice: "add one with POST /api/v1/streams, or start touchline run URI" } : null);
-  showNotice(stream, known.server, problem, serverNow(), silentTracks(known.incidents, stream), known.last);
+  showNotice(stream, known.server, problem, serverNow(), silentTracks(known.incidents, stream), known.last, known.onAir);
   // The list is fetched again and again; the snapshot is not.
   const listed = known.streams.find(({ id }) => id === stream?.id);
   showOutput((listed ?? stream)?.output ?? null, stream?.state === "playing");

@@ -1,6 +1,6 @@
 // The wall: a tile per stream, problems first. It keeps what the feed sends, and shows what the address asks for.
 
-import { BAD, CALM, WARN, answer, counts } from "./answers.js";
+import { BAD, CALM, WARN, answer, counts, expectationOf } from "./answers.js";
 import { $, capital, hatch, icon, make, setText, toggleFullScreen } from "./base.js";
 import { isDark, learnClasses, onThemeChange, titleOf } from "./colours.js";
 import { Feed } from "./feed.js";
@@ -22,6 +22,7 @@ document.body.dataset.kiosk = rotate > 0 || query.has("kiosk");
 const STATES = {
   "": "All states",
   problem: "Problems",
+  unexpected: "Unexpected",
   "on-air": "On air",
   "not-sure": "Not sure",
   "no-programme": "No programme",
@@ -66,7 +67,7 @@ function selected({ stream, shows }) {
   return (
     (!group || group.split(",").includes(groupOf(stream))) &&
     (!label || shows.label === label) &&
-    (!state || (state === "problem" ? shows.level !== CALM : shows.kind === state))
+    (!state || (state === "problem" ? shows.level !== CALM : state === "unexpected" ? shows.unexpected : shows.kind === state))
   );
 }
 
@@ -273,6 +274,7 @@ const tell = {
       stream.signal = stream.signal.filter(({ signal }) => signal !== data.signal);
       if (data.incident === "signal-began") stream.signal.push({ signal: data.signal, since: data.since });
     }
+    if (kind === "expectation") stream.expectation = expectationOf(data, serverNow());
     if (kind === "state") {
       const since = data.at ?? new Date(serverNow()).toISOString();
       const { state, kind, cause, advice, attempt, retry_in_ms, tracks } = data;

@@ -23,7 +23,7 @@ const LIMIT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 
 /// Types of records in the list of events.
-const EVENT_KINDS: [&str; 3] = ["event", "state", "incident"];
+const EVENT_KINDS: [&str; 4] = ["event", "state", "incident", "expectation"];
 
 /// The first columns of events.
 const EVENT_COLUMNS: [&str; 12] =
@@ -74,7 +74,7 @@ pub(crate) struct EventsQuery {
     group: Option<String>,
     /// Classes of events, separated by commas.
     class: Option<String>,
-    /// Types of records, separated by commas: event, state, incident.
+    /// Types of records, separated by commas: event, state, incident, expectation.
     #[param(default = "event")]
     r#type: Option<String>,
     /// oldest or newest first.
@@ -110,7 +110,7 @@ struct SegmentView {
     segment: Box<RawValue>,
 }
 
-/// Events, states and incidents of the past.
+/// Events, states, incidents and expectation records of the past.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Events")]
 pub(crate) struct EventsView {
@@ -167,7 +167,7 @@ pub(crate) async fn segments(
     Ok(json(to_json(&SegmentsView { segments: found.into_iter().filter_map(view).collect(), next })))
 }
 
-/// Lists events, states and incidents of all streams from the store.
+/// Lists events, states, incidents and expectation records of all streams from the store.
 #[utoipa::path(get, path = "/api/v1/events", operation_id = "listEvents", params(EventsQuery), responses(
     (status = 200, description = "The records. A table has the next page in the header touchline-next.",
         content((ref("#/components/schemas/Events") = "application/json"), (String = "text/csv"))),
@@ -215,12 +215,13 @@ fn event_cells(record: &Value) -> [String; EVENT_COLUMNS.len()] {
     };
     let kind = record["type"].as_str().unwrap_or_default();
     let (at, what) = match kind {
-        "event" => (&record["wall"]["time"], &record["kind"]),
+        "event" | "expectation" => (&record["wall"]["time"], &record["kind"]),
         "state" => (&record["at"], &record["state"]),
         _ => (&record["at"], &record["incident"]),
     };
-    let [class, run, index, probability, reason, track, cause, advice] =
-        ["class", "run", "index", "probability", "reason", "track", "cause", "advice"].map(|key| text(&record[key]));
+    let class = text(record.get("class").unwrap_or(&record["on_air"]));
+    let [run, index, probability, reason, track, cause, advice] =
+        ["run", "index", "probability", "reason", "track", "cause", "advice"].map(|key| text(&record[key]));
     [
         text(at),
         text(&record["stream"]),

@@ -6,8 +6,10 @@ use crate::backlog::QueueId;
 use crate::config::StreamSettings;
 use crate::control::streams::{StreamOutcome, StreamRefusal};
 use crate::hub::{StreamFacts, StreamHandle, StreamOwner};
+use crate::schedule::{Expectations, Schedule};
 use touchline_core::error::Error;
 use touchline_core::item::Pace;
+use touchline_core::labels::ClassSet;
 use touchline_core::time::NANOS_PER_SECOND;
 use touchline_core::vote::VoteConfig;
 use touchline_media::Source;
@@ -195,6 +197,27 @@ impl ManagedStream {
         (std::mem::replace(applied, vote) != vote).then_some(queue)
     }
 
+    /// What is expected on it. Settings are checked when they are accepted, but stored ones may be older than the pack.
+    pub(super) fn expectations(&self, classes: &ClassSet) -> Expectations {
+        self.settings.expectations(classes).unwrap_or_else(|e| {
+            tracing::error!("{}: {e}; nothing is expected of the stream until `expect` is corrected", self.settings.id);
+            Expectations::default()
+        })
+    }
+
+    /// The queue to send expectations to, if it runs with others.
+    pub(super) fn replace_expectations(&mut self, classes: &ClassSet) -> Option<(QueueId, Expectations)> {
+        let (queue, new) = (self.phase.queue()?, &self.settings);
+        let (applied, _) = self.applied.as_mut()?;
+        if (&applied.expect, applied.expect_for_s, &applied.schedule) == (&new.expect, new.expect_for_s, &new.schedule)
+        {
+            return None;
+        }
+        (applied.expect, applied.expect_for_s) = (new.expect.clone(), new.expect_for_s);
+        applied.schedule.clone_from(&new.schedule);
+        Some((queue, self.expectations(classes)))
+    }
+
     /// Whether it retries after a first attempt that fails; `run` is the default. Streams of the API retry: a camera
     /// that is off at the start must come back by itself.
     pub(super) fn retries(&self, run: bool) -> bool {
@@ -233,6 +256,9 @@ impl ManagedStream {
             isolation: self.settings.isolation(self.origin == StreamOwner::Api),
             retry: self.retries(retry),
             record: self.settings.record,
+            expect: self.settings.expect.clone(),
+            expect_for_s: self.settings.expect_for_s,
+            schedule: self.settings.schedule.as_ref().map(Schedule::name),
             vote: self.vote(vote).into(),
         });
     }

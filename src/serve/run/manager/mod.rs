@@ -339,6 +339,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             settings: entry.settings.clone(),
             handle: entry.handle.clone(),
             vote: entry.vote(self.vote),
+            expectations: entry.expectations(self.tools.hub.classes()),
             retry: entry.retries_now(self.rules.retry),
             guarded: entry.origin == StreamOwner::Api,
         };
@@ -438,12 +439,15 @@ impl<H: Driver + 'static> StreamManager<H> {
         self.reconcile(&id);
     }
 
-    /// The actual state is the wanted one: applies the vote and answers the request.
+    /// The actual state is the wanted one: applies the vote and the expectations, and answers the request.
     fn settle(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let vote = entry.vote(self.vote);
         if let Some(queue) = entry.replace_vote(vote) {
             self.tools.tell(PublisherCommand::Vote(queue, vote));
+        }
+        if let Some((queue, expectations)) = entry.replace_expectations(self.tools.hub.classes()) {
+            self.tools.tell(PublisherCommand::Expect(queue, Box::new(expectations)));
         }
         entry.answer(Ok(id.to_owned()));
     }

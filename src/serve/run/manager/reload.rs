@@ -143,7 +143,9 @@ impl<H: Driver + 'static> StreamManager<H> {
         }
         for stream in streams {
             touchline_media::uri::Location::parse(&stream.uri)?;
-            stream.vote.over(vote).map_err(|e| Error::Usage(format!("stream {:?}: {e}", stream.id)))?;
+            let refused = |e: String| Error::Usage(format!("stream {:?}: {e}", stream.id));
+            stream.vote.over(vote).map_err(refused)?;
+            stream.expectations(self.tools.hub.classes()).map_err(refused)?;
         }
         Ok(())
     }

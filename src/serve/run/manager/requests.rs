@@ -88,7 +88,11 @@ impl<H: Driver + 'static> StreamManager<H> {
             .vote
             .over(self.vote)
             .map(drop)
-            .map_err(|e| StreamRefusal::new(StreamRefusalKind::Invalid, e, "correct vote"))
+            .map_err(|e| StreamRefusal::new(StreamRefusalKind::Invalid, e, "correct vote"))?;
+        settings
+            .expectations(self.tools.hub.classes())
+            .map(drop)
+            .map_err(|e| StreamRefusal::new(StreamRefusalKind::Invalid, e, "correct expect"))
     }
 
     fn handle_change(

@@ -14,6 +14,7 @@ use crate::hub::{Hub, StreamHandle};
 use crate::live::LiveStream;
 use crate::metrics::StageThread;
 use crate::record::{OutputRecord, StreamState};
+use crate::schedule::Expectations;
 use crate::sink::{Item, ItemContent, Sinks, WhenFull};
 use crate::workers::{Decided, DecidedItem};
 use touchline_core::cause::Cause;
@@ -42,6 +43,7 @@ pub(super) struct StreamStart {
     pub(super) queue: QueueId,
     pub(super) handle: StreamHandle,
     pub(super) vote: VoteConfig,
+    pub(super) expectations: Expectations,
     /// Its supervisor reports when it plays.
     pub(super) supervised: bool,
     pub(super) counters: Arc<Counters>,
@@ -58,6 +60,7 @@ pub(super) enum PublisherCommand {
     /// The source does not end: end the stream now.
     Cut(QueueId),
     Vote(QueueId, VoteConfig),
+    Expect(QueueId, Box<Expectations>),
     /// Set the state of a stream without a source.
     SetState(StreamHandle, StreamState),
     /// Remove a stream, which has no source.
@@ -222,9 +225,9 @@ impl Publisher {
     fn command(&mut self, command: PublisherCommand) -> bool {
         match command {
             PublisherCommand::Begin(begin) => {
-                let StreamStart { queue, handle, vote, supervised, counters } = *begin;
+                let StreamStart { queue, handle, vote, expectations, supervised, counters } = *begin;
                 self.live |= supervised;
-                let stream = LiveStream::new(handle, vote, self.classes, supervised);
+                let stream = LiveStream::new(handle, vote, expectations, self.classes, supervised);
                 self.running
                     .insert(queue, Running { stream, counters, logged_losses: 0, counted: CounterValues::default() });
             }
@@ -238,6 +241,11 @@ impl Publisher {
             PublisherCommand::Vote(queue, vote) => {
                 if let Some(running) = self.running.get_mut(&queue) {
                     running.stream.set_vote(vote);
+                }
+            }
+            PublisherCommand::Expect(queue, expectations) => {
+                if let Some(running) = self.running.get_mut(&queue) {
+                    running.stream.expect(*expectations);
                 }
             }
             PublisherCommand::SetState(handle, state) => self.set_state(&handle, &state),

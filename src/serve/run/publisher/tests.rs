@@ -44,6 +44,7 @@ fn a_stalled_sink_delays_no_decision_of_a_live_stream() {
         queue,
         handle: handle.clone(),
         vote: VoteConfig::default(),
+        expectations: Expectations::default(),
         supervised: true,
         counters: Arc::default(),
     };
@@ -80,7 +81,8 @@ fn a_source_that_is_reopened_after_a_fault_of_its_thread_is_counted() {
     let queue = Backlog::new().add_queue(Pace::Live);
     let mut publisher = Publisher::new(hub.clone(), clock, 3, unbounded().0);
     let vote = VoteConfig::default();
-    let begin = StreamStart { queue, handle, vote, supervised: true, counters: Arc::default() };
+    let expectations = Expectations::default();
+    let begin = StreamStart { queue, handle, vote, expectations, supervised: true, counters: Arc::default() };
     publisher.command(PublisherCommand::Begin(Box::new(begin)));
     for kind in [Cause::Internal, Cause::Refused, Cause::Internal] {
         let (retry_in, cause) = (Duration::from_secs(1), "the source's thread ended unexpectedly".into());

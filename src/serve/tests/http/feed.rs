@@ -38,6 +38,9 @@ pub fn facts(group: Option<&str>) -> StreamFacts {
         isolation: touchline_media::options::Isolation::None,
         retry: true,
         record: true,
+        expect: Vec::new(),
+        expect_for_s: 60,
+        schedule: None,
         vote: touchline_core::vote::VoteConfig::default().into(),
     }
 }

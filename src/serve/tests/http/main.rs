@@ -11,6 +11,7 @@ mod skip;
 mod studio;
 mod support;
 mod tls;
+mod unexpected;
 #[path = "../../../../tests/common/wait.rs"]
 mod wait;
 mod wall;

@@ -11,6 +11,7 @@ use crate::webdriver::Browser;
 use parking_lot::{Mutex, MutexGuard};
 use touchline_core::clip::{Gap, GapReason};
 use touchline_core::decision::{SecondOutcome, WindowEstimate};
+use touchline_core::expectation::WatchedSecond;
 
 use touchline_core::cause::Cause;
 use touchline_core::incident::Incident;
@@ -34,6 +35,7 @@ pub fn no_programme(index: u64) -> Published {
         estimate: WindowEstimate::empty(classes().len()),
         events: Vec::new(),
         segments: Vec::new(),
+        watched: WatchedSecond::default(),
         latency_ns: None,
         backlog: 0,
     }

@@ -15,6 +15,7 @@ use touchline_core::decision::{
     Decision, DecisionReason, Event, EventKind, ModalityScores, PackStamp, PerModality, SecondOutcome,
     SecondPrediction, WindowEstimate,
 };
+use touchline_core::expectation::{Expected, Watch};
 use touchline_core::frame::Frame;
 use touchline_core::item::Pace;
 use touchline_core::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
@@ -182,6 +183,9 @@ pub struct Script {
     noise: u32,
     pub pack: Arc<PackStamp>,
     closer: SegmentCloser,
+    watch: Watch,
+    /// What is expected, with a patience of 60 s.
+    pub expected: Expected,
 }
 
 impl Default for Script {
@@ -195,6 +199,8 @@ impl Default for Script {
             noise: 9,
             pack: Arc::new(stamp()),
             closer: SegmentCloser::default(),
+            watch: Watch::default(),
+            expected: Expected::default(),
         }
     }
 }
@@ -305,7 +311,9 @@ impl Script {
         self.index += 1;
         let (seconds, gaps) = (n as u32, (self.window.len() - n) as u32);
         let estimate = WindowEstimate { share, mean, label, seconds, gaps, known_from: 0.3 };
-        let mut published = Published { outcome, estimate, events, segments: Vec::new(), latency_ns, backlog };
+        let watched = self.watch.take(self.expected.clone(), 60, (&outcome, &estimate), self.on.into_iter());
+        let segments = Vec::new();
+        let mut published = Published { outcome, estimate, events, segments, watched, latency_ns, backlog };
         let second = RecordedSecond { wall_ns: Some(unix_ns), ..published.recorded() };
         published.segments = self.closer.push(second, seconds + gaps);
         published.events.iter().for_each(|event| self.closer.event(event));
@@ -347,7 +355,11 @@ pub fn afternoon() -> Vec<Shot> {
 
 /// Publishes `shots` as the most recent seconds. Returns the script, with which the test can continue.
 pub fn feed(stream: &StreamHandle, clock: &PastClock, shots: &[Shot]) -> Script {
-    let mut script = Script::default();
+    feed_script(stream, clock, shots, Script::default())
+}
+
+/// As [`feed`], with the seconds of `script`.
+pub fn feed_script(stream: &StreamHandle, clock: &PastClock, shots: &[Shot], mut script: Script) -> Script {
     for (i, shot) in shots.iter().enumerate() {
         clock.set_back(Duration::from_secs((shots.len() - i) as u64));
         step(stream, clock, &mut script, *shot);

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::feed::facts;
 use crate::page::{browser, no_programme, rest, screenshots};
-use crate::support::{PastClock, Script, Server, Shot, add, court, feed, new_hub, step};
+use crate::support::{PastClock, Script, Server, Shot, add, classes, court, feed, feed_script, new_hub, step};
 use crate::webdriver::Browser;
 use touchline_core::cause::Cause;
 use touchline_core::clip::GapReason;
@@ -116,10 +116,23 @@ impl WallServer {
 
     /// Channel `n` (from 1) has shown `shots`, and continues with the last.
     pub fn show(&self, n: usize, shots: &[Shot]) {
+        self.expect(n, &[]);
+        self.continue_with(n, shots);
+    }
+
+    /// What channel `n` (from 1) shows from now on is compared with `names`.
+    pub fn expect(&self, n: usize, names: &[&str]) {
+        let mut script = Script::default();
+        assert!(names.iter().all(|name| script.expected.add(name, &classes())));
+        self.channels.lock()[n - 1].script = script;
+    }
+
+    /// As [`WallServer::show`], with the same expectation as before.
+    pub fn continue_with(&self, n: usize, shots: &[Shot]) {
         let mut channels = self.channels.lock();
-        let channel = &mut channels[n - 1];
-        channel.script = feed(&channel.stream, &self.clock, shots);
-        channel.shot = shots.last().copied();
+        let Channel { stream, script, shot } = &mut channels[n - 1];
+        *script = feed_script(stream, &self.clock, shots, std::mem::take(script));
+        *shot = shots.last().copied();
     }
 
     /// Channel `n` (from 1), which publishes no more seconds.
@@ -169,11 +182,11 @@ pub fn pictures(browser: &Browser) {
     rest(browser);
 }
 
-fn tile(id: usize, part: &str) -> String {
+pub fn tile(id: usize, part: &str) -> String {
     format!(".tile[data-id=channel-{id}] {part}")
 }
 
-fn ids(browser: &Browser) -> Vec<String> {
+pub fn ids(browser: &Browser) -> Vec<String> {
     let ids = browser.run("return [...document.querySelectorAll('.tile')].map((t) => t.dataset.id)");
     ids.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
 }

@@ -67,6 +67,47 @@ fn a_new_vote_of_the_run_applies_to_streams_without_their_own() {
 }
 
 #[test]
+fn expectations_change_without_opening_the_source_again() {
+    let mut bench = Bench::new(rules());
+    bench.start(&[("a", "rtsp://h/a")]).unwrap();
+    let queue = bench.queue("a");
+    let expecting = |names: &[&str]| {
+        let mut streams = settings(&[("a", "rtsp://h/a")]);
+        streams[0].expect = names.iter().map(|name| (*name).to_owned()).collect();
+        streams
+    };
+    bench.reload_settings(expecting(&["tennis"]));
+    bench.reload_settings(expecting(&["tennis"]));
+    let refused = |bench: &Bench| bench.config()["reloads"]["last"]["error"].as_str().unwrap_or_default().to_owned();
+    assert_eq!((refused(&bench).as_str(), bench.expectations.len()), ("", 1), "the second reload changes nothing");
+    bench.reload_settings(expecting(&["tenis"]));
+    assert_eq!(refused(&bench), "stream \"a\": the pack has no class \"tenis\"; did you mean tennis?");
+    bench.reload_settings(expecting(&[]));
+    let expected = bench.expectations.iter_mut().map(|expectations| expectations.at(None).is_empty());
+    assert_eq!(expected.collect::<Vec<_>>(), [false, true], "a refused reload sends nothing");
+    assert_eq!((bench.queue("a"), bench.opened().len()), (queue, 1));
+
+    bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b", "expect": ["tennis"]}"#)).unwrap();
+    bench.outcome(change("b", r#"{"expect": ["other", "unknown"], "expect_for_s": 5}"#)).unwrap();
+    let changed = bench.expectations.last_mut().unwrap();
+    assert_eq!((changed.patience_s(), changed.at(None).names(bench.hub.classes())), (5, vec!["other", "unknown"]));
+    assert_eq!(bench.opened().len(), 2);
+    let refusal = bench.outcome(change("b", r#"{"expect": ["soccer"]}"#)).unwrap_err();
+    assert_eq!(refusal.kind, StreamRefusalKind::Invalid);
+    assert!(refusal.error.contains("choose from tennis, other, unknown and no-programme"), "{refusal}");
+    assert_eq!(bench.refusal_kind(add(r#"{"uri": "rtsp://h/c", "expect": ["x"]}"#)), StreamRefusalKind::Invalid);
+}
+
+#[test]
+fn a_stored_stream_plays_although_the_pack_no_longer_has_its_classes() {
+    let mut bench = Bench::new(rules());
+    let mut stored = settings(&[("a", "rtsp://h/a")]);
+    stored[0].expect = vec!["soccer".into()];
+    bench.start_with(stored).unwrap();
+    bench.queue("a");
+}
+
+#[test]
 fn keys_that_need_a_restart_are_named() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();

@@ -16,6 +16,7 @@ use crate::config::{LatencyMs, StreamFile, VoteFile};
 use crate::control::streams::{NewStream, StreamChange, StreamOutcome, StreamPatch, StreamRefusalKind};
 use crate::hub::HubInfo;
 use crate::metrics::Metrics;
+use crate::schedule::Expectations;
 use touchline_core::clock::ManualClock;
 use touchline_core::decision::PackStamp;
 use touchline_core::labels::{ClassSet, Modality};
@@ -84,6 +85,7 @@ struct Bench {
     stops: Receiver<QueueId>,
     /// The votes of received commands.
     votes: Vec<VoteConfig>,
+    expectations: Vec<Expectations>,
     into: BTreeMap<QueueId, StreamState>,
     cut: Vec<QueueId>,
     finished: bool,
@@ -122,8 +124,8 @@ impl Bench {
             service_manager: ServiceManager::none(),
         };
         let manager = StreamManager::new(tools, rules, VoteConfig::default(), Fixed::default());
-        let (votes, into, cut) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Self { manager, driver, hub, clock, commands, stops, votes, into, cut, finished: false }
+        let (votes, expectations, into, cut) = (Vec::new(), Vec::new(), BTreeMap::new(), Vec::new());
+        Self { manager, driver, hub, clock, commands, stops, votes, expectations, into, cut, finished: false }
     }
 
     fn start(&mut self, streams: &[(&str, &str)]) -> Result<()> {
@@ -173,6 +175,7 @@ impl Bench {
             PublisherCommand::SetState(handle, state) => drop(handle.set_state(state)),
             PublisherCommand::EndsInto(queue, into) => drop(self.into.insert(queue, into)),
             PublisherCommand::Vote(_, vote) => self.votes.push(vote),
+            PublisherCommand::Expect(_, expectations) => self.expectations.push(*expectations),
             PublisherCommand::Cut(queue) => self.cut.push(queue),
             PublisherCommand::Remove(handle) => {
                 handle.set_state(StreamState::Removed);
