@@ -138,7 +138,7 @@ impl SharedParts {
     /// What the stream manager works with.
     pub(super) fn tools(
         &self,
-        driver: GstDriver,
+        driver: Arc<GstDriver>,
         commands: Sender<PublisherCommand>,
         control: StreamControl,
         reader: Option<(String, Reader)>,
@@ -148,7 +148,7 @@ impl SharedParts {
             read
         });
         ManagerDependencies {
-            driver: Arc::new(driver),
+            driver,
             hub: self.hub.clone(),
             clock: self.clock.clone(),
             commands,

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::clips::ClipAccess;
 use crate::config::{Listen, TlsFile};
 use crate::control::packs::PackControl;
+use crate::control::probes::ProbeControl;
 use crate::control::streams::StreamControl;
 use crate::http;
 use crate::http::access::{Access, AccessConfig, LogOuts, SessionArchive, TokenSource};
@@ -91,6 +92,7 @@ impl Reload {
 pub(super) struct Controls {
     pub(super) packs: PackControl,
     pub(super) streams: StreamControl,
+    pub(super) probes: ProbeControl,
     pub(super) policy: Arc<SourcePolicy>,
     pub(super) clips: Option<ClipAccess>,
 }
@@ -141,9 +143,10 @@ impl Server {
         }
         let scheme = if tls.is_some() { "https" } else { "http" };
         let reload = Reload { access: Some(access.clone()), tls: tls.clone() };
-        let packs = Some(PackAccess { control: controls.packs, open: access.takes_packs() });
-        let streams = Some(StreamAccess { control: controls.streams, policy: controls.policy });
-        let serving = Serving { packs, streams, clips: controls.clips, access, tls, limits: Limits::default() };
+        let Controls { packs, streams, probes, policy, clips } = controls;
+        let packs = Some(PackAccess { control: packs, open: access.takes_packs() });
+        let streams = Some(StreamAccess { control: streams, policy, probes });
+        let serving = Serving { packs, streams, clips, access, tls, limits: Limits::default() };
         let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
         let task = runtime.spawn(http::serve_with(listener, hub.clone(), serving, async move {
             // A dropped sender is a shutdown, too.
