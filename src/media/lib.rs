@@ -34,10 +34,10 @@ mod timecode_track;
 pub mod tone;
 pub mod truncation;
 pub mod uri;
-pub mod wav;
 #[cfg(test)]
 #[path = "../../tests/common/wait.rs"]
 mod wait;
+pub mod wav;
 #[cfg(feature = "gst")]
 mod web;
 #[cfg(feature = "gst")]

@@ -16,8 +16,8 @@ use touchline_core::clock::{Clock, Deadline};
 use touchline_core::error::Error;
 use touchline_core::frame::Frame;
 use touchline_core::item::{End, MediaItem, Tracks};
-use touchline_core::time::{NANOS_PER_SECOND, Pts};
 use touchline_core::redact;
+use touchline_core::time::{NANOS_PER_SECOND, Pts};
 
 /// How often a silent source is checked for the end of the time.
 const POLL: Duration = Duration::from_millis(50);
@@ -175,9 +175,8 @@ impl ProbeState {
     /// Whether everything that the tracks promise is known.
     fn is_complete(&self, facts: &SharedFacts) -> bool {
         let Some(tracks) = self.found.tracks else { return false };
-        let has_rate = || {
-            self.times.len() == RATE_PICTURES || facts.get().video.is_some_and(|video| video.frame_rate.is_some())
-        };
+        let has_rate =
+            || self.times.len() == RATE_PICTURES || facts.get().video.is_some_and(|video| video.frame_rate.is_some());
         (!tracks.video || self.found.picture.is_some() && has_rate()) && (!tracks.audio || self.has_sound)
     }
 

@@ -12,8 +12,8 @@ use super::ALIVE;
 use super::protocol::{
     CounterSnapshot, MessageReader, MessageWriter, OpenRequest, VERSION, WorkerCommand, WorkerMessage,
 };
-use crate::gst::{GstOpener, GstOptions};
 use crate::facts::{MediaFacts, SharedFacts};
+use crate::gst::{GstOpener, GstOptions};
 use crate::guard::SourcePolicy;
 use crate::outlet::Counters;
 use crate::{Open, Source};

@@ -26,7 +26,6 @@ use crate::config::{
     StreamSettings,
 };
 use crate::control::packs::PackControl;
-use crate::control::probes::ProbeControl;
 use crate::control::streams::StreamControl;
 use crate::hub::notice::Notice;
 use crate::hub::{Restored, StreamOwner};
@@ -131,14 +130,8 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
     let (stream_control, requests) = StreamControl::new();
     let policy = Arc::new(SourcePolicy::new(&config.sources)?);
     let ring = config.record.as_ref().map(recording::ring_options);
-    let probes = ProbeControl::new(shared.clock.clone(), shared.hub.metrics().clone(), config.latency_ms.get());
-    let controls = Controls {
-        packs: pack_control.clone(),
-        streams: stream_control.clone(),
-        probes: probes.clone(),
-        policy: policy.clone(),
-        clips,
-    };
+    let controls =
+        Controls { packs: pack_control.clone(), streams: stream_control.clone(), policy: policy.clone(), clips };
     let server = shared.start_server(&runtime, &config, controls, std::mem::take(&mut contents.log_outs))?;
     let (packs, how) = ((packs, pack_control.clone(), pack_requests), (config.batching, config.signals));
     let models = ModelThreads::start((config.pack, config.shadow), how, packs, &shared)?;
@@ -165,8 +158,6 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
     let mut publisher = Publisher::new(shared.hub.clone(), shared.clock.clone(), classes, reports_to);
     parts::add_sinks(publisher.sinks(), terminal, outputs)?;
     let driver = shared.driver(workers, policy, commands_to.clone(), news_to, (config.realtime, ring));
-    let driver = Arc::new(driver);
-    probes.connect(driver.clone());
     let tools = shared.tools(driver, commands_to.clone(), stream_control, config.reader);
     let manager = manager_of(tools, rules, (config.vote, config.fixed), start)?;
     shared.hub.set_ready(true);

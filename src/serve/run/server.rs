@@ -92,7 +92,6 @@ impl Reload {
 pub(super) struct Controls {
     pub(super) packs: PackControl,
     pub(super) streams: StreamControl,
-    pub(super) probes: ProbeControl,
     pub(super) policy: Arc<SourcePolicy>,
     pub(super) clips: Option<ClipAccess>,
 }
@@ -115,7 +114,7 @@ impl Server {
         runtime: &tokio::runtime::Runtime,
         listen: Listen,
         hub: &Hub,
-        controls: Controls,
+        (controls, probes): (Controls, ProbeControl),
         args: &AccessSettings,
         sessions: Option<(Arc<dyn SessionArchive>, LogOuts)>,
     ) -> Result<Self> {
@@ -143,7 +142,7 @@ impl Server {
         }
         let scheme = if tls.is_some() { "https" } else { "http" };
         let reload = Reload { access: Some(access.clone()), tls: tls.clone() };
-        let Controls { packs, streams, probes, policy, clips } = controls;
+        let Controls { packs, streams, policy, clips } = controls;
         let packs = Some(PackAccess { control: packs, open: access.takes_packs() });
         let streams = Some(StreamAccess { control: streams, policy, probes });
         let serving = Serving { packs, streams, clips, access, tls, limits: Limits::default() };

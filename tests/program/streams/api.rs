@@ -213,7 +213,12 @@ fn every_answer_matches_the_document() {
     let tested = api.ask("POST", "/api/v1/probe", Some(json!({ "uri": "testsrc://?width=64&height=48&fps=10" })));
     assert_eq!((tested.status, &tested.body["reachable"]), (200, &json!(true)), "{}", tested.text);
     let silent = api.ask("POST", "/api/v1/probe", Some(secret.clone()));
-    assert_eq!((silent.status, &silent.body["failure"]["kind"]), (200, &json!("connection-refused")), "{}", silent.text);
+    assert_eq!(
+        (silent.status, &silent.body["failure"]["kind"]),
+        (200, &json!("connection-refused")),
+        "{}",
+        silent.text
+    );
 
     // Invalid bodies, each with a word of the expected error.
     for (body, status, word) in [
@@ -226,10 +231,9 @@ fn every_answer_matches_the_document() {
         let answer = api.ask("POST", "/api/v1/streams", Some(body));
         assert!(answer.status == status && answer.text.contains(word), "{answer:?}");
     }
-    for (body, status, word) in [
-        (json!({ "uri": TEST, "colour": "red" }), 422, "colour"),
-        (json!({ "uri": "gopher://h/x" }), 403, "gopher"),
-    ] {
+    for (body, status, word) in
+        [(json!({ "uri": TEST, "colour": "red" }), 422, "colour"), (json!({ "uri": "gopher://h/x" }), 403, "gopher")]
+    {
         let answer = api.ask("POST", "/api/v1/probe", Some(body));
         assert!(answer.status == status && answer.text.contains(word), "{answer:?}");
     }
@@ -251,9 +255,7 @@ fn every_answer_matches_the_document() {
         send(&program.address, method, path, body, headers).expect("the server answers")
     };
     let json_kind = ("content-type", "application/json");
-    for (method, path) in
-        [("POST", "/api/v1/streams"), ("PATCH", "/api/v1/streams/guest"), ("POST", "/api/v1/probe")]
-    {
+    for (method, path) in [("POST", "/api/v1/streams"), ("PATCH", "/api/v1/streams/guest"), ("POST", "/api/v1/probe")] {
         for (answer, status) in [
             (raw(method, path, "{\"uri\":", &[json_kind]), 400),
             (raw(method, path, "uri=x", &[("content-type", "application/x-www-form-urlencoded")]), 415),

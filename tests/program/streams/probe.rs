@@ -67,7 +67,10 @@ fn a_probe_reports_tracks_variants_and_a_picture_and_adds_nothing() {
         assert_eq!((&body["video"]["codec"], &body["video"]["frame_rate"]), (&json!("H.264"), &json!(30.0)), "{body}");
     }
     let body = probe(&program, &json!({ "uri": TEST })).body;
-    assert_eq!((&body["audio"], &body["video"]["codec"], &body["video"]["width"]), (&Value::Null, &Value::Null, &json!(64)));
+    assert_eq!(
+        (&body["audio"], &body["video"]["codec"], &body["video"]["width"]),
+        (&Value::Null, &Value::Null, &json!(64))
+    );
 
     let closed = crate::common::free_tcp_port();
     for (uri, cause) in [

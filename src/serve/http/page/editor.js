@@ -1,20 +1,19 @@
 // The dialog that adds a stream or changes its settings. What was typed stays when the session ends or a change is refused.
 
 import { $, make, setText } from "./base.js";
-import { FIELDS, NEW, bodyOf, changed, fieldElement, fill, idOf, keyOfError, probeBody, valuesOf, valuesOfStream } from "./fields.js";
+import { FIELDS, HIDDEN, NEW, bodyOf, changed, explain, fieldElement, fill, idOf, keyOfError, probeBody, valuesOf, valuesOfStream } from "./fields.js";
 import { showProbe } from "./probe.js";
 import { mayChange, request, streamPath } from "./requests.js";
-
-const HIDDEN = "***";
 
 const FRAME = `
   <form novalidate>
     <h2 id="editor-title"></h2>
+    <div class="fields" id="editor-address"></div>
+    <section class="probe" id="editor-probe" aria-label="Result of the test" hidden></section>
     <div class="fields" id="editor-fields"></div>
     <details id="editor-details"><summary>More options</summary><div class="fields" id="editor-more"></div></details>
     <datalist id="editor-groups"></datalist>
     <p class="unseen" id="editor-spoken" aria-live="polite"></p>
-    <section class="probe" id="editor-probe" aria-label="Result of the test" hidden></section>
     <div class="again" id="editor-login" hidden>
       <p><strong>Your session has ended.</strong> Log in again, then save. Nothing that you typed is lost.</p>
       <label for="editor-token">Token</label>
@@ -48,7 +47,7 @@ export class Editor {
     this.#dialog.setAttribute("aria-labelledby", "editor-title");
     document.body.append(this.#dialog);
     this.#form = this.#dialog.querySelector("form");
-    for (const field of FIELDS) $(field.more ? "editor-more" : "editor-fields").append(fieldElement(field));
+    for (const field of FIELDS) $(`editor-${field.place ?? "fields"}`).append(fieldElement(field));
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#save();
@@ -90,6 +89,7 @@ export class Editor {
     this.#stream = stream;
     fill(this.#form, values);
     this.#before = valuesOf(this.#form);
+    explain(stream && values.uri);
     for (const { key } of FIELDS) this.#showWrong(key, null);
     $("editor-probe").hidden = true;
     $("editor-login").hidden = true;
@@ -117,7 +117,7 @@ export class Editor {
     const wrong = new Map();
     const uri = values.uri;
     if (uri === "") wrong.set("uri", "Enter an address, as in rtsp://camera.example/live.");
-    else if (uri.includes(HIDDEN) && (isTest || uri !== this.#before.uri)) wrong.set("uri", "Enter the whole address. Its login and secret parts are not shown.");
+    else if (uri.includes(HIDDEN) && (isTest || uri !== this.#before.uri)) wrong.set("uri", "Enter the whole address. Its login and its secret parts are not shown.");
     for (const { key, type } of FIELDS) {
       const input = this.#form.elements.namedItem(key);
       if (type === "number" && (input.validity.badInput || (input.required && values[key] === ""))) wrong.set(key, "Enter a number.");

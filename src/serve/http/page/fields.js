@@ -1,30 +1,33 @@
 // The fields of a stream: what a person can set, and its form in a request. The keys are those of the API.
 
-import { make } from "./base.js";
+import { $, make } from "./base.js";
+
+// In place of the secrets in an address.
+export const HIDDEN = "***";
 
 const TIERS = { auto: "Automatic", full: "Full: decode all pictures", lean: "Lean: leave out pictures that nothing needs", sparse: "Sparse: no motion", key: "Key pictures only" };
 
 // `empty` says what an empty value means. A key with a point is in an object of the body.
 export const FIELDS = [
-  { key: "uri", label: "Address", hint: "rtsp, rtsps, srt, rtmp, rtmps or udp; http or https for HLS and files. A login may be part of it.", type: "text", wide: true, lengths: [1, 2048] },
+  { key: "uri", label: "Address", hint: "rtsp, rtsps, srt, rtmp, rtmps or udp; http or https for HLS and files. A login may be part of it.", type: "text", place: "address", wide: true, lengths: [1, 2048] },
   { key: "label", label: "Name", empty: "the id", type: "text", lengths: [1, 120] },
   { key: "group", label: "Group", hint: "The wall shows the streams of a group together.", type: "text", lengths: [1, 64], list: "editor-groups" },
   { key: "latency_ms", label: "Latency, ms", hint: "Jitter buffer of RTSP sources.", empty: "the program's default", type: "number", range: [0, 60000] },
   { key: "tier", label: "Decoding", choices: TIERS },
-  { key: "id", label: "Id", hint: "Its name in addresses, metrics and records. It cannot be changed later.", empty: "made from the address", type: "text", lengths: [1, 64], more: true, once: true },
-  { key: "kind", label: "Kind of a web address", choices: { "": "Detected", hls: "HLS" }, more: true },
-  { key: "rtsp_transport", label: "RTSP transport", choices: { auto: "Automatic", tcp: "TCP", udp: "UDP" }, more: true },
-  { key: "variant", label: "HLS variant", choices: { fit: "Smallest that suffices", lowest: "Smallest", highest: "Largest" }, more: true },
-  { key: "max_height", label: "Maximum height of HLS, lines", empty: "no limit", type: "number", range: [1, 8192], more: true },
-  { key: "audio_language", label: "Language of HLS sound", empty: "the stream's default", hint: "As in de or pt-BR.", type: "text", more: true },
-  { key: "decoder", label: "Video decoder", choices: { auto: "Automatic", software: "Processor", vaapi: "VA-API", nvdec: "NVDEC" }, more: true },
-  { key: "isolation", label: "Process", choices: { process: "Its own", none: "That of the program" }, more: true },
-  { key: "vote.window", label: "Vote window, s", empty: "the program's default", type: "number", range: [1, 3600], more: true },
-  { key: "vote.stride", label: "Seconds between estimates", empty: "the program's default", type: "number", range: [1, 3600], more: true },
-  { key: "vote.onset", label: "On air from probability", empty: "the program's default", type: "number", range: [0, 1], step: "any", more: true },
-  { key: "vote.offset", label: "Off air below probability", empty: "the program's default", type: "number", range: [0, 1], step: "any", more: true },
-  { key: "retry", label: "Try again if the first attempt fails", type: "checkbox", more: true },
-  { key: "record", label: "Record its media, if the program records", type: "checkbox", more: true },
+  { key: "id", label: "Id", hint: "Its name in addresses, metrics and records. It cannot be changed later.", empty: "made from the address", type: "text", lengths: [1, 64], place: "more" },
+  { key: "kind", label: "Kind of a web address", choices: { "": "Detected", hls: "HLS" }, place: "more" },
+  { key: "rtsp_transport", label: "RTSP transport", choices: { auto: "Automatic", tcp: "TCP", udp: "UDP" }, place: "more" },
+  { key: "variant", label: "HLS variant", choices: { fit: "Smallest that suffices", lowest: "Smallest", highest: "Largest" }, place: "more" },
+  { key: "max_height", label: "Maximum height of HLS, lines", empty: "no limit", type: "number", range: [1, 8192], place: "more" },
+  { key: "audio_language", label: "Language of HLS sound", empty: "the stream's default", hint: "As in de or pt-BR.", type: "text", place: "more" },
+  { key: "decoder", label: "Video decoder", choices: { auto: "Automatic", software: "Processor", vaapi: "VA-API", nvdec: "NVDEC" }, place: "more" },
+  { key: "isolation", label: "Process", choices: { process: "Its own", none: "That of the program" }, place: "more" },
+  { key: "vote.window", label: "Vote window, s", empty: "the program's default", type: "number", range: [1, 3600], place: "more" },
+  { key: "vote.stride", label: "Seconds between estimates", empty: "the program's default", type: "number", range: [1, 3600], place: "more" },
+  { key: "vote.onset", label: "On air from probability", empty: "the program's default", type: "number", range: [0, 1], step: "any", place: "more" },
+  { key: "vote.offset", label: "Off air below probability", empty: "the program's default", type: "number", range: [0, 1], step: "any", place: "more" },
+  { key: "retry", label: "Try again if the first attempt fails", type: "checkbox", place: "more" },
+  { key: "record", label: "Record its media, if the program records", type: "checkbox", place: "more" },
 ];
 
 // What opens the source, besides its address: a test needs these.
@@ -49,16 +52,25 @@ export function fieldElement(field) {
   if (field.lengths) input.maxLength = field.lengths[1];
   if (field.list) input.setAttribute("list", field.list);
   if (field.key === "uri") input.required = true;
-  const hint = make("p", "hint", [field.hint, field.empty && `Empty: ${field.empty}.`].filter(Boolean).join(" "));
+  const hint = make("p", "hint");
   hint.id = `${id}-hint`;
   const error = make("p", "wrong");
   error.id = `${id}-wrong`;
   error.hidden = true;
   input.setAttribute("aria-describedby", `${hint.id} ${error.id}`);
   row.append(...(field.type === "checkbox" ? [input, label] : [label, input]));
-  if (hint.textContent) row.append(hint);
-  row.append(error);
+  row.append(hint, error);
   return row;
+}
+
+// Explains the fields of a new stream, or of one with the address `uri`.
+export function explain(uri) {
+  for (const { key, hint, empty } of FIELDS) {
+    const text = [hint, empty && (uri === null || key !== "latency_ms") && `Empty: ${empty}.`].filter(Boolean).join(" ");
+    const place = $(`${idOf(key)}-hint`);
+    place.textContent = key === "uri" && uri?.includes(HIDDEN) ? "The login and the secret parts are not shown. Leave the address as it is to keep them." : text;
+    place.hidden = place.textContent === "";
+  }
 }
 
 const read = (input) => (input.type === "checkbox" ? input.checked : input.value.trim());

@@ -82,7 +82,7 @@ export async function fetchInfo(server) {
       const answer = await fetch(url("api/v1/info"), { cache: "no-store" });
       if (answer.ok) return await answer.json();
       // The session has ended: reload to show the login.
-      if (answer.status === 401) location.reload();
+      if (answer.status === 401) sessionEnded();
     } catch {
       server.silent();
     }

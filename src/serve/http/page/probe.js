@@ -22,9 +22,8 @@ function sound(audio) {
 function variantList(variants) {
   const list = make("ul", "variants");
   for (const { height, bandwidth, chosen } of variants) {
-    const row = make("li", "", joined([height ? `${height} lines` : "Sound or unknown size", megabits(bandwidth)]));
+    const row = make("li", "", joined([height ? `${height} lines` : "Sound or unknown size", megabits(bandwidth), chosen && "played"]));
     row.dataset.chosen = chosen;
-    if (chosen) row.append(" ", make("strong", "", "played"));
     list.append(row);
   }
   return list;
@@ -40,10 +39,11 @@ export function showProbe(place, found) {
   parts.push(head);
   if (failure) parts.push(make("p", "", `${capital(failure.cause)}. ${capital(failure.advice)}.`));
   if (reachable) {
+    const box = make("div", "found");
     if (found.picture) {
       const picture = make("img", "first");
       Object.assign(picture, { src: found.picture, alt: "First picture of the source" });
-      parts.push(picture);
+      box.append(picture);
     }
     const facts = make("dl");
     const row = (name, value) => {
@@ -57,7 +57,8 @@ export function showProbe(place, found) {
     const first = found.first_picture_ms;
     if (found.video) row("First picture", first === null ? "None in the time of the test" : `After ${(first / 1000).toFixed(1)} s`);
     if (found.variants.length) row("Variants", variantList(found.variants));
-    parts.push(facts);
+    box.append(facts);
+    parts.push(box);
   }
   place.dataset.level = failure ? "bad" : "good";
   place.replaceChildren(...parts);

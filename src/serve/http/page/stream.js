@@ -67,7 +67,10 @@ async function packChanged(pack) {
 // After an outage the server may run another build or another pack. Then the page must reload.
 async function comeBack() {
   picture.restart();
-  if (JSON.stringify(await fetchInfo(server)) !== JSON.stringify(info)) location.reload();
+  if (JSON.stringify(await fetchInfo(server)) === JSON.stringify(info)) return;
+  const dialog = document.querySelector("dialog[open]");
+  if (dialog === null) location.reload();
+  else dialog.addEventListener("close", () => location.reload(), { once: true });
 }
 
 function setServer(state) {

@@ -67,7 +67,8 @@ fn pictures(browser: &Browser, name: &str) {
 
 fn post(desk: &Desk, body: &Value, headers: &[(&str, &str)]) -> (u16, Value, Option<String>) {
     let headers = [&[JSON], headers].concat();
-    let answer = exchange(connect(&desk.server), &request(&desk.server, "POST", "/api/v1/probe", &headers, &body.to_string()));
+    let answer =
+        exchange(connect(&desk.server), &request(&desk.server, "POST", "/api/v1/probe", &headers, &body.to_string()));
     let retry = answer.header("retry-after").map(str::to_owned);
     (answer.status, serde_json::from_str(answer.body()).unwrap(), retry)
 }
@@ -149,7 +150,9 @@ fn a_stream_is_tested_added_edited_paused_resumed_and_removed_on_the_page() {
     test_address(&browser, "The address works");
     browser.wait("the picture", "return document.querySelector('.probe .first')?.naturalWidth === 640");
     let result = browser.text("#editor-probe");
-    for words in ["HLS", "H.264, 1920 × 1080, 25 a second, interlaced", "AAC, 48 kHz, stereo", "1080 lines, 6.0 Mbit/s played"] {
+    for words in
+        ["HLS", "H.264, 1920 × 1080, 25 a second, interlaced", "AAC, 48 kHz, stereo", "1080 lines, 6.0 Mbit/s, played"]
+    {
         assert!(result.contains(words), "{words}: {result}");
     }
     pictures(&browser, "add-stream-tested");
@@ -219,9 +222,8 @@ fn a_reader_sees_no_buttons_and_a_stream_of_the_file_is_explained() {
             assert!(hidden(&browser, id), "{id}");
         }
         assert_eq!(hidden(&browser, "manage"), !may_change);
-        let refused = browser.run(
-            "return fetch('api/v1/streams/fixed', { method: 'DELETE' }).then((answer) => answer.status)",
-        );
+        let refused =
+            browser.run("return fetch('api/v1/streams/fixed', { method: 'DELETE' }).then((answer) => answer.status)");
         assert_eq!(refused, if may_change { 409 } else { 403 });
         browser.go(&desk.server.url);
         browser.wait("the tile", "return document.querySelectorAll('.tile').length === 1");
@@ -263,7 +265,10 @@ fn what_was_typed_outlives_the_session_and_works_below_a_prefix() {
     for (token, is_right) in [("wrong-token-0123456789", false), (ADMIN, true)] {
         enter(&browser, "token", token);
         click(&browser, "editor-log-in");
-        browser.wait("the answer", &format!("return document.getElementById('editor-problem').checkVisibility() !== {is_right}"));
+        browser.wait(
+            "the answer",
+            &format!("return document.getElementById('editor-problem').checkVisibility() !== {is_right}"),
+        );
         assert_eq!(hidden(&browser, "editor-login"), is_right);
     }
     click(&browser, "editor-save");
@@ -328,7 +333,8 @@ fn what_is_wrong_is_shown_at_its_field_with_advice() {
     browser.go(&desk.server.url);
     click(&browser, "nobody-add");
     let wrong = |field: &str| {
-        let invalid = format!("return document.querySelector('#editor-{field}').getAttribute('aria-invalid') === 'true'");
+        let invalid =
+            format!("return document.querySelector('#editor-{field}').getAttribute('aria-invalid') === 'true'");
         browser.wait(field, &invalid);
         assert_eq!(browser.run("return document.activeElement.id"), format!("editor-{field}"));
         browser.text(&format!("#editor-{field}-wrong"))
