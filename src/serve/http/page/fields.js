@@ -116,7 +116,7 @@ export const probeBody = (values) => bodyOf(values, ["uri", ...OPENING.filter((k
 
 // The key of the field that an error is about; an error of a source is about its address.
 export function keyOfError(text) {
-  const named = text.match(/\b(vote\.\w+|uri|label|group|latency_ms|max_height|audio_language|rtsp_transport|isolation|decoder|variant|window|stride|onset|offset|stream id)\b/)?.[1];
+  const named = text.match(/\b(vote\.\w+|uri|label|group|latency_ms|max_height|audio_language|rtsp_transport|isolation|decoder|variant|window|stride|onset|offset|stream id)\b/i)?.[1].toLowerCase();
   if (named === "stream id") return "id";
   return named ? (FIELDS.find(({ key }) => key === named || key === `vote.${named}`)?.key ?? "uri") : "uri";
 }

@@ -99,6 +99,12 @@ impl ProbeOpener for ScriptedOpener {
     }
 }
 
+/// The vote of `settings`, checked as the stream manager checks it.
+fn vote_of(settings: &StreamSettings) -> Result<VoteConfig, StreamRefusal> {
+    let refused = |error: String| StreamRefusal::new(StreamRefusalKind::Invalid, error, "correct vote");
+    settings.vote.over(VoteConfig::default()).map_err(refused)
+}
+
 /// Carries out requests as the stream manager does, without sources: an enabled stream plays at once.
 struct SimpleManager {
     hub: Hub,
@@ -123,14 +129,17 @@ impl SimpleManager {
                     let error = format!("stream {id:?} exists already");
                     return Err(StreamRefusal::new(StreamRefusalKind::Duplicate, error, "choose another id"));
                 }
-                let handle = add(&self.hub, &id, new.uri());
                 let settings = new.settings(id.clone(), 200);
-                self.apply(id, settings, handle)
+                let vote = vote_of(&settings)?;
+                let handle = add(&self.hub, &id, &settings.uri);
+                self.apply(id, (settings, vote), handle)
             }
             StreamChange::Change { id, patch, generation } => {
                 let (settings, handle) = self.found(&id, generation)?;
                 patch.check()?;
-                self.apply(id, patch.apply(&settings), handle)
+                let settings = patch.apply(&settings);
+                let vote = vote_of(&settings)?;
+                self.apply(id, (settings, vote), handle)
             }
             StreamChange::Remove { id, generation } => {
                 let (_, handle) = self.found(&id, generation)?;
@@ -153,7 +162,12 @@ impl SimpleManager {
         }
     }
 
-    fn apply(&mut self, id: String, settings: StreamSettings, handle: StreamHandle) -> StreamOutcome {
+    fn apply(
+        &mut self,
+        id: String,
+        (settings, vote): (StreamSettings, VoteConfig),
+        handle: StreamHandle,
+    ) -> StreamOutcome {
         self.version += 1;
         handle.set_source(&settings.uri, Pace::Live);
         handle.set_facts(StreamFacts {
@@ -166,7 +180,7 @@ impl SimpleManager {
             rtsp_transport: settings.rtsp_transport,
             tier: settings.tier,
             isolation: settings.isolation(true),
-            vote: settings.vote.over(VoteConfig::default()).unwrap().into(),
+            vote: vote.into(),
             ..facts(None)
         });
         handle.set_tracks(Tracks { video: true, audio: true });

@@ -8,7 +8,7 @@ use crate::feed::facts;
 use crate::page::{browser, rest, screenshots};
 use crate::support::add;
 use crate::wait::until;
-use crate::wall::{key, prefix_proxy};
+use crate::wall::prefix_proxy;
 use crate::webdriver::Browser;
 use touchline_core::item::Tracks;
 use touchline_serve::http::access::AccessConfig;
@@ -30,6 +30,14 @@ pub fn click(browser: &Browser, id: &str) {
         &format!("const b = document.getElementById('{id}'); return b !== null && b.checkVisibility() && !b.disabled"),
     );
     browser.run(&format!("document.getElementById('{id}').click()"));
+}
+
+/// Presses Escape. A dialog closes only for a key with its number.
+fn escape(browser: &Browser) {
+    for kind in ["keyDown", "keyUp"] {
+        let key = json!({"type": kind, "key": "Escape", "code": "Escape", "windowsVirtualKeyCode": 27});
+        browser.devtools("Input.dispatchKeyEvent", key);
+    }
 }
 
 fn hidden(browser: &Browser, id: &str) -> bool {
@@ -185,7 +193,7 @@ fn a_stream_is_tested_added_edited_paused_resumed_and_removed_on_the_page() {
     dialog(&browser, true);
     assert_eq!(browser.text("#remove-title"), "Remove Court 1?");
     pictures(&browser, "remove-stream");
-    key(&browser, "Escape");
+    escape(&browser);
     dialog(&browser, false);
     assert_eq!(browser.run("return location.search.startsWith('?stream=')"), true, "Escape closes only the dialog");
     click(&browser, "remove");
@@ -365,7 +373,7 @@ fn what_is_wrong_is_shown_at_its_field_with_advice() {
         until("the test", || desk.probes.running() == 1);
         assert_eq!(browser.text("#editor-test"), "Stop test");
         if close {
-            key(&browser, "Escape");
+            escape(&browser);
             dialog(&browser, false);
         } else {
             click(&browser, "editor-test");
