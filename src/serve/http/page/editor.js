@@ -52,7 +52,11 @@ export class Editor {
       event.preventDefault();
       this.#save();
     });
-    this.#form.addEventListener("input", (event) => this.#showWrong(event.target.name, null));
+    this.#form.addEventListener("input", ({ target }) => {
+      this.#showWrong(target.name, null);
+      // A result is about the address that was tested.
+      if (target.name === "uri") $("editor-probe").hidden = true;
+    });
     $("editor-test").addEventListener("click", () => (this.#test ? this.#test.abort() : this.#probe()));
     $("editor-cancel").addEventListener("click", () => {
       this.#before = null;

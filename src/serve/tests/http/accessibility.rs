@@ -96,13 +96,14 @@ fn the_dialogs_pass_axe() {
     check(&browser, &axe, "a failed test");
     enter(&browser, "uri", PLAYS);
     test_address(&browser, "The address works");
-    enter(&browser, "uri", "");
+    enter(&browser, "vote-onset", "7");
     click(&browser, "editor-save");
+    browser.wait("the error", "return document.querySelector('[aria-invalid=true]') !== null");
     browser.run("document.getElementById('editor-login').hidden = false");
     check(&browser, &axe, "a test, an error at a field, and the login");
     browser.resize(390, 844, true);
     check(&browser, &axe, "the dialog on a phone");
-    enter(&browser, "uri", PLAYS);
+    enter(&browser, "vote-onset", "");
     click(&browser, "editor-save");
     browser.wait("the tile", "return document.querySelectorAll('.tile').length === 1");
     check(&browser, &axe, "the wall of one stream on a phone");
