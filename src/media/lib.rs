@@ -6,6 +6,7 @@
 #![deny(missing_docs)]
 
 mod boxes;
+pub mod facts;
 #[cfg(feature = "gst")]
 pub mod gst;
 pub mod guard;
@@ -19,6 +20,7 @@ pub mod overlay;
 mod pcr;
 #[cfg(feature = "gst")]
 pub mod plugins;
+pub mod probe;
 pub mod registry;
 pub mod replay;
 pub mod source_clock;
@@ -32,6 +34,9 @@ mod timecode_track;
 pub mod tone;
 pub mod truncation;
 pub mod uri;
+#[cfg(test)]
+#[path = "../../tests/common/wait.rs"]
+mod wait;
 pub mod wav;
 #[cfg(feature = "gst")]
 mod web;

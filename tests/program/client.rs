@@ -44,6 +44,6 @@ fn the_tests_of_the_python_client_pass() {
     tests.env("TOUCHLINE_URL", format!("http://{}", live.address)).env("TOUCHLINE_TOKEN", TOKEN);
     let output = finish(&mut tests);
     let report = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && report.contains("Ran 12 tests"), "{report}");
+    assert!(output.status.success() && report.contains("Ran 13 tests"), "{report}");
     assert_eq!(live.stop(), 0);
 }

@@ -8,6 +8,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use parking_lot::Mutex;
 
+use super::caps_facts;
 use super::causes::failed;
 use super::clips::ring::RingTap;
 use super::damage;
@@ -15,6 +16,7 @@ use super::debug::ErrorWatch;
 use super::decoders::Decoders;
 use super::graph::Graph;
 use super::timecodes;
+use crate::facts::SharedFacts;
 use touchline_core::cause::Cause;
 use touchline_core::frame::{PIXELS_MAX, SIDE_MAX};
 use touchline_core::item::Pace;
@@ -45,6 +47,7 @@ pub(super) struct ElementSetup {
     pub selection: Option<FrameSelection>,
     pub ring: Option<Arc<RingTap>>,
     pub decoders: Decoders,
+    pub facts: SharedFacts,
 }
 
 impl ElementSetup {
@@ -60,7 +63,7 @@ impl ElementSetup {
 }
 
 fn set_up(element: &gst::Element, graph: &Arc<Graph>, setup: &ElementSetup) {
-    let ElementSetup { pace, selection, ring, decoders } = setup;
+    let ElementSetup { pace, selection, ring, decoders, facts } = setup;
     let pace = *pace;
     let Some(factory) = element.factory() else { return };
     let class = factory.metadata("klass").unwrap_or_default();
@@ -74,7 +77,7 @@ fn set_up(element: &gst::Element, graph: &Arc<Graph>, setup: &ElementSetup) {
         return;
     }
     graph.is_decoded.store(true, Ordering::Relaxed);
-    limit_format(element, graph);
+    limit_format(element, graph, facts);
     // These two come before the probe that leaves out pictures.
     if let Some(ring) = ring {
         ring.connect(element, graph);
@@ -154,15 +157,18 @@ fn limit_tracks(element: &gst::Element, graph: &Arc<Graph>) {
 }
 
 /// Rejects formats beyond the limits before memory is allocated for them. Checks both the input format, as the container or the
-/// parser declares it, and the output format.
-fn limit_format(element: &gst::Element, graph: &Arc<Graph>) {
+/// parser declares it, and the output format. Takes the codec into `facts`.
+fn limit_format(element: &gst::Element, graph: &Arc<Graph>, facts: &SharedFacts) {
     for pad in element.pads() {
-        let graph = Arc::downgrade(graph);
+        let (graph, facts) = (Arc::downgrade(graph), facts.clone());
         pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
             let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view()) else {
                 return gst::PadProbeReturn::Ok;
             };
-            let Some(cause) = caps.caps().structure(0).and_then(excess) else { return gst::PadProbeReturn::Ok };
+            let Some(cause) = caps.caps().structure(0).and_then(excess) else {
+                caps_facts::coded(&facts, caps.caps());
+                return gst::PadProbeReturn::Ok;
+            };
             if let Some(graph) = graph.upgrade() {
                 graph.fail(failed(Cause::Refused, cause, "give a source within these limits"));
             }

@@ -10,9 +10,11 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use parking_lot::Mutex;
 
+use super::caps_facts;
 use super::frame_gate::entry;
 use super::graph::Graph;
 use super::sinks;
+use crate::facts::SharedFacts;
 use crate::tone::Hdr;
 use touchline_core::incident::Incident;
 use touchline_core::item::{MediaItem, Track};
@@ -28,19 +30,20 @@ pub(super) struct FormatWatch {
 
 impl FormatWatch {
     /// Installs a probe on every branch of `graph`. A frame gate on the same pad must be connected first, so that it releases a held
-    /// picture before the change is reported.
-    pub fn connect(graph: &Arc<Graph>) -> Vec<Self> {
-        let on = |(track, sink): (Track, &gst_app::AppSink)| Self::on(track, entry(sink.upcast_ref())?, graph);
+    /// picture before the change is reported. The formats are taken into `facts`.
+    pub fn connect(graph: &Arc<Graph>, facts: &SharedFacts) -> Vec<Self> {
+        let on = |(track, sink): (Track, &gst_app::AppSink)| Self::on(track, entry(sink.upcast_ref())?, graph, facts);
         graph.sinks().filter_map(on).collect()
     }
 
-    fn on(track: Track, pad: gst::Pad, graph: &Arc<Graph>) -> Option<Self> {
-        let (known, graph) = (Mutex::<Option<FormatKey>>::default(), Arc::downgrade(graph));
+    fn on(track: Track, pad: gst::Pad, graph: &Arc<Graph>, facts: &SharedFacts) -> Option<Self> {
+        let (known, graph, facts) = (Mutex::<Option<FormatKey>>::default(), Arc::downgrade(graph), facts.clone());
         let probe = pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
             let caps = match info.event().map(|event| event.view()) {
                 Some(gst::EventView::Caps(caps)) => caps,
                 _ => return gst::PadProbeReturn::Ok,
             };
+            caps_facts::decoded(&facts, track, caps.caps());
             if let Some(graph) = graph.upgrade().filter(|_| track == Track::Video) {
                 let hdr = hdr(caps.caps());
                 graph.set_hdr(hdr);

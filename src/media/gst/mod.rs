@@ -5,6 +5,7 @@
 //! send them; see `sinks.rs`. `graph.rs` detects the tracks. Inference, cutting and resampling are not done here.
 
 mod bus;
+mod caps_facts;
 mod causes;
 pub mod clips;
 mod clocks;
@@ -43,6 +44,7 @@ use serde::{Deserialize, Serialize};
 use clips::ring::RingOptions;
 use start::PipelineStart;
 
+use super::facts::SharedFacts;
 use super::guard::proxy::LoopbackProxy;
 use super::guard::{Refusal, SourcePolicy, digest};
 use super::hls;
@@ -85,6 +87,9 @@ pub struct GstOptions {
     /// Counters of the source.
     #[serde(skip)]
     pub counters: Arc<Counters>,
+    /// Receives the facts about the source's media.
+    #[serde(skip)]
+    pub facts: SharedFacts,
     /// The source policy; [`None`] for sources from the command line or the configuration, which are unrestricted. A guarded source
     /// cannot have a template of its own.
     #[serde(skip)]
@@ -116,6 +121,7 @@ impl Default for GstOptions {
             pipeline: None,
             connect_timeout: Duration::from_secs(10),
             counters: Arc::default(),
+            facts: SharedFacts::default(),
             guard: None,
             selection: None,
             decoder: DecoderChoice::default(),
@@ -312,6 +318,7 @@ impl GstOpener {
             policy: o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::unrestricted())),
             decoder: Arc::new(feed::FeedDecoder { opener: self.clone(), uri: uri.to_owned() }),
             counters: o.counters.clone(),
+            facts: o.facts.clone(),
             memory: self.memory.clone(),
             clock: self.clock.clone(),
             pace: location.pace(o.pacing),

@@ -65,8 +65,13 @@ impl GstOpener {
             o.record.as_ref().and_then(|ring| RingTap::start(ring, &o.id, self.clock.clone(), o.counters.clone()));
         let decoders = decoders::Decoders::new(o.decoder, pace, self.device_failed.clone());
         decoders.connect(&pipeline);
-        let setup =
-            element_setup::ElementSetup { pace, selection: o.selection.clone(), ring, decoders: decoders.clone() };
+        let setup = element_setup::ElementSetup {
+            pace,
+            selection: o.selection.clone(),
+            ring,
+            decoders: decoders.clone(),
+            facts: o.facts.clone(),
+        };
         setup.connect(&pipeline, &graph);
         sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
         if o.guard.is_some() || proxy.is_some() || is_fed {
@@ -81,7 +86,7 @@ impl GstOpener {
             name: redact::uri(uri),
             pipeline: pipeline.clone(),
             gate,
-            formats: formats::FormatWatch::connect(&graph),
+            formats: formats::FormatWatch::connect(&graph, &o.facts),
             graph,
             falls_back: Arc::clone(&self.over_tcp),
             decoders,

@@ -40,13 +40,20 @@ pub(super) enum AddressContent {
     Recording,
 }
 
+impl AddressContent {
+    /// The kind of source that plays it.
+    pub(super) const fn kind(&self) -> Kind {
+        match self {
+            AddressContent::Variants(_) | AddressContent::Media(..) => Kind::Hls,
+            AddressContent::Stream(..) => Kind::HttpLive,
+            AddressContent::Recording => Kind::Http,
+        }
+    }
+}
+
 /// As [`super::classify`].
 pub(super) async fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Kind> {
-    match inspect(&WebClient::new(policy.clone()), url).await.ok()? {
-        AddressContent::Variants(_) | AddressContent::Media(..) => Some(Kind::Hls),
-        AddressContent::Stream(..) => Some(Kind::HttpLive),
-        AddressContent::Recording => Some(Kind::Http),
-    }
+    Some(inspect(&WebClient::new(policy.clone()), url).await.ok()?.kind())
 }
 
 /// Detects the content of `url`.

@@ -46,6 +46,7 @@ use url::Url;
 
 use self::fetch::Origin;
 use super::Source;
+use super::facts::SharedFacts;
 use super::guard::{Refusal, SourcePolicy};
 use super::options::HlsOptions;
 use super::outlet::{Counters, Outlet, Stopper};
@@ -107,6 +108,7 @@ pub(super) struct HlsRequest {
     pub policy: Arc<SourcePolicy>,
     pub decoder: Arc<dyn Decoder>,
     pub counters: Arc<Counters>,
+    pub facts: SharedFacts,
     pub memory: PlaylistMemory,
     pub clock: Arc<dyn Clock>,
     pub pace: Pace,

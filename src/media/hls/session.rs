@@ -18,12 +18,13 @@ use super::demuxer_feed::{DemuxerFeed, ITEMS_MAX};
 use super::fetch::Origin;
 use super::input::{PlayerMessage, RelayInput};
 use super::player::{DemuxerStart, Feeder, PlayerEnd, PlayerNote, PlaylistPlayer};
-use super::playlist::{MediaPlaylist, MultivariantPlaylist};
+use super::playlist::{MediaPlaylist, MultivariantPlaylist, Variant};
 use super::refusals::{read_media, still_over};
 use super::relay::Relay;
 use super::splice_monitor::SpliceMonitor;
 use super::timeline::{TimelineAnchors, TimelinePlacer};
 use super::{Decoder, HlsRequest, variant};
+use crate::facts::{SharedFacts, VARIANTS_MAX, VariantFacts};
 use crate::guard::Refusal;
 use crate::options::HlsOptions;
 use crate::outlet::{Counters, Outlet};
@@ -62,6 +63,7 @@ pub(super) fn run(request: &HlsRequest, runtime: &Handle, outlet: &Outlet) {
         wants: request.wants,
         decoder: request.decoder.clone(),
         counters: request.counters.clone(),
+        facts: request.facts.clone(),
         memory: request.memory.clone(),
     };
     let task = runtime.spawn(session.play(main_to, sound_to, recording_to));
@@ -114,12 +116,15 @@ struct HlsSession {
     wants: Tracks,
     decoder: Arc<dyn Decoder>,
     counters: Arc<Counters>,
+    facts: SharedFacts,
     memory: PlaylistMemory,
 }
 
 impl HlsSession {
     async fn play(self, main: Sender<PlayerMessage>, sound: Sender<PlayerMessage>, recording: Sender<()>) {
-        let end = match self.find().await {
+        let found = self.find().await;
+        self.facts.update(|facts| facts.kind = found.as_ref().ok().map(AddressContent::kind));
+        let end = match found {
             Err(refusal) => PlayerEnd::Failed(refusal),
             Ok(AddressContent::Recording) => {
                 // The relay ends with the players; then `run` checks this channel.
@@ -175,6 +180,7 @@ impl HlsSession {
             let rendition = variant::sound(list, chosen, &self.options).filter(|_| self.wants.audio);
             let wants = Tracks { audio: self.wants.audio && rendition.is_none(), ..self.wants };
             tracing::debug!(height = chosen.height, bandwidth = chosen.bandwidth, "HLS variant chosen");
+            self.facts.update(|facts| facts.variants = facts_of(&variants, chosen));
             let began = Instant::now();
             let choice = PlaylistChoice { url: &chosen.url, variables: &list.variables, wants };
             let refusal = match self.begin(&choice, &mut main).await {
@@ -284,6 +290,19 @@ impl HlsSession {
         player.feeder.end();
         end
     }
+}
+
+/// The facts about `variants`, the largest first.
+fn facts_of(variants: &[Variant], chosen: &Variant) -> Vec<VariantFacts> {
+    let mut all: Vec<&Variant> = variants.iter().collect();
+    all.sort_by_key(|variant| std::cmp::Reverse((variant.height, variant.bandwidth)));
+    let of = |variant: &&Variant| VariantFacts {
+        height: variant.height,
+        bandwidth: variant.bandwidth,
+        codecs: variant.codecs.clone(),
+        chosen: *variant == chosen,
+    };
+    all.iter().map(of).take(VARIANTS_MAX).collect()
 }
 
 type HttpPlayer = PlaylistPlayer<HttpOrigin, DemuxerFeed>;

@@ -12,6 +12,7 @@ use super::ALIVE;
 use super::protocol::{
     CounterSnapshot, MessageReader, MessageWriter, OpenRequest, VERSION, WorkerCommand, WorkerMessage,
 };
+use crate::facts::{MediaFacts, SharedFacts};
 use crate::gst::{GstOpener, GstOptions};
 use crate::guard::SourcePolicy;
 use crate::outlet::Counters;
@@ -59,13 +60,20 @@ pub fn serve(socket: UnixStream) -> Result<()> {
             }
         }
     })?;
-    let counters = Arc::<Counters>::default();
+    let (counters, facts) = (Arc::<Counters>::default(), SharedFacts::default());
     let mut writer = MessageWriter::new(socket);
     let (to, items) = bounded(CAPACITY);
-    match open(*request, wanted, tier, counters.clone(), to) {
+    match open(*request, wanted, tier, (counters.clone(), facts.clone()), to) {
         Ok((opener, source)) => {
-            let mut reporter =
-                Reporter { writer, opener, counters, counts: CounterSnapshot::default(), hints: String::new() };
+            let mut reporter = Reporter {
+                writer,
+                opener,
+                counters,
+                counts: CounterSnapshot::default(),
+                facts,
+                sent_facts: MediaFacts::default(),
+                hints: String::new(),
+            };
             // Fails when the program is gone, so nothing needs an orderly end.
             reporter.forward(source, &items, &stop).unwrap_or_else(|_| end_now());
         }
@@ -84,7 +92,7 @@ fn open(
     request: OpenRequest,
     wanted: Arc<AtomicBool>,
     tier: SharedTier,
-    counters: Arc<Counters>,
+    (counters, facts): (Arc<Counters>, SharedFacts),
     to: crossbeam_channel::Sender<MediaItem>,
 ) -> Result<(GstOpener, Box<dyn Source>)> {
     if let Some(on_demand) = request.on_demand {
@@ -92,6 +100,7 @@ fn open(
     }
     let options = GstOptions {
         counters,
+        facts,
         guard: request.sources.as_ref().map(SourcePolicy::new).transpose()?.map(Arc::new),
         selection: request
             .plan
@@ -105,12 +114,14 @@ fn open(
     Ok((opener, source))
 }
 
-/// Sends the items of a source, and its counters and hints when they change.
+/// Sends the items of a source, and its counters, facts and hints when they change.
 struct Reporter {
     writer: MessageWriter<UnixStream>,
     opener: GstOpener,
     counters: Arc<Counters>,
     counts: CounterSnapshot,
+    facts: SharedFacts,
+    sent_facts: MediaFacts,
     hints: String,
 }
 
@@ -140,6 +151,7 @@ impl Reporter {
             };
             let is_end = matches!(item, Some(MediaItem::Ended(_)));
             self.send_counters()?;
+            self.send_facts()?;
             if is_end || clock.mono_ns() - hints_ns > ALIVE.as_nanos() as u64 {
                 hints_ns = clock.mono_ns();
                 self.send_hints()?;
@@ -159,6 +171,15 @@ impl Reporter {
         if counts != self.counts {
             self.writer.head(&WorkerMessage::Counts(counts.clone()))?;
             self.counts = counts;
+        }
+        Ok(())
+    }
+
+    /// Sends the facts if they changed, before the media that they describe.
+    fn send_facts(&mut self) -> io::Result<()> {
+        if let Some(facts) = self.facts.newer_than(&self.sent_facts) {
+            self.writer.head(&WorkerMessage::Facts(facts.clone()))?;
+            self.sent_facts = facts;
         }
         Ok(())
     }

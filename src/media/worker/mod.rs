@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 
 pub use child::serve;
 
+use super::facts::SharedFacts;
 use super::gst::{ConnectionHints, GstOptions, guarded};
 use super::guard::Refusal;
 use super::outlet::{Outlet, Stopper};
@@ -65,7 +66,7 @@ const STOPPING: Duration = Duration::from_secs(6);
 
 /// Opens sources in processes of their own.
 pub struct WorkerOpener {
-    /// `counters` and `selection` are not sent to the process.
+    /// `counters`, `facts` and `selection` are not sent to the process.
     options: GstOptions,
     /// Which pictures are converted; [`None`]: all. `options.selection` only adds pictures that a preview wants.
     plan: Option<SamplingPlan>,
@@ -178,6 +179,7 @@ impl Open for WorkerOpener {
             tier: self.options.selection.as_ref().map_or(DecodeTier::Full, FrameSelection::tier),
             counters: self.options.counters.clone(),
             counts: CounterSnapshot::default(),
+            facts: self.options.facts.clone(),
             hints: self.hints.clone(),
         };
         let thread = std::thread::Builder::new()
@@ -249,6 +251,7 @@ struct MessageReceiver {
     counters: Arc<super::outlet::Counters>,
     /// The counters of this process so far.
     counts: CounterSnapshot,
+    facts: SharedFacts,
     hints: Arc<Mutex<ConnectionHints>>,
 }
 
@@ -277,6 +280,10 @@ impl MessageReceiver {
                 ReceivedMessage::Counts(counts) => {
                     counts.add_to(&self.counts, &self.counters);
                     self.counts = counts;
+                    continue;
+                }
+                ReceivedMessage::Facts(facts) => {
+                    self.facts.update(|known| *known = facts);
                     continue;
                 }
                 ReceivedMessage::Hints(hints) => {

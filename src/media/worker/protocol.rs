@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use crate::facts::{MediaFacts, VARIANTS_MAX};
 use crate::gst::{ConnectionHints, GstOptions};
 use crate::guard::SourcesFile;
 use crate::outlet::{Counters, DropReason};
@@ -28,7 +29,7 @@ use touchline_core::time::{NANOS_PER_SECOND, Pts, WallTime};
 use touchline_core::timecode::TimecodeMark;
 
 /// Version of the messages. Increase it with every change of their form.
-pub(super) const VERSION: u16 = 4;
+pub(super) const VERSION: u16 = 5;
 
 /// The longest head, bytes. The largest contents are a pipeline template and the addresses of some segments.
 const HEAD_MAX: usize = 1 << 20;
@@ -131,6 +132,7 @@ pub(super) enum WorkerMessage {
     Ended(End),
     Counts(CounterSnapshot),
     Hints(ConnectionHints),
+    Facts(MediaFacts),
     /// Shows that the process is not stuck.
     Alive,
 }
@@ -296,6 +298,7 @@ pub(super) enum ReceivedMessage {
     NotOpened(OpenFailure),
     Counts(CounterSnapshot),
     Hints(ConnectionHints),
+    Facts(MediaFacts),
     Alive,
 }
 
@@ -369,6 +372,7 @@ impl<R: Read> MessageReader<R> {
             WorkerMessage::NotOpened(why) => return Ok(ReceivedMessage::NotOpened(why)),
             WorkerMessage::Counts(counts) => return Ok(ReceivedMessage::Counts(counts)),
             WorkerMessage::Hints(hints) => return Ok(ReceivedMessage::Hints(hints)),
+            WorkerMessage::Facts(facts) => return Ok(ReceivedMessage::Facts(bounded(facts))),
             WorkerMessage::Alive => return Ok(ReceivedMessage::Alive),
             WorkerMessage::Frame { width, height, pts, arrived_ns } => {
                 let size = u64::from(width) * u64::from(height) * 3;
@@ -425,6 +429,18 @@ impl<R: Read> MessageReader<R> {
 
 fn checked(pts: Pts) -> Result<Pts, ReadError> {
     if pts <= PTS_MAX { Ok(pts) } else { Err(invalid(format!("the time {} ns", pts.0))) }
+}
+
+/// `facts` with a limited number of variants and with lines of limited length.
+fn bounded(mut facts: MediaFacts) -> MediaFacts {
+    facts.variants.truncate(VARIANTS_MAX);
+    let codecs = [
+        facts.video.as_mut().and_then(|video| video.codec.as_mut()),
+        facts.audio.as_mut().and_then(|audio| audio.codec.as_mut()),
+    ];
+    let codecs = codecs.into_iter().chain(facts.variants.iter_mut().map(|variant| variant.codecs.as_mut()));
+    codecs.flatten().for_each(|codec| *codec = line(codec));
+    facts
 }
 
 /// Returns `text` as one redacted line of limited length.

@@ -2,6 +2,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::facts::{VariantFacts, VideoFacts};
 use touchline_core::cause::Cause;
 use touchline_core::pool::Pooled;
 use touchline_core::time::WallSource;
@@ -220,4 +221,23 @@ fn counts_are_added_once() {
     CounterSnapshot::default().add_to(&before, &program);
     assert_eq!((program.frames.load(Ordering::Relaxed), program.dropped(DropReason::Corrupt)), (106, 3));
     assert_eq!(program.on_demand.get(), Some(&true));
+}
+
+#[test]
+fn facts_of_a_process_are_bounded() {
+    let long = format!("a\n{}", "x".repeat(5_000));
+    let variant = VariantFacts { codecs: Some(long.clone()), ..VariantFacts::default() };
+    let facts = MediaFacts {
+        video: Some(VideoFacts { codec: Some(long), height: Some(1080), ..VideoFacts::default() }),
+        variants: vec![variant; 2 * VARIANTS_MAX],
+        ..MediaFacts::default()
+    };
+    let mut writer = MessageWriter::new(Vec::new());
+    writer.head(&WorkerMessage::Facts(facts)).unwrap();
+    let received = next_message(&mut reader(&writer.to));
+    let Ok(ReceivedMessage::Facts(facts)) = received else { panic!("{received:?}") };
+    let video = facts.video.unwrap();
+    assert_eq!((video.height, video.codec.unwrap().chars().count()), (Some(1080), TEXT_MAX));
+    assert_eq!(facts.variants.len(), VARIANTS_MAX);
+    assert!(facts.variants.iter().all(|variant| !variant.codecs.as_ref().unwrap().contains('\n')));
 }

@@ -11,6 +11,7 @@ use super::access::Access;
 use super::answer::ApiError;
 use crate::clips::ClipAccess;
 use crate::control::packs::PackControl;
+use crate::control::probes::ProbeControl;
 use crate::control::streams::StreamControl;
 use crate::hub::Hub;
 
@@ -45,6 +46,8 @@ pub struct StreamAccess {
     pub control: StreamControl,
     /// Which sources the API may open.
     pub policy: Arc<SourcePolicy>,
+    /// Tests addresses.
+    pub probes: ProbeControl,
 }
 
 impl AppState {

@@ -3,7 +3,7 @@
 //! The description of every route is at the route. `/api/v1/openapi.json` is made from them.
 //!
 //! `access` checks permissions, `server` limits connections. `live_routes` has the live records, `preview_routes` the
-//! pictures; `pack_routes` changes the pack, `stream_routes` the streams.
+//! pictures; `pack_routes` changes the pack, `stream_routes` the streams; `probe_routes` tests an address.
 
 pub mod access;
 mod answer;
@@ -16,6 +16,7 @@ mod pack_routes;
 mod page;
 mod past;
 mod preview_routes;
+mod probe_routes;
 pub mod server;
 mod stream_routes;
 pub mod tls;
@@ -155,6 +156,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(stream_routes::sinks))
         .routes(routes!(stream_routes::list, stream_routes::post))
         .routes(routes!(stream_routes::get, stream_routes::patch, stream_routes::delete))
+        .routes(routes!(probe_routes::post))
         .routes(routes!(clip_routes::list))
         .routes(routes!(clip_routes::get, clip_routes::delete))
         .routes(routes!(clip_routes::file))

@@ -12,6 +12,7 @@ use super::answer::Problem;
 use super::clip_routes::{ClipsView, NewClip};
 use super::pack_routes::PackUpdate;
 use super::past::{EventsView, SecondsView, SegmentsView, SummaryOfTimeView};
+use super::probe_routes::ProbeView;
 use crate::clips::Sidecar;
 use crate::control::config_status::ConfigView;
 use crate::control::packs::{AppliedPack, PackStatusView};
@@ -121,6 +122,7 @@ fn schemas() -> Map<String, Value> {
     answers.subschema_for::<InfoView>();
     answers.subschema_for::<OverviewView>();
     answers.subschema_for::<PackStatusView>();
+    answers.subschema_for::<ProbeView>();
     answers.subschema_for::<Problem>();
     answers.subschema_for::<SecondsView>();
     answers.subschema_for::<SegmentsView>();

@@ -166,7 +166,7 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-fn stream_access(state: &AppState) -> Result<&StreamAccess, ApiError> {
+pub(crate) fn stream_access(state: &AppState) -> Result<&StreamAccess, ApiError> {
     state.streams.as_ref().ok_or_else(|| {
         let error = "the streams of this server cannot be changed";
         ApiError::new(StatusCode::FORBIDDEN, error, "start it with `touchline run`")
@@ -174,7 +174,7 @@ fn stream_access(state: &AppState) -> Result<&StreamAccess, ApiError> {
 }
 
 /// Checks `uri` against the source policy. Resolves its host.
-async fn check_source(access: &StreamAccess, uri: &str) -> Result<(), ApiError> {
+pub(crate) async fn check_source(access: &StreamAccess, uri: &str) -> Result<(), ApiError> {
     let (policy, uri) = (access.policy.clone(), uri.to_owned());
     match tokio::task::spawn_blocking(move || policy.check(&uri)).await {
         Ok(Err(refusal)) if refusal.kind == Cause::Refused => {
@@ -247,7 +247,7 @@ async fn apply(state: &AppState, access: &StreamAccess, change: StreamChange) ->
     }
 }
 
-fn refusal(refusal: StreamRefusal) -> ApiError {
+pub(crate) fn refusal(refusal: StreamRefusal) -> ApiError {
     let status = match refusal.kind {
         StreamRefusalKind::Unknown => StatusCode::NOT_FOUND,
         StreamRefusalKind::Duplicate

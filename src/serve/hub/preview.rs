@@ -248,7 +248,7 @@ impl Drop for Watcher {
 }
 
 /// `frame` as a JPEG that is at most `width` wide.
-fn encode_thumbnail(frame: &Frame, width: u32) -> io::Result<Bytes> {
+pub(crate) fn encode_thumbnail(frame: &Frame, width: u32) -> io::Result<Bytes> {
     let width = width.min(frame.width);
     let height = (u64::from(frame.height) * u64::from(width) / u64::from(frame.width)).clamp(1, 4 * u64::from(width));
     // Averaging every pixel would take most of the time, and does not show: leave pixels out down to one and a half times the

@@ -11,6 +11,7 @@ use super::frame_share::FrameShares;
 use super::http;
 use super::labels::{StageThread, Viewer};
 use super::output::OutputFamilies;
+use super::probes::probes;
 use super::reloads::Reloads;
 use touchline_core::observer::{DeviceFault, Stage};
 
@@ -46,6 +47,7 @@ pub(in crate::metrics) struct Families {
     pub(super) http_refused: Vec<IntCounter>,
     pub(super) http_connections: IntGauge,
     pub(super) thumbnails: IntCounter,
+    pub(super) probes: Vec<IntCounter>,
     pub(super) reloads: Reloads,
     pub(super) store_lost: IntCounter,
     pub(super) device_faults: Vec<IntCounter>,
@@ -170,6 +172,7 @@ impl Families {
             http_refused: http::refusals(r),
             http_connections: http::connections(r),
             thumbnails: http::thumbnails(r),
+            probes: probes(r),
             device_faults: DeviceFault::ALL.iter().map(|f| fault_family.with_label_values(&[f.as_str()])).collect(),
             frame_share: FrameShares::new(r),
             reloads: Reloads::new(r),

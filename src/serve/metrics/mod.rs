@@ -13,6 +13,7 @@ mod frame_share;
 mod http;
 mod labels;
 mod output;
+mod probes;
 mod reloads;
 mod shadow;
 mod stream;
@@ -33,6 +34,7 @@ pub use delivery::{DeliveryMetrics, Loss};
 pub use http::HttpRefusal;
 pub use labels::{StageThread, Viewer};
 pub use output::OutputMetrics;
+pub use probes::ProbeResult;
 pub use shadow::{ShadowDrop, ShadowMetrics};
 pub use stream::{STATES, StreamMetrics};
 

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
@@ -10,6 +11,7 @@ use super::crash_guard::{MarkingOpener, OpeningMark};
 use super::publisher::{News, PublisherCommand, SourceNews, StreamStart};
 use crate::backlog::QueueId;
 use crate::config::{RtspTransport, StreamSettings};
+use crate::control::probes::ProbeOpener;
 use crate::hub::StreamHandle;
 use crate::schedule::Expectations;
 use crate::workers::{Intake, Tap};
@@ -20,6 +22,7 @@ use touchline_core::incident::Incident;
 use touchline_core::item::{End, MediaItem, Pace};
 use touchline_core::tier::SharedTier;
 use touchline_core::vote::VoteConfig;
+use touchline_media::facts::SharedFacts;
 use touchline_media::gst::clips::ring::RingOptions;
 use touchline_media::gst::{GstOpener, GstOptions, classify};
 use touchline_media::guard::SourcePolicy;
@@ -29,6 +32,9 @@ use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor
 use touchline_media::uri::{Kind, Location, Pacing};
 use touchline_media::worker::WorkerOpener;
 use touchline_media::{Open, Source};
+
+/// A network source that is tested and sends nothing for this long has failed: before the test is over, so that the cause is known.
+const PROBE_CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A request to open the source of a stream.
 pub(super) struct OpenRequest {
@@ -148,17 +154,10 @@ impl GstDriver {
         Ok(Location { kind, ..location })
     }
 
-    fn source(
-        &self,
-        request: &OpenRequest,
-        location: &Location,
-        parts: SourceParts,
-        to: Sender<MediaItem>,
-    ) -> Result<Box<dyn Source>> {
-        let OpenRequest { settings, handle, retry, guarded, .. } = request;
-        let SourceParts { pipeline, queue, counters, tier } = parts;
+    /// The options that the settings of a stream determine.
+    fn options(&self, settings: &StreamSettings, kind: Kind, guarded: bool) -> GstOptions {
         let pack = self.intake.pack();
-        let options = GstOptions {
+        GstOptions {
             id: settings.id.clone(),
             frame_height: pack.frame_height,
             want_video: pack.wants().video,
@@ -170,19 +169,34 @@ impl GstDriver {
                 RtspTransport::Tcp => "tcp".into(),
                 RtspTransport::Udp => "udp".into(),
             },
-            pipeline,
             guard: guarded.then(|| self.policy.clone()),
-            counters: counters.clone(),
             decoder: settings.decoder,
             hls: settings.hls.clone(),
-            kind: Some(location.kind),
+            kind: Some(kind),
+            ..GstOptions::default()
+        }
+    }
+
+    fn source(
+        &self,
+        request: &OpenRequest,
+        location: &Location,
+        parts: SourceParts,
+        to: Sender<MediaItem>,
+    ) -> Result<Box<dyn Source>> {
+        let OpenRequest { settings, handle, retry, guarded, .. } = request;
+        let SourceParts { pipeline, queue, counters, tier } = parts;
+        let pack = self.intake.pack();
+        let options = GstOptions {
+            pipeline,
+            counters: counters.clone(),
             record: self.record.clone().filter(|_| settings.record),
             // Convert the pictures that the plan may choose, and those for viewers of the preview.
             selection: Some(PlanSelector::selection(&pack.plan).at(tier).unless({
                 let handle = handle.clone();
                 move || handle.preview_wanted()
             })),
-            ..GstOptions::default()
+            ..self.options(settings, location.kind, *guarded)
         };
         let mut opener: Arc<dyn Open> = match settings.isolation(*guarded) {
             Isolation::None => Arc::new(GstOpener::new(options, self.clock.clone())?),
@@ -209,6 +223,24 @@ impl GstDriver {
             id: settings.id.clone(),
         };
         supervisor.open(&settings.uri, to)
+    }
+}
+
+impl ProbeOpener for GstDriver {
+    fn open(&self, settings: &StreamSettings, facts: SharedFacts, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        let kind = match (Location::parse(&settings.uri)?.kind, settings.kind) {
+            (Kind::Http, Some(SourceKind::Hls)) => Kind::Hls,
+            // The source asks the server for its content, and a failure to answer has a cause.
+            (Kind::Http, None) => Kind::HttpLive,
+            (kind, _) => kind,
+        };
+        // All pictures: the first is shown, and their distance may be measured.
+        let options =
+            GstOptions { facts, connect_timeout: PROBE_CONNECT_TIMEOUT, ..self.options(settings, kind, true) };
+        match settings.isolation(true) {
+            Isolation::None => GstOpener::new(options, self.clock.clone())?.open(&settings.uri, to),
+            Isolation::Process => WorkerOpener::new(options, None, self.clock.clone()).open(&settings.uri, to),
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use super::server::{Controls, Reload, Server, catch_signals};
 use super::shutdown::ShutdownTimer;
 use crate::clips::ClipAccess;
 use crate::control::packs::{PackControl, PackRequest};
+use crate::control::probes::ProbeControl;
 use crate::control::streams::StreamControl;
 use crate::deliver;
 use crate::http::access::{LogOuts, SessionArchive};
@@ -56,6 +57,7 @@ pub(super) struct SharedParts {
     pub(super) hub: Hub,
     pub(super) service_manager: ServiceManager,
     pub(super) store: Option<Store>,
+    probes: ProbeControl,
 }
 
 impl SharedParts {
@@ -83,8 +85,9 @@ impl SharedParts {
         let hub = Hub::new(info, metrics, clock.clone());
         hub.set_time_zone(config.time_zone.as_deref());
         hub.set_notice(config.notice.clone());
+        let probes = ProbeControl::new(clock.clone(), hub.metrics().clone(), config.latency_ms.get());
         let service_manager = ServiceManager::from_environment();
-        Ok((Self { clock, hub, service_manager, store }, store_thread, contents))
+        Ok((Self { clock, hub, service_manager, store, probes }, store_thread, contents))
     }
 
     /// Starts the server. Until the models are ready it answers that the program is starting.
@@ -99,6 +102,7 @@ impl SharedParts {
         log_outs: LogOuts,
     ) -> Result<Server> {
         let sessions = self.store.clone().map(|store| (Arc::new(store) as Arc<dyn SessionArchive>, log_outs));
+        let controls = (controls, self.probes.clone());
         let server = Server::start(runtime, config.listen, &self.hub, controls, &config.access, sessions)?;
         self.hub.set_starting("warming up the models");
         self.service_manager.status("warming up the models");
@@ -115,7 +119,7 @@ impl SharedParts {
         }
     }
 
-    /// Opens sources for the stream manager.
+    /// Opens sources for the stream manager and for tests of addresses.
     pub(super) fn driver(
         &self,
         workers: &Workers,
@@ -123,8 +127,8 @@ impl SharedParts {
         commands: Sender<PublisherCommand>,
         news: Sender<News>,
         (is_realtime, record): (bool, Option<RingOptions>),
-    ) -> GstDriver {
-        GstDriver {
+    ) -> Arc<GstDriver> {
+        let driver = Arc::new(GstDriver {
             intake: workers.intake().clone(),
             clock: self.clock.clone(),
             policy,
@@ -132,13 +136,15 @@ impl SharedParts {
             news,
             pacing: if is_realtime { Pacing::Realtime } else { Pacing::Auto },
             record,
-        }
+        });
+        self.probes.connect(driver.clone());
+        driver
     }
 
     /// What the stream manager works with.
     pub(super) fn tools(
         &self,
-        driver: GstDriver,
+        driver: Arc<GstDriver>,
         commands: Sender<PublisherCommand>,
         control: StreamControl,
         reader: Option<(String, Reader)>,
@@ -148,7 +154,7 @@ impl SharedParts {
             read
         });
         ManagerDependencies {
-            driver: Arc::new(driver),
+            driver,
             hub: self.hub.clone(),
             clock: self.clock.clone(),
             commands,

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::clips::ClipAccess;
 use crate::config::{Listen, TlsFile};
 use crate::control::packs::PackControl;
+use crate::control::probes::ProbeControl;
 use crate::control::streams::StreamControl;
 use crate::http;
 use crate::http::access::{Access, AccessConfig, LogOuts, SessionArchive, TokenSource};
@@ -113,7 +114,7 @@ impl Server {
         runtime: &tokio::runtime::Runtime,
         listen: Listen,
         hub: &Hub,
-        controls: Controls,
+        (controls, probes): (Controls, ProbeControl),
         args: &AccessSettings,
         sessions: Option<(Arc<dyn SessionArchive>, LogOuts)>,
     ) -> Result<Self> {
@@ -141,9 +142,10 @@ impl Server {
         }
         let scheme = if tls.is_some() { "https" } else { "http" };
         let reload = Reload { access: Some(access.clone()), tls: tls.clone() };
-        let packs = Some(PackAccess { control: controls.packs, open: access.takes_packs() });
-        let streams = Some(StreamAccess { control: controls.streams, policy: controls.policy });
-        let serving = Serving { packs, streams, clips: controls.clips, access, tls, limits: Limits::default() };
+        let Controls { packs, streams, policy, clips } = controls;
+        let packs = Some(PackAccess { control: packs, open: access.takes_packs() });
+        let streams = Some(StreamAccess { control: streams, policy, probes });
+        let serving = Serving { packs, streams, clips, access, tls, limits: Limits::default() };
         let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
         let task = runtime.spawn(http::serve_with(listener, hub.clone(), serving, async move {
             // A dropped sender is a shutdown, too.

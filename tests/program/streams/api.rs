@@ -210,6 +210,16 @@ fn every_answer_matches_the_document() {
     let full = api.ask("POST", "/api/v1/streams", Some(json!({ "uri": TEST })));
     assert!(full.status == 409 && full.body["advice"].as_str().unwrap().contains("--max-streams"), "{full:?}");
 
+    let tested = api.ask("POST", "/api/v1/probe", Some(json!({ "uri": "testsrc://?width=64&height=48&fps=10" })));
+    assert_eq!((tested.status, &tested.body["reachable"]), (200, &json!(true)), "{}", tested.text);
+    let silent = api.ask("POST", "/api/v1/probe", Some(secret.clone()));
+    assert_eq!(
+        (silent.status, &silent.body["failure"]["kind"]),
+        (200, &json!("connection-refused")),
+        "{}",
+        silent.text
+    );
+
     // Invalid bodies, each with a word of the expected error.
     for (body, status, word) in [
         (json!({ "uri": TEST, "id": "guest" }), 409, "stream limit"),
@@ -219,6 +229,12 @@ fn every_answer_matches_the_document() {
         (json!({ "uri": "gopher://h/x" }), 403, "gopher"),
     ] {
         let answer = api.ask("POST", "/api/v1/streams", Some(body));
+        assert!(answer.status == status && answer.text.contains(word), "{answer:?}");
+    }
+    for (body, status, word) in
+        [(json!({ "uri": TEST, "colour": "red" }), 422, "colour"), (json!({ "uri": "gopher://h/x" }), 403, "gopher")]
+    {
+        let answer = api.ask("POST", "/api/v1/probe", Some(body));
         assert!(answer.status == status && answer.text.contains(word), "{answer:?}");
     }
     for (body, status, word) in [
@@ -239,7 +255,7 @@ fn every_answer_matches_the_document() {
         send(&program.address, method, path, body, headers).expect("the server answers")
     };
     let json_kind = ("content-type", "application/json");
-    for (method, path) in [("POST", "/api/v1/streams"), ("PATCH", "/api/v1/streams/guest")] {
+    for (method, path) in [("POST", "/api/v1/streams"), ("PATCH", "/api/v1/streams/guest"), ("POST", "/api/v1/probe")] {
         for (answer, status) in [
             (raw(method, path, "{\"uri\":", &[json_kind]), 400),
             (raw(method, path, "uri=x", &[("content-type", "application/x-www-form-urlencoded")]), 415),

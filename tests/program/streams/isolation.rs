@@ -9,7 +9,7 @@ use super::{Fixtures, Program, TEST, records, until};
 use crate::common::api::ask;
 
 /// The folder in `/proc` of the worker that `program` has started for source `id`.
-fn worker_of(program: &Program, id: &str) -> Option<PathBuf> {
+pub(super) fn worker_of(program: &Program, id: &str) -> Option<PathBuf> {
     let wanted = format!("touchline\0source-worker\0{id}\0");
     let parent = format!("PPid:\t{}\n", program.child.id());
     let folders = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());

@@ -11,6 +11,7 @@ mod isolation;
 mod kill;
 mod manager;
 mod outputs;
+mod probe;
 mod reload;
 mod restart;
 

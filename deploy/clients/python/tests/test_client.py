@@ -62,6 +62,15 @@ class Running(unittest.TestCase):
             client.stream(name)
         self.assertEqual(refusal.exception.status, 404)
 
+    def test_an_address_is_tested(self):
+        found = self.client.probe(PATTERN, tier="lean")
+        self.assertEqual((found["reachable"], found["failure"], found["audio"]), (True, None, None))
+        self.assertEqual((found["video"]["width"], found["video"]["height"]), (64, 48))
+        self.assertTrue(found["picture"].startswith("data:image/jpeg;base64,"))
+        with self.assertRaises(ApiError) as refusal:
+            self.client.probe("http://169.254.169.254/live")
+        self.assertEqual(refusal.exception.status, 403)
+
     def test_clips_are_made_listed_loaded_and_removed(self):
         client, name = self.client, "recorded"
         times = []

@@ -91,6 +91,13 @@ class Client:
         """Adds a stream. `settings` are the keys of `[[stream]]` in the configuration file, such as `id` and `label`."""
         return self._json("POST", "/api/v1/streams", {"uri": uri, **settings})
 
+    def probe(self, uri: str, **settings: Any) -> Dict[str, Any]:
+        """Tests the source of a stream without adding it: tracks, HLS variants, the first picture as a data URL, or why it fails.
+
+        Takes up to 10 s. `settings` are those of `add_stream`. The server refuses a third test at once (429).
+        """
+        return self._json("POST", "/api/v1/probe", {"uri": uri, **settings})
+
     def change_stream(self, stream: str, if_match: Optional[str] = None, **settings: Any) -> Dict[str, Any]:
         """Changes settings of a stream that the API added. `None` selects the default.
 

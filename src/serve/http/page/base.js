@@ -46,6 +46,14 @@ export const SIGNALS = { bars: "colour bars", black: "black picture", freeze: "f
 export const signalText = (names) => names.map((name) => SIGNALS[name]).join(", ");
 export const gapText = ({ reason, signal }) => (signal ? `${GAPS[reason]}: ${signalText(signal)}` : GAPS[reason]);
 
+// Whether a key belongs to a form, a dialog or the browser, and not to the page.
+export const isTaken = (event) => event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input, canvas, dialog") !== null || document.querySelector("dialog[open]") !== null;
+
+// The session has ended: loads the page again, which is the login. An open dialog keeps what was typed, and asks for the login itself.
+export function sessionEnded() {
+  if (document.querySelector("dialog[open]") === null) location.reload();
+}
+
 // Enters or leaves the full screen. Browsers refuse it without a key or a click.
 export function toggleFullScreen() {
   if (document.fullscreenElement) document.exitFullscreen().catch(() => {});

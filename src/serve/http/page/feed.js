@@ -1,6 +1,6 @@
 // The connection of the wall: one event stream for all streams, and a request now and then that shows whether the server lives.
 
-import { url } from "./base.js";
+import { sessionEnded, url } from "./base.js";
 
 const KINDS = ["stream", "estimate", "state", "incident", "expectation"];
 const RETRY_MS = 2000;
@@ -56,7 +56,7 @@ export class Feed {
   async #ping() {
     try {
       const answer = await fetch(url("api/v1/session"), { cache: "no-store", signal: AbortSignal.timeout(PING_MS - 1000) });
-      if (answer.status === 401) location.reload();
+      if (answer.status === 401) sessionEnded();
       if (!answer.ok) throw new Error(`status ${answer.status}`);
       if (this.#lost) this.#open();
     } catch {

@@ -1,6 +1,6 @@
 // The connection to the server: the records of one stream, the list of streams, and the health of the server.
 
-import { make, setText, url } from "./base.js";
+import { make, sessionEnded, setText, url } from "./base.js";
 
 const RETRY_MS = 2000;
 const POLL_MS = 3000;
@@ -63,7 +63,7 @@ export function pollStreams(then, server) {
   const ask = async () => {
     try {
       const answer = await fetch(url("api/v1/streams"), { cache: "no-store", signal: AbortSignal.timeout(POLL_MS) });
-      if (answer.status === 401) location.reload();
+      if (answer.status === 401) sessionEnded();
       if (!answer.ok) throw new Error(`status ${answer.status}`);
       then((await answer.json()).streams);
       server.polled();
@@ -82,7 +82,7 @@ export async function fetchInfo(server) {
       const answer = await fetch(url("api/v1/info"), { cache: "no-store" });
       if (answer.ok) return await answer.json();
       // The session has ended: reload to show the login.
-      if (answer.status === 401) location.reload();
+      if (answer.status === 401) sessionEnded();
     } catch {
       server.silent();
     }

@@ -1,9 +1,10 @@
 // The page of one stream: holds the state and updates the panels.
 
 import { expectationOf } from "./answers.js";
-import { $, percent, toggleFullScreen } from "./base.js";
+import { $, isTaken, percent, setText, toggleFullScreen } from "./base.js";
 import { learnClasses, onThemeChange } from "./colours.js";
 import { Live, Picture, fetchInfo, followNotice, offerLogOut, pollStreams } from "./live.js";
+import { Manage } from "./manage.js";
 import { Bars, Modalities, answerOfRecord, isNoProgramme, showEvents, showNotice, showOutput, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
 import { Timeline } from "./timeline.js";
 import { offerZones, setHouseZone } from "./times.js";
@@ -36,6 +37,11 @@ const picture = new Picture($("picture"), $("stage"));
 const live = new Live({ snapshot, record }, server);
 const modalities = new Modalities();
 const timeline = new Timeline($("timeline"), $("tip"), $("legend"), serverNow);
+const manage = new Manage({
+  changed,
+  removed: () => location.assign($("wall").href),
+  groups: () => [...new Set(known.streams.map(({ settings }) => settings?.group).filter(Boolean))].sort(),
+});
 const info = await fetchInfo(server);
 learnClasses(info.classes);
 setHouseZone(info.time_zone ?? null);
@@ -62,7 +68,10 @@ async function packChanged(pack) {
 // After an outage the server may run another build or another pack. Then the page must reload.
 async function comeBack() {
   picture.restart();
-  if (JSON.stringify(await fetchInfo(server)) !== JSON.stringify(info)) location.reload();
+  if (JSON.stringify(await fetchInfo(server)) === JSON.stringify(info)) return;
+  const dialog = document.querySelector("dialog[open]");
+  if (dialog === null) location.reload();
+  else dialog.addEventListener("close", () => location.reload(), { once: true });
 }
 
 function setServer(state) {
@@ -90,6 +99,17 @@ function snapshot(stream) {
   refresh();
   showLast();
   packChanged(stream.pack);
+}
+
+// The viewer changed the stream. Its next snapshot has the rest.
+function changed(stream) {
+  known.streams = known.streams.map((row) => (row.id === stream.id ? stream : row));
+  if (known.stream?.id !== stream.id) return;
+  known.stream.settings = stream.settings;
+  setText($("stream-id"), stream.settings?.label ?? stream.id);
+  live.reopen();
+  showStreams(known.streams, known.chosen);
+  refresh();
 }
 
 function record(kind, data) {
@@ -180,6 +200,7 @@ function refresh() {
   // The list is fetched again and again; the snapshot is not.
   const listed = known.streams.find(({ id }) => id === stream?.id);
   showOutput((listed ?? stream)?.output ?? null, stream?.state === "playing");
+  manage.show(stream && listed ? { ...listed, state: stream.state } : stream);
   const over = ["paused", "ended", "failed", "removed"].includes(stream?.state);
   timeline.moving = !over;
   if (stream) picture.show(stream.id, stream.tracks?.video !== false);
@@ -230,7 +251,7 @@ function wallAddress() {
 }
 $("wall").href = wallAddress();
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input, canvas")) return;
+  if (isTaken(event)) return;
   if (event.key === "Escape") location.assign($("wall").href);
   if (event.key === "f") toggleFullScreen();
 });

@@ -1,11 +1,13 @@
 // The wall: a tile per stream, problems first. It keeps what the feed sends, and shows what the address asks for.
 
 import { BAD, CALM, WARN, answer, counts, expectationOf } from "./answers.js";
-import { $, capital, hatch, icon, make, setText, toggleFullScreen } from "./base.js";
+import { $, capital, hatch, icon, isTaken, make, setText, toggleFullScreen } from "./base.js";
 import { isDark, learnClasses, onThemeChange, titleOf } from "./colours.js";
+import { Editor } from "./editor.js";
 import { Feed } from "./feed.js";
 import { fetchInfo, followNotice, offerLogOut } from "./live.js";
 import { Pictures } from "./pictures.js";
+import { mayChange } from "./requests.js";
 import { SPAN_MS, Tile } from "./tile.js";
 import { clock, day, offerZones, setHouseZone, zoneName } from "./times.js";
 import { layOut, neighbour } from "./grid.js";
@@ -35,7 +37,7 @@ const PAUSE_MS = 2500;
 
 const streams = new Map();
 const tiles = new Map();
-const known = { lost: false, ready: false, ahead: 0, shown: [], current: null };
+const known = { lost: false, ready: false, mayChange: false, ahead: 0, shown: [], current: null };
 const serverNow = () => Date.now() + known.ahead;
 const nameOf = (stream) => stream.settings?.label ?? stream.id;
 const groupOf = (stream) => stream.settings?.group ?? null;
@@ -171,7 +173,8 @@ function showNobody(all, shown) {
   if (nobody.hidden) return;
   const calm = all > 0 && query.get("state") === "problem";
   setText($("nobody-title"), all === 0 ? "No streams are running" : calm ? "No problems" : "No matching streams");
-  setText($("nobody-text"), all === 0 ? "Name streams on the command line or in the configuration file, or add one to the running program:" : calm ? `All ${all} streams are running normally.` : "No stream matches the selected group, sport and state.");
+  setText($("nobody-text"), all === 0 ? known.mayChange ? "Add one here, name streams on the command line or in the configuration file, or use the API:" : "Name streams on the command line or in the configuration file, or add one to the running program:" : calm ? `All ${all} streams are running normally.` : "No stream matches the selected group, sport and state.");
+  $("nobody-add").hidden = all > 0 || !known.mayChange;
   $("nobody-lines").hidden = all > 0;
   $("nobody-all").hidden = all === 0;
   if (all === 0) {
@@ -309,7 +312,7 @@ function tick() {
 }
 
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input")) return;
+  if (isTaken(event)) return;
   if (event.key === "f") return toggleFullScreen();
   if (event.key === "Escape") return ["group", "label", "state"].forEach((name) => query.get(name) && choose(name, ""));
   const next = neighbour(event.key, known.shown.map(({ element }) => element), known.shown.findIndex(({ id }) => id === known.current));
@@ -330,6 +333,16 @@ document.addEventListener("visibilitychange", tick);
 onThemeChange(update);
 offerZones($("zone"), tick);
 offerLogOut($("log-out")).catch(() => {});
+const editor = new Editor({
+  saved: ({ id, settings }) => setText($("spoken"), `${settings?.label ?? id} was added`),
+  groups: () => [...new Set([...streams.values()].map(groupOf).filter(Boolean))].sort(),
+});
+for (const id of ["add", "nobody-add"]) $(id).addEventListener("click", () => editor.add());
+mayChange().then((may) => {
+  known.mayChange = may;
+  $("add").hidden = !may;
+  tick();
+});
 remember();
 tick();
 setInterval(tick, 1000);

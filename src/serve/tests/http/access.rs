@@ -15,7 +15,7 @@ use touchline_serve::metrics::Metrics;
 use touchline_serve::record::StreamState;
 
 pub const ADMIN: &str = "admin-token-0123456789";
-const READER: &str = "reader-token-0123456789";
+pub const READER: &str = "reader-token-0123456789";
 
 fn text(token: &str) -> Option<TokenSource> {
     Some(TokenSource::Environment { name: "TOKEN", text: token.into() })
@@ -39,6 +39,10 @@ pub struct Answer {
 }
 
 impl Answer {
+    pub fn body(&self) -> &str {
+        &self.body
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         let pairs = self.head.lines().filter_map(|line| line.split_once(": "));
         pairs.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::desk::{Desk, MISSING, PLAYS};
+use crate::manage::{click, dialog, enter, test_address};
 use crate::page::{browser, rest};
 use crate::past::Afternoon;
 use crate::skip::{Lacks, skip};
@@ -78,6 +80,41 @@ fn every_view_passes_axe() {
     browser.go(&server.url);
     browser.wait("the login", "return document.getElementById('login') !== null");
     check(&browser, &axe, "the login");
+}
+
+#[test]
+fn the_dialogs_pass_axe() {
+    let Some(axe) = axe() else { return };
+    let Some((_one, browser)) = browser() else { return };
+    let desk = Desk::open(AccessConfig::default());
+    browser.go(&desk.server.url);
+    click(&browser, "nobody-add");
+    browser.run("document.getElementById('editor-details').open = true");
+    check(&browser, &axe, "the dialog of a new stream");
+    enter(&browser, "uri", MISSING);
+    test_address(&browser, "The test failed");
+    check(&browser, &axe, "a failed test");
+    enter(&browser, "uri", PLAYS);
+    test_address(&browser, "The address works");
+    enter(&browser, "vote-onset", "7");
+    click(&browser, "editor-save");
+    browser.wait("the error", "return document.querySelector('[aria-invalid=true]') !== null");
+    browser.run("document.getElementById('editor-login').hidden = false");
+    check(&browser, &axe, "a test, an error at a field, and the login");
+    browser.resize(390, 844, true);
+    check(&browser, &axe, "the dialog on a phone");
+    enter(&browser, "vote-onset", "");
+    click(&browser, "editor-save");
+    browser.wait("the tile", "return document.querySelectorAll('.tile').length === 1");
+    check(&browser, &axe, "the wall of one stream on a phone");
+    browser.resize(1280, 800, false);
+    browser.run("document.querySelector('.tile a').click()");
+    click(&browser, "pause");
+    browser.wait("the pause", "return document.getElementById('pause').textContent === 'Resume'");
+    check(&browser, &axe, "a stream that can be changed");
+    click(&browser, "remove");
+    dialog(&browser, true);
+    check(&browser, &axe, "the question before a stream is removed");
 }
 
 #[test]

@@ -3,7 +3,9 @@
 mod access;
 mod accessibility;
 mod api;
+mod desk;
 mod feed;
+mod manage;
 mod page;
 mod past;
 #[path = "../../../../tests/common/skip.rs"]

@@ -24,10 +24,10 @@ use touchline_core::segment::{RecordedSecond, Segment, SegmentCloser};
 use touchline_core::tier::DecodeTier;
 use touchline_core::time::{Pts, RunId, WallSource, WallTime};
 use touchline_serve::http;
-use touchline_serve::http::Serving;
 use touchline_serve::http::access::{Access, AccessConfig};
 use touchline_serve::http::server::Limits;
 use touchline_serve::http::tls::Tls;
+use touchline_serve::http::{Serving, StreamAccess};
 use touchline_serve::hub::{Hub, HubInfo, StreamHandle, StreamInfo};
 use touchline_serve::metrics::Metrics;
 use touchline_serve::record::Published;
@@ -108,20 +108,26 @@ impl Server {
     pub fn start_at(hub: Hub, address: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let access = AccessConfig::default();
-        Self::start_in(runtime, hub, address, access, None, Limits::default())
+        Self::start_in(runtime, hub, address, (access, None), None, Limits::default())
     }
 
     /// Starts a server with tokens, TLS and limits.
     pub fn start_with(hub: Hub, access: AccessConfig, tls: Option<Arc<Tls>>, limits: Limits) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        Self::start_in(runtime, hub, "127.0.0.1:0", access, tls, limits)
+        Self::start_in(runtime, hub, "127.0.0.1:0", (access, None), tls, limits)
+    }
+
+    /// Starts a server whose streams can be changed.
+    pub fn start_with_streams(hub: Hub, access: AccessConfig, streams: StreamAccess) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        Self::start_in(runtime, hub, "127.0.0.1:0", (access, Some(streams)), None, Limits::default())
     }
 
     fn start_in(
         runtime: Runtime,
         hub: Hub,
         address: &str,
-        access: AccessConfig,
+        (access, streams): (AccessConfig, Option<StreamAccess>),
         tls: Option<Arc<Tls>>,
         limits: Limits,
     ) -> Self {
@@ -130,7 +136,7 @@ impl Server {
         let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
         let access = Arc::new(Access::new(access, address, hub.clock().clone(), hub.metrics().clone()).unwrap());
         let (stop, stopped) = oneshot::channel();
-        let serving = Serving { packs: None, streams: None, clips: None, access: access.clone(), tls, limits };
+        let serving = Serving { packs: None, streams, clips: None, access: access.clone(), tls, limits };
         let task = runtime.spawn(http::serve_with(listener, hub, serving, async {
             let _ = stopped.await;
         }));
