@@ -38,6 +38,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
         "media",
         &[
             &["options"],
+            &["convert"],
             &["tone"],
             &["wav"],
             &["boxes"],

@@ -10,9 +10,9 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use parking_lot::Mutex;
 
+use super::conversion::FormatFilter;
 use super::frame_gate::entry;
 use super::graph::Graph;
-use super::sinks;
 use crate::tone::Hdr;
 use touchline_core::incident::Incident;
 use touchline_core::item::{MediaItem, Track};
@@ -28,13 +28,15 @@ pub(super) struct FormatWatch {
 
 impl FormatWatch {
     /// Installs a probe on every branch of `graph`. A frame gate on the same pad must be connected first, so that it releases a held
-    /// picture before the change is reported.
-    pub fn connect(graph: &Arc<Graph>) -> Vec<Self> {
-        let on = |(track, sink): (Track, &gst_app::AppSink)| Self::on(track, entry(sink.upcast_ref())?, graph);
+    /// picture before the change is reported. `filter` is that of the pictures.
+    pub fn connect(graph: &Arc<Graph>, filter: Option<&Arc<FormatFilter>>) -> Vec<Self> {
+        let on = |(track, sink): (Track, &gst_app::AppSink)| {
+            Self::on(track, entry(sink.upcast_ref())?, graph, filter.filter(|_| track == Track::Video).cloned())
+        };
         graph.sinks().filter_map(on).collect()
     }
 
-    fn on(track: Track, pad: gst::Pad, graph: &Arc<Graph>) -> Option<Self> {
+    fn on(track: Track, pad: gst::Pad, graph: &Arc<Graph>, filter: Option<Arc<FormatFilter>>) -> Option<Self> {
         let (known, graph) = (Mutex::<Option<FormatKey>>::default(), Arc::downgrade(graph));
         let probe = pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
             let caps = match info.event().map(|event| event.view()) {
@@ -44,8 +46,8 @@ impl FormatWatch {
             if let Some(graph) = graph.upgrade().filter(|_| track == Track::Video) {
                 let hdr = hdr(caps.caps());
                 graph.set_hdr(hdr);
-                if let Some((_, sink)) = graph.sinks().find(|(track, _)| *track == Track::Video) {
-                    sinks::set_depth(sink, hdr.is_some());
+                if let Some(filter) = &filter {
+                    filter.set_input(caps.caps(), hdr.is_some());
                 }
             }
             let shape = size(track, caps.caps());
