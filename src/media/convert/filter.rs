@@ -9,7 +9,7 @@ const COUNT_MAX: usize = 128;
 /// begins at the same place as with the next smaller one, so a value at its end that the triangle just reaches is left out. Values beyond the
 /// edge are those at the edge. A plane of exactly half the size has the mean of each two values instead.
 #[derive(Debug)]
-pub(super) struct Filter {
+pub(super) struct ScaleFilter {
     /// For each output value the first input value that it is made of.
     firsts: Vec<usize>,
     /// Weights of each output value.
@@ -17,14 +17,14 @@ pub(super) struct Filter {
     weights: Vec<i16>,
 }
 
-impl Filter {
+impl ScaleFilter {
     /// The weights of each output value are integers with the sum `one`. There are equally many for each, a multiple of `lanes`; zeros fill up.
     pub fn new(input: usize, output: usize, one: i16, lanes: usize) -> Self {
         let ratio = input as f64 / output as f64;
         Self::with_width((2.0 * ratio.max(1.0)).ceil() as usize, input, output, one, lanes)
     }
 
-    /// As [`Filter::new`], for a plane of exactly half the size.
+    /// As [`ScaleFilter::new`], for a plane of exactly half the size.
     pub fn half(input: usize, output: usize, one: i16, lanes: usize) -> Self {
         Self::with_width(2, input, output, one, lanes)
     }
@@ -71,7 +71,7 @@ impl Filter {
         self.count
     }
 
-    /// [`Filter::count`] weights for each output value.
+    /// [`ScaleFilter::count`] weights for each output value.
     pub fn weights(&self) -> &[i16] {
         &self.weights
     }
@@ -102,14 +102,14 @@ mod tests {
     use super::*;
 
     /// The weights of the output value `at`.
-    fn weights(filter: &Filter, at: usize) -> (usize, &[i16]) {
+    fn weights(filter: &ScaleFilter, at: usize) -> (usize, &[i16]) {
         (filter.firsts[at], &filter.weights[at * filter.count..][..filter.count])
     }
 
     #[test]
     fn weights_add_up_and_stay_inside() {
         for (input, output) in [(1080, 256), (1920, 455), (7, 7), (3, 5), (1, 1), (8640, 16), (5, 1), (1, 4)] {
-            let filter = Filter::new(input, output, 256, 4);
+            let filter = ScaleFilter::new(input, output, 256, 4);
             assert!(filter.count().is_multiple_of(4));
             for at in 0..output {
                 let (first, weights) = weights(&filter, at);
@@ -127,13 +127,13 @@ mod tests {
     #[test]
     fn a_triangle_is_centred_on_its_value() {
         // Half the size: two values on each side, at distances of a half and of one and a half of two.
-        assert_eq!(weights(&Filter::new(8, 4, 256, 1), 1), (1, &[32, 96, 96, 32][..]));
-        assert_eq!(weights(&Filter::half(8, 4, 256, 1), 1), (2, &[128, 128][..]));
+        assert_eq!(weights(&ScaleFilter::new(8, 4, 256, 1), 1), (1, &[32, 96, 96, 32][..]));
+        assert_eq!(weights(&ScaleFilter::half(8, 4, 256, 1), 1), (2, &[128, 128][..]));
         // At the edge the values beyond it are the first one.
-        assert_eq!(weights(&Filter::new(8, 4, 256, 1), 0), (0, &[128, 96, 32, 0][..]));
+        assert_eq!(weights(&ScaleFilter::new(8, 4, 256, 1), 0), (0, &[128, 96, 32, 0][..]));
         // Twice the size: between two values.
-        assert_eq!(weights(&Filter::new(2, 4, 256, 1), 1), (0, &[192, 64][..]));
+        assert_eq!(weights(&ScaleFilter::new(2, 4, 256, 1), 1), (0, &[192, 64][..]));
         // Two thirds of the size: a triangle over three values, and a fourth one that it just reaches is left out.
-        assert_eq!(weights(&Filter::new(6, 4, 256, 1), 1), (1, &[96, 160, 0][..]));
+        assert_eq!(weights(&ScaleFilter::new(6, 4, 256, 1), 1), (1, &[96, 160, 0][..]));
     }
 }

@@ -11,7 +11,7 @@ mod filter;
 
 use pulp::{Arch, NullaryFnOnce};
 
-use filter::Filter;
+use filter::ScaleFilter;
 
 /// Weights of the sums down columns have this sum: 255 times it fits 16 bits.
 const DOWN: i16 = 256;
@@ -120,8 +120,8 @@ pub struct Converter {
 
 #[derive(Debug)]
 struct PlaneScaler {
-    down: Filter,
-    across: Filter,
+    down: ScaleFilter,
+    across: ScaleFilter,
     input: (usize, usize),
     keeps_width: bool,
 }
@@ -137,8 +137,8 @@ impl PlaneScaler {
             (false, false) => false,
         };
         let filter = |input, output| match is_half && halves(input, output) {
-            true => Filter::half,
-            false => Filter::new,
+            true => ScaleFilter::half,
+            false => ScaleFilter::new,
         };
         let across = filter(input.0, output.0)(input.0, output.0, 1 << ACROSS_BITS, LANES);
         let down = filter(input.1, output.1)(input.1, output.1, DOWN, ROWS);
@@ -291,7 +291,7 @@ impl NullaryFnOnce for Picture<'_> {
 
 /// The weighted sums down the columns of `plane` for the row `at` of the output.
 #[inline(always)]
-fn sum_down(filter: &Filter, at: usize, plane: &Plane<'_>, rows: usize, sums: &mut [u16]) {
+fn sum_down(filter: &ScaleFilter, at: usize, plane: &Plane<'_>, rows: usize, sums: &mut [u16]) {
     let (first, bytes) = (filter.firsts()[at], sums.len());
     let weights = &filter.weights()[at * filter.count()..][..filter.count()];
     for (group, weights) in weights.as_chunks::<ROWS>().0.iter().enumerate() {
@@ -352,7 +352,7 @@ fn sum_across(scaler: &PlaneScaler, values: &[i16], out: &mut [i16]) {
 }
 
 #[inline(always)]
-fn sum_some_across<const N: usize>(filter: &Filter, values: &[i16], out: &mut [i16]) {
+fn sum_some_across<const N: usize>(filter: &ScaleFilter, values: &[i16], out: &mut [i16]) {
     let (weights, _) = filter.weights().as_chunks::<N>();
     for ((first, weights), out) in filter.firsts().iter().zip(weights).zip(out) {
         *out = sum_values(&values[*first..][..N], weights);

@@ -87,7 +87,7 @@ impl FormatFilter {
         self.change(|requested| requested.is_sideways = is_sideways);
     }
 
-    /// The format of `caps` if ours converts it, whichever side is up.
+    /// The format of `caps` if ours converts it, upright and on its side.
     fn planes(&self, caps: &gst::CapsRef) -> Option<gst_video::VideoFormat> {
         let features = caps.features(0)?;
         let is_in_system = features.is_empty() || features.contains("memory:SystemMemory");
