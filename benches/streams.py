@@ -164,16 +164,17 @@ def usage(pid):
 
 
 def kinds_of_threads(pid):
-    """The numbers of threads by the beginning of their name, the most frequent first."""
-    counts = {}
+    """For each beginning of a thread's name: the number of threads, and their voluntary context switches so far."""
+    kinds = {}
     for task in os.listdir(f"/proc/{pid}/task"):
         try:
-            name = open(f"/proc/{pid}/task/{task}/comm").read().strip()
+            status = dict(line.split(":", 1) for line in open(f"/proc/{pid}/task/{task}/status"))
         except FileNotFoundError:
             continue
-        kind = name.split("/")[0].split(":")[0].rstrip("0123456789-")
-        counts[kind] = counts.get(kind, 0) + 1
-    return sorted(counts.items(), key=lambda item: -item[1])
+        kind = status["Name"].strip().split("/")[0].split(":")[0].rstrip("0123456789-")
+        number, switches = kinds.get(kind, (0, 0))
+        kinds[kind] = number + 1, switches + int(status["voluntary_ctxt_switches"])
+    return kinds
 
 
 def scale(program, counts, seconds, tier, arguments):
@@ -197,6 +198,7 @@ def scale(program, counts, seconds, tier, arguments):
                                        "-f", "tee", outputs], stdin=subprocess.DEVNULL)
             time.sleep(WARM_UP_SECONDS + count / 4)
             before, since, written = usage(watcher.pid), time.time(), os.path.getsize(jsonl)
+            kinds_before = kinds_of_threads(watcher.pid)
             time.sleep(seconds)
             after, wall, until = usage(watcher.pid), time.time() - since, os.path.getsize(jsonl)
             kinds = kinds_of_threads(watcher.pid)
@@ -213,7 +215,11 @@ def scale(program, counts, seconds, tier, arguments):
             print(f"| {count} | {after['threads']} | {after['resident'] // 1024} | {len(latencies)} of {int(wall) * count} "
                   f"| {percentile(latencies, 0.95):.0f} | {shed} | {each['seconds'] * 1e3:.1f} | {each['voluntary']:.0f} "
                   f"| {each['other']:.0f} | {each['faults']:.1f} |", flush=True)
-            print("<!-- threads: " + ", ".join(f"{kind} {number}" for kind, number in kinds[:12]) + " -->", flush=True)
+            rates = {kind: (number, (switches - kinds_before.get(kind, (0, 0))[1]) / wall / count)
+                     for kind, (number, switches) in kinds.items()}
+            rates = sorted(rates.items(), key=lambda item: -item[1][1])[:12]
+            text = ", ".join(f"{kind} {number} ({rate:.1f})" for kind, (number, rate) in rates)
+            print(f"<!-- threads (voluntary switches for each stream and second): {text} -->", flush=True)
 
 
 def idle(program, count, seconds):

@@ -6,6 +6,7 @@
 #![deny(missing_docs)]
 
 mod boxes;
+pub mod convert;
 pub mod facts;
 #[cfg(feature = "gst")]
 pub mod gst;

@@ -39,6 +39,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
         "media",
         &[
             &["options"],
+            &["convert"],
             &["tone"],
             &["wav"],
             &["boxes"],

@@ -11,9 +11,9 @@ use gstreamer_app as gst_app;
 use parking_lot::Mutex;
 
 use super::caps_facts;
+use super::conversion::FormatFilter;
 use super::frame_gate::entry;
 use super::graph::Graph;
-use super::sinks;
 use crate::facts::SharedFacts;
 use crate::tone::Hdr;
 use touchline_core::incident::Incident;
@@ -30,13 +30,22 @@ pub(super) struct FormatWatch {
 
 impl FormatWatch {
     /// Installs a probe on every branch of `graph`. A frame gate on the same pad must be connected first, so that it releases a held
-    /// picture before the change is reported. The formats are taken into `facts`.
-    pub fn connect(graph: &Arc<Graph>, facts: &SharedFacts) -> Vec<Self> {
-        let on = |(track, sink): (Track, &gst_app::AppSink)| Self::on(track, entry(sink.upcast_ref())?, graph, facts);
+    /// picture before the change is reported. The formats are taken into `facts`; `filter` is that of the pictures.
+    pub fn connect(graph: &Arc<Graph>, facts: &SharedFacts, filter: Option<&Arc<FormatFilter>>) -> Vec<Self> {
+        let on = |(track, sink): (Track, &gst_app::AppSink)| {
+            let filter = filter.filter(|_| track == Track::Video).cloned();
+            Self::on(track, entry(sink.upcast_ref())?, graph, facts, filter)
+        };
         graph.sinks().filter_map(on).collect()
     }
 
-    fn on(track: Track, pad: gst::Pad, graph: &Arc<Graph>, facts: &SharedFacts) -> Option<Self> {
+    fn on(
+        track: Track,
+        pad: gst::Pad,
+        graph: &Arc<Graph>,
+        facts: &SharedFacts,
+        filter: Option<Arc<FormatFilter>>,
+    ) -> Option<Self> {
         let (known, graph, facts) = (Mutex::<Option<FormatKey>>::default(), Arc::downgrade(graph), facts.clone());
         let probe = pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
             let caps = match info.event().map(|event| event.view()) {
@@ -47,8 +56,8 @@ impl FormatWatch {
             if let Some(graph) = graph.upgrade().filter(|_| track == Track::Video) {
                 let hdr = hdr(caps.caps());
                 graph.set_hdr(hdr);
-                if let Some((_, sink)) = graph.sinks().find(|(track, _)| *track == Track::Video) {
-                    sinks::set_depth(sink, hdr.is_some());
+                if let Some(filter) = &filter {
+                    filter.set_input(caps.caps(), hdr.is_some());
                 }
             }
             let shape = size(track, caps.caps());

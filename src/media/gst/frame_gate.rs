@@ -284,13 +284,18 @@ pub(super) fn handled(
     gst::PadProbeReturn::Handled
 }
 
+/// Whether `element` only converts.
+pub(super) fn is_converter(element: &gst::Element) -> bool {
+    element.factory().is_some_and(|factory| CONVERTERS.contains(&factory.name().as_str()))
+}
+
 /// The pad where media enter the converters that lead to `sink`.
 pub(super) fn entry(sink: &gst::Element) -> Option<gst::Pad> {
     let mut entry = sink.static_pad("sink")?;
     // Bounded, so that a loop cannot hang the program. No sensible branch is longer.
     for _ in 0..100 {
         let Some(before) = entry.peer().and_then(|peer| peer.parent_element()) else { break };
-        if !before.factory().is_some_and(|f| CONVERTERS.contains(&f.name().as_str())) {
+        if !is_converter(&before) {
             break;
         }
         let Some(pad) = before.static_pad("sink") else { break };

@@ -10,6 +10,7 @@ mod causes;
 pub mod clips;
 mod clocks;
 mod coded;
+mod conversion;
 mod damage;
 mod debug;
 mod decode_filter;

@@ -1,7 +1,7 @@
 //! The appsinks: map a buffer, copy it into a pooled buffer, compute its time, and send it. Runs on GStreamer's streaming threads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -13,7 +13,9 @@ use image::RgbImage;
 use image::metadata::Orientation;
 use parking_lot::Mutex;
 
+use super::conversion::{FormatFilter, conversion};
 use super::graph::Graph;
+use crate::convert::{Chroma, Conversion, Converter, Plane, TooShort};
 use crate::still::{scale_down, upright};
 use crate::tone;
 use touchline_core::cause::Cause;
@@ -36,7 +38,12 @@ pub(super) const fn name(track: Track) -> &'static str {
 const IDLE_BUFFERS: usize = 2 * MEDIA_CHANNEL_CAPACITY;
 
 /// Installs the callbacks on the graph's appsinks.
-pub(super) fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, frame_height: u32) {
+pub(super) fn connect(
+    graph: &Arc<Graph>,
+    clock: &Arc<dyn Clock>,
+    frame_height: u32,
+    filter: Option<&Arc<FormatFilter>>,
+) {
     for (track, sink) in graph.sinks() {
         // No preroll: a branch without data must not keep the other from playing.
         sink.set_property("async", false);
@@ -46,7 +53,8 @@ pub(super) fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, frame_height: u
         sink.set_drop(false);
         let orientation = Arc::new(Mutex::new(Orientation::NoTransforms));
         if track == Track::Video {
-            watch_orientation(sink, orientation.clone(), frame_height);
+            watch_orientation(sink, orientation.clone(), filter.cloned());
+            accept_strides(sink);
         }
         let mut feed = SinkCallback {
             orientation,
@@ -56,6 +64,7 @@ pub(super) fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, frame_height: u
             timing: PtsTracker::default(),
             track,
             pools: Pools { frames: Pool::new(IDLE_BUFFERS), samples: Pool::new(IDLE_BUFFERS) },
+            converter: None,
         };
         let ended = graph.clone();
         let sample = move |sink: &gst_app::AppSink| {
@@ -76,42 +85,11 @@ pub(super) fn disconnect(graph: &Graph) {
     }
 }
 
-/// The caps filter before `sink` in the built-in templates.
-fn filter(sink: &gst::Pad) -> Option<gst::Element> {
-    let element = sink.peer()?.parent_element()?;
-    element.factory().is_some_and(|factory| factory.name() == "capsfilter").then_some(element)
-}
-
-/// Requests 16 bits per value from the converters before `sink` if the pictures are HDR, otherwise eight.
-pub(super) fn set_depth(sink: &gst_app::AppSink, is_hdr: bool) {
-    let Some(filter) = sink.static_pad("sink").and_then(|pad| filter(&pad)) else { return };
-    let (from, to) = if is_hdr { (SHALLOW, DEEP) } else { (DEEP, SHALLOW) };
-    let mut caps = filter.property::<gst::Caps>("caps");
-    if !caps.iter().any(|format| format.get::<&str>("format").is_ok_and(|format| format == from)) {
-        return;
-    }
-    for format in
-        caps.make_mut().iter_mut().filter(|format| format.get::<&str>("format").is_ok_and(|format| format == from))
-    {
-        format.set("format", to);
-    }
-    filter.set_property("caps", caps);
-}
-
-/// The format in the templates.
-const SHALLOW: &str = "RGB";
-
-/// The same with 16 bits per value.
-const DEEP: &str = "ARGB64";
-
 /// Tracks the orientation of the pictures that reach `sink`. They are rotated after scaling, because GStreamer's element would rotate
-/// them at full size. For a picture on its side, the height limit is a limit on its width, so the caps filter before the sink
-/// is changed.
-fn watch_orientation(sink: &gst_app::AppSink, orientation: Arc<Mutex<Orientation>>, frame_height: u32) {
+/// them at full size. For a picture on its side, the height limit is a limit on its width.
+fn watch_orientation(sink: &gst_app::AppSink, orientation: Arc<Mutex<Orientation>>, filter: Option<Arc<FormatFilter>>) {
     let Some(pad) = sink.static_pad("sink") else { return };
-    let is_across = AtomicBool::new(false);
-    let most = i32::try_from(frame_height).unwrap_or(i32::MAX);
-    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
         let turned = match info.event().map(|event| event.view()) {
             // Tags of the previous stream do not apply to a new one.
             Some(gst::EventView::StreamStart(_)) => Some(Orientation::NoTransforms),
@@ -121,10 +99,8 @@ fn watch_orientation(sink: &gst_app::AppSink, orientation: Arc<Mutex<Orientation
             _ => None,
         };
         if let Some(turned) = turned {
-            let sideways = is_sideways(turned);
-            if let Some(filter) = filter(pad).filter(|_| is_across.swap(sideways, Ordering::Relaxed) != sideways) {
-                let (from, to) = if sideways { ("height", "width") } else { ("width", "height") };
-                filter.set_property("caps", limited(&filter.property("caps"), most, from, to));
+            if let Some(filter) = &filter {
+                filter.set_sideways(is_sideways(turned));
             }
             *orientation.lock() = turned;
         }
@@ -132,21 +108,21 @@ fn watch_orientation(sink: &gst_app::AppSink, orientation: Arc<Mutex<Orientation
     });
 }
 
+/// Tells the decoder that rows may have any distance. Otherwise it copies every picture whose rows are not side by side.
+fn accept_strides(sink: &gst_app::AppSink) {
+    let Some(pad) = sink.static_pad("sink") else { return };
+    pad.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, |_, info| match info.query_mut().map(gst::QueryRef::view_mut) {
+        Some(gst::QueryViewMut::Allocation(allocation)) => {
+            allocation.add_allocation_meta::<gst_video::VideoMeta>(None);
+            gst::PadProbeReturn::Handled
+        }
+        _ => gst::PadProbeReturn::Ok,
+    });
+}
+
 const fn is_sideways(turned: Orientation) -> bool {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     matches!(turned, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
-}
-
-/// `caps` with the limit `most` moved from the field `from` to the field `to`.
-fn limited(caps: &gst::Caps, most: i32, from: &str, to: &str) -> gst::Caps {
-    let mut caps = caps.clone();
-    for format in caps.make_mut().iter_mut() {
-        if format.get::<gst::IntRange<i32>>(from).is_ok_and(|side| side.max() == most) {
-            format.remove_field(from);
-            format.set(to, gst::IntRange::new(1, most));
-        }
-    }
-    caps
 }
 
 /// The orientation of GStreamer's tag: angles are clockwise, and a flip precedes the rotation.
@@ -173,8 +149,10 @@ struct SinkCallback {
     pools: Pools,
     /// The rotation that turns a picture upright.
     orientation: Arc<Mutex<Orientation>>,
-    /// Maximum height of a rotated picture, lines.
+    /// Maximum height of a picture, lines.
     frame_height: u32,
+    /// For the last format that came in planes.
+    converter: Option<Converter>,
 }
 
 struct Pools {
@@ -222,10 +200,14 @@ impl SinkCallback {
     fn frame(&mut self, sample: &gst::Sample, arrived_ns: u64) -> Result<Option<MediaItem>, String> {
         let (Some(buffer), Some(caps)) = (sample.buffer(), sample.caps()) else { return Ok(None) };
         let info = gst_video::VideoInfo::from_caps(caps).map_err(|_| format!("pictures come as {caps}, not RGB"))?;
-        let pixel_bytes = match info.format() {
-            gst_video::VideoFormat::Rgb => 3,
-            gst_video::VideoFormat::Argb64 => 8,
-            other => return Err(format!("pictures come as {other}, not RGB")),
+        let turned = *self.orientation.lock();
+        let layout = match info.format() {
+            gst_video::VideoFormat::Rgb => PictureLayout::Packed { pixel_bytes: 3 },
+            gst_video::VideoFormat::Argb64 => PictureLayout::Packed { pixel_bytes: 8 },
+            other => match conversion(&info, self.frame_height, is_sideways(turned)) {
+                Some(conversion) => PictureLayout::Planes(conversion),
+                None => return Err(format!("pictures come as {other}, not RGB")),
+            },
         };
         let duration = buffer.duration().map(gst::ClockTime::nseconds);
         let running = match sample_time(sample, buffer) {
@@ -242,35 +224,77 @@ impl SinkCallback {
         };
         let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)
             .map_err(|_| "a decoded picture cannot be read".to_owned())?;
-        let (width, height) = (info.width(), info.height());
-        let row_bytes = width as usize * pixel_bytes;
-        let stride = usize::try_from(picture.plane_stride()[0])
-            .map_err(|_| "pictures come with their rows in reverse order".to_owned())?;
-        let plane = picture.plane_data(0).map_err(|_| "a decoded picture cannot be read".to_owned())?;
         let mut data = self.pools.frames.take();
-        data.reserve_exact(width as usize * 3 * height as usize);
-        let hdr = self.graph.hdr();
-        if pixel_bytes == 3 && stride == row_bytes && plane.len() >= row_bytes * height as usize {
-            data.extend_from_slice(&plane[..row_bytes * height as usize]);
-        } else {
-            for y in 0..height as usize {
-                let row = plane.get(y * stride..y * stride + row_bytes);
-                let row = row.ok_or_else(|| format!("a picture of {width}×{height} ends in row {y}"))?;
-                match pixel_bytes {
-                    3 => data.extend_from_slice(row),
-                    _ => tone::deep_to_sdr(row, hdr, &mut data),
-                }
-            }
-        }
-        if let Some((hdr, is_wide)) = hdr.filter(|_| pixel_bytes == 3) {
-            tone::to_sdr(&mut data, hdr, is_wide);
-        }
-        let turned = *self.orientation.lock();
+        let (width, height) = match layout {
+            PictureLayout::Packed { pixel_bytes } => self.copy(&picture, pixel_bytes, &mut data)?,
+            PictureLayout::Planes(conversion) => self.convert(&picture, conversion, &mut data)?,
+        };
         let (data, width, height) = match turned {
             Orientation::NoTransforms => (data, width, height),
             _ => self.turned(&data, width, height, turned),
         };
         Ok(Some(MediaItem::Frame(Frame::new(data, width, height, Pts(pts), arrived_ns))))
+    }
+
+    /// Copies packed pixels to `data`, HDR mapped to SDR. Returns width and height.
+    ///
+    /// # Errors
+    /// Why the picture cannot be read.
+    fn copy(&self, picture: &PictureRef<'_>, pixel_bytes: usize, data: &mut Vec<u8>) -> Result<(u32, u32), String> {
+        let (width, height) = (picture.width(), picture.height());
+        let row_bytes = width as usize * pixel_bytes;
+        let plane = plane(picture, 0)?;
+        data.reserve_exact(width as usize * 3 * height as usize);
+        if pixel_bytes == 3 && plane.stride == row_bytes && plane.data.len() >= row_bytes * height as usize {
+            data.extend_from_slice(&plane.data[..row_bytes * height as usize]);
+        } else {
+            for y in 0..height as usize {
+                let row = plane.data.get(y * plane.stride..y * plane.stride + row_bytes);
+                let row = row.ok_or_else(|| format!("a picture of {width}×{height} ends in row {y}"))?;
+                match pixel_bytes {
+                    3 => data.extend_from_slice(row),
+                    _ => tone::deep_to_sdr(row, self.graph.hdr(), data),
+                }
+            }
+        }
+        if pixel_bytes == 3 {
+            self.map_tones(data);
+        }
+        Ok((width, height))
+    }
+
+    /// Scales and converts planes to `data`. Returns width and height.
+    ///
+    /// # Errors
+    /// Why the picture cannot be read.
+    fn convert(
+        &mut self,
+        picture: &PictureRef<'_>,
+        conversion: Conversion,
+        data: &mut Vec<u8>,
+    ) -> Result<(u32, u32), String> {
+        let luma = plane(picture, 0)?;
+        let chroma = match picture.format() {
+            gst_video::VideoFormat::Nv12 => Chroma::Interleaved(plane(picture, 1)?),
+            _ => Chroma::Separate(plane(picture, 1)?, plane(picture, 2)?),
+        };
+        if self.converter.as_ref().is_none_or(|converter| converter.conversion() != conversion) {
+            self.converter = None;
+        }
+        let converter = self.converter.get_or_insert_with(|| Converter::new(conversion));
+        let (width, height) = conversion.to;
+        data.reserve_exact(3 * width * height);
+        converter
+            .convert(luma, chroma, data)
+            .map_err(|TooShort| format!("a picture of {}×{} ends early", picture.width(), picture.height()))?;
+        self.map_tones(data);
+        Ok((width as u32, height as u32))
+    }
+
+    fn map_tones(&self, rgb: &mut [u8]) {
+        if let Some((hdr, is_wide)) = self.graph.hdr() {
+            tone::to_sdr(rgb, hdr, is_wide);
+        }
     }
 
     /// Rotates a picture upright and scales it to the greatest height.
@@ -319,6 +343,24 @@ impl SinkCallback {
         data.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         Ok(Some(MediaItem::Pcm(PcmChunk::new(data, rate, channels, Pts(pts), arrived_ns))))
     }
+}
+
+/// How the values of a picture lie.
+enum PictureLayout {
+    /// One pixel after the other.
+    Packed { pixel_bytes: usize },
+    /// In planes, which are converted so.
+    Planes(Conversion),
+}
+
+/// A mapped picture.
+type PictureRef<'a> = gst_video::VideoFrameRef<&'a gst::BufferRef>;
+
+fn plane<'a>(picture: &'a PictureRef<'_>, index: u32) -> Result<Plane<'a>, String> {
+    let stride = usize::try_from(picture.plane_stride()[index as usize])
+        .map_err(|_| "pictures come with their rows in reverse order".to_owned())?;
+    let data = picture.plane_data(index).map_err(|_| "a decoded picture cannot be read".to_owned())?;
+    Ok(Plane { data, stride })
 }
 
 fn sample_time(sample: &gst::Sample, buffer: &gst::BufferRef) -> Option<i64> {

@@ -9,6 +9,7 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use super::clips::ring::RingTap;
+use super::conversion::FormatFilter;
 use super::{
     GstOpener, bus, clocks, decoders, element_setup, feed, formats, frame_gate, graph, guarded, recording, sinks, wall,
 };
@@ -55,8 +56,15 @@ impl GstOpener {
         // Fetched media are sent as they are decoded: the HLS relay merges the tracks and paces them.
         let is_synced = pace == Pace::File && !is_fed;
         let clock = self.clock.clone();
-        let graph =
-            graph::Graph::new(&pipeline, [video, audio], outlet.clone(), o.counters.clone(), is_synced, map, clock);
+        let graph = graph::Graph::new(
+            &pipeline,
+            [video.clone(), audio],
+            outlet.clone(),
+            o.counters.clone(),
+            is_synced,
+            map,
+            clock,
+        );
         if let Some(mark) = recording::timecode(&location) {
             // Set here only.
             let _ = graph.timecode.set(mark);
@@ -73,7 +81,9 @@ impl GstOpener {
             facts: o.facts.clone(),
         };
         setup.connect(&pipeline, &graph);
-        sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
+        let frame_height = o.frame_height.max(1);
+        let filter = video.as_ref().and_then(|sink| FormatFilter::before(sink, frame_height));
+        sinks::connect(&graph, &self.clock, frame_height, filter.as_ref());
         if o.guard.is_some() || proxy.is_some() || is_fed {
             guarded::connect(&pipeline, &graph, proxy.as_ref());
         }
@@ -86,7 +96,7 @@ impl GstOpener {
             name: redact::uri(uri),
             pipeline: pipeline.clone(),
             gate,
-            formats: formats::FormatWatch::connect(&graph, &o.facts),
+            formats: formats::FormatWatch::connect(&graph, &o.facts, filter.as_ref()),
             graph,
             falls_back: Arc::clone(&self.over_tcp),
             decoders,

@@ -1,5 +1,6 @@
 //! Ingest from real files and real servers, all made at test time. This module has the shared helpers.
 
+mod conversion;
 mod decode_tiers;
 mod decoders;
 mod failures;
