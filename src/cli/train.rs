@@ -120,8 +120,8 @@ pub struct TrainArgs {
     /// Augmented views of each still picture.
     #[arg(long, default_value_t = 1)]
     still_views: u32,
-    /// Compute a new augmented view of each training sample for each epoch of step 2. Samples that an epoch repeats are learnt by
-    /// heart. An epoch takes longer, because its views run through the frozen blocks again, and needs space in --cache.
+    /// Compute a new augmented view of each training sample for each epoch of step 2. An epoch takes longer, as its views run
+    /// through the frozen blocks, but no sample is learnt by heart.
     #[arg(long)]
     fresh_views: bool,
     /// Frames, or pairs of frames, in each view of a second.
@@ -363,9 +363,7 @@ impl TrainProgress {
             None => print_error_line(format_args!("{text}")),
         }
     }
-}
 
-impl TrainProgress {
     /// Number of steps of this phase in this process, and the time of the first.
     fn steps_done(&mut self, phase: Phase, step: u64) -> (u64, Instant) {
         match self.phase {
