@@ -145,30 +145,42 @@ def measure(program, media, count, seconds, directory, tier):
     return latencies, decided, gaps, cpu, groups
 
 
-def usage(pid):
-    """Threads, processor seconds, context switches (voluntary, other), page faults and resident kB of a process so far."""
-    switches = [0, 0]
-    tasks = os.listdir(f"/proc/{pid}/task")
-    for task in tasks:
+def tasks(pid):
+    """The directories of the threads of a process and of its children."""
+    pids = [str(pid)]
+    for task in os.listdir(f"/proc/{pid}/task"):
         try:
-            status = dict(line.split(":", 1) for line in open(f"/proc/{pid}/task/{task}/status"))
+            pids += open(f"/proc/{pid}/task/{task}/children").read().split()
         except FileNotFoundError:  # The thread has ended.
             continue
-        switches[0] += int(status["voluntary_ctxt_switches"])
-        switches[1] += int(status["nonvoluntary_ctxt_switches"])
-    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
-    resident = int(open(f"/proc/{pid}/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
-    seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return {"threads": len(tasks), "seconds": seconds, "voluntary": switches[0], "other": switches[1],
-            "faults": int(fields[7]) + int(fields[9]), "resident": resident}
+    return pids, [f"/proc/{one}/task/{task}" for one in pids for task in os.listdir(f"/proc/{one}/task")]
+
+
+def usage(pid):
+    """Threads, processor seconds, context switches (voluntary, other), page faults and proportional kB of a process and its children so far."""
+    pids, threads = tasks(pid)
+    totals = {"threads": len(threads), "seconds": 0.0, "voluntary": 0, "other": 0, "faults": 0, "resident": 0}
+    for thread in threads:
+        try:
+            status = dict(line.split(":", 1) for line in open(f"{thread}/status"))
+        except FileNotFoundError:
+            continue
+        totals["voluntary"] += int(status["voluntary_ctxt_switches"])
+        totals["other"] += int(status["nonvoluntary_ctxt_switches"])
+    for one in pids:
+        fields = open(f"/proc/{one}/stat").read().rsplit(")", 1)[1].split()
+        totals["faults"] += int(fields[7]) + int(fields[9])
+        totals["seconds"] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        totals["resident"] += next(int(line.split()[1]) for line in open(f"/proc/{one}/smaps_rollup") if line.startswith("Pss:"))
+    return totals
 
 
 def kinds_of_threads(pid):
     """For each beginning of a thread's name: the number of threads, and their voluntary context switches so far."""
     kinds = {}
-    for task in os.listdir(f"/proc/{pid}/task"):
+    for thread in tasks(pid)[1]:
         try:
-            status = dict(line.split(":", 1) for line in open(f"/proc/{pid}/task/{task}/status"))
+            status = dict(line.split(":", 1) for line in open(f"{thread}/status"))
         except FileNotFoundError:
             continue
         kind = status["Name"].strip().split("/")[0].split(":")[0].rstrip("0123456789-")

@@ -12,7 +12,7 @@ use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 use parking_lot::Mutex;
 
-use super::frame_gate::is_converter;
+use super::frame_gate::{entry, is_converter};
 use crate::convert::{Conversion, Matrix, Range};
 use touchline_core::frame::{PIXELS_MAX, SIDE_MAX};
 
@@ -63,7 +63,7 @@ impl FormatFilter {
     /// The filter before `sink`; [`None`] if another element is there.
     pub fn before(sink: &gst_app::AppSink, frame_height: u32) -> Option<Arc<Self>> {
         let element = sink.static_pad("sink")?.peer()?.parent_element()?;
-        if !element.factory().is_some_and(|factory| factory.name() == "capsfilter") {
+        if !is_filter(&element) {
             return None;
         }
         let caps = element.property::<gst::Caps>("caps");
@@ -124,6 +124,10 @@ impl FormatFilter {
     }
 }
 
+fn is_filter(element: &gst::Element) -> bool {
+    element.factory().is_some_and(|factory| factory.name() == "capsfilter")
+}
+
 /// Whether `caps` ask for RGB with square pixels and at most `frame_height` lines, and for nothing else.
 fn is_limit_alone(caps: &gst::Caps, frame_height: u32) -> bool {
     let Some(format) = caps.structure(0).filter(|_| caps.size() == 1) else { return false };
@@ -142,6 +146,10 @@ fn scales_as_ours(filter: &gst::Element) -> bool {
     for _ in 0..100 {
         let before = element.static_pad("sink").and_then(|pad| pad.peer()).and_then(|peer| peer.parent_element());
         let Some(before) = before.filter(is_converter) else { return has_scaler };
+        if is_filter(&before) {
+            // Caps before the scaler limit its input, which ours is as well. Nothing may convert before them.
+            return has_scaler && entry(&before).and_then(|pad| pad.parent_element()).as_ref() == Some(&before);
+        }
         let is_default = |spec: &gst::glib::ParamSpec| {
             let value = before.property_value(spec.name());
             FREE_PROPERTIES.contains(&spec.name()) || value.serialize().ok() == spec.default_value().serialize().ok()

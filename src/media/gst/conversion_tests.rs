@@ -223,6 +223,7 @@ fn a_template_that_ends_in_another_way_is_left_alone() {
         ("height=[1,288]", "height=288"),
         ("format=RGB", "width=512,format=RGB"),
         ("videoconvert", "videoconvert ! identity"),
+        ("! videoconvert", "! video/x-raw,width=320 ! videoconvert"),
     ] {
         assert!(!ending(from, to), "{from} to {to}");
     }
@@ -252,9 +253,9 @@ fn delivered(format: &str, is_sideways: bool) -> String {
 
 #[test]
 fn only_planes_that_ours_reads_reach_the_sink() {
-    assert_eq!(delivered("format=I420", false), "i420 640x480");
-    assert_eq!(delivered("format=NV12", false), "nv12 640x480");
-    assert_eq!(delivered("format=I420", true), "i420 640x480");
+    assert_eq!(delivered("format=I420", false), "I420 640x480");
+    assert_eq!(delivered("format=NV12", false), "NV12 640x480");
+    assert_eq!(delivered("format=I420", true), "I420 640x480");
     for format in [
         "format=Y42B",
         "format=I420_10LE",
@@ -263,8 +264,8 @@ fn only_planes_that_ours_reads_reach_the_sink() {
         "format=I420,colorimetry=(string)1:2:5:1",
         "format=NV21",
     ] {
-        assert_eq!(delivered(format, false), "rgb 384x288", "{format}");
-        assert_eq!(delivered(format, true), "rgb 288x216", "{format}");
+        assert_eq!(delivered(format, false), "RGB 384x288", "{format}");
+        assert_eq!(delivered(format, true), "RGB 288x216", "{format}");
     }
 }
 

@@ -199,14 +199,15 @@ impl SinkCallback {
     /// The cause, for a format other than the required one.
     fn frame(&mut self, sample: &gst::Sample, arrived_ns: u64) -> Result<Option<MediaItem>, String> {
         let (Some(buffer), Some(caps)) = (sample.buffer(), sample.caps()) else { return Ok(None) };
-        let info = gst_video::VideoInfo::from_caps(caps).map_err(|_| format!("pictures come as {caps}, not RGB"))?;
+        let info = gst_video::VideoInfo::from_caps(caps)
+            .map_err(|_| format!("pictures come as {caps}, not RGB, I420 or NV12"))?;
         let turned = *self.orientation.lock();
         let layout = match info.format() {
             gst_video::VideoFormat::Rgb => PictureLayout::Packed { pixel_bytes: 3 },
             gst_video::VideoFormat::Argb64 => PictureLayout::Packed { pixel_bytes: 8 },
             other => match conversion(&info, self.frame_height, is_sideways(turned)) {
                 Some(conversion) => PictureLayout::Planes(conversion),
-                None => return Err(format!("pictures come as {other}, not RGB")),
+                None => return Err(format!("pictures come as {other}, not RGB, I420 or NV12")),
             },
         };
         let duration = buffer.duration().map(gst::ClockTime::nseconds);

@@ -88,7 +88,7 @@ fn a_custom_pipeline_replaces_the_built_in_one() {
     assert_eq!((received.frames.len(), received.frames[0].width), (30, 64));
     for (bad, expected) in [
         ("uridecodebin uri={uri} ! fakesink", "no appsink"),
-        ("uridecodebin uri={uri} ! videoconvert ! video/x-raw,format=NV12 ! appsink name=video", "not RGB"),
+        ("uridecodebin uri={uri} ! videoconvert ! video/x-raw,format=UYVY ! appsink name=video", "not RGB"),
         ("uridecodebin uri={address} ! appsink name=video", "unknown placeholder {address}"),
         ("nosuchelement ! appsink name=video", "element nosuchelement is missing"),
         ("uridecodebin uri={uri} ! ! appsink name=video", "pipeline:"),
