@@ -136,7 +136,7 @@ fn every_file_of_the_page_exists_and_comes_from_the_server() {
             }
         }
     }
-    assert_eq!(files.len(), 27, "{files:?}");
+    assert_eq!(files.len(), 33, "{files:?}");
 }
 
 #[test]
