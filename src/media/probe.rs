@@ -144,11 +144,10 @@ impl ProbeState {
                 self.found.picture.get_or_insert((frame, passed_ns));
             }
             MediaItem::Unconverted { pts, .. } | MediaItem::Lost { pts } => self.time(pts),
-            MediaItem::Pcm(chunk) => {
-                if !std::mem::replace(&mut self.has_sound, true) {
-                    let audio = self.found.facts.audio.get_or_insert_default();
-                    (audio.rate, audio.channels) = (Some(chunk.rate), Some(u32::from(chunk.channels)));
-                }
+            MediaItem::Pcm(chunk) if !self.has_sound => {
+                self.has_sound = true;
+                let audio = self.found.facts.audio.get_or_insert_default();
+                (audio.rate, audio.channels) = (Some(chunk.rate), Some(u32::from(chunk.channels)));
             }
             MediaItem::Ended(End::Failed { kind, cause, advice }) => {
                 self.found.failure = Some(Refusal { kind, cause, advice });

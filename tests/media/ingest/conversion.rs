@@ -61,7 +61,7 @@ fn recordings_look_the_same_by_either_converter() {
     ];
     for (name, input, coding, frame_height, size) in rows {
         let path = dir.make(name, &format!("{input} {coding}"));
-        let (found, mean, most) = compare(&text(&path), frame_height);
+        let (found, mean, most) = compare(text(&path), frame_height);
         assert_eq!(found, size, "{name}");
         assert_near(mean, most, name);
     }
@@ -77,7 +77,7 @@ fn other_formats_take_gstreamers_converters() {
         ("rgb.mkv", "-c:v ffv1 -pix_fmt bgr0"),
     ] {
         let path = dir.make(name, &format!("{source} {coding}"));
-        assert_eq!(compare(&text(&path), 288), ((512, 288), 0.0, 0), "{name}");
+        assert_eq!(compare(text(&path), 288), ((512, 288), 0.0, 0), "{name}");
     }
 }
 
@@ -87,7 +87,7 @@ fn pictures_on_their_side_look_the_same() {
     let coding = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p";
     let upright = dir.make("a.mp4", &format!("-f lavfi -i testsrc2=size=640x360:rate=10:duration=1 {coding}"));
     let turned = dir.make("turned.mp4", &format!("-i {} -c copy -metadata:s:v:0 rotate=90", upright.display()));
-    let (size, mean, most) = compare(&text(&turned), 288);
+    let (size, mean, most) = compare(text(&turned), 288);
     assert_eq!(size, (162, 288));
     assert_near(mean, most, "turned.mp4");
 }

@@ -35,9 +35,7 @@ impl FleetNode {
         let is_mine = lease.owner.as_ref() == Some(&me);
         match self.owned.get_mut(id) {
             Some(owned) if is_mine && owned.epoch == lease.epoch => {
-                if lease.next.is_none() {
-                    owned.moving_since_ns = None;
-                }
+                owned.moving_since_ns = owned.moving_since_ns.filter(|_| lease.next.is_some());
             }
             Some(_) => {
                 self.owned.remove(id);

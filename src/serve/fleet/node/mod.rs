@@ -30,13 +30,32 @@ pub type FleetStoreResult = Result<Option<(FleetValue, u64)>, FleetStoreError>;
 #[derive(Clone, Debug, PartialEq)]
 pub enum FleetAction {
     /// Reads a key. [`FleetNode::done`] takes the value.
-    Read { op: OpId, key: FleetKey },
+    Read {
+        /// Number of the operation.
+        op: OpId,
+        /// The key.
+        key: FleetKey,
+    },
     /// Replaces the value of a key that has revision `revision`, or of one that does not exist (`None`).
-    Put { op: OpId, key: FleetKey, value: FleetValue, revision: Option<u64> },
+    Put {
+        /// Number of the operation.
+        op: OpId,
+        /// The key.
+        key: FleetKey,
+        /// The new value.
+        value: FleetValue,
+        /// The revision to replace.
+        revision: Option<u64>,
+    },
     /// Opens a stream and decides, without publishing. [`FleetNode::prepared`] reports the first decided second.
     Prepare(StreamId),
     /// Watches a stream, and publishes with this epoch.
-    Start { stream: StreamId, epoch: u64 },
+    Start {
+        /// The stream.
+        stream: StreamId,
+        /// The epoch of its records.
+        epoch: u64,
+    },
     /// Stops watching a stream, and preparing for it.
     Stop(StreamId),
     /// Another process has the name of this node, and is younger. This one has stopped for good.
@@ -211,10 +230,10 @@ impl FleetNode {
     pub fn done(&mut self, op: OpId, result: FleetStoreResult, now_ns: u64) -> Vec<FleetAction> {
         let mut actions = Vec::new();
         match (self.pending.remove(&op), result) {
-            (Some(Pending::Renewal { count, sent_ns }), Ok(Some((FleetValue::Renewal(renewal), revision)))) => {
-                if renewal.session == self.options.session && renewal.count == count {
-                    self.renewed(sent_ns, revision);
-                }
+            (Some(Pending::Renewal { count, sent_ns }), Ok(Some((FleetValue::Renewal(renewal), revision))))
+                if renewal.session == self.options.session && renewal.count == count =>
+            {
+                self.renewed(sent_ns, revision);
             }
             // It may have had its effect, or a monitor has fenced this session.
             (Some(Pending::Renewal { .. }), _) => self.renewal = RenewalState::Unknown,
