@@ -409,7 +409,7 @@ mod tests {
         let outcome = predicted(0, 0, 1, vec![0.1, 0.5, 0.4]);
         let mut estimate = WindowEstimate::empty(3);
         (estimate.mean, estimate.seconds) = (vec![0.1, 0.5, 0.4], 5);
-        let on_air = |ids: &[u16]| on_air_now(&outcome, &estimate, ids.to_vec().into_iter().map(ClassId));
+        let on_air = |ids: &[u16]| on_air_now(&outcome, &estimate, ids.iter().copied().map(ClassId));
         assert_eq!(on_air(&[2, 1]), Some(OnAir::Class(ClassId(1))));
         assert_eq!(on_air(&[]), None);
     }

@@ -332,7 +332,7 @@ impl StreamRefusal {
 #[derive(Clone, Debug)]
 pub enum StreamChange {
     /// Add a stream.
-    Add(NewStream),
+    Add(Box<NewStream>),
     /// Change the settings of a stream.
     Change {
         /// Its id.

@@ -90,7 +90,7 @@ pub(crate) async fn post(State(state): State<AppState>, headers: HeaderMap, body
     let new: NewStream = parse(&headers, &body)?;
     new.check().map_err(refusal)?;
     check_source(access, new.uri()).await?;
-    let id = apply(&state, access, StreamChange::Add(new)).await?;
+    let id = apply(&state, access, StreamChange::Add(Box::new(new))).await?;
     // An id has no character that a path must escape.
     let location = format!("/api/v1/streams/{id}");
     let body = state.hub.summary_json(&id).unwrap_or_default();

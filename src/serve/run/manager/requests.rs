@@ -20,7 +20,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             Err((StreamControl::shutting_down(), answer))
         } else {
             match change {
-                StreamChange::Add(new) => self.handle_add(new, answer),
+                StreamChange::Add(new) => self.handle_add(*new, answer),
                 StreamChange::Change { id, patch, generation } => self.handle_change(&id, &patch, generation, answer),
                 StreamChange::Remove { id, generation } => self.handle_remove(&id, generation, answer),
             }

@@ -258,7 +258,7 @@ fn settings(streams: &[(&str, &str)]) -> Vec<StreamSettings> {
 }
 
 fn add(text: &str) -> StreamChange {
-    StreamChange::Add(serde_json::from_str::<NewStream>(text).unwrap())
+    StreamChange::Add(serde_json::from_str::<Box<NewStream>>(text).unwrap())
 }
 
 fn change(id: &str, text: &str) -> StreamChange {
