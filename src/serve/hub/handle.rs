@@ -289,7 +289,8 @@ impl StreamHandle {
             }
         }
         for event in &published.watched.events {
-            records.push(self.send_expectation(live, &recorder, event, published.wall()));
+            let wall = published.wall().or_else(|| live.wall_of(event.run, event.index));
+            records.push(self.send_expectation(live, &recorder, event, wall));
         }
         live.expected.clone_from(&published.watched.expected);
         if let Some(unexpected) = &mut live.unexpected {
