@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, select};
 
-use super::facts::{MediaFacts, SharedFacts};
+use super::facts::{AudioFacts, MediaFacts, SharedFacts};
 use super::guard::Refusal;
 use touchline_core::cause::Cause;
 use touchline_core::clock::{Clock, Deadline};
@@ -144,10 +144,10 @@ impl ProbeState {
                 self.found.picture.get_or_insert((frame, passed_ns));
             }
             MediaItem::Unconverted { pts, .. } | MediaItem::Lost { pts } => self.time(pts),
-            MediaItem::Pcm(chunk) if !self.has_sound => {
+            MediaItem::Pcm(chunk) => {
                 self.has_sound = true;
-                let audio = self.found.facts.audio.get_or_insert_default();
-                (audio.rate, audio.channels) = (Some(chunk.rate), Some(u32::from(chunk.channels)));
+                let (rate, channels) = (Some(chunk.rate), Some(u32::from(chunk.channels)));
+                self.found.facts.audio.get_or_insert(AudioFacts { codec: None, rate, channels });
             }
             MediaItem::Ended(End::Failed { kind, cause, advice }) => {
                 self.found.failure = Some(Refusal { kind, cause, advice });

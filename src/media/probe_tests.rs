@@ -1,5 +1,5 @@
 use super::*;
-use crate::facts::{AudioFacts, VideoFacts};
+use crate::facts::VideoFacts;
 use crate::replay::{Replay, Script};
 use crate::{Open, Source};
 use crossbeam_channel::{Sender, bounded};
