@@ -136,10 +136,8 @@ impl PlaneScaler {
             (false, true) => input.0 == output.0,
             (false, false) => false,
         };
-        let filter = |input, output| match is_half && halves(input, output) {
-            true => ScaleFilter::half,
-            false => ScaleFilter::new,
-        };
+        let filter =
+            |input, output| if is_half && halves(input, output) { ScaleFilter::half } else { ScaleFilter::new };
         let across = filter(input.0, output.0)(input.0, output.0, 1 << ACROSS_BITS, LANES);
         let down = filter(input.1, output.1)(input.1, output.1, DOWN, ROWS);
         let keeps_width = across.is_identity(input.0);

@@ -140,8 +140,10 @@ fn pictures_are_those_of_gstreamers_converters() {
     let mut worst = [(0.0f64, 0.0f64); 3];
     for (kind, pattern) in [("smooth", smooth as Pattern), ("edges", edges), ("noise", noise)] {
         for (format, range, matrix, size) in ["I420", "NV12"].iter().flat_map(|format| {
-            let colours = [(2, 4), (2, 3), (2, 6), (1, 4), (1, 3), (1, 6)];
-            colours.into_iter().flat_map(move |(range, matrix)| sizes.map(|size| (*format, range, matrix, size)))
+            // The matrix has nothing to do with what is in the picture.
+            let colours = [(2, 4), (1, 3), (2, 6), (1, 4), (2, 3), (1, 6)];
+            let colours = colours.into_iter().take(if kind == "smooth" { 6 } else { 2 });
+            colours.flat_map(move |(range, matrix)| sizes.map(|size| (*format, range, matrix, size)))
         }) {
             let caps = format!("video/x-raw,format={format},{size},colorimetry=(string){range}:{matrix}:5:1");
             let info = info(&format!("{caps},framerate=25/1"));
