@@ -123,8 +123,10 @@ impl ProbeControl {
                     Some(Probed { failure: None, .. }) => ProbeResult::Playable,
                     Some(_) => ProbeResult::Failed,
                 });
-                // The client may be gone.
-                let _ = found.map(|found| answer.send(found));
+                if let Some(found) = found {
+                    // The client may be gone.
+                    let _ = answer.send(found);
+                }
             });
         };
         threads::spawn(ID, run).map_err(|e| not_ready(e.to_string()))?;
