@@ -57,13 +57,13 @@ fn seconds_without_programme_are_gaps_with_their_signal() {
     let records = score(&fixtures, &["--signal-freeze-s", "5", "--signal-silence-s", "4"]);
     let found: Vec<String> = records.iter().map(signal).collect();
     // Black counts after two seconds, a freeze after five, and silence, which begins with second 3, after four. The still begins with
-    // second 14, but its first pictures differ while the encoder refines them. The codec's delay spills a little sound into second 3.
+    // second 14, but its pictures of that second differ while the encoder refines them. The codec's delay spills a little sound into second 3.
     let is_silent = |second: usize| if found[7].contains("silence") { second >= 7 } else { second >= 8 };
     for (second, record) in records.iter().enumerate() {
         let picture = match second {
             3..=5 => Some("bars"),
             9..=11 => Some("black"),
-            19..=21 => Some("freeze"),
+            20..=21 => Some("freeze"),
             _ => None,
         };
         let expected: Vec<&str> = picture.into_iter().chain(is_silent(second).then_some("silence")).collect();

@@ -72,14 +72,11 @@ pub fn by_comparison(comparison: &Comparison, line: &mut PrintLine<'_>) {
     if comparison.not_compared > 0 {
         line(format_args!("{} pairs of class and source are not in both evaluations", comparison.not_compared));
     }
-    line(format_args!(
-        "the pack is {} than {pack}",
-        match comparison.verdict {
-            Verdict::Better => "better",
-            Verdict::Worse => "worse",
-            Verdict::Undecided => "neither better nor worse beyond the choice of sources",
-        }
-    ));
+    match comparison.verdict {
+        Verdict::Better => line(format_args!("the pack is better than {pack}")),
+        Verdict::Worse => line(format_args!("the pack is worse than {pack}")),
+        Verdict::Undecided => line(format_args!("the choice of sources may explain the difference from {pack}")),
+    }
 }
 
 fn difference(i: &Interval) -> String {
