@@ -5,7 +5,7 @@
 //!
 //! What is on air is what the vote says, with its hysteresis. A second counts in one of three ways:
 //!
-//! - An expected class is on air: what is expected is met, and the count starts over.
+//! - An expected class is on air: the count returns to zero.
 //! - Another class is on air, or there is no programme: the second is counted.
 //! - Nothing is known of it (a gap), or the vote is not sure: it changes nothing. Such a second is no evidence of something else.
 

@@ -357,7 +357,7 @@ fn sum_some_across<const N: usize>(filter: &ScaleFilter, values: &[i16], out: &m
     }
 }
 
-/// The weighted sum of values: as many as weights, a multiple of [`LANES`].
+/// The sum of each value times its weight. `values` and `weights` have the same length, a multiple of [`LANES`].
 #[inline(always)]
 fn sum_values(values: &[i16], weights: &[i16]) -> i16 {
     let mut sums = [0i32; LANES / 2];
