@@ -1,6 +1,6 @@
 //! The nodes that a node monitors, and what it knows of all nodes.
 
-use super::{FleetAction, FleetNode, Monitored, NodeOptions, Pending, RenewalState};
+use super::{FleetAction, FleetNode, Monitored, NodeOptions, Pending};
 use crate::fleet::placement::ring_place;
 use crate::fleet::{FleetKey, FleetValue, NodeName, NodeRecord, NodeState, Renewal};
 
@@ -96,10 +96,7 @@ impl FleetNode {
         self.find_free(now_ns);
         if is_own && is_gone && !self.is_over {
             // Its renewal says whether this session is fenced.
-            self.renewal = RenewalState::Unknown;
-            self.renewed_ns = None;
-            self.is_publishing = false;
-            self.stop_all(actions);
+            self.forget_renewal(actions);
         }
     }
 

@@ -1,9 +1,7 @@
 //! The node's own renewal: it may publish while the store acknowledges it.
 
-use std::collections::BTreeSet;
-
 use super::{FleetAction, FleetNode, Owned, Pending, RenewalState};
-use crate::fleet::{FleetKey, FleetValue, Renewal, StreamId};
+use crate::fleet::{FleetKey, FleetValue, Renewal};
 
 impl FleetNode {
     /// Starts the streams of leases that this node holds, once its renewal is acknowledged, and stops them when it has not been for too
@@ -24,11 +22,7 @@ impl FleetNode {
                 self.owned.iter().map(|(id, owned)| FleetAction::Start { stream: id.clone(), epoch: owned.epoch }),
             );
         } else {
-            let stopped: BTreeSet<StreamId> = std::mem::take(&mut self.owned)
-                .into_keys()
-                .chain(std::mem::take(&mut self.preparing).into_keys())
-                .collect();
-            actions.extend(stopped.into_iter().map(FleetAction::Stop));
+            self.stop_all(actions);
             // What this node saw of others is old by now.
             self.monitored.clear();
         }
@@ -107,12 +101,17 @@ impl FleetNode {
 
     /// This session was fenced. The process continues with another one.
     pub(super) fn rejoin(&mut self, now_ns: u64, actions: &mut Vec<FleetAction>) {
-        self.stop_all(actions);
+        self.forget_renewal(actions);
         self.options.session = self.options.session.wrapping_add(1);
+        self.renew_due_ns = now_ns;
+    }
+
+    /// Stops all streams until the store acknowledges a renewal again.
+    pub(super) fn forget_renewal(&mut self, actions: &mut Vec<FleetAction>) {
+        self.stop_all(actions);
         self.renewed_ns = None;
         self.is_publishing = false;
         self.renewal = RenewalState::Unknown;
-        self.renew_due_ns = now_ns;
     }
 
     pub(super) fn stop_all(&mut self, actions: &mut Vec<FleetAction>) {
