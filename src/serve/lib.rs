@@ -5,6 +5,7 @@
 //!
 //! | room | contents |
 //! |---|---|
+//! | `nearest` | which known name a misspelt one may mean |
 //! | [`schedule`] | what is expected on a stream, and when: iCalendar and CSV |
 //! | [`config`] | settings: one raw form, its sources, defaults, bounds and schema |
 //! | [`metrics`] | counters and gauges for Prometheus |
@@ -41,6 +42,7 @@ pub mod http;
 pub mod hub;
 pub mod live;
 pub mod metrics;
+mod nearest;
 pub mod outputs;
 pub mod record;
 pub mod recording;

@@ -91,6 +91,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
     (
         "serve",
         &[
+            &["nearest"],
             &["schedule"],
             &["config"],
             &["metrics"],

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde_json::Value;
 
 use super::raw::{Keys, plain_schema};
+use crate::nearest::distance_if_near;
 
 impl Keys {
     /// The keys of `T`, from its schema.
@@ -15,14 +16,8 @@ impl Keys {
     pub fn nearest(&self, path: &str) -> Option<&str> {
         let (section, name) = split(path);
         let names = self.keys.iter().map(|key| &key.path).chain(&self.sections);
-        // Half of a name is near to it as well: latency, latency_ms.
-        let is_part = |known: &str| name.len() > 3 && (known.starts_with(name) || name.starts_with(known));
-        let distance = |known: &str| if is_part(known) { 1 } else { strsim::damerau_levenshtein(name, known) };
-        names
-            .map(|known| (distance(split(known).1), split(known).0 != section, known))
-            .filter(|(distance, ..)| *distance <= (name.chars().count() / 3).max(1))
-            .min()
-            .map(|(.., nearest)| nearest.as_str())
+        let place = |known| Some((distance_if_near(name, split(known).1, 4)?, split(known).0 != section, known));
+        names.filter_map(|known| place(known)).min().map(|(.., nearest)| nearest)
     }
 
     /// The names of the keys in `section`.

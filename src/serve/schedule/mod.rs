@@ -19,6 +19,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, civil};
 
 use self::repeat::Repeat;
+use crate::nearest::distance_if_near;
 use touchline_core::expectation::{Expected, NO_PROGRAMME, UNKNOWN};
 use touchline_core::labels::ClassSet;
 use touchline_core::time::NANOS_PER_SECOND;
@@ -124,11 +125,8 @@ pub fn expected(names: &[String], classes: &ClassSet) -> Result<Expected, String
 
 fn no_class(name: &str, classes: &ClassSet) -> String {
     let known = classes.names().iter().map(String::as_str).chain([UNKNOWN, NO_PROGRAMME]);
-    // Half of a name is near to it as well: ice, icehockey.
-    let is_part = |known: &str| name.len() > 2 && (known.starts_with(name) || name.starts_with(known));
-    let distance = |known: &str| if is_part(known) { 1 } else { strsim::damerau_levenshtein(name, known) };
-    let nearest = known.map(|known| (distance(known), known)).min();
-    match nearest.filter(|(distance, _)| *distance <= (name.chars().count() / 3).max(1)) {
+    // Parts of three letters too: ice, icehockey.
+    match known.filter_map(|known| Some((distance_if_near(name, known, 3)?, known))).min() {
         Some((_, nearest)) => format!("the pack has no class {name:?}; did you mean {nearest}?"),
         None => format!(
             "the pack has no class {name:?}; choose from {}, {UNKNOWN} and {NO_PROGRAMME}",
