@@ -127,6 +127,19 @@ fn escape(value: &str) -> String {
     out
 }
 
+/// An address of each kind that has a built-in template.
+#[cfg(test)]
+pub(crate) const EXAMPLES: [&str; 8] = [
+    "a.mp4",
+    "http://h/a.mp4",
+    "http://h/a.m3u8",
+    "rtsp://h/a",
+    "srt://h:1",
+    "rtmp://h/a/b",
+    "udp://h:1",
+    "testsrc://?seconds=2",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,16 +153,7 @@ mod tests {
 
     #[test]
     fn every_built_in_template_renders_and_documents_each_key() {
-        for given in [
-            "a.mp4",
-            "http://h/a.mp4",
-            "http://h/a.m3u8",
-            "rtsp://h/a",
-            "srt://h:1",
-            "rtmp://h/a/b",
-            "udp://h:1",
-            "testsrc://?seconds=2",
-        ] {
+        for given in EXAMPLES {
             let location = Location::parse(given).unwrap();
             let template = location.kind.spec().template.unwrap();
             let text = render(template, &keys(&location), BOTH).unwrap();

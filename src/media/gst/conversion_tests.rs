@@ -2,7 +2,7 @@ use gstreamer_video::prelude::*;
 
 use super::*;
 use crate::convert::{Chroma, Converter, Plane};
-use crate::template::{self, Keys};
+use crate::template::{self, EXAMPLES, Keys};
 use crate::uri::Location;
 use touchline_core::item::Tracks;
 
@@ -178,16 +178,7 @@ fn filter(description: &str) -> (gst::Pipeline, Arc<FormatFilter>) {
 
 #[test]
 fn every_built_in_template_ends_so_that_ours_converts() {
-    for uri in [
-        "a.mp4",
-        "http://h/a.mp4",
-        "http://h/a.m3u8",
-        "rtsp://h/a",
-        "srt://h:1",
-        "rtmp://h/a/b",
-        "udp://h:1",
-        "testsrc://?seconds=2",
-    ] {
+    for uri in EXAMPLES {
         let location = Location::parse(uri).unwrap();
         let keys = Keys {
             location: &location,
