@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{interval, predictor_name};
+use super::{interval, interval_by, predictor_name};
 use touchline_core::error::{Error, Result};
 use touchline_core::vote::VoteConfig;
 use touchline_learn::dataset::{Dataset, Kind};
@@ -65,7 +65,7 @@ pub fn by_comparison(comparison: &Comparison, line: &mut PrintLine<'_>) {
             "{:<9} {:>4} sources  {:<24} {}",
             kind.kind.plural(),
             kind.sources,
-            difference(&kind.difference),
+            interval_by(&kind.difference, signed),
             kind.verdict.name()
         ));
     }
@@ -76,13 +76,6 @@ pub fn by_comparison(comparison: &Comparison, line: &mut PrintLine<'_>) {
         Verdict::Better => line(format_args!("the pack is better than {pack}")),
         Verdict::Worse => line(format_args!("the pack is worse than {pack}")),
         Verdict::Undecided => line(format_args!("the choice of sources may explain the difference from {pack}")),
-    }
-}
-
-fn difference(i: &Interval) -> String {
-    match i.ends() {
-        Some((low, high)) => format!("{} [{} {}]", signed(i.value, 3), signed(low, 3), signed(high, 3)),
-        None => format!("{} [n/a]", signed(i.value, 3)),
     }
 }
 

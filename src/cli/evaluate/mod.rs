@@ -281,9 +281,14 @@ fn per_class(evaluation: &Evaluation, line: &mut dyn FnMut(std::fmt::Arguments))
 }
 
 fn interval(i: &Interval) -> String {
+    interval_by(i, fixed)
+}
+
+/// An interval, its numbers written by `number` with three decimals.
+fn interval_by(i: &Interval, number: impl Fn(f64, usize) -> String) -> String {
     match i.ends() {
-        Some((low, high)) => format!("{} [{} {}]", fixed(i.value, 3), fixed(low, 3), fixed(high, 3)),
-        None => format!("{} [n/a]", fixed(i.value, 3)),
+        Some((low, high)) => format!("{} [{} {}]", number(i.value, 3), number(low, 3), number(high, 3)),
+        None => format!("{} [n/a]", number(i.value, 3)),
     }
 }
 
