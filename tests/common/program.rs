@@ -66,3 +66,16 @@ pub fn data() -> Option<PathBuf> {
     }
     exists.then_some(dir)
 }
+
+/// Python with the packages that deploy/test.sh installs, of which `imports` are needed, as in an import statement. [`None`] without
+/// them: the test is skipped.
+pub fn python(imports: &str) -> Option<PathBuf> {
+    let python = std::env::var_os("TOUCHLINE_TEST_PYTHON")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-python/bin/python"), PathBuf::from);
+    let import = Command::new(&python).args(["-c", &format!("import {imports}")]).output();
+    if !import.is_ok_and(|done| done.status.success()) {
+        skip(Lacks::Tool, &format!("Python cannot import {imports}; deploy/test.sh installs it"));
+        return None;
+    }
+    Some(python)
+}

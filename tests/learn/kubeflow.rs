@@ -7,24 +7,10 @@ use serde_json::{Value, json};
 
 use crate::common::api::wait_until_ready;
 use crate::common::live::Live;
-use crate::common::program::touchline;
-use crate::common::skip::{Lacks, skip};
+use crate::common::program::{self, touchline};
 use crate::common::training::{CLASSES, first_weights, make_stills, run};
 
 const TOKEN: &str = "a-token-of-the-tests-of-the-pipeline";
-
-/// Python with KFP, which deploy/test.sh installs.
-fn python() -> Option<PathBuf> {
-    let python = std::env::var_os("TOUCHLINE_TEST_PYTHON")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-python/bin/python"), PathBuf::from);
-    let has_packages =
-        Command::new(&python).args(["-c", "import kfp.kubernetes"]).output().is_ok_and(|done| done.status.success());
-    if !has_packages {
-        skip(Lacks::Tool, "no KFP (deploy/kubeflow/requirements.txt); deploy/test.sh installs it");
-        return None;
-    }
-    Some(python)
-}
 
 /// Calls the pipeline's file in `dir`.
 fn pipeline(python: &Path, dir: &Path, arguments: &[&str]) -> (bool, String) {
@@ -53,7 +39,7 @@ fn files(dir: &Path, name: &str) -> Vec<PathBuf> {
 
 #[test]
 fn a_better_pack_is_promoted_and_an_equal_one_is_reported() {
-    let Some(python) = python() else { return };
+    let Some(python) = program::python("kfp.kubernetes") else { return };
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     (0..3).for_each(|class| make_stills(&dir.join("stills"), class, 30));
@@ -128,7 +114,7 @@ fn a_better_pack_is_promoted_and_an_equal_one_is_reported() {
 
 #[test]
 fn the_pipeline_compiles_for_a_cluster() {
-    let Some(python) = python() else { return };
+    let Some(python) = program::python("kfp.kubernetes") else { return };
     let dir = tempfile::tempdir().unwrap();
     let (is_well, log) = pipeline(&python, dir.path(), &["compile", "--volume", "recordings"]);
     assert!(is_well, "{log}");

@@ -64,19 +64,9 @@ fn exported(from: &Path, to: &Path, format: &str, more: &[&str]) -> String {
     std::fs::read_to_string(to).unwrap()
 }
 
-/// Python with the packages of tests/requirements.txt, which deploy/test.sh installs.
+/// Python with OpenTimelineIO.
 fn python() -> Option<PathBuf> {
-    let python = std::env::var_os("TOUCHLINE_TEST_PYTHON")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-python/bin/python"), PathBuf::from);
-    let has_packages = Command::new(&python)
-        .args(["-c", "import opentimelineio, otio_cmx3600_adapter"])
-        .output()
-        .is_ok_and(|done| done.status.success());
-    if !has_packages {
-        skip(Lacks::Tool, "no OpenTimelineIO (tests/requirements.txt); deploy/test.sh installs it");
-        return None;
-    }
-    Some(python)
+    program::python("opentimelineio, otio_cmx3600_adapter")
 }
 
 /// The clips of a file, as OpenTimelineIO reads them.
