@@ -104,8 +104,8 @@ mod tests {
         new.shares.extend(with_shares(Kind::Frame, &[2, 1, 1]).shares);
         let compared = compare(&new, &old, 1).unwrap();
         assert_eq!(
-            compared.kinds.iter().map(|kind| kind.verdict).collect::<Vec<_>>(),
-            [Verdict::Worse, Verdict::Better]
+            compared.kinds.iter().map(|kind| (kind.kind, kind.verdict)).collect::<Vec<_>>(),
+            [(Kind::Clip, Verdict::Better), (Kind::Frame, Verdict::Worse)]
         );
         assert_eq!(compared.verdict, Verdict::Worse);
     }
