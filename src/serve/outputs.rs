@@ -23,7 +23,9 @@ use touchline_core::labels::{ClassSet, OTHER};
 use touchline_core::threads::spawn;
 use touchline_core::time::NANOS_PER_SECOND;
 use touchline_media::gst::clips::ring::RingOptions;
-use touchline_media::gst::output::{Encoding, LiveOutput, LiveOutputOptions, OutputAddress, OutputCause, ShownSecond};
+use touchline_media::gst::output::{
+    Encoding, LabelForm, LabelMode, LiveOutput, LiveOutputOptions, OutputAddress, OutputCause, ShownSecond,
+};
 use touchline_media::overlay::{LabelContent, LabelledClass, Overlay};
 
 /// The title of an answer of which the models are not sure enough.
@@ -37,8 +39,8 @@ pub struct OutputSink {
     hub: Hub,
     settings: OverlaySettings,
     ring: RingOptions,
-    /// Read when the first output starts.
-    overlay: Option<Overlay>,
+    /// Made when the first output starts.
+    form: Option<LabelForm>,
     /// Wall time of the start, nanoseconds since 1970-01-01 UTC.
     since_unix_ns: u64,
     running: BTreeMap<Arc<str>, RunningOutput>,
@@ -59,24 +61,31 @@ impl OutputSink {
     pub fn open(settings: OverlaySettings, ring: RingOptions, hub: &Hub, is_wanted: bool) -> Result<Self> {
         let since_unix_ns = u64::try_from(hub.clock().unix_ns()).unwrap_or(0);
         let (running, ending) = (BTreeMap::new(), BTreeMap::new());
-        let mut sink = Self { hub: hub.clone(), settings, ring, overlay: None, since_unix_ns, running, ending };
+        let mut sink = Self { hub: hub.clone(), settings, ring, form: None, since_unix_ns, running, ending };
         if is_wanted {
-            sink.overlay()?;
+            sink.form()?;
         }
         Ok(sink)
     }
 
-    fn overlay(&mut self) -> Result<Overlay> {
-        if let Some(overlay) = &self.overlay {
-            return Ok(overlay.clone());
+    fn form(&mut self) -> Result<LabelForm> {
+        if let Some(form) = &self.form {
+            return Ok(form.clone());
         }
         touchline_media::gst::init()?;
-        if let Some(element) = self.settings.encoder.missing() {
-            let advice = OutputCause::Encoder.advice();
-            return Err(Error::Usage(format!("overlay.encoder: this machine has no {element}; {advice}")));
-        }
-        let overlay = Overlay::new(&self.settings.options).map_err(Error::Usage)?;
-        Ok(self.overlay.insert(overlay).clone())
+        let OverlaySettings { mode, ref options, encoder, bitrate_kbps, .. } = self.settings;
+        let form = match mode {
+            LabelMode::Metadata => LabelForm::Metadata,
+            LabelMode::Draw => {
+                if let Some(element) = encoder.missing() {
+                    let advice = OutputCause::Encoder.advice();
+                    return Err(Error::Usage(format!("overlay.encoder: this machine has no {element}; {advice}")));
+                }
+                let overlay = Overlay::new(options).map_err(Error::Usage)?;
+                LabelForm::Drawn { overlay, encoding: Encoding { encoder, bitrate_kbps } }
+            }
+        };
+        Ok(self.form.insert(form).clone())
     }
 
     /// Starts, replaces or ends the output of a stream, as its settings want it.
@@ -97,22 +106,20 @@ impl OutputSink {
     }
 
     fn start(&mut self, stream: &str, wanted: &str) -> Result<RunningOutput> {
-        let overlay = self.overlay()?;
+        let form = self.form()?;
         let address = OutputAddress::parse(wanted).map_err(Error::Usage)?;
         let clock = self.hub.clock().clone();
         let now_ns = u64::try_from(clock.unix_ns()).unwrap_or(0);
         let status = OutputStatus::new(stream, &address, self.hub.metrics().output(stream), clock.clone());
         let status = Arc::new(status);
-        let OverlaySettings { encoder, bitrate_kbps, delay_ns, .. } = self.settings;
         let options = LiveOutputOptions {
             id: stream.to_owned(),
             address,
             ring: self.ring.clone(),
             // The file that is being written when the stream begins, also after a moment.
             since_unix_ns: self.since_unix_ns.max(now_ns.saturating_sub(RECENT_NS)),
-            overlay,
-            encoding: Encoding { encoder, bitrate_kbps, is_live: true },
-            delay_ns,
+            form,
+            delay_ns: self.settings.delay_ns,
             clock,
         };
         self.hub.set_output_status(stream, Some(status.clone()));
@@ -196,6 +203,7 @@ pub fn label_content<'a>(
     probabilities: impl Iterator<Item = (&'a str, f32)>,
 ) -> Option<LabelContent> {
     let shown = |(name, probability): (&str, f32)| LabelledClass {
+        name: name.to_owned(),
         title: class_title(name),
         probability,
         colour: colours::rgb(name),
@@ -207,7 +215,7 @@ pub fn label_content<'a>(
     if is_unknown {
         answer = LabelledClass { title: UNKNOWN.into(), colour: colours::rgb(OTHER), ..answer };
     }
-    Some(LabelContent { answer, classes: all.into_iter().map(shown).collect() })
+    Some(LabelContent { answer, classes: all.into_iter().map(shown).collect(), is_unknown })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::item::MediaItem;
@@ -12,8 +13,8 @@ use touchline_core::time::NANOS_PER_SECOND;
 use touchline_media::Open;
 use touchline_media::gst::clips::ring::RingOptions;
 use touchline_media::gst::output::{
-    DEFAULT_BITRATE_KBPS, Encoder, Encoding, LiveOutput, LiveOutputOptions, OutputAddress, OutputCause, OutputEvent,
-    OutputObserver, ShownSecond,
+    DEFAULT_BITRATE_KBPS, Encoder, Encoding, KLV_KEY, LabelForm, LiveOutput, LiveOutputOptions, OutputAddress,
+    OutputCause, OutputEvent, OutputObserver, ShownSecond,
 };
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::overlay::{LabelContent, LabelledClass, Overlay, OverlayOptions, Position};
@@ -43,8 +44,9 @@ fn label_colour(second: u64) -> [u8; 3] {
 }
 
 fn content(second: u64) -> Arc<LabelContent> {
-    let answer = LabelledClass { title: format!("S {second}"), probability: 0.5, colour: label_colour(second) };
-    Arc::new(LabelContent { classes: vec![answer.clone()], answer })
+    let (name, title) = (format!("s{second}"), format!("S {second}"));
+    let answer = LabelledClass { name, title, probability: 0.5, colour: label_colour(second) };
+    Arc::new(LabelContent { classes: vec![answer.clone()], answer, is_unknown: false })
 }
 
 #[derive(Default)]
@@ -76,17 +78,22 @@ impl Events {
     }
 }
 
-fn output(dir: &Path, address: &str, delay_ns: u64) -> (LiveOutput, Arc<Events>) {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+/// The label in a corner of the picture.
+fn drawn() -> LabelForm {
     let position = Some(Position::TopLeft);
     let options = OverlayOptions { position, safe_area: Some(0), ..OverlayOptions::default() };
+    let encoding = Encoding { encoder: Encoder::X264, bitrate_kbps: DEFAULT_BITRATE_KBPS };
+    LabelForm::Drawn { overlay: Overlay::new(&options).unwrap(), encoding }
+}
+
+fn output(dir: &Path, address: &str, form: LabelForm, delay_ns: u64) -> (LiveOutput, Arc<Events>) {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let options = LiveOutputOptions {
         id: "court".into(),
         address: OutputAddress::parse(address).unwrap(),
         ring: RingOptions { root: dir.join("ring") },
         since_unix_ns: 0,
-        overlay: Overlay::new(&options).unwrap(),
-        encoding: Encoding { encoder: Encoder::X264, bitrate_kbps: DEFAULT_BITRATE_KBPS, is_live: true },
+        form,
         delay_ns,
         clock,
     };
@@ -108,7 +115,7 @@ fn record(dir: &Path) {
 fn each_picture_of_a_live_output_shows_the_decision_of_its_second() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out.mkv");
-    let (live, events) = output(dir.path(), path.to_str().unwrap(), 20 * NANOS_PER_SECOND);
+    let (live, events) = output(dir.path(), path.to_str().unwrap(), drawn(), 20 * NANOS_PER_SECOND);
     let clock = SystemClock::new();
     // The sound is a little longer than the pictures.
     for index in 0..=SECONDS {
@@ -142,6 +149,76 @@ fn each_picture_of_a_live_output_shows_the_decision_of_its_second() {
     assert!(seen.len() >= 5, "{seen:?}");
 }
 
+/// What FFmpeg or FFprobe prints about a file.
+fn printed(program: &str, path: &Path, arguments: &str) -> Vec<u8> {
+    let done = Command::new(program).args(["-v", "error", "-i"]).arg(path).args(arguments.split(' ')).output();
+    let done = done.expect("FFmpeg is installed");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    done.stdout
+}
+
+/// Presentation times of the packets of a stream, seconds.
+fn times(path: &Path, stream: &str) -> Vec<f64> {
+    let shown =
+        printed("ffprobe", path, &format!("-select_streams {stream} -show_entries packet=pts_time -of csv=p=0"));
+    let text = String::from_utf8(shown).unwrap();
+    text.lines().filter_map(|line| line.trim_matches(',').parse().ok()).collect()
+}
+
+/// The values of the KLV packets of a file.
+fn packets(path: &Path) -> Vec<Value> {
+    let data = printed("ffmpeg", path, "-map 0:d -c copy -f data -");
+    let mut rest = &data[..];
+    let mut values = Vec::new();
+    while !rest.is_empty() {
+        let (key, after) = rest.split_at(KLV_KEY.len());
+        assert_eq!(key, KLV_KEY);
+        let (head, length) = match after[0] {
+            length @ ..0x80 => (1, usize::from(length)),
+            0x84 => (5, u32::from_be_bytes(after[1..5].try_into().unwrap()) as usize),
+            other => panic!("a length of the form {other:#x}"),
+        };
+        values.push(serde_json::from_slice(&after[head..head + length]).unwrap());
+        rest = &after[head + length..];
+    }
+    values
+}
+
+#[test]
+fn packets_beside_unchanged_pictures_have_the_decision_of_their_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.ts");
+    let (live, events) = output(dir.path(), path.to_str().unwrap(), LabelForm::Metadata, 20 * NANOS_PER_SECOND);
+    let clock = SystemClock::new();
+    for index in 0..=SECONDS {
+        let label = (index != 3).then(|| content(index));
+        live.decided(ShownSecond { index, arrived_ns: clock.mono_ns(), label });
+    }
+    record(dir.path());
+    live.drain();
+    live.join();
+    assert_eq!(events.failures(), []);
+    let pictures = |path: &Path| {
+        let hashes = String::from_utf8(printed("ffmpeg", path, "-map 0:v -f framehash -")).unwrap();
+        let frames = hashes.lines().filter(|line| !line.starts_with('#'));
+        frames.map(|line| line.rsplit(',').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(pictures(&path), pictures(&dir.path().join("source.ts")), "the pictures are those of the source");
+    let (shown, packed, values) = (times(&path, "v"), times(&path, "d"), packets(&path));
+    assert_eq!((packed.len(), values.len()), (shown.len(), shown.len()), "a packet for each picture");
+    let began = shown.iter().copied().fold(f64::MAX, f64::min);
+    let mut seen = std::collections::BTreeSet::new();
+    for (time, value) in packed.iter().zip(&values) {
+        // The first pictures are decoded before the output begins.
+        let second = (time - began + 1e-4).max(0.0) as u64;
+        let expected = if second == 3 { Value::Null } else { format!("s{second}").into() };
+        assert_eq!(value["class"], expected, "{time}: {value}");
+        seen.insert(second);
+    }
+    assert_eq!(seen.len() as u64, SECONDS, "{seen:?}");
+    assert_eq!((&values[0]["probability"], &values[0]["unknown"]), (&0.5.into(), &false.into()));
+}
+
 #[test]
 fn a_picture_waits_no_longer_than_the_delay_and_an_absent_receiver_stops_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -150,8 +227,8 @@ fn a_picture_waits_no_longer_than_the_delay_and_an_absent_receiver_stops_nothing
     let address = format!("rtmp://127.0.0.1:{}/live/s3cret", listener.local_addr().unwrap().port());
     // The port is free again: nobody listens on it.
     drop(listener);
-    let (live, events) = output(dir.path(), path.to_str().unwrap(), NANOS_PER_SECOND / 5);
-    let (absent, absences) = output(dir.path(), &address, NANOS_PER_SECOND / 5);
+    let (live, events) = output(dir.path(), path.to_str().unwrap(), drawn(), NANOS_PER_SECOND / 5);
+    let (absent, absences) = output(dir.path(), &address, drawn(), NANOS_PER_SECOND / 5);
     record(dir.path());
     wait::until("the failure", || absences.failures().contains(&OutputCause::Unreachable));
     live.drain();

@@ -141,12 +141,14 @@ fn events_of_live_streams_are_cut_from_the_original_media() {
     let options = ["--vote-window=2", "--vote-onset=0.01", "--vote-offset=0.005", "--record-pre-roll-s=1"];
     let more = ["--record-post-roll-s=2", "--record-ring-s=60", "--rtsp-transport=tcp", "--record-dir"];
     let arguments: Vec<String> = options.iter().chain(&more).map(|text| (*text).to_owned()).collect();
+    let state = format!("--state={}", fixtures.path().join("state.db").display());
     let config = fixtures.write(
         "touchline.toml",
         format!("[[stream]]\nid = \"inside\"\nuri = \"{0}\"\n[[stream]]\nid = \"outside\"\nuri = \"{0}\"\nisolation = \"process\"\n\
              [[stream]]\nid = \"off\"\nuri = \"testsrc://?width=64&height=48&fps=5&audio=0\"\nrecord = false\n", server.url()).as_bytes(),
     );
-    let files = [record.to_str().unwrap().to_owned(), "--config".to_owned(), config.to_str().unwrap().to_owned()];
+    let files =
+        [record.to_str().unwrap().to_owned(), state, "--config".to_owned(), config.to_str().unwrap().to_owned()];
     let mut live = Live::start_with(fixtures.path(), "127.0.0.1", &[arguments, files.to_vec()].concat());
     let address = live.address.clone();
     wait_until_ready(&address);
@@ -171,6 +173,14 @@ fn events_of_live_streams_are_cut_from_the_original_media() {
         assert!(records.iter().any(|record| record["type"] == "event"), "{detail}");
         assert!(detail["media"][0]["began_unix_ns"].as_i64().unwrap() > 1_600_000_000_000_000_000, "{detail}");
     }
+    // The page of an export has their pictures.
+    let page = |more: &str| {
+        ask(&address, "GET", &format!("/api/v1/streams/inside/export?format={more}&posters=true"), None, &[])
+    };
+    until_some("a page with pictures", || {
+        Some(page("html")).filter(|page| page.text.contains("src=\"data:image/jpeg;base64,"))
+    });
+    assert_eq!(page("csv").status, 422);
     // A clip on request, of seconds that are decided.
     let is_inside = |r: &&Value| r["type"] == "second" && r["stream"] == "inside";
     let records = live.wait(|records| records.iter().filter(is_inside).count() >= 5);

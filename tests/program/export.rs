@@ -177,7 +177,7 @@ fn browsers_read_the_cues() {
 
 /// hls.js of tests/package.json, which deploy/test.sh installs. It is of version 1.6: the track of 1.7 is loaded by Chromium after hls.js
 /// has filled it, which removes its cues.
-fn hls_js() -> Option<PathBuf> {
+pub fn hls_js() -> Option<PathBuf> {
     let folder = std::env::var_os("TOUCHLINE_TEST_NODE")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-node"), PathBuf::from);
     let script = folder.join("node_modules/hls.js/dist/hls.min.js");

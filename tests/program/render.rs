@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 use touchline_core::colours;
 
 use crate::common::Fixtures;
+use crate::common::http::HttpServer;
 use crate::common::pictures::{colour, flash_and_beep, flashes_and_beeps};
 use crate::common::program::{self, touchline};
+use crate::common::webdriver::Browser;
+use crate::export::hls_js;
 
 /// The classes that are on air, second by second. `None` is a second without a decision.
 const CLASSES: [Option<&str>; 6] =
@@ -140,6 +143,69 @@ fn a_playlist_has_the_label_and_the_three_templates_differ() {
 }
 
 #[test]
+fn labels_are_metadata_beside_unchanged_pictures() {
+    let Some(script) = hls_js() else { return };
+    let Some(browser) = Browser::start() else { return };
+    let fixtures = Fixtures::new();
+    let decisions = decisions(&fixtures);
+    let media =
+        format!("{} -c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 25 -c:a aac", flash_and_beep((320, 180), 6));
+    let source = fixtures.make("a.mp4", &media);
+    let out = fixtures.path().join("labelled.ts");
+    let with = |output: &str| {
+        rendered(&[text(&source), "-o", output, "--decisions", text(&decisions), "--overlay-mode", "metadata"]);
+    };
+    with(text(&out));
+    let printed = |path: &Path, arguments: &str| {
+        let mut command = std::process::Command::new("ffmpeg");
+        let done = command.args(["-v", "error", "-i"]).arg(path).args(arguments.split(' ')).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    let pictures = |path: &Path| {
+        let hashes = printed(path, "-map 0:v -f framehash -");
+        let frames = hashes.lines().filter(|line| !line.starts_with('#'));
+        frames.map(|line| line.rsplit(',').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(pictures(&out), pictures(&source));
+    let packets = printed(&out, "-map 0:d -c copy -f data -");
+    for class in CLASSES.iter().flatten() {
+        assert!(packets.contains(&format!("\"class\":\"{class}\"")), "{class} is not in the packets");
+    }
+    // A player shows the label of the picture.
+    let folder = fixtures.path().join("vod");
+    with(&format!("hls:{}", text(&folder)));
+    assert_eq!(pictures(&folder.join("live.m3u8")), pictures(&source));
+    std::fs::copy(script, folder.join("hls.js")).unwrap();
+    std::fs::write(
+        folder.join("index.html"),
+        "<!doctype html><script src=hls.js></script><video muted></video><script>
+        const video = document.querySelector('video'), hls = new Hls();
+        hls.on(Hls.Events.MEDIA_ATTACHED, () => hls.loadSource('master.m3u8'));
+        hls.on(Hls.Events.SUBTITLE_TRACKS_UPDATED, () => { hls.subtitleTrack = 0; });
+        hls.attachMedia(video);
+        const tracks = () => [...video.textTracks].filter(t => t.kind === 'subtitles');
+        window.cues = () => tracks().flatMap(t => [...(t.cues ?? [])]).map(c => [c.text, c.startTime, c.endTime]);
+        </script>",
+    )
+    .unwrap();
+    let server = HttpServer::start(&folder);
+    browser.go(&server.url("index.html"));
+    browser.wait("the cues", "return video.readyState >= 3 && cues().some(c => c[2] > 5.5)");
+    let found = browser.run("return cues()");
+    let middle = |second: usize| second as f64 + 0.5;
+    for (second, class) in CLASSES.iter().enumerate() {
+        let at = |cue: &&Value| cue[1].as_f64() <= Some(middle(second)) && cue[2].as_f64() > Some(middle(second));
+        let shown: Vec<&str> = found.as_array().unwrap().iter().filter(at).filter_map(|cue| cue[0].as_str()).collect();
+        let title = |class: &str| {
+            if class == "formula1" { "Formula 1".into() } else { class[..1].to_uppercase() + &class[1..] }
+        };
+        let expected: Vec<String> = class.iter().map(|class| format!("{} 75 %", title(class))).collect();
+        assert_eq!(shown, expected, "second {second}: {found}");
+    }
+}
+
+#[test]
 fn a_real_recording_is_decided_and_rendered() {
     let Some(data) = program::data() else { return };
     let fixtures = Fixtures::new();
@@ -194,6 +260,7 @@ fn what_cannot_be_rendered_is_refused_in_one_line() {
         (vec![clip, "-o", "rtmp://user:hunter2@host/app/key"], 2, "rendered into files"),
         (vec![clip, "-o", "/proc/nowhere/out.mp4"], 5, "check the folder"),
         (vec![clip, "-o", "hls:/proc/nowhere"], 5, "check the folder"),
+        (vec![clip, "-o", out, "--overlay-mode", "metadata"], 2, "give a .ts file, hls:DIR"),
         (vec![clip, "-o", out, "--overlay", "banner"], 2, "bug, label, bars"),
         (vec![clip, "-o", out, "--overlay", text(&own)], 2, "{{sport}} is not known"),
         (vec![clip, "-o", out, "--overlay-font", text(&own)], 2, "TrueType"),

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use crate::common::live::{Live, seconds};
 use crate::common::program::{finish, touchline};
+use crate::common::rtsp::{Media, RtspServer};
 use crate::common::skip::{Lacks, skip};
 use crate::common::wait::until;
 use crate::common::{Child, Fixtures, free_tcp_port};
@@ -158,6 +160,48 @@ fn stalled_receivers_delay_nothing_and_get_everything_later() {
     let hook = fs::read_to_string(folder.join("hook.jsonl")).unwrap();
     let hook: Vec<Value> = hook.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(records(&hook), expected, "by program");
+}
+
+/// Eight live streams with a ring and an output, while no receiver takes anything.
+#[test]
+fn live_streams_are_decided_while_every_receiver_stalls() {
+    let _alone = crate::common::alone();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("stalled"), "").unwrap();
+    let (web, home, bus, picture) = (stalled(), stalled(), stalled(), stalled());
+    let ports = [&web, &home, &bus].map(|listener| listener.local_addr().unwrap().port());
+    let server = RtspServer::start(Media::Test { video: true, audio: true });
+    let output = format!("rtmp://127.0.0.1:{}/live/key", picture.local_addr().unwrap().port());
+    // Key pictures alone, so that eight streams are little work. Only one has an output: its pictures are encoded.
+    let stream = |n: usize| {
+        let output = if n == 0 { format!("output = \"{output}\"\n") } else { String::new() };
+        format!("[[stream]]\nid = \"court-{n}\"\nuri = \"{}\"\n{output}", server.url())
+    };
+    let streams: String = (0..8).map(stream).collect();
+    let record = format!("[record]\ndir = {:?}\n", folder.join("media"));
+    let text = format!("rtsp_transport = \"tcp\"\ntier = \"key\"\n{}{record}", configuration(folder, ports, &streams));
+    let config = folder.join("touchline.toml");
+    fs::write(&config, text).unwrap();
+    let log = fs::File::create(folder.join("log")).unwrap();
+    let mut program = touchline();
+    program.stderr(log);
+    let arguments = ["--config".to_owned(), config.display().to_string()];
+    let mut live = Live::start_by(program, folder, "127.0.0.1", &arguments);
+    live.wait(|records| (0..8).all(|n| seconds(records, &format!("court-{n}")).count() >= 15));
+    until("an attempt of each sink", || (0..SINKS.len()).all(|n| !status(&live.address, n)["waiting"].is_null()));
+    let metrics = live.get("/metrics");
+    let dropped = "touchline_sink_dropped_records_total";
+    let lost: Vec<&str> = metrics.lines().filter(|line| line.starts_with(dropped) && !line.ends_with(" 0")).collect();
+    assert!(lost.is_empty() && metrics.contains(dropped), "{lost:?}");
+    let jsonl = live.jsonl.clone();
+    assert_eq!(live.stop(), 0);
+    let written = fs::read_to_string(jsonl).unwrap().lines().count();
+    let log = fs::read_to_string(folder.join("log")).unwrap();
+    for sink in SINKS {
+        let waiting = format!("{sink}.spool: {written} records wait for the next start");
+        assert!(log.contains(&waiting), "no {waiting:?} in {log}");
+    }
 }
 
 #[test]

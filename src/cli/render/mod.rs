@@ -18,8 +18,8 @@ use touchline_core::error::{Error, Result};
 use touchline_core::markup::plain;
 use touchline_core::time::NANOS_PER_SECOND;
 use touchline_media::gst::output::{
-    DEFAULT_BITRATE_KBPS, Encoder, Encoding, OutputAddress, OutputCause, RenderRequest, recording_length,
-    render_recording,
+    DEFAULT_BITRATE_KBPS, Encoder, Encoding, LabelForm, LabelMode, OutputAddress, OutputCause, RenderRequest,
+    recording_length, render_recording,
 };
 use touchline_media::overlay::{Overlay, OverlayOptions, Position, SAFE_AREA_MAX, SIZE_MAX};
 
@@ -32,7 +32,8 @@ model runs: the records must be those of this recording.
 Examples:
   touchline render match.mp4 -o annotated.mp4
   touchline score match.mp4 --jsonl match.jsonl && touchline render match.mp4 --decisions match.jsonl -o bars.mp4 --overlay bars
-  touchline render match.ts -o hls:annotated --overlay own.svg --overlay-position top-right"
+  touchline render match.ts -o hls:annotated --overlay own.svg --overlay-position top-right
+  touchline render match.ts -o labelled.ts --overlay-mode metadata"
 )]
 pub struct RenderArgs {
     /// Recording.
@@ -47,6 +48,10 @@ pub struct RenderArgs {
     /// The stream of the decisions, where the file has several.
     #[arg(long, value_name = "ID", requires = "decisions")]
     stream: Option<String>,
+    /// How the output has the label: drawn on the pictures, or as metadata beside pictures that are not encoded again (KLV packets in a
+    /// .ts file, a WebVTT rendition in hls:DIR).
+    #[arg(long, value_name = "MODE", default_value = "draw", value_parser = named::<LabelMode>(&LabelMode::NAMES))]
+    overlay_mode: LabelMode,
     /// The label: bug, label, bars, or the path of an SVG file [default: label].
     #[arg(long, value_name = "NAME|FILE.svg")]
     overlay: Option<String>,
@@ -75,19 +80,8 @@ pub struct RenderArgs {
 pub fn render(args: &RenderArgs) -> Result<()> {
     let place = shown(&args.input);
     let output = args.address()?;
-    let options = OverlayOptions {
-        template: args.overlay.clone(),
-        position: args.overlay_position,
-        size: args.overlay_size,
-        safe_area: args.overlay_safe_area,
-        font: args.overlay_font.clone(),
-    };
-    let overlay = Overlay::new(&options).map_err(Error::Usage)?;
     touchline_media::gst::init()?;
-    if let Some(element) = args.encoder.missing() {
-        let advice = OutputCause::Encoder.advice();
-        return Err(Error::Usage(format!("--encoder: this machine has no {element}; {advice}")));
-    }
+    let form = args.form()?;
     std::fs::metadata(&args.input).map_err(|e| {
         let kind = if e.kind() == std::io::ErrorKind::NotFound { Cause::NotFound } else { Cause::Other };
         Error::source_failure(kind, &place, e.to_string(), "check the path")
@@ -100,9 +94,8 @@ pub fn render(args: &RenderArgs) -> Result<()> {
     let request = RenderRequest {
         media: &args.input,
         output: &output,
-        overlay,
+        form,
         labels: Arc::new(move |run, second| seconds.label(run, second)),
-        encoding: Encoding { encoder: args.encoder, bitrate_kbps: args.bitrate_kbps, is_live: false },
     };
     let mut bar: Option<Bar> = None;
     let rendered = render_recording(request, &mut |done, of| {
@@ -126,12 +119,32 @@ pub fn render(args: &RenderArgs) -> Result<()> {
 }
 
 impl RenderArgs {
+    fn form(&self) -> Result<LabelForm> {
+        if self.overlay_mode == LabelMode::Metadata {
+            return Ok(LabelForm::Metadata);
+        }
+        let options = OverlayOptions {
+            template: self.overlay.clone(),
+            position: self.overlay_position,
+            size: self.overlay_size,
+            safe_area: self.overlay_safe_area,
+            font: self.overlay_font.clone(),
+        };
+        let overlay = Overlay::new(&options).map_err(Error::Usage)?;
+        if let Some(element) = self.encoder.missing() {
+            let advice = OutputCause::Encoder.advice();
+            return Err(Error::Usage(format!("--encoder: this machine has no {element}; {advice}")));
+        }
+        Ok(LabelForm::Drawn { overlay, encoding: Encoding { encoder: self.encoder, bitrate_kbps: self.bitrate_kbps } })
+    }
+
     /// The output, which is not the input.
     fn address(&self) -> Result<OutputAddress> {
         let usage = |text: String| Error::Usage(format!("--output: {text}"));
         let text = self.output.to_str().ok_or_else(|| usage("the name is not UTF-8; rename it".into()))?;
         let address = OutputAddress::parse(text).map_err(usage)?;
         refuse_inputs_of("--output", &address, [&self.input])?;
+        self.overlay_mode.check(&address).map_err(usage)?;
         match &address {
             OutputAddress::File(..) | OutputAddress::Hls(_) => Ok(address),
             _ => Err(usage(format!(

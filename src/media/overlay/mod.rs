@@ -92,6 +92,8 @@ pub struct OverlayOptions {
 /// A class with its probability.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelledClass {
+    /// Name in records.
+    pub name: String,
     /// Title for people.
     pub title: String,
     /// 0 to 1.
@@ -107,6 +109,8 @@ pub struct LabelContent {
     pub answer: LabelledClass,
     /// All classes, the most probable one first.
     pub classes: Vec<LabelledClass>,
+    /// The models are not sure of the answer. Its title says so.
+    pub is_unknown: bool,
 }
 
 /// The size of a picture, as it is stored and as it is shown.
@@ -213,8 +217,9 @@ impl std::fmt::Debug for Overlay {
 impl LabelContent {
     /// One with which a template is checked.
     fn sample() -> Self {
-        let class = LabelledClass { title: "Table tennis".into(), probability: 0.5, colour: [128; 3] };
-        Self { answer: class.clone(), classes: vec![class] }
+        let (name, title) = ("tabletennis".into(), "Table tennis".into());
+        let class = LabelledClass { name, title, probability: 0.5, colour: [128; 3] };
+        Self { answer: class.clone(), classes: vec![class], is_unknown: false }
     }
 }
 

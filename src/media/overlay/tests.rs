@@ -3,12 +3,12 @@
 use super::*;
 
 fn class(title: &str, probability: f32, colour: [u8; 3]) -> LabelledClass {
-    LabelledClass { title: title.into(), probability, colour }
+    LabelledClass { name: title.to_lowercase(), title: title.into(), probability, colour }
 }
 
 fn content() -> LabelContent {
     let classes = vec![class("American football", 0.75, [200, 40, 90]), class("Rugby <&>", 0.25, [0, 213, 212])];
-    LabelContent { answer: classes[0].clone(), classes }
+    LabelContent { answer: classes[0].clone(), classes, is_unknown: false }
 }
 
 fn overlay(template: &str) -> Overlay {

@@ -327,6 +327,11 @@ pub fn name(parts: &[&str]) -> String {
     name
 }
 
+/// Whether a clip of this id may be of `stream`: the ids of its clips begin alike.
+pub fn is_of(id: &str, stream: &str) -> bool {
+    id.strip_prefix(&name(&[stream])).is_some_and(|rest| rest.starts_with('-'))
+}
+
 /// The id of a clip of a ring: the stream, wall time in ms, run and PTS in ms, and what it is about.
 pub fn id(stream: &str, unix_ms: i64, (run, pts): (RunId, Pts), label: &str) -> String {
     name(&[stream, &unix_ms.to_string(), &format!("{}.{}", run.0, pts.0 / 1_000_000), label])

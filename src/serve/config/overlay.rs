@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use touchline_core::time::NANOS_PER_SECOND;
-use touchline_media::gst::output::{DEFAULT_BITRATE_KBPS, Encoder};
+use touchline_media::gst::output::{DEFAULT_BITRATE_KBPS, Encoder, LabelMode};
 use touchline_media::overlay::{DEFAULT_TEMPLATE, OverlayOptions, Position, SAFE_AREA_MAX, SIZE_MAX};
 
 /// `[overlay]`
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OverlayFile {
+    /// How outputs have the label: drawn on the pictures, which are encoded again, or as metadata beside pictures that stay as they are
+    /// (KLV in MPEG-TS, WebVTT in HLS).
+    pub mode: Option<LabelMode>,
     /// The label on the picture of outputs: bug, label, bars, or the path of an SVG file.
     #[schemars(length(min = 1))]
     pub template: Option<String>,
@@ -38,6 +41,8 @@ pub struct OverlayFile {
 /// The settings of live outputs, valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverlaySettings {
+    /// How outputs have the label.
+    pub mode: LabelMode,
     /// How the label looks.
     pub options: OverlayOptions,
     /// Video encoder.
@@ -61,6 +66,7 @@ impl OverlayFile {
     /// All values that do not depend on the template.
     pub(super) fn default_values() -> Self {
         Self {
+            mode: Some(LabelMode::Draw),
             template: Some(DEFAULT_TEMPLATE.into()),
             encoder: Some(Encoder::X264),
             bitrate_kbps: Some(DEFAULT_BITRATE_KBPS),
@@ -80,12 +86,13 @@ impl OverlayFile {
             }
             value => Ok(value),
         };
-        let Self { template, position, font, encoder, .. } = self;
+        let Self { mode, template, position, font, encoder, .. } = self;
         let size = within("size", self.size, 1, SIZE_MAX)?;
         let safe_area = within("safe_area", self.safe_area, 0, SAFE_AREA_MAX)?;
         let bitrate_kbps = within("bitrate_kbps", self.bitrate_kbps, 100, 100_000)?;
         let delay_ms = within("delay_ms", self.delay_ms, 0, 60_000)?.unwrap_or(DEFAULT_DELAY_MS);
         Ok(OverlaySettings {
+            mode: mode.unwrap_or_default(),
             options: OverlayOptions { template, position, size, safe_area, font },
             encoder: encoder.unwrap_or_default(),
             bitrate_kbps: bitrate_kbps.unwrap_or(DEFAULT_BITRATE_KBPS),

@@ -327,6 +327,7 @@ pub fn schema() -> Value {
     let defaults = serde_json::to_value(defaults()).expect("settings are plain values");
     set_defaults(&mut schema, &defaults);
     set_defaults(&mut schema["properties"][SINK]["items"], &sink::default_values());
+    schema["$id"] = "urn:touchline:config".into();
     schema
 }
 

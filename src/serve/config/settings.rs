@@ -22,7 +22,7 @@ use touchline_compute::gpu::placement::DeviceChoice;
 use touchline_core::error::Error;
 use touchline_core::labels::ClassSet;
 use touchline_core::vote::VoteConfig;
-use touchline_media::gst::output::OutputAddress;
+use touchline_media::gst::output::{LabelMode, OutputAddress};
 use touchline_media::guard::SourcePolicy;
 use touchline_media::options::TierChoice;
 use touchline_media::uri::Location;
@@ -207,7 +207,13 @@ pub fn resolve(sources: SettingSources) -> Result<Settings, Vec<Problem>> {
         RawTable { place: ValueOrigin::CommandLine, values }
     });
     let mut taken = HashSet::new();
-    let of_run = OfRun { values: &values, vote, is_recording: record.is_some(), time_zone: raw.time_zone.as_deref() };
+    let of_run = OfRun {
+        values: &values,
+        vote,
+        is_recording: record.is_some(),
+        label_mode: overlay.mode,
+        time_zone: raw.time_zone.as_deref(),
+    };
     let mut check = |stream: RawTable| checked(stream, &of_run, &mut taken, &mut problems);
     let of_file: Vec<CheckedStream> = file.streams.into_iter().filter_map(&mut check).collect();
     let named: Vec<CheckedStream> = named.filter_map(&mut check).collect();
@@ -298,6 +304,7 @@ struct OfRun<'a> {
     values: &'a Layer,
     vote: VoteConfig,
     is_recording: bool,
+    label_mode: LabelMode,
     time_zone: Option<&'a str>,
 }
 
@@ -340,7 +347,7 @@ fn checked(
         problem("group", place("group"), text);
     }
     if let Some(output) = &file.output {
-        if let Err(text) = OutputAddress::parse(output) {
+        if let Err(text) = OutputAddress::parse(output).and_then(|address| run.label_mode.check(&address)) {
             problem("output", place("output"), text);
         } else if !run.is_recording || file.record == Some(false) {
             let text = "an output needs recorded media; set dir in [record], and remove record = false from the stream";

@@ -142,7 +142,7 @@ impl Mqtt {
                     session.publish(topic, true, payload, None).await?;
                 }
             }
-            let is_retained = envelope.kind == RecordKind::State;
+            let is_retained = matches!(envelope.kind, RecordKind::State | RecordKind::Expectation);
             let topic = self.topic(&envelope.stream, envelope.kind);
             session.publish(topic, is_retained, envelope.json.clone(), Some(place)).await?;
         }
@@ -311,6 +311,10 @@ impl Mqtt {
         }
         if delivers(RecordKind::State) {
             sensors.push(("state", RecordKind::State, "{{ value_json.data.state }}"));
+        }
+        if delivers(RecordKind::Expectation) {
+            let template = "{{ 'unexpected' if value_json.data.kind == 'unexpected-began' else 'as expected' }}";
+            sensors.push(("programme", RecordKind::Expectation, template));
         }
         let announcement = |(name, kind, template): (&str, RecordKind, &str)| {
             let unique_id = format!("touchline_{instance}_{id}_{name}");

@@ -118,8 +118,8 @@ pub(crate) async fn list(
         let ids = store.ids().map_err(|e| unreadable(&e))?;
         let after = filter.after.as_ref();
         // Ids begin with their stream, so that the sidecars of others need not be read. Ids of two streams may begin alike.
-        let prefix = filter.stream.as_ref().map_or(String::new(), |stream| format!("{}-", clips::name(&[stream])));
-        let ids = ids.iter().filter(|id| id.starts_with(&prefix) && after.is_none_or(|after| *id > after));
+        let ids = ids.iter().filter(|id| after.is_none_or(|after| *id > after));
+        let ids = ids.filter(|id| filter.stream.as_ref().is_none_or(|stream| clips::is_of(id, stream)));
         let clips = ids.filter_map(|id| store.sidecar(id));
         let clips = clips.filter(|clip| filter.stream.as_ref().is_none_or(|stream| *stream == clip.stream));
         // One more tells whether there is a next page.

@@ -6,6 +6,8 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, de};
@@ -17,13 +19,15 @@ use super::answer::{ApiError, no_stream};
 use super::app_state::AppState;
 use super::past::{self, PARAMETERS, invalid};
 use super::stream_routes::StreamPath;
-use crate::export::{self, Export, ExportOptions, ExportPlacement, Format, Moment, TimeBase};
+use crate::clips::{self, ClipStore};
+use crate::export::{self, Export, ExportOptions, ExportPlacement, Format, Moment, PlacedSegment, Posters, TimeBase};
 use crate::hub::{Archive, HistoryFilter, KeptTime};
 use crate::record::format::parse_rfc3339;
 use crate::record::reader;
 use touchline_core::cause::Cause;
 use touchline_core::error::Error;
 use touchline_core::redact;
+use touchline_core::time::NANOS_PER_SECOND;
 use touchline_core::timecode::FrameRate;
 use touchline_media::guard::SourcePolicy;
 use touchline_media::hls::fetch_playlist;
@@ -61,6 +65,9 @@ pub(crate) struct ExportQuery {
     /// Include unknown and undecided time and time without programme. csv and html always include them.
     #[param(default = false)]
     all: Option<bool>,
+    /// Include in html the picture of each segment that has a clip of [record].
+    #[param(default = false)]
+    posters: Option<bool>,
     /// URL that otio and edl refer to.
     media: Option<String>,
     /// Address of an HLS media playlist on the server that the stream comes from. The answer of daterange is then a copy with the
@@ -76,6 +83,8 @@ struct ExportJob {
     options: ExportOptions,
     /// Address, and the policy for it.
     playlist: Option<(Url, Option<Arc<SourcePolicy>>)>,
+    /// The clips whose pictures are included.
+    posters: Option<ClipStore>,
     now_ms: i64,
 }
 
@@ -144,6 +153,14 @@ impl ExportQuery {
         if playlist.is_some() && format != Format::DateRange {
             return Err(invalid("playlist", "only the format daterange has a playlist"));
         }
+        let posters = match (self.posters, &state.clips) {
+            (Some(true), _) if format != Format::Html => {
+                return Err(invalid("posters", "they are for the format html"));
+            }
+            (Some(true), None) => return Err(invalid("posters", "the program makes no clips; set dir in [record]")),
+            (Some(true), Some(clips)) => Some(clips.store.clone()),
+            _ => None,
+        };
         let placement = ExportPlacement {
             rate: optional("rate", self.rate, FrameRate::parse)?,
             offset: self.offset,
@@ -152,7 +169,7 @@ impl ExportQuery {
             from: moment("from", self.from)?,
             to: moment("to", self.to)?,
         };
-        Ok(ExportJob { stream, format, placement, options, playlist, now_ms })
+        Ok(ExportJob { stream, format, placement, options, playlist, posters, now_ms })
     }
 }
 
@@ -204,8 +221,37 @@ impl ExportJob {
             })?;
             self.options.playlist = Some((redact::uri(url.as_str()), text));
         }
+        if let Some(store) = &self.posters {
+            self.options.posters = posters(&export, &self.stream, store).map_err(|e| failed(&e))?;
+        }
         export::render(&export, self.format, &self.options, &self.stream).map_err(refusal)
     }
+}
+
+/// Pictures in a page at most: browsers are slow to open one with more.
+const POSTERS_MAX: usize = 300;
+
+/// The pictures of the clips of each segment with a class: the one of the clip that begins first.
+fn posters(export: &Export<'_>, stream: &str, store: &ClipStore) -> std::io::Result<Posters> {
+    let ids = store.ids()?;
+    let clips = ids.iter().filter(|id| clips::is_of(id, stream)).filter_map(|id| store.sidecar(id));
+    let mut posters = Posters::new();
+    for (clip, poster) in clips.filter_map(|clip| clip.poster.clone().map(|poster| (clip, poster))) {
+        let second = poster.pts_ns.0 / NANOS_PER_SECOND;
+        let is_shown = |placed: &PlacedSegment| {
+            let segment = &placed.segment;
+            clip.run == segment.run && (segment.first..=segment.last).contains(&second)
+        };
+        let place = export.segments.iter().position(is_shown);
+        let place = place.filter(|i| export.class(&export.segments[*i]).is_some() && !posters.contains_key(i));
+        if let Some(place) = place.filter(|_| clip.stream == stream && posters.len() < POSTERS_MAX) {
+            // A clip may be removed meanwhile.
+            if let Some(picture) = store.path(&poster.file).and_then(|path| std::fs::read(path).ok()) {
+                posters.insert(place, format!("data:image/jpeg;base64,{}", STANDARD.encode(picture)));
+            }
+        }
+    }
+    Ok(posters)
 }
 
 /// The address of a playlist: on the server of the stream, so that clients cannot read other servers through this one.

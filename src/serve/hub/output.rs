@@ -27,6 +27,7 @@ struct OutputCounts {
     sent: u64,
     dropped: u64,
     failures: u64,
+    delay_ns: Option<u64>,
     last_error: Option<(i64, OutputCause, String)>,
 }
 
@@ -46,6 +47,8 @@ pub(crate) struct OutputView {
     dropped: u64,
     /// Failures; it was tried again after each.
     failures: u64,
+    /// How much later than they arrive pictures are sent, milliseconds: they wait for the decision of their second. Null before the first.
+    delay_ms: Option<u64>,
     /// The last failure; null if none.
     last_error: Option<OutputErrorView>,
 }
@@ -68,9 +71,17 @@ impl OutputStatus {
     }
 
     pub(crate) fn view(&self) -> OutputView {
-        let OutputCounts { is_up, sent, dropped, failures, last_error } = self.counts.lock().clone();
-        let last_error = last_error.map(|(at, kind, cause)| OutputErrorView { at: rfc3339(at), kind, cause });
-        OutputView { address: self.address.clone(), kind: self.kind, up: is_up, sent, dropped, failures, last_error }
+        let OutputCounts { is_up, sent, dropped, failures, delay_ns, last_error } = self.counts.lock().clone();
+        OutputView {
+            address: self.address.clone(),
+            kind: self.kind,
+            up: is_up,
+            sent,
+            dropped,
+            failures,
+            delay_ms: delay_ns.map(|ns| ns / 1_000_000),
+            last_error: last_error.map(|(at, kind, cause)| OutputErrorView { at: rfc3339(at), kind, cause }),
+        }
     }
 
     /// Counts a failure. The first of each outage is logged.
@@ -111,6 +122,10 @@ impl OutputObserver for OutputStatus {
             OutputEvent::Dropped(units) => {
                 self.counts.lock().dropped += units;
                 self.metrics.dropped(units);
+            }
+            OutputEvent::Delayed(ns) => {
+                self.counts.lock().delay_ns = Some(ns);
+                self.metrics.delayed(ns);
             }
             OutputEvent::Ended => {
                 self.counts.lock().is_up = false;

@@ -1,10 +1,11 @@
 //! The live outputs of streams.
 
-use prometheus::{IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Registry};
+use touchline_core::time::NANOS_PER_SECOND;
 use touchline_media::gst::output::OutputCause;
 
 use super::Metrics;
-use super::families::{counters, int_gauges};
+use super::families::{counters, gauges, int_gauges};
 use super::stream::forget;
 
 /// The families.
@@ -13,6 +14,7 @@ pub(super) struct OutputFamilies {
     sent: IntCounterVec,
     dropped: IntCounterVec,
     failures: IntCounterVec,
+    delay: GaugeVec,
 }
 
 impl OutputFamilies {
@@ -41,6 +43,12 @@ impl OutputFamilies {
                 "touchline_output_failures_total",
                 "Failures of the output of the stream, by cause. It is tried again after each.",
                 &["stream", "cause"],
+            ),
+            delay: gauges(
+                r,
+                "touchline_output_delay_seconds",
+                "How much later than they arrive pictures are sent to the output of the stream, because they wait for their decision.",
+                &["stream"],
             ),
         }
     }
@@ -82,6 +90,12 @@ impl OutputMetrics {
         self.metrics.families.outputs.dropped.with_label_values(&[&self.stream]).inc_by(units);
     }
 
+    /// Sets how much later than it arrived the last picture was sent, ns.
+    pub fn delayed(&self, ns: u64) {
+        let seconds = ns as f64 / NANOS_PER_SECOND as f64;
+        self.metrics.families.outputs.delay.with_label_values(&[&self.stream]).set(seconds);
+    }
+
     /// Counts a failure.
     pub fn failed(&self, cause: OutputCause) {
         self.metrics.families.outputs.failures.with_label_values(&[self.stream.as_str(), cause.as_str()]).inc();
@@ -89,9 +103,10 @@ impl OutputMetrics {
 
     /// Ends the export of the output.
     pub fn remove(&self) {
-        let OutputFamilies { up, sent, dropped, failures } = &self.metrics.families.outputs;
+        let OutputFamilies { up, sent, dropped, failures, delay } = &self.metrics.families.outputs;
         let id = self.stream.as_str();
         forget(up, &[id]);
+        forget(delay, &[id]);
         [sent, dropped].iter().for_each(|family| forget(*family, &[id]));
         OutputCause::ALL.iter().for_each(|cause| forget(failures, &[id, cause.as_str()]));
     }

@@ -107,6 +107,15 @@ impl OutputAddress {
         Ok(Self::File(path.into(), container))
     }
 
+    /// Whether it has a place for labels beside the pictures.
+    pub const fn holds_metadata(&self) -> bool {
+        match self {
+            Self::File(_, container) => matches!(container, Container::Ts),
+            Self::Hls(_) | Self::Srt(_) | Self::Udp(..) => true,
+            Self::Rtmp(_) => false,
+        }
+    }
+
     /// The kind, for metrics and the API.
     pub const fn kind(&self) -> &'static str {
         match self {

@@ -14,13 +14,12 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
-use super::OutputError;
 use super::address::OutputAddress;
 use super::decisions::{Decisions, LiveLabels, ShownSecond};
-use super::pipeline::{Encoding, OutputPipeline, free_path};
+use super::pipeline::{OutputPipeline, free_path};
+use super::{LabelForm, OutputError};
 use crate::gst::clips::ring::{RingFollower, RingOptions};
 use crate::gst::clips::unit::Unit;
-use crate::overlay::Overlay;
 use touchline_core::clock::Clock;
 use touchline_core::error::Result;
 use touchline_core::item::Track;
@@ -62,10 +61,8 @@ pub struct LiveOutputOptions {
     pub ring: RingOptions,
     /// Media that were recorded before this wall time are not sent, nanoseconds since 1970-01-01 UTC.
     pub since_unix_ns: u64,
-    /// How the label looks.
-    pub overlay: Overlay,
-    /// How it is encoded.
-    pub encoding: Encoding,
+    /// How it has the label.
+    pub form: LabelForm,
     /// Maximum time that a picture waits for its decision, ns.
     pub delay_ns: u64,
     /// The clock of arrivals.
@@ -88,6 +85,8 @@ pub enum OutputEvent {
     Sent(u64),
     /// Coded pictures and pieces of sound were dropped: the receiver was away or too slow.
     Dropped(u64),
+    /// How much later than it arrived the last picture was sent, ns.
+    Delayed(u64),
     /// It has ended.
     Ended,
 }
@@ -187,6 +186,8 @@ struct Feeder {
     reached_ns: i64,
     sent: u64,
     dropped: u64,
+    /// How much later than it arrived the last picture was sent, ns.
+    delay_ns: u64,
 }
 
 impl Feeder {
@@ -215,6 +216,7 @@ impl Feeder {
             reached_ns: 0,
             sent: 0,
             dropped: 0,
+            delay_ns: 0,
         }
     }
 
@@ -310,6 +312,7 @@ impl Feeder {
                 self.pace = None;
             }
             if unit.track == Track::Video {
+                self.delay_ns = now_ns.saturating_sub(arrived_ns);
                 let decoded_ns = labels.timeline.place(unit.run, unit.dts_ns.unwrap_or(unit.pts_ns));
                 self.pace = self.pace.or(decoded_ns.map(|decoded_ns| (now_ns, decoded_ns)));
                 if let Some(second) = self.decisions.lock().find(second_of(&unit), arrived_ns) {
@@ -362,7 +365,7 @@ impl Feeder {
 
     fn open(&mut self, held: Vec<(Unit, i64)>, now_ns: u64) -> std::result::Result<(), OutputError> {
         let first = [Track::Video, Track::Audio].map(|track| held.iter().map(|(u, _)| u).find(|u| u.track == track));
-        let LiveOutputOptions { address, overlay, encoding, clock, .. } = &self.options;
+        let LiveOutputOptions { address, form, clock, .. } = &self.options;
         let address = match address {
             // An earlier recording is not overwritten.
             OutputAddress::File(path, container) => {
@@ -378,8 +381,7 @@ impl Feeder {
         };
         // Segments of an earlier connection may still be read.
         let name = format!("{:x}", u64::try_from(clock.unix_ns()).unwrap_or(0) / NANOS_PER_SECOND);
-        let mut pipeline =
-            OutputPipeline::open(&address, &name, first, *encoding, (overlay.clone(), self.labels.clone()))?;
+        let mut pipeline = OutputPipeline::open((&address, &name, true), first, form, self.labels.clone())?;
         for (unit, out_ns) in &held {
             pipeline.send(unit, *out_ns)?;
             self.sent += 1;
@@ -431,6 +433,9 @@ impl Feeder {
     }
 
     fn report(&mut self) {
+        if self.sent > 0 {
+            self.observer.event(OutputEvent::Delayed(self.delay_ns));
+        }
         for (count, event) in [
             (std::mem::take(&mut self.sent), OutputEvent::Sent as fn(u64) -> OutputEvent),
             (std::mem::take(&mut self.dropped), OutputEvent::Dropped),

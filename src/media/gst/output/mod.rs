@@ -5,6 +5,8 @@
 //!       └─────── sound as it is ──────────────┴─► muxer ─► file, playlist, or receiver
 //! ```
 //!
+//! With [`LabelForm::Metadata`] the pictures stay as they are too, and the label is a track of its own.
+//!
 //! A picture shows the estimate of its own second. Recordings are decided before they are rendered. A live picture waits for its
 //! decision; see `live.rs`.
 
@@ -12,6 +14,7 @@ mod address;
 mod composition;
 mod decisions;
 mod live;
+mod metadata;
 mod pipeline;
 mod render;
 mod timeline;
@@ -20,9 +23,12 @@ use gstreamer as gst;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::overlay::Overlay;
+
 pub use self::address::{Container, OutputAddress};
 pub use self::decisions::ShownSecond;
 pub use self::live::{LiveOutput, LiveOutputOptions, OutputEvent, OutputObserver};
+pub use self::metadata::{KLV_KEY, klv_packet};
 pub use self::pipeline::Encoding;
 pub use self::render::{RenderRequest, RenderSummary, recording_length, render_recording};
 
@@ -58,6 +64,50 @@ impl Encoder {
     pub fn missing(self) -> Option<&'static str> {
         gst::ElementFactory::find(self.element()).is_none().then(|| self.element())
     }
+}
+
+/// Where outputs have the label, by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LabelMode {
+    /// Drawn on the pictures, which are encoded again.
+    #[default]
+    Draw,
+    /// Beside the pictures, which are not encoded again: KLV packets in MPEG-TS, WebVTT in HLS.
+    Metadata,
+}
+
+impl LabelMode {
+    /// The names, in the order of the variants.
+    pub const NAMES: [&str; 2] = ["draw", "metadata"];
+
+    /// What an output needs for this mode.
+    ///
+    /// # Errors
+    /// One line, if the output has no place for metadata.
+    pub fn check(self, address: &OutputAddress) -> Result<(), String> {
+        if self == Self::Draw || address.holds_metadata() {
+            return Ok(());
+        }
+        Err(format!(
+            "{}: it has no place for labels as metadata; give a .ts file, hls:DIR, or an srt:// or udp:// address",
+            address.shown()
+        ))
+    }
+}
+
+/// How an output has the label.
+#[derive(Clone, Debug)]
+pub enum LabelForm {
+    /// As [`LabelMode::Draw`].
+    Drawn {
+        /// How it looks.
+        overlay: Overlay,
+        /// How the pictures are encoded.
+        encoding: Encoding,
+    },
+    /// As [`LabelMode::Metadata`].
+    Metadata,
 }
 
 /// Why an output failed.

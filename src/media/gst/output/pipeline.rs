@@ -1,4 +1,5 @@
-//! Decodes coded media, draws the label, encodes, and writes or sends. Sound is passed through where the container has its coding.
+//! Decodes coded media, draws the label, encodes, and writes or sends. Sound is passed through where the container has its coding, and
+//! pictures where the label is metadata.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,11 +13,11 @@ use parking_lot::Mutex;
 
 use super::address::{Container, OutputAddress};
 use super::composition::{self, LabelSource};
-use super::{Encoder, OutputCause, OutputError};
+use super::metadata::{KlvTrack, Rendition};
+use super::{Encoder, LabelForm, OutputCause, OutputError};
 use crate::gst::causes::first_sentence;
 use crate::gst::clips::mux::{holds, parser, set_up_input};
 use crate::gst::clips::unit::Unit;
-use crate::overlay::Overlay;
 use touchline_core::item::Track;
 use touchline_core::redact;
 use touchline_core::time::NANOS_PER_SECOND;
@@ -48,8 +49,6 @@ pub struct Encoding {
     pub encoder: Encoder,
     /// The highest bit rate of the pictures, kbit/s.
     pub bitrate_kbps: u32,
-    /// Whether the output is sent while it is made: no picture waits for later ones, and files are readable at any time.
-    pub is_live: bool,
 }
 
 /// A running output.
@@ -58,6 +57,10 @@ pub(super) struct OutputPipeline {
     bus: gst::Bus,
     inputs: [Option<gst_app::AppSrc>; 2],
     ended: [bool; 2],
+    /// Labels as a track of MPEG-TS.
+    klv: Option<KlvTrack>,
+    /// Labels beside a playlist.
+    rendition: Option<Arc<Rendition>>,
     /// The format of each track.
     formats: [Option<gst::Caps>; 2],
     /// Latest end of each track on the output, ns.
@@ -112,7 +115,7 @@ fn target(address: &OutputAddress, is_live: bool, name: &str) -> OutputTarget {
             }
         }
         OutputAddress::Hls(dir) => {
-            let (listed, kept) = if is_live { (SEGMENTS_LISTED, SEGMENTS_KEPT) } else { (0, 0) };
+            let (listed, kept) = listed(is_live);
             let text =
                 format!("hlssink2 name=mux target-duration={SEGMENT_S} playlist-length={listed} max-files={kept}");
             let place = |file: &str| dir.join(file).to_string_lossy().into_owned();
@@ -138,10 +141,52 @@ fn target(address: &OutputAddress, is_live: bool, name: &str) -> OutputTarget {
     }
 }
 
+/// Segments in a playlist, and files that stay; 0: all.
+const fn listed(is_live: bool) -> (u32, u32) {
+    if is_live { (SEGMENTS_LISTED, SEGMENTS_KEPT) } else { (0, 0) }
+}
+
+/// What pictures pass that get a label.
+fn drawn(encoding: Encoding, is_live: bool) -> Result<String, OutputError> {
+    if let Some(element) = encoding.encoder.missing() {
+        return Err(OutputError::new(OutputCause::Encoder, format!("this machine has no encoder {element}")));
+    }
+    // Fields are woven into pictures: a label that moves with one of them would flicker.
+    let encoder = encoding.text(is_live);
+    Ok(format!(
+        "decodebin ! deinterlace mode=auto fields=top ! videoflip method=automatic ! videoconvert ! {encoder} ! h264parse"
+    ))
+}
+
+/// What pictures pass that stay as they are.
+fn passed(unit: &Unit, muxer: &gst::ElementFactory) -> Result<&'static str, OutputError> {
+    let parser = parser(&unit.caps).0.filter(|_| holds(muxer, &unit.caps));
+    parser.ok_or_else(|| {
+        let coding = unit.caps.structure(0).map_or("", |format| format.name().as_str());
+        let text = format!("MPEG-TS has no place for pictures in {coding}; draw the label instead");
+        OutputError::new(OutputCause::Media, text)
+    })
+}
+
+/// Writes the rendition as the playlist's segments are completed. A failure becomes one of the pipeline.
+fn follow(bus: &gst::Bus, rendition: Arc<Rendition>) {
+    bus.set_sync_handler(move |bus, message| {
+        if let Err(e) = rendition.take(message) {
+            let domain = if e.kind() == std::io::ErrorKind::StorageFull {
+                gst::ResourceError::NoSpaceLeft
+            } else {
+                gst::ResourceError::OpenWrite
+            };
+            let _ = bus.post(gst::message::Error::builder(domain, &format!("the labels' playlist: {e}")).build());
+        }
+        gst::BusSyncReply::Pass
+    });
+}
+
 impl Encoding {
     /// The encoder's part of the pipeline, with the format that it takes.
-    fn text(&self) -> String {
-        let Self { encoder, bitrate_kbps, is_live } = *self;
+    fn text(self, is_live: bool) -> String {
+        let Self { encoder, bitrate_kbps } = self;
         match encoder {
             Encoder::X264 => {
                 let tune = if is_live { "tune=zerolatency " } else { "" };
@@ -160,32 +205,27 @@ impl Encoding {
 }
 
 impl OutputPipeline {
-    /// Opens `address` for media of the form of `first`, the first unit of each track. The files of a playlist begin with `name`.
+    /// Opens `address` for media of the form of `first`, the first unit of each track. The files of a playlist begin with `name`. A live
+    /// output is sent while it is made: no picture waits for later ones, and files are readable at any time.
     ///
     /// # Errors
     /// An output that cannot be opened, as far as it is known at once.
     pub fn open(
-        address: &OutputAddress,
-        name: &str,
+        (address, name, is_live): (&OutputAddress, &str, bool),
         first: [Option<&Unit>; 2],
-        encoding: Encoding,
-        (overlay, labels): (Overlay, Arc<dyn LabelSource>),
+        form: &LabelForm,
+        labels: Arc<dyn LabelSource>,
     ) -> Result<Self, OutputError> {
         let failed = |e: &dyn std::fmt::Display| OutputError::new(OutputCause::Failed, redact::text(&e.to_string()));
-        if let Some(element) = encoding.encoder.missing() {
-            return Err(OutputError::new(OutputCause::Encoder, format!("this machine has no encoder {element}")));
-        }
-        let OutputTarget { text, factory, pads, places } = target(address, encoding.is_live, name);
+        let OutputTarget { text, factory, pads, places } = target(address, is_live, name);
         let muxer = gst::ElementFactory::find(factory).ok_or_else(|| failed(&format!("GStreamer has no {factory}")))?;
         let mut description = text;
-        if first[0].is_some() {
-            // Fields are woven into pictures: a label that moves with one of them would flicker.
-            description += &format!(
-                " appsrc name=video ! decodebin ! deinterlace mode=auto fields=top ! videoflip method=automatic ! videoconvert ! {} ! \
-                 h264parse ! mux.{}",
-                encoding.text(),
-                pads[0]
-            );
+        if let Some(unit) = first[0] {
+            let chain = match form {
+                LabelForm::Drawn { encoding, .. } => drawn(*encoding, is_live)?,
+                LabelForm::Metadata => passed(unit, &muxer)?.to_owned(),
+            };
+            description += &format!(" appsrc name=video ! {chain} ! mux.{}", pads[0]);
         }
         if let Some(unit) = first[1] {
             let chain = match parser(&unit.caps).0 {
@@ -194,6 +234,15 @@ impl OutputPipeline {
             };
             description += &format!(" appsrc name=audio ! {chain} ! mux.{}", pads[1]);
         }
+        let (has_metadata, playlist) = match (form, address) {
+            (LabelForm::Drawn { .. }, _) => (false, None),
+            (LabelForm::Metadata, OutputAddress::Hls(dir)) => (true, Some(dir)),
+            (LabelForm::Metadata, _) => (true, None),
+        };
+        let has_klv = has_metadata && playlist.is_none();
+        if has_klv {
+            description += &format!(" appsrc name=labels caps={} ! mux.", KlvTrack::CAPS);
+        }
         let _opening = OPENING.lock();
         let pipeline = gst::parse::launch(&description).map_err(|e| failed(&e))?;
         let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| failed(&"not a pipeline"))?;
@@ -201,15 +250,19 @@ impl OutputPipeline {
             let element = pipeline.by_name(element).ok_or_else(|| failed(&"an element is missing"))?;
             element.set_property_from_str(property, &value);
         }
-        if let Some(painter) = pipeline.by_name("painter") {
-            composition::connect(&painter, overlay, labels);
+        if let (Some(painter), LabelForm::Drawn { overlay, .. }) = (pipeline.by_name("painter"), form) {
+            composition::connect(&painter, overlay.clone(), labels.clone());
         }
+        let input = |name: &str| {
+            let source = pipeline.by_name(name).and_then(|e| e.downcast::<gst_app::AppSrc>().ok());
+            source.ok_or_else(|| failed(&"an input is missing"))
+        };
+        let klv = has_klv.then(|| Ok(KlvTrack::new(input("labels")?, labels.clone()))).transpose()?;
         let (has_room, room) = bounded(1);
         let mut inputs = [None, None];
         for unit in first.into_iter().flatten() {
             let name = if unit.track == Track::Video { "video" } else { "audio" };
-            let source = pipeline.by_name(name).and_then(|e| e.downcast::<gst_app::AppSrc>().ok());
-            let source = source.ok_or_else(|| failed(&"an input is missing"))?;
+            let source = input(name)?;
             set_up_input(&source, &unit.caps, &has_room);
             if let Some(tags) = unit.tags.clone() {
                 source.send_event(gst::event::Tag::new(tags));
@@ -217,6 +270,10 @@ impl OutputPipeline {
             inputs[unit.track.index()] = Some(source);
         }
         let bus = pipeline.bus().expect("a pipeline has a bus");
+        let rendition = playlist.map(|dir| Arc::new(Rendition::new(dir, name, labels, listed(is_live))));
+        if let Some(rendition) = rendition.clone() {
+            follow(&bus, rendition);
+        }
         let is_network = !matches!(address, OutputAddress::File(..) | OutputAddress::Hls(_));
         let formats = first.map(|unit| unit.map(|unit| unit.caps.clone()));
         let output = Self {
@@ -224,6 +281,8 @@ impl OutputPipeline {
             bus,
             inputs,
             ended: [false; 2],
+            klv,
+            rendition,
             formats,
             reached_ns: [0; 2],
             bridged_ns: 0,
@@ -260,6 +319,11 @@ impl OutputPipeline {
         fields.set_dts(unit.dts_ns.map(|dts_ns| place(dts_ns - unit.pts_ns + out_ns)));
         if unit.duration_ns == 0 {
             fields.set_duration(gst::ClockTime::NONE);
+        }
+        let leads = unit.track == Track::Video || self.inputs[0].is_none();
+        if let Some(klv) = self.klv.as_mut().filter(|_| leads) {
+            let decoded_ns = fields.dts_or_pts().map_or(BEGIN_NS, gst::ClockTime::nseconds);
+            klv.add(decoded_ns);
         }
         let end_ns = u64::try_from(out_ns).unwrap_or(0).saturating_add(unit.duration_ns);
         self.reached_ns[track] = self.reached_ns[track].max(end_ns);
@@ -310,6 +374,10 @@ impl OutputPipeline {
             // Fails after an error only, which `finish` reports.
             let _ = input.end_of_stream();
         }
+        let leads = track == Track::Video || self.inputs[0].is_none();
+        if let Some(klv) = self.klv.as_ref().filter(|_| leads) {
+            klv.end();
+        }
     }
 
     /// Completes the output, within `limit`.
@@ -322,7 +390,9 @@ impl OutputPipeline {
         let end = [gst::MessageType::Eos, gst::MessageType::Error];
         let limit = gst::ClockTime::try_from(limit).unwrap_or(gst::ClockTime::ZERO);
         match self.bus.timed_pop_filtered(limit, &end).as_ref().map(|message| message.view()) {
-            Some(gst::MessageView::Eos(_)) => Ok(()),
+            Some(gst::MessageView::Eos(_)) => {
+                self.rendition.as_ref().map_or(Ok(()), |rendition| rendition.end()).map_err(|e| OutputError::io(&e))
+            }
             Some(gst::MessageView::Error(e)) => Err(self.typed(e)),
             _ => Err(OutputError::new(OutputCause::Stalled, "the receiver takes no data".into())),
         }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::address::OutputAddress;
 use super::composition::LabelSource;
-use super::pipeline::{BEGIN_NS, Encoding, OutputPipeline};
+use super::pipeline::{BEGIN_NS, OutputPipeline};
 use super::timeline::Timeline;
-use super::{OutputCause, OutputError};
+use super::{LabelForm, OutputCause, OutputError};
 use crate::gst::clips::recording::read;
 use crate::gst::clips::unit::Unit;
-use crate::overlay::{LabelContent, Overlay};
+use crate::overlay::LabelContent;
 use touchline_core::time::{NANOS_PER_SECOND, RunId};
 
 /// How long an encoder may take for what waits in front of it. The slowest one makes a picture within a second.
@@ -26,12 +26,10 @@ pub struct RenderRequest<'a> {
     pub media: &'a Path,
     /// Output. Files get their final name when they are complete.
     pub output: &'a OutputAddress,
-    /// How the label looks.
-    pub overlay: Overlay,
+    /// How it has the label.
+    pub form: LabelForm,
     /// What is shown.
     pub labels: SecondLabels,
-    /// How it is encoded.
-    pub encoding: Encoding,
 }
 
 /// What was rendered.
@@ -110,7 +108,7 @@ pub fn render_recording(
     let (output, partial) = partial(request.output)?;
     let labels = Arc::new(RecordingLabels { timeline, labels: request.labels });
     let first = contents.first.each_ref().map(Option::as_ref);
-    let opened = OutputPipeline::open(&output, "segment", first, request.encoding, (request.overlay, labels.clone()));
+    let opened = OutputPipeline::open((&output, "segment", false), first, &request.form, labels.clone());
     let mut pipeline = opened.inspect_err(|_| remove(partial.as_ref()))?;
     let mut result = Ok(());
     let mut ended = [false; 2];

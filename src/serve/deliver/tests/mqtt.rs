@@ -46,17 +46,22 @@ fn a_broker_gets_records_in_order_and_keeps_states_and_the_status() {
         assert_eq!(offline.payload, "offline");
         // A client that subscribes later gets what the broker has retained.
         let late = Subscriber::start(port, None);
-        let mut retained: Vec<Message> = (0..4).map(|_| late.next(|message| message.is_retained)).collect();
+        let mut retained: Vec<Message> = (0..5).map(|_| late.next(|message| message.is_retained)).collect();
         retained.sort_by(|a, b| a.topic.cmp(&b.topic));
         let topics: Vec<&str> = retained.iter().map(|message| &*message.topic).collect();
         let sensor = |name: &str| format!("homeassistant/sensor/touchline_watcher-1_court_{name}/config");
-        let expected =
-            [&*sensor("class"), &sensor("state"), "touchline/watcher-1/court/state", "touchline/watcher-1/status"];
+        let expected = [
+            &*sensor("class"),
+            &sensor("programme"),
+            &sensor("state"),
+            "touchline/watcher-1/court/state",
+            "touchline/watcher-1/status",
+        ];
         assert_eq!(topics, expected);
         let class: Value = serde_json::from_str(&retained[0].payload).unwrap();
         assert_eq!(class["state_topic"], "touchline/watcher-1/court/second");
         assert_eq!(class["availability_topic"], "touchline/watcher-1/status");
-        assert_eq!(retained[3].payload, "offline");
+        assert_eq!(retained[4].payload, "offline");
     }
 }
 
