@@ -24,6 +24,7 @@ use touchline_core::pool::Pooled;
 use touchline_core::tier::DecodeTier;
 use touchline_core::time::{NANOS_PER_SECOND, Pts, RunId, WallSource, WallTime};
 use touchline_core::vote::{VoteConfig, Voter};
+use touchline_media::convert::{Chroma, Conversion, Converter, Matrix, Plane, Range};
 use touchline_serve::record::{Published, Recorder};
 
 /// What is counted: callgrind switches counting on at its entry and off at its end.
@@ -105,6 +106,27 @@ fn resize() {
     count(|| plan.picture(black_box(RgbView { data: &data, width, height }), &params, &mut line, &mut out));
 }
 
+/// One picture of 1080 lines from the decoder's planes to RGB.
+fn convert() {
+    let (width, height) = (1920, 1080);
+    let conversion = Conversion {
+        from: (width, height),
+        to: (512, 288),
+        is_interleaved: false,
+        matrix: Matrix::Bt709,
+        range: Range::Limited,
+    };
+    let data = noise(width * height * 3 / 2);
+    let plane = |from: usize, stride: usize, rows: usize| Plane { data: &data[from..from + stride * rows], stride };
+    let (luma, half) = (width * height, (width / 2, height / 2));
+    let chroma = Chroma::Separate(plane(luma, half.0, half.1), plane(luma + half.0 * half.1, half.0, half.1));
+    let (mut converter, mut out) = (Converter::new(conversion), Vec::new());
+    count(|| {
+        out.clear();
+        converter.convert(black_box(plane(0, width, height)), chroma, &mut out).expect("the planes are whole");
+    });
+}
+
 fn second(index: u64, classes: &ClassSet) -> SecondOutcome {
     let scores: Vec<f32> = {
         let all = noise(classes.len() * (1 + index as usize % 7));
@@ -178,8 +200,15 @@ fn record() {
 }
 
 fn main() {
-    let stages: [(&str, fn()); 6] =
-        [("clip", clip), ("mel", mel), ("flow", flow), ("resize", resize), ("vote", vote), ("record", record)];
+    let stages: [(&str, fn()); 7] = [
+        ("convert", convert),
+        ("clip", clip),
+        ("mel", mel),
+        ("flow", flow),
+        ("resize", resize),
+        ("vote", vote),
+        ("record", record),
+    ];
     rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global().expect("the pool is built once");
     match std::env::args().nth(1) {
         Some(name) if stages.iter().any(|(stage, _)| *stage == name) => {

@@ -15,9 +15,14 @@ size.
     python3 benches/streams.py --tier sparse     decode less
     python3 benches/streams.py --idle      streams without data
     python3 benches/streams.py --scale --tier key --streams 1 8 32 64    what grows with the number of streams
+    python3 benches/streams.py --record    what recording costs
 
 --scale takes small pictures (320×180, 25 a second, a key picture every second), so that 64 streams fit two cores, and shows for each
 number of streams: threads, and per stream and second processor time, wake-ups (voluntary and other context switches) and page faults.
+
+--record takes one stream of 1080p50 at 6 Mbit/s and shows the processor time of the threads that write the ring, and that of the whole
+program with and without the ring in alternating runs, and its memory at the begin and at the end. It decides from key pictures, which
+leaves the ring most visible.
 
 N streams pass when p95 of the decision latency stays below the limit and no second is shed. Needs ffmpeg. Without
 --media the picture is a moving test pattern with noise, which is harder to decode than most broadcasts.
@@ -234,6 +239,39 @@ def scale(program, counts, seconds, tier, arguments):
             print(f"<!-- threads (voluntary switches for each stream and second): {text} -->", flush=True)
 
 
+def record(program, seconds, rounds):
+    """What the ring costs a stream of 1080p50."""
+    with tempfile.TemporaryDirectory() as directory:
+        media = os.path.join(directory, "media.ts")
+        subprocess.run(["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", "testsrc2=size=1920x1080:rate=50:duration=20",
+                        "-f", "lavfi", "-i", "anoisesrc=color=pink:sample_rate=48000:duration=20", "-vf", "noise=alls=12:allf=t",
+                        "-c:v", "libx264", "-preset", "veryfast", "-b:v", "6M", "-maxrate", "6M", "-bufsize", "6M", "-g", "100",
+                        "-pix_fmt", "yuv420p", "-c:a", "aac", media], check=True)
+        print("| ring | processor, share of a core | of it threads of the ring | MB at the begin | MB at the end | written MB |")
+        print("|---|---|---|---|---|---|")
+        for number in range(2 * rounds):
+            ring = os.path.join(directory, f"ring-{number}")
+            more = ["--record-dir", ring, "--record-ring-s", "120"] if number % 2 else []
+            port = free_ports(1)[0]
+            watcher = subprocess.Popen([program, "run", "--quiet", "--listen", "off", "--retry", "--tier", "key", *more,
+                                        f"s=udp://127.0.0.1:{port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(1.5)
+            sender = subprocess.Popen(["ffmpeg", "-v", "error", "-re", "-stream_loop", "-1", "-i", media, "-c", "copy",
+                                       "-f", "mpegts", f"udp://127.0.0.1:{port}?pkt_size=1316"], stdin=subprocess.DEVNULL)
+            time.sleep(WARM_UP_SECONDS)
+            before, threads, since = usage(watcher.pid), thread_seconds(watcher.pid), time.time()
+            time.sleep(seconds)
+            after, later, wall = usage(watcher.pid), thread_seconds(watcher.pid), time.time() - since
+            watcher.send_signal(signal.SIGTERM)
+            watcher.wait(timeout=60)
+            sender.kill()
+            sender.wait()
+            rings = sum(spent - threads.get(key, 0.0) for key, spent in later.items() if key[1].startswith("ring/"))
+            size = sum(os.path.getsize(os.path.join(where, name)) for where, _, names in os.walk(ring) for name in names)
+            print(f"| {'yes' if more else 'no'} | {(after['seconds'] - before['seconds']) / wall:.2%} | {rings / wall:.2%} "
+                  f"| {before['resident'] / 1024:.0f} | {after['resident'] / 1024:.0f} | {size / 1e6:.0f} |", flush=True)
+
+
 def idle(program, count, seconds):
     """Measures the processor load of a program whose streams have no data."""
     uris = [f"s{i}=udp://127.0.0.1:{port}" for i, port in enumerate(free_ports(count))]
@@ -264,10 +302,14 @@ def main():
     parser.add_argument("--tier", default="auto")
     parser.add_argument("--idle", action="store_true")
     parser.add_argument("--scale", action="store_true")
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--rounds", type=int, default=2, help="pairs of runs, with --record")
     parser.add_argument("--argument", action="append", default=[], help="an argument of `touchline run`, with --scale")
     arguments = parser.parse_args()
     if arguments.idle:
         return idle(arguments.program, max(arguments.streams), arguments.seconds)
+    if arguments.record:
+        return record(arguments.program, arguments.seconds, arguments.rounds)
     if arguments.scale:
         return scale(arguments.program, arguments.streams, arguments.seconds, arguments.tier, arguments.argument)
     with tempfile.TemporaryDirectory() as directory:
