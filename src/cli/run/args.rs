@@ -217,7 +217,7 @@ struct RecordArgs {
 struct TeachArgs {
     /// Folder for corrections: what people say that seconds show, with the pictures and the sound of these seconds. Without it
     /// nothing can be corrected.
-    #[arg(long = "teach-dir", value_name = "DIR")]
+    #[arg(id = "teach_dir", long = "teach-dir", value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Material of recent seconds that is held in memory for corrections, 16 to 100000 [default: 256].
     #[arg(long = "teach-memory-mb", value_name = "MB")]
@@ -226,10 +226,10 @@ struct TeachArgs {
     #[arg(long = "teach-memory-s", value_name = "SECONDS")]
     memory_s: Option<u32>,
     /// Refuse corrections when the folder exceeds this size, 10 to 100000000 [default: 2000].
-    #[arg(long = "teach-max-mb", value_name = "MB")]
+    #[arg(id = "teach_max_mb", long = "teach-max-mb", value_name = "MB")]
     max_mb: Option<u32>,
     /// Remove corrections after this many days, 1 to 36500 [default: they stay].
-    #[arg(long = "teach-keep-days", value_name = "DAYS")]
+    #[arg(id = "teach_keep_days", long = "teach-keep-days", value_name = "DAYS")]
     keep_days: Option<u32>,
 }
 

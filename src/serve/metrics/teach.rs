@@ -58,15 +58,19 @@ impl TeachFamilies {
     pub fn new(r: &Registry) -> Self {
         let results =
             counters(r, "touchline_corrections_total", "Corrections that were asked for, by result.", &["result"]);
-        let gauge = |name, help| int_gauges(r, name, help, &[]).with_label_values::<&str>(&[]);
         Self {
             results: CorrectionResult::ALL.iter().map(|result| results.with_label_values(&[result.as_str()])).collect(),
-            corrections: gauge("touchline_corrections_kept", "Corrections in the folder."),
-            bytes: gauge("touchline_corrections_bytes", "Size of the files of all corrections, in bytes."),
-            memory_bytes: gauge(
+            corrections: int_gauges(r, "touchline_corrections_kept", "Corrections in the folder.", &[])
+                .with_label_values::<&str>(&[]),
+            bytes: int_gauges(r, "touchline_corrections_bytes", "Size of the files of all corrections, in bytes.", &[])
+                .with_label_values::<&str>(&[]),
+            memory_bytes: int_gauges(
+                r,
                 "touchline_teach_memory_bytes",
                 "Size of the seconds that are held in memory for corrections, in bytes.",
-            ),
+                &[],
+            )
+            .with_label_values::<&str>(&[]),
             dropped: counters(
                 r,
                 "touchline_teach_seconds_dropped_total",

@@ -1,6 +1,6 @@
 //! Learning: `touchline adapt` beside the streams, then the new pack as shadow, then as the running pack, and back.
 //!
-//! The program runs itself as a child with the lowest priority, one at a time. Nothing it does can change a decision: it writes a pack of
+//! The program runs itself as a child with a low priority, one at a time. Nothing it does can change a decision: it writes a pack of
 //! its own, which only [`Learner::swap`] puts into use.
 
 use std::collections::VecDeque;
@@ -29,6 +29,10 @@ const LINE_MAX: usize = 400;
 
 /// Folder for what the child computes, in the folder of corrections. It is deleted at the end.
 const WORK: &str = "work";
+
+/// The child gets about a tenth of the processor time of the streams where both want all. With the lowest priority it would never end
+/// on a busy machine.
+const NICENESS: &str = "10";
 
 /// Part of the names of packs that were learned.
 const TAUGHT: &str = "-taught-";
@@ -260,12 +264,12 @@ impl Learner {
         Ok(self.view())
     }
 
-    /// The child: the lowest priority, so that the streams have all processors they need.
+    /// The child.
     fn command(&self, pack: &Path, name: &str) -> Command {
         let LearnSettings { program, root, .. } = &self.shared.settings;
         let dir = self.shared.store.dir();
         let mut command = Command::new("nice");
-        command.args(["-n", "19"]).arg(program).arg("adapt").arg("--from").arg(dir).arg("--pack").arg(pack);
+        command.args(["-n", NICENESS]).arg(program).arg("adapt").arg("--from").arg(dir).arg("--pack").arg(pack);
         command.arg("-o").arg(partial(root, name)).args(["--name", name]).arg("--work").arg(dir.join(WORK));
         command.arg("--json").arg(dir.join(WORK).join("report.json"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

@@ -4,9 +4,10 @@
 //! DIR/corrections.jsonl      each correction and each removal, in order: who, when, what
 //! DIR/clips/manifest.csv     the corrections that teach: path, class, source, sound
 //! DIR/clips/<id>.mkv         the seconds of one
+//! DIR/sounds                 the same for seconds without pictures
 //! ```
 //!
-//! `touchline dataset build DIR` and `touchline adapt --from DIR` read `clips` as they read any labelled folder. The source of a
+//! `touchline dataset build DIR` and `touchline adapt --from DIR` read these as any labelled folders. The source of a
 //! correction is its stream and day, so that a split does not test with what it trained on. The lines are what counts: the manifest is
 //! written again from them.
 
@@ -32,11 +33,15 @@ use touchline_core::time::{NANOS_PER_SECOND, RunId};
 use touchline_media::gst::clips::{ClipError, PARTIAL_SUFFIX, SeenSecond, write_seen, write_whole};
 
 const JOURNAL: &str = "corrections.jsonl";
-const CLIPS: &str = "clips";
+/// Folders of corrections with pictures and without.
+const FOLDERS: [&str; 2] = ["clips", "sounds"];
 const MANIFEST: &str = "manifest.csv";
 
 /// Seconds in the file of one correction. A longer span is represented by seconds at even distances.
 const SECONDS_MAX: usize = 120;
+
+/// How far the begins of a run may be apart by the wall times of its seconds, ns. Arrival varies, and clocks of sources are set.
+const ORIGIN_MAX_NS: u64 = 60 * NANOS_PER_SECOND;
 
 /// A line of the journal.
 #[derive(Serialize, Deserialize)]
@@ -61,7 +66,7 @@ pub struct CorrectionStore {
     classes: Arc<ClassSet>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
-    /// By id. HeldSecond while a file is written: a second answer to the same question waits.
+    /// By id. Locked while a file is written: a second answer to the same question waits.
     kept: Mutex<BTreeMap<String, Correction>>,
 }
 
@@ -76,19 +81,20 @@ impl CorrectionStore {
         clock: Arc<dyn Clock>,
         metrics: Metrics,
     ) -> Result<Self> {
-        let media = settings.dir.join(CLIPS);
-        clips::create_dir(&media)?;
+        FOLDERS.iter().try_for_each(|folder| clips::create_dir(&settings.dir.join(folder)))?;
         let kept = Mutex::default();
         let store = Self { settings, classes, clock, metrics, kept };
         let unusable = |e: io::Error| {
             let place = store.settings.dir.display().to_string();
             Error::output(place, format!("cannot keep corrections: {e}"), "check the path and its permissions")
         };
-        remove_unfinished(&media).map_err(unusable)?;
+        for folder in FOLDERS {
+            remove_unfinished(&store.settings.dir.join(folder)).map_err(unusable)?;
+        }
         *store.kept.lock() = store.read().map_err(unusable)?;
         let mut kept = store.kept.lock();
         store.remove_old(&mut kept);
-        store.write_manifest(&kept).map_err(unusable)?;
+        store.write_manifests(&kept).map_err(unusable)?;
         store.count(&kept);
         drop(kept);
         Ok(store)
@@ -113,8 +119,10 @@ impl CorrectionStore {
 
     /// Whether a correction is about any second of the block of `held`.
     pub fn has_answer(&self, held: &HeldSecond) -> bool {
-        let block = held.block();
-        self.kept.lock().values().any(|kept| overlaps(kept, &held.stream, held.run, block))
+        let (from, to) = held.block();
+        let origin_ns = origin_ns(held.index, held.unix_ns);
+        let block = Span { stream: &held.stream, run: held.run, from, to, origin_ns };
+        self.kept.lock().values().any(|kept| block.overlaps(kept))
     }
 
     /// Keeps an answer about seconds, with their material from `memory`. Older corrections of the same seconds are replaced; their ids
@@ -160,14 +168,14 @@ impl CorrectionStore {
         thin(&mut held);
         let mut kept = self.kept.lock();
         self.remove_old(&mut kept);
-        let span = (new.from, new.to);
-        let others: Vec<&Correction> =
-            kept.values().filter(|kept| overlaps(kept, &new.stream, new.run, span)).collect();
+        let first = held.first().ok_or(CorrectionRefusal::NotHeld)?;
+        let NewCorrection { ref stream, run, from, to, .. } = *new;
+        let span = Span { stream, run, from, to, origin_ns: origin_ns(first.index, first.unix_ns) };
+        let others: Vec<&Correction> = kept.values().filter(|kept| span.overlaps(kept)).collect();
         if let Some(other) = others.iter().find(|other| other.from < new.from || other.to > new.to) {
             return Err(CorrectionRefusal::Overlaps(other.id.clone()));
         }
         let others: Vec<String> = others.into_iter().map(|other| other.id.clone()).collect();
-        let first = held.first().ok_or(CorrectionRefusal::NotHeld)?;
         let (unix_ms, at) = (first.unix_ns.div_euclid(1_000_000), rfc3339(self.clock.unix_ns()));
         let place = format!("{}.{}-{}", new.run.0, new.from, new.to);
         let id = clips::name(&[&new.stream, &unix_ms.to_string(), &place]);
@@ -186,17 +194,16 @@ impl CorrectionStore {
             seconds: 0,
             file: None,
             bytes: 0,
-            has_sound: false,
+            has_pictures: seen_of(&held).any(|seen| !seen.pictures.is_empty()),
+            has_sound: seen_of(&held).any(SeenSecond::has_sound),
         };
         if correction.class.is_some() {
-            let seen = || held.iter().map(|held| &held.seen);
-            let wanted: u64 = seen().map(|seen| seen.bytes() as u64).sum();
+            let wanted: u64 = seen_of(&held).map(|seen| seen.bytes() as u64).sum();
             if size_of(&kept) + wanted > self.settings.max_bytes {
                 return Err(CorrectionRefusal::Full);
             }
-            let file = write_seen(&self.settings.dir.join(CLIPS), &id, memory.rate(), seen()).map_err(refused)?;
+            let file = write_seen(&self.folder(&correction), &id, memory.rate(), seen_of(&held)).map_err(refused)?;
             correction.seconds = u32::try_from(held.len()).unwrap_or(u32::MAX);
-            correction.has_sound = seen().any(SeenSecond::has_sound);
             (correction.file, correction.bytes) = (Some(file.file), file.bytes);
         }
         self.append(&JournalLine::Kept(correction.clone())).map_err(|e| refused(e.into()))?;
@@ -204,8 +211,12 @@ impl CorrectionStore {
         for other in &replaced {
             self.remove_file(&mut kept, other);
         }
+        if correction.file.is_none() {
+            // An answer to the same question may have had one.
+            self.remove_file(&mut kept, &id);
+        }
         kept.insert(id, correction.clone());
-        self.write_manifest(&kept).map_err(|e| refused(e.into()))?;
+        self.write_manifests(&kept).map_err(|e| refused(e.into()))?;
         self.count(&kept);
         Ok((correction, replaced))
     }
@@ -223,7 +234,7 @@ impl CorrectionStore {
         let line = JournalLine::Removed { removed: id.to_owned(), at, author };
         self.append(&line).map_err(|e| refused(e.into()))?;
         self.remove_file(&mut kept, id);
-        self.write_manifest(&kept).map_err(|e| refused(e.into()))?;
+        self.write_manifests(&kept).map_err(|e| refused(e.into()))?;
         self.count(&kept);
         Ok(())
     }
@@ -259,10 +270,16 @@ impl CorrectionStore {
     }
 
     fn remove_file(&self, kept: &mut BTreeMap<String, Correction>, id: &str) {
-        if let Some(file) = kept.remove(id).and_then(|removed| removed.file) {
+        let removed = kept.remove(id);
+        if let Some(path) = removed.and_then(|removed| Some(self.folder(&removed).join(removed.file?))) {
             // Without its line it teaches nothing. It may be gone already.
-            let _ = std::fs::remove_file(self.settings.dir.join(CLIPS).join(file));
+            let _ = std::fs::remove_file(path);
         }
+    }
+
+    /// Where the file of a correction lies.
+    fn folder(&self, correction: &Correction) -> PathBuf {
+        self.settings.dir.join(FOLDERS[usize::from(!correction.has_pictures)])
     }
 
     /// Appends a line, and waits for the disk.
@@ -276,7 +293,7 @@ impl CorrectionStore {
 
     /// Reads the journal. What no correction can be made of is named in the log and stays.
     fn read(&self) -> io::Result<BTreeMap<String, Correction>> {
-        let (path, media) = (self.settings.dir.join(JOURNAL), self.settings.dir.join(CLIPS));
+        let path = self.settings.dir.join(JOURNAL);
         let text = match std::fs::read_to_string(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
             read => read?,
@@ -291,8 +308,7 @@ impl CorrectionStore {
                 Ok(JournalLine::Removed { removed, .. }) => drop(kept.remove(&removed)),
                 // Names come from the file, which anybody may have edited.
                 Ok(JournalLine::Kept(new)) if new.file.iter().all(|file| clips::name(&[file]) == *file) => {
-                    let span = (new.from, new.to);
-                    kept.retain(|_, old| !overlaps(old, &new.stream, new.run, span));
+                    kept.retain(|_, old| !Span::of(&new).overlaps(old));
                     kept.insert(new.id.clone(), new);
                 }
                 _ => unreadable += 1,
@@ -301,31 +317,26 @@ impl CorrectionStore {
         if unreadable > 0 {
             tracing::warn!("{}: {unreadable} lines are no corrections; they stay and are not used", path.display());
         }
-        let is_there = |kept: &Correction| kept.file.as_ref().is_none_or(|file| media.join(file).is_file());
+        let is_there = |kept: &Correction| kept.file.as_ref().is_none_or(|file| self.folder(kept).join(file).is_file());
         let missing = kept.values().filter(|kept| !is_there(kept)).count();
         if missing > 0 {
-            tracing::warn!("{}: the files of {missing} corrections are missing; they are not used", media.display());
+            let place = self.settings.dir.display();
+            tracing::warn!("{place}: the files of {missing} corrections are missing; they are not used");
             kept.retain(|_, kept| is_there(kept));
         }
         Ok(kept)
     }
 
-    fn write_manifest(&self, kept: &BTreeMap<String, Correction>) -> io::Result<()> {
-        let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
-        writer.write_record(["path", "class", "source", "audio"])?;
-        for correction in kept.values() {
-            let (Some(path), Some(class)) = (&correction.file, &correction.class) else { continue };
-            let day = correction.began.get(..10).unwrap_or_default();
-            let source = format!("{}/{day}", correction.stream);
-            writer.serialize(ManifestLine {
-                path,
-                class,
-                source,
-                audio: if correction.has_sound { "yes" } else { "none" },
-            })?;
-        }
-        let text = writer.into_inner().map_err(|e| io::Error::other(e.to_string()))?;
-        write_whole(&self.settings.dir.join(CLIPS), MANIFEST, &text)
+    fn write_manifests(&self, kept: &BTreeMap<String, Correction>) -> io::Result<()> {
+        FOLDERS.iter().zip([true, false]).try_for_each(|(folder, has_pictures)| {
+            let dir = self.settings.dir.join(folder);
+            let is_wanted = |kept: &&Correction| kept.has_pictures == has_pictures;
+            // Most streams have pictures.
+            if !has_pictures && !kept.values().any(|kept| is_wanted(&kept)) && !dir.join(MANIFEST).exists() {
+                return Ok(());
+            }
+            write_manifest(&dir, kept.values().filter(is_wanted))
+        })
     }
 
     fn count(&self, kept: &BTreeMap<String, Correction>) {
@@ -333,9 +344,56 @@ impl CorrectionStore {
     }
 }
 
-/// Whether `kept` is about a second of the span, both ends included.
-fn overlaps(kept: &Correction, stream: &str, run: RunId, (from, to): (u64, u64)) -> bool {
-    kept.stream == stream && kept.run == run && kept.from <= to && from <= kept.to
+fn seen_of(held: &[Arc<HeldSecond>]) -> impl Iterator<Item = &SeenSecond> {
+    held.iter().map(|held| &held.seen)
+}
+
+fn write_manifest<'a>(dir: &Path, kept: impl Iterator<Item = &'a Correction>) -> io::Result<()> {
+    let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
+    writer.write_record(["path", "class", "source", "audio"])?;
+    for correction in kept {
+        let (Some(path), Some(class)) = (&correction.file, &correction.class) else { continue };
+        let day = correction.began.get(..10).unwrap_or_default();
+        let source = format!("{}/{day}", correction.stream);
+        writer.serialize(ManifestLine {
+            path,
+            class,
+            source,
+            audio: if correction.has_sound { "yes" } else { "none" },
+        })?;
+    }
+    let text = writer.into_inner().map_err(|e| io::Error::other(e.to_string()))?;
+    write_whole(dir, MANIFEST, &text)
+}
+
+/// Seconds of a stream, both ends included.
+struct Span<'a> {
+    stream: &'a str,
+    run: RunId,
+    from: u64,
+    to: u64,
+    /// Wall time of second 0 of the run, ns.
+    origin_ns: i64,
+}
+
+impl<'a> Span<'a> {
+    fn of(kept: &'a Correction) -> Self {
+        let began_ns = parse_rfc3339(&kept.began).unwrap_or(0);
+        let origin_ns = origin_ns(kept.from, began_ns);
+        Self { stream: &kept.stream, run: kept.run, from: kept.from, to: kept.to, origin_ns }
+    }
+
+    /// Whether `kept` is about any of the seconds. Without a store a restart repeats the numbers of runs, so their times count too.
+    fn overlaps(&self, kept: &Correction) -> bool {
+        let is_near = |kept: &Correction| Span::of(kept).origin_ns.abs_diff(self.origin_ns) <= ORIGIN_MAX_NS;
+        let is_same_run = kept.stream == self.stream && kept.run == self.run;
+        is_same_run && kept.from <= self.to && self.from <= kept.to && is_near(kept)
+    }
+}
+
+/// Wall time of second 0 of a run, whose second `index` began at `unix_ns`.
+fn origin_ns(index: u64, unix_ns: i64) -> i64 {
+    unix_ns.saturating_sub_unsigned(index.saturating_mul(NANOS_PER_SECOND))
 }
 
 fn size_of(kept: &BTreeMap<String, Correction>) -> u64 {

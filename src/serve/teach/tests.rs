@@ -16,7 +16,7 @@ use touchline_media::gst::clips::{SeenPicture, SeenSecond};
 
 const START_NS: i64 = 1_700_000_000_000_000_000;
 
-fn said(index: u64, label: &str, probability: f32) -> SecondPrediction {
+fn decided(index: u64, label: &str, probability: f32) -> SecondPrediction {
     let SecondOutcome::Predicted(mut second) = predicted(index, label, probability).outcome else { unreachable!() };
     second.wall.unix_ns = START_NS + (index * NANOS_PER_SECOND) as i64;
     second
@@ -32,7 +32,7 @@ fn seen() -> SeenSecond {
 }
 
 fn held(stream: &str, index: u64, label: &str, probability: f32) -> HeldSecond {
-    HeldSecond::new(stream.into(), &said(index, label, probability), seen(), 0)
+    HeldSecond::new(stream.into(), &decided(index, label, probability), seen(), 0)
 }
 
 /// A memory without limits that holds seconds of stream `a`.
@@ -64,12 +64,12 @@ fn the_memory_keeps_its_size_and_its_age() {
         assert!(memory.find(stream, RunId(run), index).is_none(), "{stream} {run} {index}");
     }
     clock.advance(601 * NANOS_PER_SECOND);
-    let late = HeldSecond::new("a".into(), &said(40, "tennis", 0.99), seen(), 601 * NANOS_PER_SECOND);
+    let late = HeldSecond::new("a".into(), &decided(40, "tennis", 0.99), seen(), 601 * NANOS_PER_SECOND);
     memory.hold(late);
     assert_eq!(indices(&memory.span("a", RunId(0), (0, 100))), [40]);
     // One that is larger than all.
     let huge = SeenSecond { pictures: Vec::new(), sound: vec![0; 20 * size as usize] };
-    memory.hold(HeldSecond::new("a".into(), &said(41, "tennis", 0.99), huge, 601 * NANOS_PER_SECOND));
+    memory.hold(HeldSecond::new("a".into(), &decided(41, "tennis", 0.99), huge, 601 * NANOS_PER_SECOND));
     assert_eq!(memory.bytes(), 0);
 }
 
@@ -197,6 +197,9 @@ fn a_newer_answer_replaces_older_ones_that_it_covers() {
     assert_eq!(id, first.id);
     let (again, replaced) = add(4, 6, "other").unwrap();
     assert_eq!((again.id.as_str(), replaced.len()), (first.id.as_str(), 0), "the same seconds are the same correction");
+    let unsure = NewCorrection { answer: AnswerKind::Unsure, ..new(4, 6, None) };
+    assert_eq!(store.add(&memory, &unsure, author()).unwrap().0.id, first.id);
+    assert_eq!(std::fs::read_dir(dir.path().join("clips")).unwrap().count(), 1, "its file is gone");
     let (wide, replaced) = add(0, 9, "soccer").unwrap();
     assert_eq!(replaced, [first.id.clone()]);
     let names = |store: &CorrectionStore| -> Vec<String> { store.list().into_iter().map(|kept| kept.id).collect() };
@@ -297,4 +300,41 @@ fn streams_with_odd_names_stay_in_the_folder() {
         assert!(dir.path().join("clips").join(kept.file.unwrap()).is_file(), "{stream}");
     }
     assert_eq!(open(settings(dir.path()), &clock, &metrics).list().len(), 4);
+}
+
+#[test]
+fn seconds_without_pictures_are_sounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, metrics) = (Arc::new(ManualClock::default()), Metrics::new());
+    let store = open(settings(dir.path()), &clock, &metrics);
+    let memory = Memory::new(1 << 30, 600, Some(16_000), Arc::new(ManualClock::default()));
+    let radio = SeenSecond { pictures: Vec::new(), ..seen() };
+    memory.hold(HeldSecond::new("a".into(), &decided(0, "tennis", 0.6), radio, 0));
+    assert!(memory.suggestions(9, |_| false).is_empty(), "there is nothing to show");
+    let (kept, _) = store.add(&memory, &new(0, 0, Some("soccer")), author()).unwrap();
+    let file = dir.path().join("sounds").join(kept.file.as_ref().unwrap());
+    assert!(file.is_file() && manifest(dir.path()).is_empty());
+    let sounds = || std::fs::read_to_string(dir.path().join("sounds/manifest.csv")).unwrap().lines().count();
+    assert_eq!(sounds(), 2);
+    let store = open(settings(dir.path()), &clock, &metrics);
+    assert_eq!(store.list(), [kept.clone()]);
+    store.remove(&kept.id, author()).unwrap();
+    assert!(!file.exists() && sounds() == 1);
+}
+
+#[test]
+fn a_restart_that_repeats_the_numbers_of_runs_replaces_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, metrics) = (Arc::new(ManualClock::default()), Metrics::new());
+    let store = open(settings(dir.path()), &clock, &metrics);
+    let (first, _) = store.add(&memory([(7, "tennis", 0.6)]), &new(7, 7, Some("soccer")), author()).unwrap();
+    let memory = Memory::new(1 << 30, 600, Some(16_000), Arc::new(ManualClock::default()));
+    let mut later = decided(7, "tennis", 0.6);
+    later.wall.unix_ns += 300 * NANOS_PER_SECOND as i64;
+    memory.hold(HeldSecond::new("a".into(), &later, seen(), 0));
+    assert!(!store.has_answer(&memory.find("a", RunId(0), 7).unwrap()));
+    let (second, replaced) = store.add(&memory, &new(7, 7, Some("other")), author()).unwrap();
+    assert!(replaced.is_empty() && second.id != first.id);
+    assert_eq!(store.list().len(), 2);
+    assert_eq!(open(settings(dir.path()), &clock, &metrics).list().len(), 2);
 }

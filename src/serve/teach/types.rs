@@ -66,11 +66,13 @@ pub struct Correction {
     pub decision: CorrectedDecision,
     /// Number of seconds in the file.
     pub seconds: u32,
-    /// The file with their pictures and sound, below `clips`; null for an answer from which nothing learns.
+    /// The file with their pictures and sound, below `clips`, or `sounds` without pictures; null for an answer from which nothing learns.
     pub file: Option<String>,
     /// Size of the file.
     pub bytes: u64,
-    /// Whether the file has sound.
+    /// Whether the seconds have pictures.
+    pub has_pictures: bool,
+    /// Whether the seconds have sound.
     pub has_sound: bool,
 }
 

@@ -8,7 +8,7 @@ import { request } from "./requests.js";
 const POLL_MS = 2000;
 const TITLES = {
   idle: "Nothing has been learned since the start.",
-  learning: "Learning. The streams keep all the processor time they need.",
+  learning: "Learning beside the streams, which have priority.",
   cancelled: "Cancelled. Nothing has changed.",
   failed: "Nothing has changed.",
   compared: "The new pack runs as shadow: it scores the same seconds, and its decisions are only compared.",
