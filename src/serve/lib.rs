@@ -16,6 +16,7 @@
 //! | [`sink`] | the contract of sinks; JSON lines and the terminal |
 //! | [`hub`] | the current state of every stream, and its subscribers |
 //! | [`export`] | segments as files for edit suites, players and people |
+//! | [`teach`] | what people say that seconds show, and what a pack learns from it |
 //! | [`http`] | the HTTP server: access, routes, page, preview |
 //! | [`fleet`] | the protocol by which machines share streams; not connected yet |
 //! | [`live`] | the publisher's state of one stream: its vote, its events, its segments |
@@ -52,6 +53,7 @@ pub mod schedule;
 pub mod shadow;
 pub mod sink;
 pub mod store;
+pub mod teach;
 pub mod update;
 pub mod workers;
 

@@ -104,6 +104,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["sink"],
             &["hub"],
             &["export"],
+            &["teach"],
             &["fleet"],
             &["http"],
             &["live"],

@@ -8,6 +8,7 @@ mod evaluate;
 mod kubeflow;
 mod pack_cli;
 mod report;
+mod teach;
 mod train;
 mod train_bad_input;
 mod train_folds;

@@ -141,6 +141,8 @@ pub struct RunArgs {
     #[command(flatten)]
     record: RecordArgs,
     #[command(flatten)]
+    teach: TeachArgs,
+    #[command(flatten)]
     overlay: OverlayArgs,
     #[command(flatten)]
     access: AccessArgs,
@@ -208,6 +210,27 @@ struct RecordArgs {
     /// Write the sound of each clip as a WAV file too.
     #[arg(long = "record-wav", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     wav: Option<bool>,
+}
+
+#[derive(Clone, Debug, Args, Serialize)]
+#[command(next_help_heading = "Teaching")]
+struct TeachArgs {
+    /// Folder for corrections: what people say that seconds show, with the pictures and the sound of these seconds. Without it
+    /// nothing can be corrected.
+    #[arg(id = "teach_dir", long = "teach-dir", value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Material of recent seconds that is held in memory for corrections, 16 to 100000 [default: 256].
+    #[arg(long = "teach-memory-mb", value_name = "MB")]
+    memory_mb: Option<u32>,
+    /// Age of the oldest second that is held, 10 to 86400 [default: 600].
+    #[arg(long = "teach-memory-s", value_name = "SECONDS")]
+    memory_s: Option<u32>,
+    /// Refuse corrections when the folder exceeds this size, 10 to 100000000 [default: 2000].
+    #[arg(id = "teach_max_mb", long = "teach-max-mb", value_name = "MB")]
+    max_mb: Option<u32>,
+    /// Remove corrections after this many days, 1 to 36500 [default: they stay].
+    #[arg(id = "teach_keep_days", long = "teach-keep-days", value_name = "DAYS")]
+    keep_days: Option<u32>,
 }
 
 #[derive(Clone, Debug, Args, Serialize)]

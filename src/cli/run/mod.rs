@@ -15,7 +15,7 @@ use touchline_serve::config;
 use touchline_serve::config::{BatchMax, BatchWaitMs, Settings, Shard};
 use touchline_serve::hub::StreamOwner;
 use touchline_serve::hub::notice::Notice;
-use touchline_serve::run::{self, AccessSettings, Reader, RunConfig};
+use touchline_serve::run::{self, AccessSettings, Reader, RunConfig, TeachConfig};
 use touchline_serve::sink::Sink;
 use touchline_serve::workers::Batching;
 
@@ -65,6 +65,7 @@ pub(super) fn run_with(args: &RunArgs, notice: Option<Notice>, sinks: Vec<Box<dy
             tls: settings.tls,
         },
         record: settings.record,
+        teach: settings.teach.map(|settings| TeachConfig { settings, learns: cfg!(feature = "train") }),
         overlay: settings.overlay,
         jsonl: settings.jsonl,
         jsonl_kinds: settings.jsonl_kinds,

@@ -22,6 +22,7 @@ mod secret;
 mod settings;
 mod signal;
 pub mod sink;
+mod teach;
 pub mod values;
 
 use std::collections::HashSet;
@@ -49,6 +50,7 @@ pub use secret::{Secret, SecretSource, read_pem};
 pub use settings::{Fixed, SettingSources, Settings, Stream, TlsFile, refused, resolve};
 pub use signal::SignalFile;
 pub use sink::{RecordKind, SinkSettings};
+pub use teach::{TeachFile, TeachSettings};
 pub use touchline_media::guard::SourcesFile;
 pub use values::{
     BatchMax, BatchWaitMs, ExpectForS, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard,

@@ -15,6 +15,7 @@ use super::overlay::OverlayFile;
 use super::record::RecordFile;
 use super::signal::SignalFile;
 use super::sink::{self, RecordKind, SinkFile};
+use super::teach::TeachFile;
 use super::values::{
     BatchMax, BatchWaitMs, ExpectForS, LatencyMs, Listen, MaxHeight, MaxStreams, PrecisionChoice, RtspTransport, Shard,
     text,
@@ -114,6 +115,8 @@ pub struct RawSettings {
     pub history: HistoryFile,
     /// The ring of original media, and the clips of events that are cut from it.
     pub record: RecordFile,
+    /// What people say that seconds show, and what a pack learns from it.
+    pub teach: TeachFile,
     /// The label on the picture of outputs.
     pub overlay: OverlayFile,
     /// Access over HTTP: tokens, and permissions without a token.
@@ -309,6 +312,7 @@ pub fn defaults() -> RawSettings {
         signal: SignalConfig::default().into(),
         history: HistoryFile::default_values(),
         record: RecordFile::default_values(),
+        teach: TeachFile::default_values(),
         overlay: OverlayFile::default_values(),
         access: AccessFile { allow_anonymous: Some(false), ..AccessFile::default() },
         ..RawSettings::default()

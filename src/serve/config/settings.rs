@@ -12,6 +12,7 @@ use super::overlay::OverlaySettings;
 use super::raw::{RUN_KEYS, RawSettings, SINK, StreamFile};
 use super::record::RecordSettings;
 use super::sink::{RecordKind, Sink, SinkSettings, sinks};
+use super::teach::TeachSettings;
 use super::values::{BatchMax, BatchWaitMs, LatencyMs, Listen, MaxStreams, PrecisionChoice, Shard};
 use super::{
     AccessFile, SourcesFile, StreamSettings, stream_group, stream_id, stream_label, streams, streams_beside, time_zone,
@@ -136,6 +137,8 @@ pub struct Settings {
     pub signals: SignalConfig,
     /// The ring and the clips of events; `None`: nothing is recorded.
     pub record: Option<RecordSettings>,
+    /// The folder of corrections; `None`: nothing can be corrected.
+    pub teach: Option<TeachSettings>,
     /// The label on the picture of outputs.
     pub overlay: OverlaySettings,
     /// Tokens of the HTTP server.
@@ -265,6 +268,7 @@ pub fn resolve(sources: SettingSources) -> Result<Settings, Vec<Problem>> {
         vote,
         signals,
         record,
+        teach: raw.teach.settings(),
         overlay,
         access: raw.access,
         tls,

@@ -209,6 +209,16 @@ impl PackStatus {
         self.state().pack = Some((pack, path));
     }
 
+    /// The running pack, and its path as the API shows it.
+    pub fn running(&self) -> Option<(Arc<Pack>, String)> {
+        self.state().pack.clone()
+    }
+
+    /// There is no shadow any more.
+    pub fn clear_shadow(&self) {
+        self.state().shadow = None;
+    }
+
     /// Sets the pack of the shadow.
     pub fn set_shadow(&self, pack: Arc<Pack>, path: String) {
         self.state().shadow = Some(ShadowStatus { pack, path, agreement: Agreement::default() });

@@ -14,6 +14,7 @@ use crate::control::packs::PackControl;
 use crate::control::probes::ProbeControl;
 use crate::control::streams::StreamControl;
 use crate::hub::Hub;
+use crate::teach::TeachAccess;
 
 /// The shared state of the handlers.
 #[derive(Clone)]
@@ -25,6 +26,8 @@ pub(crate) struct AppState {
     pub(crate) streams: Option<StreamAccess>,
     /// `None`: nothing is recorded.
     pub(crate) clips: Option<ClipAccess>,
+    /// `None`: nothing can be corrected.
+    pub(crate) teach: Option<TeachAccess>,
     pub(crate) access: Arc<Access>,
     /// Becomes true when the server stops.
     pub(crate) closing: watch::Receiver<bool>,

@@ -3,13 +3,15 @@
 //! The description of every route is at the route. `/api/v1/openapi.json` is made from them.
 //!
 //! `access` checks permissions, `server` limits connections. `live_routes` has the live records, `preview_routes` the
-//! pictures; `pack_routes` changes the pack, `stream_routes` the streams; `probe_routes` tests an address.
+//! pictures; `pack_routes` changes the pack, `stream_routes` the streams; `probe_routes` tests an address. `teach_routes` has the
+//! corrections, and `learn_routes` what a pack learns from them.
 
 pub mod access;
 mod answer;
 mod app_state;
 mod clip_routes;
 mod export_routes;
+mod learn_routes;
 mod live_routes;
 mod openapi;
 mod pack_routes;
@@ -19,6 +21,7 @@ mod preview_routes;
 mod probe_routes;
 pub mod server;
 mod stream_routes;
+mod teach_routes;
 pub mod tls;
 
 use std::future::Future;
@@ -48,6 +51,7 @@ use crate::clips::ClipAccess;
 use crate::hub::Hub;
 use crate::metrics;
 use crate::record::SCHEMA;
+use crate::teach::TeachAccess;
 use touchline_core::error::{Error, Result};
 
 /// How long open answers may take to end when the server stops. Live answers end at once; this is for clients that do
@@ -92,6 +96,8 @@ pub struct Serving {
     pub streams: Option<StreamAccess>,
     /// `None`: nothing is recorded.
     pub clips: Option<ClipAccess>,
+    /// `None`: nothing can be corrected.
+    pub teach: Option<TeachAccess>,
     /// Checks permissions.
     pub access: Arc<Access>,
     /// `None`: plain HTTP.
@@ -112,6 +118,7 @@ pub async fn serve(listener: TcpListener, hub: Hub, shutdown: impl Future<Output
         packs: None,
         streams: None,
         clips: None,
+        teach: None,
         access: Arc::new(access),
         tls: None,
         limits: Limits::default(),
@@ -128,9 +135,9 @@ pub async fn serve_with(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
     let (close, closing) = watch::channel(false);
-    let Serving { packs, streams, clips, access, tls, limits } = serving;
+    let Serving { packs, streams, clips, teach, access, tls, limits } = serving;
     let metrics = hub.metrics().clone();
-    let app = router(AppState { hub, packs, streams, clips, access, closing: closing.clone() });
+    let app = router(AppState { hub, packs, streams, clips, teach, access, closing: closing.clone() });
     let server = server::run(listener, app, tls, limits, metrics, closing);
     let overdue = async move {
         shutdown.await;
@@ -171,6 +178,16 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(past::events))
         .routes(routes!(past::history))
         .routes(routes!(past::summary))
+        .routes(routes!(teach_routes::suggestions))
+        .routes(routes!(teach_routes::second))
+        .routes(routes!(teach_routes::picture))
+        .routes(routes!(teach_routes::list))
+        .routes(routes!(teach_routes::post))
+        .routes(routes!(teach_routes::delete))
+        .routes(routes!(learn_routes::get, learn_routes::post, learn_routes::delete))
+        .routes(routes!(learn_routes::swap))
+        .routes(routes!(learn_routes::roll_back))
+        .routes(routes!(teach_routes::page))
         .routes(routes!(history_page))
         .routes(routes!(prometheus))
         .routes(routes!(health))

@@ -13,6 +13,7 @@ use super::clip_routes::{ClipsView, NewClip};
 use super::pack_routes::PackUpdate;
 use super::past::{EventsView, SecondsView, SegmentsView, SummaryOfTimeView};
 use super::probe_routes::ProbeView;
+use super::teach_routes::{AddedView, CorrectionBody, CorrectionsView, SuggestionsView};
 use crate::clips::Sidecar;
 use crate::control::config_status::ConfigView;
 use crate::control::packs::{AppliedPack, PackStatusView};
@@ -22,6 +23,8 @@ use crate::hub::view::{DetailView, InfoView, StreamsView};
 use crate::record::SERIALISES;
 use crate::record::types::schema_settings;
 use crate::sink::SinksView;
+use crate::teach::learn::LearnView;
+use crate::teach::types::HeldView;
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -108,18 +111,23 @@ fn schemas() -> Map<String, Value> {
     let path = |settings: &mut SchemaSettings| settings.definitions_path = "/components/schemas".into();
     let mut requests = schema_settings().for_deserialize().with(path).into_generator();
     requests.subschema_for::<access::login::Login>();
+    requests.subschema_for::<CorrectionBody>();
     requests.subschema_for::<NewClip>();
     requests.subschema_for::<NewStream>();
     requests.subschema_for::<PackUpdate>();
     requests.subschema_for::<StreamPatch>();
     let mut answers = schema_settings().for_serialize().with(path).into_generator();
+    answers.subschema_for::<AddedView>();
     answers.subschema_for::<AppliedPack>();
     answers.subschema_for::<Caller>();
     answers.subschema_for::<ClipsView>();
     answers.subschema_for::<ConfigView>();
+    answers.subschema_for::<CorrectionsView>();
     answers.subschema_for::<DetailView>();
     answers.subschema_for::<EventsView>();
+    answers.subschema_for::<HeldView>();
     answers.subschema_for::<InfoView>();
+    answers.subschema_for::<LearnView>();
     answers.subschema_for::<OverviewView>();
     answers.subschema_for::<PackStatusView>();
     answers.subschema_for::<ProbeView>();
@@ -129,6 +137,7 @@ fn schemas() -> Map<String, Value> {
     answers.subschema_for::<SinksView>();
     answers.subschema_for::<Sidecar>();
     answers.subschema_for::<StreamsView>();
+    answers.subschema_for::<SuggestionsView>();
     answers.subschema_for::<SummaryOfTimeView>();
     let mut schemas = requests.take_definitions(true);
     schemas.extend(answers.take_definitions(true));

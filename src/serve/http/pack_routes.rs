@@ -54,7 +54,7 @@ pub(crate) async fn post(State(state): State<AppState>, headers: HeaderMap, body
     outcome.map(|applied| json(to_json(&applied))).map_err(refusal)
 }
 
-fn refusal(refusal: PackRefusal) -> ApiError {
+pub(crate) fn refusal(refusal: PackRefusal) -> ApiError {
     let status = match refusal.kind {
         PackRefusalKind::Busy => StatusCode::CONFLICT,
         PackRefusalKind::NotReady => StatusCode::SERVICE_UNAVAILABLE,

@@ -20,7 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::sync::broadcast;
 
@@ -116,6 +116,7 @@ struct HubShared {
     instance: Option<Arc<str>>,
     vote_window_s: AtomicU32,
     time_zone: RwLock<Option<Arc<str>>>,
+    teaches: AtomicBool,
     notice: RwLock<Option<Notice>>,
     pack: RwLock<RunningPack>,
     pack_status: PackStatus,
@@ -155,6 +156,7 @@ impl Hub {
             instance,
             vote_window_s,
             time_zone,
+            teaches: AtomicBool::new(false),
             notice: RwLock::default(),
             pack,
             pack_status,
@@ -321,6 +323,11 @@ impl Hub {
     /// Sets the sentence that the page shows to all viewers.
     pub fn set_notice(&self, notice: Option<Notice>) {
         *self.shared.notice.write() = notice;
+    }
+
+    /// Sets whether seconds can be corrected.
+    pub fn set_teaches(&self, teaches: bool) {
+        self.shared.teaches.store(teaches, Ordering::Relaxed);
     }
 
     /// Sets the time zone of the page, as in `Europe/London`.

@@ -36,6 +36,8 @@ pub(crate) struct InfoView<'a> {
     time_zone: Option<&'a str>,
     /// A sentence that the page shows to all viewers.
     notice: Option<String>,
+    /// Whether seconds can be corrected (`[teach]`).
+    teaches: bool,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -182,6 +184,7 @@ impl Hub {
             history_seconds: super::HISTORY_SECONDS,
             time_zone: time_zone.as_deref(),
             notice: self.shared.notice.read().as_ref().map(Notice::text),
+            teaches: self.shared.teaches.load(Ordering::Relaxed),
         })
     }
 

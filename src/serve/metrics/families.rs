@@ -13,6 +13,7 @@ use super::labels::{StageThread, Viewer};
 use super::output::OutputFamilies;
 use super::probes::probes;
 use super::reloads::Reloads;
+use super::teach::TeachFamilies;
 use touchline_core::observer::{DeviceFault, Stage};
 
 /// Upper bounds of the stage durations, seconds: from a table look-up (tens of microseconds) to more than a second,
@@ -70,6 +71,7 @@ pub(in crate::metrics) struct Families {
     pub(super) left_out: IntCounterVec,
     pub(super) decoder_fallbacks: IntCounterVec,
     pub(super) clips: ClipFamilies,
+    pub(super) teach: TeachFamilies,
     pub(super) outputs: OutputFamilies,
     pub(super) samples: IntCounterVec,
     pub(super) discarded: IntCounterVec,
@@ -256,6 +258,7 @@ impl Families {
                 &["stream"],
             ),
             clips: ClipFamilies::new(r),
+            teach: TeachFamilies::new(r),
             outputs: OutputFamilies::new(r),
             decoder_fallbacks: counters(
                 r,

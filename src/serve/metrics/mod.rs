@@ -17,6 +17,7 @@ mod probes;
 mod reloads;
 mod shadow;
 mod stream;
+mod teach;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,6 +38,7 @@ pub use output::OutputMetrics;
 pub use probes::ProbeResult;
 pub use shadow::{ShadowDrop, ShadowMetrics};
 pub use stream::{STATES, StreamMetrics};
+pub use teach::CorrectionResult;
 
 /// Content type of [`Metrics::encode`]: Prometheus' text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -78,6 +80,11 @@ impl Metrics {
     /// Sets the pack of the shadow.
     pub fn set_shadow(&self, pack: &PackStamp) {
         only(&self.families.shadow, pack);
+    }
+
+    /// There is no shadow any more.
+    pub fn clear_shadow(&self) {
+        self.families.shadow.reset();
     }
 
     /// Metrics of the shadow of one stream. All its counters are exported from now on, starting at 0.

@@ -23,7 +23,7 @@ use touchline_media::guard::{SourcePolicy, SourcesFile};
 
 use crate::config::{
     Fixed, HistorySettings, LatencyMs, Listen, MaxStreams, OverlaySettings, RecordKind, RecordSettings, SinkSettings,
-    StreamSettings,
+    StreamSettings, TeachSettings,
 };
 use crate::control::packs::PackControl;
 use crate::control::streams::StreamControl;
@@ -72,6 +72,8 @@ pub struct RunConfig {
     pub access: AccessSettings,
     /// The ring and the clips of events; `None`: nothing is recorded.
     pub record: Option<RecordSettings>,
+    /// The folder of corrections; `None`: nothing can be corrected.
+    pub teach: Option<TeachConfig>,
     /// The label on the picture of outputs, which the settings of streams name.
     pub overlay: OverlaySettings,
     /// File for the records, or "-" for standard output.
@@ -108,6 +110,15 @@ pub struct RunConfig {
     pub quiet: bool,
 }
 
+/// How people teach a pack.
+#[derive(Clone, Debug)]
+pub struct TeachConfig {
+    /// The folder and the limits.
+    pub settings: TeachSettings,
+    /// Whether the running program has `adapt`.
+    pub learns: bool,
+}
+
 /// Watches streams until they end or a signal stops the process.
 ///
 /// # Errors
@@ -130,11 +141,11 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
     let (stream_control, requests) = StreamControl::new();
     let policy = Arc::new(SourcePolicy::new(&config.sources)?);
     let ring = config.record.as_ref().map(recording::ring_options);
-    let controls =
-        Controls { packs: pack_control.clone(), streams: stream_control.clone(), policy: policy.clone(), clips };
+    let teach = parts::teach(&config, &packs, &pack_control, &shared)?;
+    let controls = Controls::new(&pack_control, &stream_control, &policy, (clips, teach.clone()));
     let server = shared.start_server(&runtime, &config, controls, std::mem::take(&mut contents.log_outs))?;
     let (packs, how) = ((packs, pack_control.clone(), pack_requests), (config.batching, config.signals));
-    let models = ModelThreads::start((config.pack, config.shadow), how, packs, &shared)?;
+    let models = ModelThreads::start((config.pack, config.shadow), how, packs, teach, &shared)?;
     let workers = &models.workers;
     shared.announce(&server);
 

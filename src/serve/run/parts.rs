@@ -1,5 +1,6 @@
 //! The parts of a run: how each is started, and the order in which they stop.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +14,13 @@ use touchline_media::gst::clips::ring::RingOptions;
 use touchline_media::guard::SourcePolicy;
 use touchline_media::uri::Pacing;
 
-use super::RunConfig;
 use super::driver::GstDriver;
 use super::manager::{Ended, ManagerDependencies, ManagerInbox, Reader, StreamManager};
 use super::notify::{ServiceManager, Watchdog};
 use super::publisher::{News, Publisher, PublisherCommand};
 use super::server::{Controls, Reload, Server, catch_signals};
 use super::shutdown::ShutdownTimer;
+use super::{RunConfig, TeachConfig};
 use crate::clips::ClipAccess;
 use crate::control::packs::{PackControl, PackRequest};
 use crate::control::probes::ProbeControl;
@@ -35,8 +36,10 @@ use crate::sink::jsonl::JsonlWriter;
 use crate::sink::terminal::{Terminal, announce};
 use crate::sink::{JsonLines, Sink, Sinks};
 use crate::store::{Contents, Store, StoreThread};
+use crate::teach::learn::{LearnSettings, Learner, ShadowSlot};
+use crate::teach::{CorrectionStore, Memory, TeachAccess, TeachThread};
 use crate::update::{UpdateConfig, Updater};
-use crate::workers::{Batching, Workers};
+use crate::workers::{Batching, Feeds, Workers};
 
 /// How long the store may take to write pending records at shutdown.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -217,11 +220,57 @@ impl SharedParts {
     }
 }
 
+/// The memory of seconds, the folder of corrections, and what learns from them; [`None`] if nothing can be corrected.
+///
+/// # Errors
+/// A folder that cannot be used, or a program whose path is not known.
+pub(super) fn teach(
+    config: &RunConfig,
+    packs: &UpdateConfig,
+    control: &PackControl,
+    SharedParts { hub, clock, .. }: &SharedParts,
+) -> Result<Option<TeachAccess>> {
+    let Some(TeachConfig { settings, learns }) = config.teach.clone() else { return Ok(None) };
+    let program = std::env::current_exe()
+        .map_err(|e| Error::Internal(format!("the path of the program is not known, which learning needs: {e}")))?;
+    let rate = config.pack.sample_rate();
+    let memory = Arc::new(Memory::new(settings.memory_bytes, settings.memory_s, rate, clock.clone()));
+    let store = CorrectionStore::open(settings, hub.classes().clone(), clock.clone(), hub.metrics().clone())?;
+    let store = Arc::new(store);
+    let settings = LearnSettings { program, can_learn: learns, root: packs.root.clone() };
+    let learner = Learner::new(settings, store.clone(), control.clone(), hub.clone());
+    hub.set_teaches(true);
+    Ok(Some(TeachAccess { memory, store, learner }))
+}
+
+/// The shadow of packs that have learned.
+struct LearnShadow {
+    shadow: Arc<Shadow>,
+    packs: UpdateConfig,
+    hub: Hub,
+}
+
+impl ShadowSlot for LearnShadow {
+    fn start(&self, dir: &Path) -> Result<()> {
+        let (running, _) =
+            self.hub.pack_status().running().ok_or_else(|| Error::Internal("there is no running pack".into()))?;
+        let mut pack = Pack::open(dir)?;
+        pack.precision = running.precision;
+        pack.placement = running.placement.clone();
+        self.shadow.start(pack, self.packs.shown(dir), &running)
+    }
+
+    fn stop(&self) {
+        self.shadow.stop();
+    }
+}
+
 /// The threads that run models. The fields are in the order in which they are dropped if a later part fails to start.
 pub(super) struct ModelThreads {
     updater: Updater,
     pub(super) workers: Workers,
-    shadow: Option<Shadow>,
+    shadow: Option<Arc<Shadow>>,
+    teach: Option<(TeachThread, Learner)>,
 }
 
 impl ModelThreads {
@@ -233,22 +282,33 @@ impl ModelThreads {
         (pack, shadow_pack): (Pack, Option<Pack>),
         (batching, signals): (Batching, SignalConfig),
         (packs, control, requests): (UpdateConfig, PackControl, Receiver<PackRequest>),
+        teach: Option<TeachAccess>,
         shared: &SharedParts,
     ) -> Result<Self> {
         let (hub, clock) = (&shared.hub, &shared.clock);
-        let (shadow, feed) = match shadow_pack {
-            Some(other) => {
-                let shown = packs.shown(&other.dir);
-                let (shadow, feed) = Shadow::start(other, shown, &pack, hub)?;
-                (Some(shadow), Some(feed))
+        let mut feeds = Feeds::default();
+        let memory = teach.as_ref().map(|teach| teach.memory.clone());
+        let shadow = (shadow_pack.is_some() || memory.is_some()).then(|| Arc::new(Shadow::new(hub, memory)));
+        feeds.shadow = shadow.as_ref().map(|shadow| shadow.feed());
+        if let (Some(shadow), Some(other)) = (&shadow, shadow_pack) {
+            let shown = packs.shown(&other.dir);
+            shadow.start(other, shown, &pack)?;
+        }
+        let teach = match (teach, &shadow) {
+            (Some(TeachAccess { memory, learner, .. }), Some(shadow)) => {
+                let slot = LearnShadow { shadow: shadow.clone(), packs: packs.clone(), hub: hub.clone() };
+                learner.connect(Arc::new(slot));
+                let (thread, feed) = TeachThread::start(memory, hub.metrics().clone(), clock.clone())?;
+                feeds.teach = Some(feed);
+                Some((thread, learner))
             }
-            None => (None, None),
+            _ => None,
         };
-        let workers = Workers::start_with_shadow(pack, batching, hub.metrics().clone(), clock.clone(), feed)?;
+        let workers = Workers::start_with_feeds(pack, batching, hub.metrics().clone(), clock.clone(), feeds)?;
         let workers = workers.with_signals(signals);
         let (models, swapper) = (workers.models().clone(), workers.swapper());
         let updater = Updater::start(packs, models, swapper, (control, requests), hub.clone(), clock.clone())?;
-        Ok(Self { updater, workers, shadow })
+        Ok(Self { updater, workers, shadow, teach })
     }
 }
 
@@ -357,20 +417,28 @@ pub(super) fn stop(
     shutdown: &ShutdownTimer,
     (server, runtime): (Server, tokio::runtime::Runtime),
     watchdog: Option<Watchdog>,
-    ModelThreads { updater, workers, shadow }: ModelThreads,
+    ModelThreads { updater, workers, shadow, teach }: ModelThreads,
     store_thread: Option<StoreThread>,
 ) {
     shutdown.at("stopping the server");
     server.stop(runtime);
     shutdown.at("stopping the watchdog thread");
     drop(watchdog);
+    if let Some((_, learner)) = &teach {
+        shutdown.at("stopping what learns");
+        learner.shut_down();
+    }
     shutdown.at("stopping the clip and inference threads");
     drop(workers);
     // These two serve the inference thread, so they stop after it.
     shutdown.at("stopping the pack thread");
     drop(updater);
     shutdown.at("stopping the shadow thread");
-    drop(shadow);
+    if let Some(shadow) = shadow {
+        shadow.stop();
+    }
+    shutdown.at("stopping the teach thread");
+    drop(teach);
     shutdown.at("closing the store");
     drop(store_thread);
     shutdown.done();

@@ -18,6 +18,7 @@ use crate::http::server::Limits;
 use crate::http::tls::{Tls, TlsFiles};
 use crate::http::{PackAccess, Serving, StreamAccess};
 use crate::hub::Hub;
+use crate::teach::TeachAccess;
 use touchline_core::error::{Error, Result};
 use touchline_media::guard::SourcePolicy;
 
@@ -94,6 +95,19 @@ pub(super) struct Controls {
     pub(super) streams: StreamControl,
     pub(super) policy: Arc<SourcePolicy>,
     pub(super) clips: Option<ClipAccess>,
+    pub(super) teach: Option<TeachAccess>,
+}
+
+impl Controls {
+    pub(super) fn new(
+        packs: &PackControl,
+        streams: &StreamControl,
+        policy: &Arc<SourcePolicy>,
+        (clips, teach): (Option<ClipAccess>, Option<TeachAccess>),
+    ) -> Self {
+        let (packs, streams, policy) = (packs.clone(), streams.clone(), policy.clone());
+        Self { packs, streams, policy, clips, teach }
+    }
 }
 
 /// The HTTP server, or nothing with `--listen off`.
@@ -142,10 +156,10 @@ impl Server {
         }
         let scheme = if tls.is_some() { "https" } else { "http" };
         let reload = Reload { access: Some(access.clone()), tls: tls.clone() };
-        let Controls { packs, streams, policy, clips } = controls;
+        let Controls { packs, streams, policy, clips, teach } = controls;
         let packs = Some(PackAccess { control: packs, open: access.takes_packs() });
         let streams = Some(StreamAccess { control: streams, policy, probes });
-        let serving = Serving { packs, streams, clips, access, tls, limits: Limits::default() };
+        let serving = Serving { packs, streams, clips, teach, access, tls, limits: Limits::default() };
         let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
         let task = runtime.spawn(http::serve_with(listener, hub.clone(), serving, async move {
             // A dropped sender is a shutdown, too.

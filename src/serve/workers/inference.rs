@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::{Batching, Decided, DecidedItem, EngineSwap};
-use crate::backlog::{Backlog, TakenSeconds};
+use super::{Batching, Decided, DecidedItem, EngineSwap, Feeds};
+use crate::backlog::{Backlog, QueueId, TakenSeconds};
 use crate::frame_share::FrameShareControl;
 use crate::metrics::{Metrics, StageThread};
 use crate::relief::AutoTiers;
-use crate::shadow::ShadowFeed;
 use touchline_compute::infer::Engine;
 use touchline_core::clip::{ClipOutput, ClipSecond, Gap, GapReason};
 use touchline_core::clock::Clock;
-use touchline_core::decision::SecondOutcome;
+use touchline_core::decision::{SecondOutcome, SecondPrediction};
 use touchline_core::observer::{Observer as _, Stage};
 use touchline_core::threads::Heartbeat;
 use touchline_core::time::{NANOS_PER_SECOND, WallSource, WallTime};
@@ -22,7 +21,7 @@ use touchline_core::time::{NANOS_PER_SECOND, WallSource, WallTime};
 pub(super) struct Infer {
     pub(super) engine: Engine,
     pub(super) swaps: Receiver<EngineSwap>,
-    pub(super) shadow: Option<ShadowFeed>,
+    pub(super) feeds: Feeds,
     pub(super) metrics: Metrics,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) beat: Heartbeat,
@@ -95,9 +94,9 @@ impl Infer {
                     ClipOutput::Second(second) => {
                         let outcome = results.next().expect("there is a result for every second of the batch");
                         decided(&outcome);
-                        let copy = match (&self.shadow, &outcome) {
-                            (Some(_), SecondOutcome::Predicted(said)) => Some((second, said.clone())),
-                            _ => None,
+                        let copy = match &outcome {
+                            SecondOutcome::Predicted(said) => self.copy(taken.queue, second, said),
+                            SecondOutcome::Gap(_) => None,
                         };
                         (DecidedItem::Outcome { outcome, backlog }, copy)
                     }
@@ -111,12 +110,25 @@ impl Infer {
                 if to.send(Decided { queue: taken.queue, item: what }).is_err() {
                     return false;
                 }
-                if let (Some(shadow), Some((second, said))) = (&self.shadow, copy) {
+                if let (Some(shadow), Some((second, said))) = (&self.feeds.shadow, copy) {
                     shadow.offer(taken.queue, second, said);
                 }
             }
         }
         true
+    }
+
+    /// Brings a decided second into memory, and returns it for the shadow if there is one.
+    fn copy(
+        &self,
+        queue: QueueId,
+        second: ClipSecond,
+        said: &SecondPrediction,
+    ) -> Option<(ClipSecond, SecondPrediction)> {
+        if let Some(teach) = &self.feeds.teach {
+            teach.offer(queue, &second, said);
+        }
+        self.feeds.shadow.as_ref().filter(|shadow| shadow.is_on()).map(|_| (second, said.clone()))
     }
 
     fn score(&mut self, seconds: &[&ClipSecond]) -> Vec<SecondOutcome> {

@@ -4,8 +4,8 @@
 //!  source threads ── MediaItem ──► clip/<id> ── seconds ──► Backlog ──► infer ── Decided ──► publisher
 //!                    bounded 64     one a stream            sheds        owns the device      (main thread)
 //! ```
-//! The pack is replaced between two batches ([`EngineSwapper`]). A copy of each second may go to a shadow
-//! ([`crate::shadow`]).
+//! The pack is replaced between two batches ([`EngineSwapper`]). Copies of each second may go to a shadow
+//! ([`crate::shadow`]) and into memory ([`crate::teach`]).
 //!
 //! Ends travel in-band: a source sends `Ended`, the clip builder flushes and passes it on, the publisher counts it. So
 //! no decided second is lost.
@@ -28,6 +28,7 @@ use crate::backlog::{Backlog, QueueId};
 use crate::metrics::{Metrics, StageThread};
 use crate::relief::AutoTiers;
 use crate::shadow::ShadowFeed;
+use crate::teach::TeachFeed;
 use touchline_compute::features::signal::SignalConfig;
 use touchline_compute::infer::{Engine, Models};
 use touchline_compute::models::pack::Pack;
@@ -66,6 +67,15 @@ impl Batching {
         let (max, wait) = if on_gpu { Self::GPU } else { Self::CPU };
         (self.max.unwrap_or(max), self.wait.unwrap_or(wait))
     }
+}
+
+/// Where copies of decided seconds go. None of them may delay a decision.
+#[derive(Clone, Default)]
+pub struct Feeds {
+    /// A second pack.
+    pub shadow: Option<ShadowFeed>,
+    /// The memory that corrections are made from.
+    pub teach: Option<TeachFeed>,
 }
 
 /// The output of inference for a stream, in order.
@@ -116,19 +126,19 @@ impl Workers {
     /// [`Error::Pack`] if the weights do not match the pack.
     pub fn start(pack: Pack, batch_max: usize, metrics: Metrics, clock: Arc<dyn Clock>) -> Result<Self> {
         let batching = Batching { max: Some(batch_max), wait: Some(Duration::ZERO), adaptive: false };
-        Self::start_with_shadow(pack, batching, metrics, clock, None)
+        Self::start_with_feeds(pack, batching, metrics, clock, Feeds::default())
     }
 
-    /// As [`Workers::start`], with a copy of every decided second to `shadow`.
+    /// As [`Workers::start`], with a copy of every decided second to `feeds`.
     ///
     /// # Errors
     /// As [`Workers::start`].
-    pub fn start_with_shadow(
+    pub fn start_with_feeds(
         pack: Pack,
         batching: Batching,
         metrics: Metrics,
         clock: Arc<dyn Clock>,
-        shadow: Option<ShadowFeed>,
+        feeds: Feeds,
     ) -> Result<Self> {
         let backlog = Arc::new(Backlog::with_clock(clock.clone()));
         let (decided_to, decided) = bounded(DECISIONS);
@@ -138,13 +148,13 @@ impl Workers {
         let counts = metrics.clone();
         let auto_tiers = AutoTiers::default();
         let infer = spawn("infer", {
-            let (backlog, shadow, beat) = (Arc::clone(&backlog), shadow.clone(), beat.clone());
+            let (backlog, feeds, beat) = (Arc::clone(&backlog), feeds.clone(), beat.clone());
             let auto_tiers = auto_tiers.clone();
             move || match Engine::load(pack) {
                 Err(e) => drop(ready_to.send(Err(e))),
                 Ok(engine) => {
                     if ready_to.send(Ok(engine.models().clone())).is_ok() {
-                        let infer = Infer { engine, swaps, shadow, metrics, clock, beat, auto_tiers };
+                        let infer = Infer { engine, swaps, feeds, metrics, clock, beat, auto_tiers };
                         infer.run(&backlog, batching, &decided_to);
                     }
                 }
@@ -156,7 +166,7 @@ impl Workers {
         let intake = Intake {
             backlog: Arc::clone(&backlog),
             pack,
-            shadow,
+            feeds,
             metrics: counts,
             clips: Arc::default(),
             signals: SignalConfig::default(),
@@ -249,7 +259,7 @@ pub struct Intake {
     backlog: Arc<Backlog>,
     /// The pack that the streams are opened for.
     pack: Arc<Pack>,
-    shadow: Option<ShadowFeed>,
+    feeds: Feeds,
     metrics: Metrics,
     clips: Arc<Mutex<Vec<JoinHandle<()>>>>,
     signals: SignalConfig,
@@ -282,8 +292,11 @@ impl Intake {
         tap: Tap,
     ) -> Result<(QueueId, Sender<MediaItem>)> {
         let queue = self.backlog.add_queue(pace);
-        if let Some(shadow) = &self.shadow {
+        if let Some(shadow) = &self.feeds.shadow {
             shadow.add_stream(queue, id);
+        }
+        if let Some(teach) = &self.feeds.teach {
+            teach.add_stream(queue, id);
         }
         let (to, media) = bounded(MEDIA_CHANNEL_CAPACITY);
         let builder = ClipBuilder::new(ClipConfig {
@@ -317,8 +330,11 @@ impl Intake {
     pub fn remove_queue(&self, queue: QueueId) {
         self.backlog.remove_queue(queue);
         self.auto_tiers.remove(queue);
-        if let Some(shadow) = &self.shadow {
+        if let Some(shadow) = &self.feeds.shadow {
             shadow.remove_stream(queue);
+        }
+        if let Some(teach) = &self.feeds.teach {
+            teach.remove_stream(queue);
         }
     }
 

@@ -9,7 +9,7 @@ fn intake(metrics: &Metrics) -> Intake {
     Intake {
         backlog,
         pack: Arc::new(pack),
-        shadow: None,
+        feeds: Feeds::default(),
         metrics,
         clips: Arc::default(),
         signals: SignalConfig::default(),

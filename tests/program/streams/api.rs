@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Fixtures, OWN_SOURCES, Program, TEST};
 use crate::common::api::{Answer, ask, send};
-use crate::common::wait::until;
+use crate::common::wait::{until, until_some};
 
 /// The OpenAPI document, and the answers compared with it.
 struct Contract {
@@ -107,6 +107,7 @@ fn every_answer_matches_the_document() {
         .write("touchline.toml", format!("{OWN_SOURCES}[[stream]]\nid = \"fixed\"\nuri = \"{TEST}\"\n").as_bytes());
     let jsonl = fixtures.path().join("out.jsonl");
     let state = fixtures.path().join("state.db");
+    let teach = fixtures.path().join("corrections");
     let program = Program::start(&[
         "--config",
         config.to_str().unwrap(),
@@ -116,10 +117,14 @@ fn every_answer_matches_the_document() {
         state.to_str().unwrap(),
         "--max-streams",
         "4",
+        "--teach-dir",
+        teach.to_str().unwrap(),
         "own=testsrc://?width=64&height=48&fps=10",
     ]);
     let mut api = Contract::of(&program.address);
-    for path in ["/", "/history", "/assets/wall.js", "/assets/none", "/api/v1/info", "/api/v1/pack", "/api/v1/schema"] {
+    for path in
+        ["/", "/history", "/teach", "/assets/wall.js", "/assets/none", "/api/v1/info", "/api/v1/pack", "/api/v1/schema"]
+    {
         api.ask("GET", path, None);
     }
     for path in [
@@ -189,6 +194,8 @@ fn every_answer_matches_the_document() {
     ] {
         assert_eq!(api.ask("GET", &format!("/api/v1/{query}"), None).status, status, "{query}");
     }
+
+    corrections_match(&mut api);
 
     let new = json!({ "id": "guest", "uri": "testsrc://?width=64&height=48&fps=10", "label": "Court 1", "latency_ms": 100,
         "rtsp_transport": "tcp", "retry": false, "vote": { "window": 3, "onset": 0.05, "offset": 0.0 } });
@@ -327,6 +334,51 @@ fn every_answer_matches_the_document() {
     }
 }
 
+/// Compares the answers about corrections with the document.
+fn corrections_match(api: &mut Contract) {
+    let held = until_some("a second in memory", || {
+        let found = send(&api.address, "GET", "/api/v1/suggestions?limit=1", "", &[])?;
+        found.body["suggestions"].as_array()?.first().cloned()
+    });
+    let second = format!("/api/v1/streams/own/seconds/{}/{}", held["run"], held["index"]);
+    let body = |answer: Value| {
+        let mut body = json!({ "run": held["run"], "from": held["index"] });
+        body.as_object_mut().unwrap().extend(answer.as_object().unwrap().clone());
+        Some(body)
+    };
+    for (path, status) in [
+        ("/api/v1/suggestions", 200),
+        ("/api/v1/suggestions?limit=0", 422),
+        ("/api/v1/suggestions?limit=many", 400),
+        (&*second, 200),
+        (&format!("{second}/picture"), 200),
+        ("/api/v1/streams/own/seconds/99/0", 404),
+        ("/api/v1/streams/own/seconds/99/0/picture", 404),
+        ("/api/v1/corrections", 200),
+        ("/api/v1/corrections?limit=1001", 422),
+        ("/api/v1/learn", 200),
+    ] {
+        assert_eq!(api.ask("GET", path, None).status, status, "{path}");
+    }
+    let path = "/api/v1/streams/own/corrections";
+    assert_eq!(api.ask("POST", "/api/v1/learn", None).status, 422, "there is nothing to learn from");
+    let made = api.ask("POST", path, body(json!({ "class": "soccer" })));
+    assert_eq!(made.status, 201, "{made:?}");
+    assert_eq!(api.ask("POST", path, body(json!({ "answer": "unsure" }))).status, 201);
+    assert_eq!(api.ask("POST", path, body(json!({ "class": "no-such-class" }))).status, 422);
+    let id = made.body["id"].as_str().unwrap().to_owned();
+    assert_eq!(
+        api.ask("GET", "/api/v1/corrections?limit=1", None).body["total"],
+        1,
+        "the newer answer replaces the older"
+    );
+    assert_eq!(api.ask("DELETE", &format!("/api/v1/corrections/{id}"), None).status, 204);
+    assert_eq!(api.ask("DELETE", &format!("/api/v1/corrections/{id}"), None).status, 404);
+    assert_eq!(api.ask("POST", "/api/v1/learn/swap", None).status, 422);
+    assert_eq!(api.ask("POST", "/api/v1/learn/rollback", None).status, 422);
+    assert_eq!(api.ask("DELETE", "/api/v1/learn", None).status, 204);
+}
+
 #[test]
 fn the_document_has_every_route_and_every_method() {
     let program = Program::start(&[]);
@@ -341,8 +393,14 @@ fn the_document_has_every_route_and_every_method() {
         let documented: BTreeSet<String> =
             item.as_object().unwrap().keys().filter(|k| *k != "parameters").map(|k| k.to_uppercase()).collect();
         // The router answers an unsupported method with the list of the supported ones.
-        let answer =
-            send(&program.address, "TRACE", &path.replace("{id}", "x").replace("{name}", "x"), "", &[]).unwrap();
+        let answer = send(
+            &program.address,
+            "TRACE",
+            &path.replace("{id}", "x").replace("{name}", "x").replace("{run}", "0").replace("{index}", "0"),
+            "",
+            &[],
+        )
+        .unwrap();
         assert_eq!(answer.status, 405, "{path}");
         let allowed = answer.allow.unwrap();
         let allowed: BTreeSet<String> =

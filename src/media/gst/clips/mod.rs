@@ -11,6 +11,7 @@ pub(super) mod mux;
 mod poster;
 pub(super) mod recording;
 pub mod ring;
+mod seen;
 pub(super) mod unit;
 mod wav;
 
@@ -22,6 +23,7 @@ use touchline_core::time::{Pts, RunId};
 
 pub use self::poster::{poster, thumbnail};
 pub use self::recording::cut_recording;
+pub use self::seen::{SeenPicture, SeenSecond, write_seen};
 pub use self::wav::wav;
 
 use self::index::{ClipSpan, Index};

@@ -239,3 +239,81 @@ fn holes_within_a_clip_are_reported() {
         assert!(holes.iter().zip(expected).all(is_expected), "{name}: {holes:?}");
     }
 }
+
+/// A second with pictures at these times, in ms, and a tone if it sounds.
+fn seen(times_ms: &[u64], grey: u8, sounds: bool) -> SeenSecond {
+    let picture = |ms: &u64| {
+        let (width, height) = (64, 48);
+        let mut jpeg = Vec::new();
+        let pixels = image::GrayImage::from_pixel(width, height, image::Luma([grey]));
+        let mut encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut jpeg, 90);
+        encoder.encode_image(&image::DynamicImage::ImageLuma8(pixels).to_rgb8()).unwrap();
+        SeenPicture { offset_ns: ms * 1_000_000, width, height, jpeg }
+    };
+    let sample = |i: usize| ((i as f32 / 16_000.0 * 440.0 * std::f32::consts::TAU).sin() * 12_000.0) as i16;
+    let sound = if sounds { (0..16_000).map(sample).collect() } else { Vec::new() };
+    SeenSecond { pictures: times_ms.iter().map(picture).collect(), sound }
+}
+
+/// The seconds that a reader cuts: the pictures' offsets in ms with their grey, and whether there is sound.
+fn cut_again(path: &Path) -> Vec<(Vec<(u64, u8)>, bool)> {
+    use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, LagLimits, SamplingPlan};
+    use touchline_core::item::Pace;
+    let plan = SamplingPlan { rgb_frames: 3, flow_pairs: 0, flow_gap_ns: 100_000_000 };
+    let mut builder = ClipBuilder::new(ClipConfig {
+        sample_rate: Some(16_000),
+        plan,
+        lag: LagLimits::for_pace(Pace::File),
+        behind_ns: 0,
+    });
+    let options = GstOptions { frame_height: 48, ..GstOptions::default() };
+    let opener = GstOpener::new(options, Arc::new(SystemClock::new())).unwrap();
+    let (to, media) = crossbeam_channel::bounded(64);
+    let _source = opener.open(&path.display().to_string(), to).unwrap();
+    let (mut out, mut seconds) = (Vec::new(), Vec::new());
+    for item in media {
+        let ended = matches!(item, MediaItem::Ended(_));
+        builder.push(item, &mut out);
+        for output in out.drain(..) {
+            if let ClipOutput::Second(second) = output {
+                let start = second.start().0;
+                let picture = |frame: &touchline_core::frame::Frame| ((frame.pts.0 - start) / 1_000_000, frame.data[0]);
+                let loud = second.audio.iter().flatten().any(|sample| sample.abs() > 0.1);
+                seconds.push((second.frames.iter().map(picture).collect(), loud));
+            }
+        }
+        if ended {
+            break;
+        }
+    }
+    seconds
+}
+
+#[test]
+fn seconds_as_seen_are_cut_again_where_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let times = [[170, 500, 830], [160, 520, 840]];
+    // The last second has no sound, and the first file none at all: its first picture is not at the begin of a second.
+    for (name, sounds) in [("silent", [false, false]), ("mixed", [true, false])] {
+        let seconds = [seen(&times[0], 60, sounds[0]), seen(&times[1], 180, sounds[1])];
+        let rate = sounds.contains(&true).then_some(16_000);
+        let file = write_seen(dir.path(), name, rate, &seconds).unwrap();
+        assert_eq!(file.file, format!("{name}.mkv"));
+        assert_eq!(file.bytes, dir.path().join(&file.file).metadata().unwrap().len());
+        let cut = cut_again(&dir.path().join(&file.file));
+        assert_eq!(cut.len(), 2, "{name}: {cut:?}");
+        for (((pictures, loud), times), (grey, sounds)) in
+            cut.iter().zip(times).zip([(60_i16, sounds[0]), (180, sounds[1])])
+        {
+            let found: Vec<u64> = pictures.iter().map(|(ms, _)| *ms).collect();
+            assert!(found.len() == 3 && found.iter().zip(times).all(|(a, b)| a.abs_diff(b) <= 1), "{name}: {found:?}");
+            assert!(pictures.iter().all(|(_, value)| (i16::from(*value) - grey).abs() < 4), "{name}: {pictures:?}");
+            assert_eq!(*loud, sounds, "{name}");
+        }
+    }
+    let nothing = write_seen(dir.path(), "none", None, []);
+    assert_eq!(nothing, Err(ClipError::NoMedia));
+    let absent = write_seen(&dir.path().join("absent"), "a", None, &[seen(&[500], 60, false)]);
+    assert!(matches!(absent, Err(ClipError::Failed(_))), "{absent:?}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no part of a file stays");
+}

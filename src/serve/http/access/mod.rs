@@ -88,7 +88,7 @@ pub enum AuthMethod {
 
 impl AuthMethod {
     /// The name in the audit log.
-    const fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             AuthMethod::Nothing => "nothing",
             AuthMethod::Token => "token",
@@ -328,7 +328,7 @@ impl Access {
             Denied::Wait(_) => HttpRefusal::Throttled,
             Denied::NeedsAdmin | Denied::NoAdmin | Denied::ForeignSite | Denied::UnknownName => HttpRefusal::Forbidden,
         });
-        if matches!(path, "/" | "/history") && matches!(denied, Denied::NeedsToken) {
+        if matches!(path, "/" | "/history" | "/teach") && matches!(denied, Denied::NeedsToken) {
             // A browser: show the login page.
             let (kind, body) = page::asset("login.html").expect("the login page is in the binary");
             return (StatusCode::UNAUTHORIZED, [(header::CONTENT_TYPE, kind)], body).into_response();

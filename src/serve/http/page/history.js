@@ -3,8 +3,10 @@
 import { $, duration, setText, url } from "./base.js";
 import { learnClasses, onThemeChange, titleOf } from "./colours.js";
 import { Lanes, SPAN_MAX, SPAN_MIN } from "./lanes.js";
+import { Corrector } from "./correct.js";
 import { fetchInfo, offerLogOut } from "./live.js";
-import { ProblemError, fetchSeconds, fetchSegments, fetchStreams, fetchSums, timeOf } from "./past.js";
+import { ProblemError, fetchSeconds, fetchSegments, fetchStreams, fetchSums, fetchUnexpected, timeOf } from "./past.js";
+import { mayChange } from "./requests.js";
 import { showDetail, showLegend, showList } from "./segment.js";
 import { showSums } from "./sums.js";
 import { clock, day, offerZones, setHouseZone, zoneId, zoneName } from "./times.js";
@@ -18,7 +20,7 @@ const SECONDS_STREAMS = 8;
 const LIST = 50;
 
 const query = new URLSearchParams(location.search);
-const state = { streams: [], segments: [], sums: null, selected: null, more: false, count: LIST, by: "stream", loaded: null, follows: true, seconds: new Map() };
+const state = { streams: [], segments: [], unexpected: [], sums: null, selected: null, more: false, count: LIST, by: "stream", loaded: null, follows: true, seconds: new Map() };
 let view = first();
 let timer = 0;
 let asked = null;
@@ -95,7 +97,7 @@ function show() {
   const shown = shownStreams();
   const ids = new Set(shown.map(({ id }) => id));
   const segments = state.segments.filter(({ stream }) => ids.has(stream));
-  lanes.show(shown, segments, label);
+  lanes.show(shown, segments, label, state.unexpected);
   showView();
   const names = new Map(state.streams.map((s) => [s.id, s.settings?.label ?? s.id]));
   const found = matching().filter(({ stream }) => ids.has(stream));
@@ -121,7 +123,7 @@ function links() {
 function select(segment, focus = false) {
   state.selected = segment;
   lanes.selected = segment;
-  showDetail(segment, view, segment && state.streams.find(({ id }) => id === segment.stream));
+  showDetail(segment, view, segment && state.streams.find(({ id }) => id === segment.stream), corrector);
   if (segment && focus) $("detail").focus({ preventScroll: false });
 }
 
@@ -145,8 +147,13 @@ async function load() {
     const wide = { from: view.from - span / 2, to: view.to + span / 2 };
     const { group, stream } = filter();
     const wanted = { group, stream };
-    const [streams, { segments, more }, sums] = await Promise.all([fetchStreams(signal), fetchSegments(wide, wanted, signal), fetchSums(view, wanted, zoneId(), signal)]);
-    Object.assign(state, { streams, segments, more, sums });
+    const [streams, { segments, more }, sums, unexpected] = await Promise.all([
+      fetchStreams(signal),
+      fetchSegments(wide, wanted, signal),
+      fetchSums(view, wanted, zoneId(), signal),
+      fetchUnexpected(wide, wanted, signal),
+    ]);
+    Object.assign(state, { streams, segments, more, sums, unexpected });
     if (state.selected) state.selected = segments.find((s) => s.stream === state.selected.stream && s.run === state.selected.run && s.first === state.selected.first) ?? state.selected;
     fillFilters();
     problem(null);
@@ -285,7 +292,9 @@ function showBy() {
 
 const info = await fetchInfo({ silent: () => problem(new Error("no answer")) });
 learnClasses(info.classes);
+const corrector = info.teaches && (await mayChange()) ? new Corrector("segment", info.classes) : null;
 setHouseZone(info.time_zone ?? null);
+$("teach-link").hidden = !info.teaches;
 setText($("build"), `Touchline ${info.version} · pack ${info.pack.name}`);
 if (["class", "day"].includes(query.get("by"))) state.by = query.get("by");
 fillFilters();

@@ -8,6 +8,8 @@ export const SPAN_MIN = 10_000;
 export const SPAN_MAX = 8 * 86_400_000;
 const BAND = 22;
 const THIN = 6;
+// The line over what is unexpected.
+const MARK = 4;
 const HEIGHT = BAND + THIN + 3;
 // Distances of the marks of the axis, ms.
 const TICKS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400].map((s) => s * 1000);
@@ -19,6 +21,7 @@ export class Lanes {
   #streams = [];
   #segments = new Map();
   #seconds = new Map();
+  #unexpected = [];
   #view = { from: 0, to: 1 };
   #class = "";
   #selected = null;
@@ -51,9 +54,10 @@ export class Lanes {
     this.draw();
   }
 
-  // The streams with their segments; `only` is the class that is looked for.
-  show(streams, segments, only) {
+  // The streams with their segments, and when something unexpected was on air; `only` is the class that is looked for.
+  show(streams, segments, only, unexpected) {
     this.#streams = streams;
+    this.#unexpected = unexpected;
     this.#class = only;
     this.#segments = new Map(streams.map(({ id }) => [id, segments.filter(({ stream }) => stream === id)]));
     for (const stream of streams) if (!this.#rows.has(stream.id)) this.#rows.set(stream.id, this.#row(stream.id));
@@ -188,7 +192,9 @@ export class Lanes {
     if (!segment) return;
     const title = make("b", "", `${nameOf(segment)}${segment.mean === null ? "" : ` ${percent(segment.mean)}`}`);
     const rest = make("span", "", `${moment(segment.from)} · ${duration((segment.to - segment.from) / 1000)}${segment.open ? " so far" : ""}`);
-    tip.replaceChildren(title, rest, ...this.#secondText(e));
+    const at = this.#at(e.clientX);
+    const isUnexpected = this.#unexpectedIn(segment.stream, at, at + 1).length > 0;
+    tip.replaceChildren(title, rest, ...this.#secondText(e), ...(isUnexpected ? [make("span", "", "Unexpected")] : []));
     const box = this.box.getBoundingClientRect();
     const row = e.target.getBoundingClientRect();
     const room = box.width - tip.offsetWidth;
@@ -210,7 +216,7 @@ export class Lanes {
   draw() {
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
-    const colours = { sunk: colour("--sunk"), quiet: colour("--quiet"), ink: colour("--ink"), card: colour("--card"), line: colour("--line") };
+    const colours = { sunk: colour("--sunk"), quiet: colour("--quiet"), ink: colour("--ink"), card: colour("--card"), line: colour("--line"), warn: colour("--warn") };
     const ticks = this.#axis(colours);
     for (const { id } of this.#streams) this.#lane(id, colours, ticks);
   }
@@ -274,6 +280,14 @@ export class Lanes {
       sums.set(name, (sums.get(name) ?? 0) + (Math.min(to, segment.to) - Math.max(from, segment.from)) / 1000);
     }
     this.#thin(g, id, x, colours, hatching);
+    for (const span of this.#unexpectedIn(id, from, to)) {
+      // Two colours, because a class may have either.
+      g.fillStyle = colours.card;
+      box(x(span.from), x(span.to), 0, MARK + 1);
+      g.fillStyle = colours.warn;
+      box(x(span.from), x(span.to), 0, MARK);
+      sums.set("Unexpected", (sums.get("Unexpected") ?? 0) + (Math.min(to, span.to) - Math.max(from, span.from)) / 1000);
+    }
     g.fillStyle = colours.ink;
     for (const { at, isDay } of ticks) {
       g.globalAlpha = isDay ? 0.45 : 0.12;
@@ -288,6 +302,11 @@ export class Lanes {
     }
     const words = [...sums].sort((a, b) => b[1] - a[1]).map(([name, seconds]) => `${name} ${duration(seconds)}`);
     canvas.setAttribute("aria-label", words.join(", ") || "No records of this time");
+  }
+
+  // The times at which something unexpected was on air.
+  #unexpectedIn(id, from, to) {
+    return this.#unexpected.filter((span) => span.stream === id && span.to > from && span.from < to);
   }
 
   // The class of each second.

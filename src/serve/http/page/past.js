@@ -38,6 +38,27 @@ export async function fetchSegments(view, filter, signal) {
   return { segments: segments.reverse(), more: after !== null };
 }
 
+// When something unexpected was on air: {stream, from, to} in the order of time. What has not ended lasts until the end of the view.
+export async function fetchUnexpected(view, filter, signal) {
+  const { events } = await ask("api/v1/events", { ...timeOf(view), ...filter, type: "expectation", limit: 1000, order: "oldest" }, signal);
+  const spans = [];
+  const open = new Map();
+  for (const { stream, kind, wall, seconds } of events) {
+    const at = wall ? Date.parse(wall.time) : null;
+    if (at === null) continue;
+    if (kind === "unexpected-began") {
+      open.set(stream, { stream, from: at - seconds * 1000, to: view.to });
+      spans.push(open.get(stream));
+    } else if (open.has(stream)) {
+      open.get(stream).to = at;
+      open.delete(stream);
+    } else {
+      spans.push({ stream, from: view.from, to: at });
+    }
+  }
+  return spans;
+}
+
 export const fetchSeconds = (stream, view, signal) => ask("api/v1/history", { stream, ...timeOf(view), step: 1 }, signal);
 export const fetchSums = (view, filter, zone, signal) => ask("api/v1/summary", { ...timeOf(view), ...filter, zone }, signal);
 export const fetchStreams = async (signal) => (await ask("api/v1/streams", {}, signal)).streams;

@@ -11,8 +11,9 @@ const FORMATS = { otio: "OpenTimelineIO", edl: "EDL", webvtt: "WebVTT", csv: "CS
 
 let asked = null;
 
-// Shows the details of a segment. `view` is the time of the exports; `stream` its stream, if it still exists.
-export async function showDetail(segment, view, stream) {
+// Shows the details of a segment. `view` is the time of the exports; `stream` its stream, if it still exists; `corrector` takes what the
+// viewer says about it.
+export async function showDetail(segment, view, stream, corrector = null) {
   asked?.abort();
   asked = new AbortController();
   const { signal } = asked;
@@ -53,7 +54,9 @@ export async function showDetail(segment, view, stream) {
   const links = make("p", "links");
   if (stream) links.append("Export of the time shown: ", ...exports(segment.stream, view));
   const clip = make("p", "links");
-  $("detail-body").replaceChildren(poster, facts, clip, links);
+  $("detail-body").replaceChildren(poster, facts, clip, ...(corrector ? [corrector.element] : []), links);
+  const { run, first: from, last: to, class: label } = segment;
+  corrector?.show({ stream: segment.stream, run, from, to, label, what: `These ${duration(segment.seconds)}` });
   try {
     const found = segment.class ? await fetchClip(segment, signal) : null;
     if (!signal.aborted && found) showClip(found, poster, clip);

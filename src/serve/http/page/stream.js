@@ -4,7 +4,9 @@ import { expectationOf } from "./answers.js";
 import { $, isTaken, percent, setText, toggleFullScreen } from "./base.js";
 import { learnClasses, onThemeChange } from "./colours.js";
 import { Live, Picture, fetchInfo, followNotice, offerLogOut, pollStreams } from "./live.js";
+import { Corrector, spanOf } from "./correct.js";
 import { Manage } from "./manage.js";
+import { mayChange } from "./requests.js";
 import { Bars, Modalities, answerOfRecord, isNoProgramme, showEvents, showNotice, showOutput, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
 import { Timeline } from "./timeline.js";
 import { offerZones, setHouseZone } from "./times.js";
@@ -45,6 +47,7 @@ const manage = new Manage({
 const info = await fetchInfo(server);
 learnClasses(info.classes);
 setHouseZone(info.time_zone ?? null);
+$("teach-link").hidden = !info.teaches;
 followNotice(info, document.querySelector("footer"));
 const bars = new Bars(info.classes, info);
 showBuild();
@@ -64,6 +67,18 @@ async function packChanged(pack) {
   showBuild();
   $("spoken").textContent = `Pack ${info.pack.name} is in use`;
 }
+
+// Selected seconds of the timeline can be corrected.
+const LAST_SECONDS = 5;
+async function offerCorrections() {
+  if (!info.teaches || !(await mayChange())) return;
+  const corrector = new Corrector("stream", info.classes);
+  $("correct").append(corrector.element);
+  $("correct").hidden = false;
+  timeline.selected = (entries) => corrector.show(spanOf(known.stream.id, entries));
+  $("correct-now").addEventListener("click", () => timeline.selectLast(LAST_SECONDS));
+}
+offerCorrections();
 
 // After an outage the server may run another build or another pack. Then the page must reload.
 async function comeBack() {

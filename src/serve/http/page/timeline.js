@@ -18,6 +18,9 @@ export class Timeline {
   #live = true;
   #moving = true;
   #cursor = null;
+  // The first and the last second of the selection, and what is called with it.
+  #range = null;
+  #selected = null;
   #now = () => Date.now();
 
   // `canvas`, `tip` and `legend` are elements; `now` is the server's clock in ms.
@@ -27,16 +30,58 @@ export class Timeline {
     this.legend = legend;
     this.#now = now;
     new ResizeObserver(() => this.draw()).observe(canvas);
-    const point = (e) => this.#point(e.offsetX);
-    canvas.addEventListener("pointermove", point);
-    canvas.addEventListener("pointerdown", point);
+    canvas.addEventListener("pointermove", (e) => {
+      this.#point(e.offsetX);
+      if (e.buttons & 1) this.#extend(false);
+    });
+    canvas.addEventListener("pointerdown", (e) => {
+      this.#point(e.offsetX);
+      if (e.button === 0) this.#begin();
+    });
+    canvas.addEventListener("pointerup", () => this.#tell());
     canvas.addEventListener("pointerleave", () => this.#leave());
     canvas.addEventListener("blur", () => this.#leave());
     canvas.addEventListener("keydown", (e) => this.#key(e));
   }
 
+  // Lets the viewer select seconds, with the pointer or with Shift, the arrows and Enter. `selected` gets them in order.
+  set selected(selected) {
+    this.#selected = selected;
+  }
+
+  // Selects the last `count` seconds of the last run.
+  selectLast(count) {
+    const last = this.#entries.at(-1);
+    if (!last) return;
+    const from = this.#entries.slice(-count).find((e) => e.run === last.run && e.index > last.index - count);
+    this.#range = [from, last];
+    this.#tell();
+  }
+
+  #begin() {
+    if (!this.#selected || !this.#cursor) return;
+    this.#range = [this.#cursor, this.#cursor];
+    this.draw();
+  }
+
+  // Extends the selection to the cursor, within a run.
+  #extend(tells) {
+    if (!this.#range || this.#cursor?.run !== this.#range[0].run) return;
+    this.#range = [this.#range[0], this.#cursor];
+    this.draw();
+    if (tells) this.#tell();
+  }
+
+  #tell() {
+    if (!this.#range) return;
+    const [from, to] = this.#range.map(({ index }) => index).sort((a, b) => a - b);
+    this.draw();
+    this.#selected(this.#entries.filter(({ run, index }) => run === this.#range[0].run && index >= from && index <= to));
+  }
+
   reset(history, events, pace) {
     this.#entries = [];
+    this.#range = null;
     this.#live = pace === "live";
     this.#events = [...events];
     this.#leave();
@@ -118,6 +163,12 @@ export class Timeline {
 
     this.#axis(g, width, height, quiet);
     this.#marks(g, x);
+    if (this.#range !== null) {
+      const [left, right] = this.#range.map(({ at }) => at).sort((a, b) => a - b);
+      g.strokeStyle = ink;
+      g.lineWidth = 2;
+      g.strokeRect(x(left) - 1, MARKS - 2, Math.max(3, x(right + 1) - x(left) + 2), BAND + BREAK + THIN + 4);
+    }
     if (this.#cursor !== null) {
       const at = x(this.#cursor.at + 0.5);
       g.fillStyle = ink;
@@ -213,11 +264,17 @@ export class Timeline {
   #key(event) {
     const step = { ArrowLeft: -1, ArrowRight: 1, PageUp: -30, PageDown: 30 }[event.key];
     if (event.key === "Escape") return this.#leave();
+    if (event.key === "Enter") {
+      this.#begin();
+      return this.#tell();
+    }
     if (step === undefined || !this.#entries.length) return;
     event.preventDefault();
     const index = this.#cursor ? this.#entries.indexOf(this.#cursor) : this.#entries.length - 1;
     const next = Math.min(this.#entries.length - 1, Math.max(0, index + (this.#cursor ? step : 0)));
+    if (event.shiftKey && this.#range === null) this.#begin();
     this.#select(this.#entries[next]);
+    if (event.shiftKey) this.#extend(true);
   }
 
   #leave() {

@@ -45,6 +45,7 @@ const groupOf = (stream) => stream.settings?.group ?? null;
 const info = await fetchInfo({ silent: () => showNotice(true) });
 learnClasses(info.classes);
 setHouseZone(info.time_zone ?? null);
+$("teach-link").hidden = !info.teaches;
 followNotice(info, document.querySelector("footer"));
 setText($("build"), `Touchline ${info.version} · pack ${info.pack.name}`);
 

@@ -424,7 +424,8 @@ fn the_document_declares_every_refusal() {
     let is_public = |path: &str| path.starts_with("/assets/") || path.ends_with("z") || path == "/api/v1/session";
     let send = |(path, method): &(String, String), headers: &[(&str, &str)], body: &str| {
         // The stream does not exist, so that its endless answers end at once.
-        let path = path.replace("{id}", "none").replace("{name}", "wall.js");
+        let path =
+            path.replace("{id}", "none").replace("{name}", "wall.js").replace("{run}", "0").replace("{index}", "0");
         ask(&server, &method.to_uppercase(), &path, headers, body)
     };
     for operation in &operations {

@@ -10,6 +10,7 @@ use crate::past::Afternoon;
 use crate::skip::{Lacks, skip};
 use crate::studio::Studio;
 use crate::support::Shot;
+use crate::teach::{School, well};
 use crate::wall::{WallServer, open, pictures};
 use crate::webdriver::Browser;
 use touchline_core::clip::GapReason;
@@ -133,4 +134,29 @@ fn the_history_passes_axe() {
     check(&browser, &axe, "the history on a phone");
     browser.run("document.querySelector('[data-by=class]').click()");
     check(&browser, &axe, "hours by sport");
+}
+
+#[test]
+fn teaching_passes_axe() {
+    let Some(axe) = axe() else { return };
+    let Some((_one, browser)) = browser() else { return };
+    let mut school = School::open(AccessConfig::default(), &well());
+    browser.go(&format!("{}/teach", school.server.url));
+    browser.wait("the page", "return document.getElementById('learn-pack').textContent !== ''");
+    check(&browser, &axe, "no question");
+    school.hold(&[0.3; 40]);
+    browser.wait("a question", "return document.querySelectorAll('#next li').length === 3");
+    check(&browser, &axe, "a question");
+    click(&browser, "confirm");
+    browser.wait("the correction", "return document.querySelectorAll('#kept li').length === 1");
+    click(&browser, "learn-start");
+    browser.wait("the figures", "return document.querySelectorAll('#learn-rows tr').length === 3");
+    check(&browser, &axe, "a pack that has learned");
+    browser.resize(390, 844, true);
+    check(&browser, &axe, "teaching on a phone");
+    browser.resize(1280, 800, false);
+    browser.go(&format!("{}/?stream=court-1", school.server.url));
+    click(&browser, "correct-now");
+    browser.wait("the form", "return document.querySelector('.correct').checkVisibility()");
+    check(&browser, &axe, "corrections on the page of a stream");
 }

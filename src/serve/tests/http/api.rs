@@ -114,8 +114,8 @@ fn answers_have_their_content_type_and_security_headers() {
 fn every_file_of_the_page_exists_and_comes_from_the_server() {
     let (hub, _) = new_hub();
     let server = Server::start(hub);
-    let mut files =
-        vec!["/".to_owned(), "/?stream=x".to_owned(), "/history".to_owned(), "/assets/login.html".to_owned()];
+    let mut files: Vec<String> =
+        ["/", "/?stream=x", "/history", "/teach", "/assets/login.html"].map(str::to_owned).to_vec();
     let mut next = 0;
     while let Some(path) = files.get(next).cloned() {
         next += 1;
@@ -136,7 +136,7 @@ fn every_file_of_the_page_exists_and_comes_from_the_server() {
             }
         }
     }
-    assert_eq!(files.len(), 33, "{files:?}");
+    assert_eq!(files.len(), 39, "{files:?}");
 }
 
 #[test]

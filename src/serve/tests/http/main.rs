@@ -12,6 +12,8 @@ mod past;
 mod skip;
 mod studio;
 mod support;
+mod teach;
+mod teach_page;
 mod tls;
 mod unexpected;
 #[path = "../../../../tests/common/wait.rs"]

@@ -24,9 +24,9 @@ use touchline_serve::record::format::rfc3339;
 use touchline_serve::store::{Store, StoreThread};
 
 /// What a channel of the afternoon shows, and for how many seconds.
-type Plan = &'static [(Shot, usize)];
+pub type Plan = &'static [(Shot, usize)];
 
-const COURT: Plan = &[
+pub const COURT: Plan = &[
     (Shot::On("tennis", 0.92), 1900),
     (Shot::On("other", 0.2), 120),
     (Shot::On("soccer", 0.9), 700),
@@ -57,6 +57,11 @@ impl Afternoon {
     }
 
     pub fn with(access: AccessConfig, channels: &[(&str, &str, &str, Plan)]) -> Self {
+        Self::expecting(access, channels, &[])
+    }
+
+    /// As [`Afternoon::with`], with what is expected of all channels.
+    pub fn expecting(access: AccessConfig, channels: &[(&str, &str, &str, Plan)], expected: &[&str]) -> Self {
         let (hub, clock) = new_hub();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("touchline.db");
@@ -64,7 +69,7 @@ impl Afternoon {
         let (store, thread, _) = Store::open(&path, limits, hub.metrics().clone(), clock.clone()).unwrap();
         hub.set_archive(Arc::new(store.clone()));
         for (id, label, group, plan) in channels {
-            play(&hub, &clock, &store, (id, label, group), plan);
+            play(&hub, &clock, &store, (id, label, group), plan, expected);
         }
         assert!(store.flush(Duration::from_secs(60)));
         assert!(hub.metrics().encode().contains("touchline_store_records_lost_total 0"));
@@ -79,8 +84,15 @@ impl Afternoon {
     }
 }
 
-/// Publishes a channel whose last second is now.
-fn play(hub: &Hub, clock: &PastClock, store: &Store, (id, label, group): (&str, &str, &str), plan: Plan) {
+/// Publishes a channel whose last second is now, and of which `expected` is expected.
+fn play(
+    hub: &Hub,
+    clock: &PastClock,
+    store: &Store,
+    (id, label, group): (&str, &str, &str),
+    plan: Plan,
+    expected: &[&str],
+) {
     let total: usize = plan.iter().map(|(_, seconds)| seconds).sum();
     clock.set_back(Duration::from_secs(total as u64));
     let stream = add(hub, id, "testsrc://");
@@ -89,6 +101,7 @@ fn play(hub: &Hub, clock: &PastClock, store: &Store, (id, label, group): (&str, 
     stream.set_state(StreamState::Playing);
     stream.run_started(RunId(0), None);
     let mut script = Script::default();
+    assert!(expected.iter().all(|name| script.expected.add(name, hub.classes())));
     for (i, shot) in plan.iter().flat_map(|(shot, seconds)| std::iter::repeat_n(*shot, *seconds)).enumerate() {
         clock.set_back(Duration::from_secs((total - i) as u64));
         step(&stream, clock, &mut script, shot);

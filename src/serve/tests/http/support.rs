@@ -31,6 +31,7 @@ use touchline_serve::http::{Serving, StreamAccess};
 use touchline_serve::hub::{Hub, HubInfo, StreamHandle, StreamInfo};
 use touchline_serve::metrics::Metrics;
 use touchline_serve::record::Published;
+use touchline_serve::teach::TeachAccess;
 
 /// The system clock, which can be set back to publish seconds in the past.
 #[derive(Default)]
@@ -91,6 +92,13 @@ pub fn add(hub: &Hub, id: &str, uri: &str) -> StreamHandle {
     hub.add_stream(StreamInfo { id: id.into(), uri: uri.into(), pace: Pace::Live }).unwrap()
 }
 
+/// What can be changed.
+#[derive(Default)]
+struct Parts {
+    streams: Option<StreamAccess>,
+    teach: Option<TeachAccess>,
+}
+
 /// A running server. Dropping it stops it.
 pub struct Server {
     pub url: String,
@@ -108,26 +116,34 @@ impl Server {
     pub fn start_at(hub: Hub, address: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let access = AccessConfig::default();
-        Self::start_in(runtime, hub, address, (access, None), None, Limits::default())
+        Self::start_in(runtime, hub, address, (access, Parts::default()), None, Limits::default())
     }
 
     /// Starts a server with tokens, TLS and limits.
     pub fn start_with(hub: Hub, access: AccessConfig, tls: Option<Arc<Tls>>, limits: Limits) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        Self::start_in(runtime, hub, "127.0.0.1:0", (access, None), tls, limits)
+        Self::start_in(runtime, hub, "127.0.0.1:0", (access, Parts::default()), tls, limits)
     }
 
     /// Starts a server whose streams can be changed.
     pub fn start_with_streams(hub: Hub, access: AccessConfig, streams: StreamAccess) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        Self::start_in(runtime, hub, "127.0.0.1:0", (access, Some(streams)), None, Limits::default())
+        let parts = Parts { streams: Some(streams), teach: None };
+        Self::start_in(runtime, hub, "127.0.0.1:0", (access, parts), None, Limits::default())
+    }
+
+    /// Starts a server whose seconds can be corrected.
+    pub fn start_with_teach(hub: Hub, access: AccessConfig, teach: TeachAccess) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let parts = Parts { streams: None, teach: Some(teach) };
+        Self::start_in(runtime, hub, "127.0.0.1:0", (access, parts), None, Limits::default())
     }
 
     fn start_in(
         runtime: Runtime,
         hub: Hub,
         address: &str,
-        (access, streams): (AccessConfig, Option<StreamAccess>),
+        (access, Parts { streams, teach }): (AccessConfig, Parts),
         tls: Option<Arc<Tls>>,
         limits: Limits,
     ) -> Self {
@@ -136,7 +152,7 @@ impl Server {
         let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
         let access = Arc::new(Access::new(access, address, hub.clock().clone(), hub.metrics().clone()).unwrap());
         let (stop, stopped) = oneshot::channel();
-        let serving = Serving { packs: None, streams, clips: None, access: access.clone(), tls, limits };
+        let serving = Serving { packs: None, streams, clips: None, teach, access: access.clone(), tls, limits };
         let task = runtime.spawn(http::serve_with(listener, hub, serving, async {
             let _ = stopped.await;
         }));

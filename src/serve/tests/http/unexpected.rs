@@ -1,9 +1,11 @@
 //! Streams that show something unexpected, on the wall and on their page, in headless Chromium.
 
 use crate::page::{browser, rest, screenshots};
+use crate::past::{Afternoon, COURT};
 use crate::support::Shot;
 use crate::wall::{WallServer, ids, open, pictures, tile};
 use crate::webdriver::Browser;
+use touchline_serve::http::access::AccessConfig;
 
 /// Takes a picture of the page in both themes.
 fn in_both_themes(browser: &Browser, name: &str) {
@@ -61,5 +63,22 @@ fn a_stream_with_something_unexpected_is_a_problem_until_it_ends() {
     browser.wait("tennis", "return document.querySelector('[data-id=channel-4]').dataset.level === 'calm'");
     wall.continue_with(6, &[Shot::On("soccer", 0.1); 15]);
     browser.wait("an unsure answer", "return document.querySelector('[data-id=channel-6]').dataset.level === 'calm'");
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+#[test]
+fn the_history_marks_what_was_unexpected() {
+    let Some((_one, browser)) = browser() else { return };
+    let channels = [("court-1", "Centre court", "tennis", COURT)];
+    let afternoon = Afternoon::expecting(AccessConfig::default(), &channels, &["tennis", "unknown"]);
+    browser.go(&format!("{}/history?span=3600", afternoon.server.url));
+    // Soccer, for 700 and 300 seconds with an outage between them.
+    let words = browser.wait(
+        "the lane",
+        "return document.querySelector('#lanes canvas').getAttribute('aria-label').match(/Unexpected [0-9]+:[0-9]+/)?.[0] ?? null",
+    );
+    let minutes: u32 = words.as_str().unwrap()["Unexpected ".len()..].split(':').next().unwrap().parse().unwrap();
+    assert!((16..=19).contains(&minutes), "{words}");
+    in_both_themes(&browser, "history-unexpected");
     assert_eq!(browser.console(), Vec::<String>::new());
 }
