@@ -62,6 +62,7 @@ fn main() -> Result<()> {
         notice: None,
         access: AccessSettings::default(),
         record: None,
+        fleet: None,
         overlay: OverlaySettings::default(),
         jsonl: None,
         jsonl_kinds: None,

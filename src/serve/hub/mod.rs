@@ -31,7 +31,7 @@ pub use crate::config::RecordKind;
 use crate::config::stream_id;
 use crate::control::packs::PackStatus;
 use crate::metrics::Metrics;
-use crate::record::StreamState;
+use crate::record::{FleetTenure, StreamState};
 use crate::sink::DeliveryBoard;
 pub use archive::{
     Archive, HistoryCursor, HistoryFilter, KeptSegment, KeptTime, Restored, StoredRecord, StoredSegment, TimeOfContent,
@@ -117,6 +117,8 @@ struct HubShared {
     vote_window_s: AtomicU32,
     time_zone: RwLock<Option<Arc<str>>>,
     notice: RwLock<Option<Notice>>,
+    /// JSON; `None` without a fleet.
+    fleet: RwLock<Option<String>>,
     pack: RwLock<RunningPack>,
     pack_status: PackStatus,
     deliveries: DeliveryBoard,
@@ -156,6 +158,7 @@ impl Hub {
             vote_window_s,
             time_zone,
             notice: RwLock::default(),
+            fleet: RwLock::default(),
             pack,
             pack_status,
             deliveries,
@@ -174,6 +177,14 @@ impl Hub {
     /// # Errors
     /// [`Error::Usage`] if the id is ill-formed or exists.
     pub fn add_stream(&self, info: StreamInfo) -> Result<StreamHandle> {
+        self.add_stream_of(info, None)
+    }
+
+    /// As [`Hub::add_stream`], for a stream of a fleet.
+    ///
+    /// # Errors
+    /// As [`Hub::add_stream`].
+    pub fn add_stream_of(&self, info: StreamInfo, tenure: Option<Arc<FleetTenure>>) -> Result<StreamHandle> {
         let id = info.id;
         stream_id(&id).map_err(Error::Usage)?;
         let mut streams = self.shared.streams.write();
@@ -184,7 +195,8 @@ impl Hub {
         let (state, unix_ns) = (StreamState::default(), self.shared.clock.unix_ns());
         metrics.state(state.as_str(), state.cause(), unix_ns, None);
         let stream = Arc::new(Stream {
-            source: RwLock::new(SourceFacts::new(&id, &self.shared, &info.uri, info.pace)),
+            source: RwLock::new(SourceFacts::new(&id, &self.shared, &info.uri, info.pace, tenure.clone())),
+            tenure,
             metrics,
             live: Mutex::new(LiveState::new(unix_ns)),
             preview: Arc::new(Preview::new(self.shared.clock.clone())),
@@ -226,7 +238,7 @@ impl Hub {
     /// Where stream `id` comes from, without secrets, and whether the source policy applies to it.
     pub fn source(&self, id: &str) -> Option<(Arc<str>, bool)> {
         let stream = self.stream(id)?;
-        let is_guarded = stream.live().facts.as_ref().is_none_or(|facts| facts.origin == StreamOwner::Api);
+        let is_guarded = stream.live().facts.as_ref().is_none_or(|facts| facts.origin.is_guarded());
         Some((stream.source().uri, is_guarded))
     }
 
@@ -321,6 +333,16 @@ impl Hub {
     /// Sets the sentence that the page shows to all viewers.
     pub fn set_notice(&self, notice: Option<Notice>) {
         *self.shared.notice.write() = notice;
+    }
+
+    /// Sets the answer of `GET /api/v1/fleet`.
+    pub fn set_fleet(&self, json: Option<String>) {
+        *self.shared.fleet.write() = json;
+    }
+
+    /// The answer of `GET /api/v1/fleet`; `None` without a fleet.
+    pub fn fleet_json(&self) -> Option<String> {
+        self.shared.fleet.read().clone()
     }
 
     /// Sets the time zone of the page, as in `Europe/London`.

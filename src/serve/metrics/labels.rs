@@ -17,11 +17,13 @@ pub enum StageThread {
     Pack,
     /// Writes the state file.
     Store,
+    /// Shares streams with other machines.
+    Fleet,
 }
 
 impl StageThread {
     /// In the order of the variants.
-    pub const ALL: [StageThread; 7] = [
+    pub const ALL: [StageThread; 8] = [
         StageThread::Clip,
         StageThread::Infer,
         StageThread::Sink,
@@ -29,6 +31,7 @@ impl StageThread {
         StageThread::Shadow,
         StageThread::Pack,
         StageThread::Store,
+        StageThread::Fleet,
     ];
 
     /// Value of the label `stage`.
@@ -41,6 +44,7 @@ impl StageThread {
             StageThread::Shadow => "shadow",
             StageThread::Pack => "pack",
             StageThread::Store => "store",
+            StageThread::Fleet => "fleet",
         }
     }
 }
