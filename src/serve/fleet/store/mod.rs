@@ -199,7 +199,8 @@ impl FleetStore {
             let mut keys = bucket.keys().await.map_err(|e| failed(causes(&e)))?;
             let mut is_empty = true;
             while let Some(key) = keys.next().await {
-                is_empty &= key_of(&key.map_err(|e| failed(causes(&e)))?).is_none();
+                let key = key_of(&key.map_err(|e| failed(causes(&e)))?);
+                is_empty &= key.is_none_or(|key| matches!(key, FleetKey::Renewal(_)));
             }
             let mut all = FleetSnapshot::new();
             if is_empty {
