@@ -12,6 +12,7 @@ mod doctor;
 #[cfg(feature = "train")]
 mod evaluate;
 mod export;
+mod fleet_args;
 mod installation;
 mod pack;
 mod paths;
@@ -23,6 +24,7 @@ mod run;
 mod score;
 mod signal;
 mod source_worker;
+mod stream;
 #[cfg(feature = "train")]
 mod train;
 #[cfg(feature = "train")]
@@ -58,6 +60,7 @@ use touchline_serve::config::{Key, PrecisionChoice, SettingSources, Settings};
   touchline export --from decisions.jsonl --format edl -o match.edl      segments for an edit suite
   touchline render match.mp4 -o annotated.mp4         the label on the picture
   touchline config check touchline.toml               validate a configuration without running it
+  touchline stream list --fleet nats://nats.example   the streams that machines share
   touchline doctor                                    list what this machine lacks, and how to install it
 
 Exit codes:
@@ -98,6 +101,8 @@ enum Command {
     Export(Box<export::ExportArgs>),
     /// Check a configuration file, show the merged settings, or print the schema of the file.
     Config(config::ConfigArgs),
+    /// Add, list, move and remove the streams of a fleet, and drain its machines.
+    Stream(Box<stream::StreamArgs>),
     /// Report what this machine lacks (plugins, weights, GPU) and how to install it.
     Doctor(doctor::DoctorArgs),
     /// Build, calibrate or inspect a model pack, or import weights into one.
@@ -239,6 +244,7 @@ impl Cli {
             Command::Wav(args) => wav::wav(&args),
             Command::Export(args) => export::export(&args),
             Command::Config(args) => config::config(args),
+            Command::Stream(args) => stream::stream(*args),
             Command::Doctor(args) => doctor::doctor(&args),
             Command::Pack(args) => pack::pack(args),
             #[cfg(feature = "train")]

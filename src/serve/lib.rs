@@ -8,6 +8,7 @@
 //! | `nearest` | which known name a misspelt one may mean |
 //! | [`schedule`] | what is expected on a stream, and when: iCalendar and CSV |
 //! | [`config`] | settings: one raw form, its sources, defaults, bounds and schema |
+//! | `connect` | connections to servers outside the program: TLS, logins |
 //! | [`metrics`] | counters and gauges for Prometheus |
 //! | [`backlog`], [`relief`], [`frame_share`] | seconds that wait for inference; what is given up under load |
 //! | [`clips`] | event clips on disk: names, sidecars, retention |
@@ -18,7 +19,7 @@
 //! | [`export`] | segments as files for edit suites, players and people |
 //! | [`teach`] | what people say that seconds show, and what a pack learns from it |
 //! | [`http`] | the HTTP server: access, routes, page, preview |
-//! | [`fleet`] | the protocol by which machines share streams; not connected yet |
+//! | [`fleet`] | machines that share streams: the protocol, its store in NATS, its thread |
 //! | [`live`] | the publisher's state of one stream: its vote, its events, its segments |
 //! | [`store`] | SQLite: streams, runs, history |
 //! | [`deliver`] | the sinks of `[[sink]]`: webhooks, MQTT, NATS, Kafka, commands |
@@ -34,6 +35,7 @@
 pub mod backlog;
 pub mod clips;
 pub mod config;
+mod connect;
 pub mod control;
 pub mod deliver;
 pub mod export;

@@ -94,6 +94,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["nearest"],
             &["schedule"],
             &["config"],
+            &["connect"],
             &["metrics"],
             &["backlog"],
             &["relief"],

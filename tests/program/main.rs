@@ -12,6 +12,7 @@ mod doctor;
 mod end_to_end;
 mod examples;
 mod export;
+mod fleet;
 mod history;
 mod log;
 mod outputs;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use crate::cli::Compute;
+use crate::cli::fleet_args::FleetArgs;
 use crate::cli::signal::SignalArgs;
 use crate::cli::vote::VoteArgs;
 use touchline_media::gst::output::Encoder;
@@ -144,6 +145,8 @@ pub struct RunArgs {
     teach: TeachArgs,
     #[command(flatten)]
     overlay: OverlayArgs,
+    #[command(flatten)]
+    fleet: FleetArgs,
     #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]

@@ -21,7 +21,7 @@ use touchline_serve::workers::Batching;
 
 pub use args::RunArgs;
 pub(super) use args::{checked, named};
-pub(super) use resolve::setting_sources;
+pub(super) use resolve::{setting_sources, split_name};
 
 pub fn run(args: &RunArgs) -> Result<()> {
     run_with(args, None, Vec::new())
@@ -67,6 +67,7 @@ pub(super) fn run_with(args: &RunArgs, notice: Option<Notice>, sinks: Vec<Box<dy
         record: settings.record,
         teach: settings.teach.map(|settings| TeachConfig { settings, learns: cfg!(feature = "train") }),
         overlay: settings.overlay,
+        fleet: settings.fleet,
         jsonl: settings.jsonl,
         jsonl_kinds: settings.jsonl_kinds,
         instance: settings.instance,

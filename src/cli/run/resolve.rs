@@ -35,7 +35,10 @@ pub(in crate::cli) fn setting_sources(args: &RunArgs) -> Result<SettingSources> 
 pub(super) fn resolve(args: &RunArgs) -> Result<Settings> {
     let settings = config::resolve(setting_sources(args)?).map_err(|problems| config::refused(&problems))?;
     let is_ours = |stream: &Stream| settings.shard.is_none_or(|shard| shard.takes(&stream.settings.id));
-    if settings.listen == Listen::Off && !settings.streams.iter().chain(&settings.named).any(is_ours) {
+    if settings.listen == Listen::Off
+        && settings.fleet.is_none()
+        && !settings.streams.iter().chain(&settings.named).any(is_ours)
+    {
         let how = "give a URI or a path, as in `touchline run rtsp://camera.example/live`, or --config FILE";
         return Err(Error::Usage(format!("nothing to watch, and no API to add streams over; {how}")));
     }
@@ -66,7 +69,7 @@ pub(super) fn of_shard(shard: Option<Shard>, streams: Vec<Stream>) -> Vec<Stream
 }
 
 /// `NAME=URI` → both; a `=` behind a `/`, `:` or `?` belongs to the URI, and so does one in the name of a file.
-fn split_name(given: &str) -> (Option<&str>, &str) {
+pub(in crate::cli) fn split_name(given: &str) -> (Option<&str>, &str) {
     match given.split_once('=') {
         Some((name, uri)) if !name.contains(['/', ':', '?']) && !Path::new(given).exists() => (Some(name), uri),
         _ => (None, given),

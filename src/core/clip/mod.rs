@@ -154,12 +154,20 @@ pub enum GapReason {
     NoProgramme,
     /// Only key pictures are decoded ([`DecodeTier::Key`]), and the second has none.
     NotDecoded,
+    /// No machine of a fleet published the stream: the one that watched it was lost, and its successor had not taken over.
+    NodeLost,
 }
 
 impl GapReason {
     /// All reasons.
-    pub const ALL: [GapReason; 5] =
-        [GapReason::Overload, GapReason::NoMedia, GapReason::Compute, GapReason::NoProgramme, GapReason::NotDecoded];
+    pub const ALL: [GapReason; 6] = [
+        GapReason::Overload,
+        GapReason::NoMedia,
+        GapReason::Compute,
+        GapReason::NoProgramme,
+        GapReason::NotDecoded,
+        GapReason::NodeLost,
+    ];
 
     /// The name in records and metric labels.
     pub const fn as_str(self) -> &'static str {
@@ -169,6 +177,7 @@ impl GapReason {
             GapReason::Compute => "compute",
             GapReason::NoProgramme => "no-programme",
             GapReason::NotDecoded => "not-decoded",
+            GapReason::NodeLost => "node-lost",
         }
     }
 }

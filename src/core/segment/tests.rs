@@ -108,8 +108,8 @@ fn a_class_without_programme_leaves_where_the_programme_does() {
         [(CLASS_A, 0, 14), (SegmentKind::NoProgramme, 15, 28), (CLASS_B, 29, 53)],
         "two seconds of black belong to the programme"
     );
-    assert_eq!((segments[1].mean, segments[1].gaps), (None, [0, 0, 0, 14, 0]));
-    assert_eq!((segments[2].decided, segments[2].gaps), (23, [0, 0, 0, 2, 0]));
+    assert_eq!((segments[1].mean, segments[1].gaps), (None, [0, 0, 0, 14, 0, 0]));
+    assert_eq!((segments[2].decided, segments[2].gaps), (23, [0, 0, 0, 2, 0, 0]));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn overload_within_a_match_is_counted_and_a_long_outage_is_cut_out() {
     let plans = one_run(&repeat(&[(20, A), (4, shed), (20, A), (30, outage), (20, A)]));
     let segments = stream(VoteConfig::default(), &plans).segments(|_| true);
     assert_eq!(spans(&segments), [(CLASS_A, 0, 43), (SegmentKind::Undecided, 44, 73), (CLASS_A, 74, 93)]);
-    assert_eq!((segments[0].gaps, segments[1].gaps), ([4, 0, 0, 0, 0], [0, 30, 0, 0, 0]));
+    assert_eq!((segments[0].gaps, segments[1].gaps), ([4, 0, 0, 0, 0, 0], [0, 30, 0, 0, 0, 0]));
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! setting is a field of [`RawSettings`] and a flag in `cli/run/args.rs`; file, environment, schema and `config show` follow.
 
 mod file;
+mod fleet;
 mod history;
 mod keys;
 mod layers;
@@ -39,6 +40,7 @@ use touchline_core::markup::is_harmless;
 use touchline_media::options::{DecoderChoice, HlsOptions, Isolation, SourceKind, TierChoice};
 
 pub use file::{ConfigFile, RawTable};
+pub use fleet::{Capacity, FLEET_SINK, FleetFile, FleetSettings, labels, records_stream};
 pub use history::{HistoryFile, HistorySettings};
 pub use layers::{Entry, Layer, Problem, ValueOrigin, default_layer, environment, flags, misspelt};
 pub use overlay::{OverlayFile, OverlaySettings};

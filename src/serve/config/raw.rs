@@ -10,6 +10,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::fleet::FleetFile;
 use super::history::HistoryFile;
 use super::overlay::OverlayFile;
 use super::record::RecordFile;
@@ -119,6 +120,8 @@ pub struct RawSettings {
     pub teach: TeachFile,
     /// The label on the picture of outputs.
     pub overlay: OverlayFile,
+    /// Machines that share streams over NATS.
+    pub fleet: FleetFile,
     /// Access over HTTP: tokens, and permissions without a token.
     pub access: AccessFile,
     /// Serve over TLS.
@@ -314,6 +317,7 @@ pub fn defaults() -> RawSettings {
         record: RecordFile::default_values(),
         teach: TeachFile::default_values(),
         overlay: OverlayFile::default_values(),
+        fleet: FleetFile::default_values(),
         access: AccessFile { allow_anonymous: Some(false), ..AccessFile::default() },
         ..RawSettings::default()
     }
@@ -419,9 +423,13 @@ pub struct Key {
 }
 
 impl Key {
-    /// The flag of `touchline run`: `vote.window` → `--vote-window`. `access.` is left out, because its keys are clear without.
+    /// The flag of `touchline run`: `vote.window` → `--vote-window`. The section is left out where keys are clear without.
     pub fn flag(&self) -> String {
-        let name = self.path.strip_prefix("access.").unwrap_or(&self.path);
+        let name = match self.path.as_str() {
+            "fleet.url" => "fleet",
+            "fleet.node" | "fleet.capacity" | "fleet.labels" => &self.path["fleet.".len()..],
+            path => path.strip_prefix("access.").unwrap_or(path),
+        };
         format!("--{}", name.replace(['.', '_'], "-"))
     }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::file::{ConfigFile, RawTable};
+use super::fleet::FleetSettings;
 use super::history::HistorySettings;
 use super::layers::{Entry, Layer, Problem, ValueOrigin, default_layer, typed};
 use super::overlay::OverlaySettings;
@@ -141,6 +142,8 @@ pub struct Settings {
     pub teach: Option<TeachSettings>,
     /// The label on the picture of outputs.
     pub overlay: OverlaySettings,
+    /// The machines that this one shares streams with; `None`: none.
+    pub fleet: Option<FleetSettings>,
     /// Tokens of the HTTP server.
     pub access: AccessFile,
     /// Certificate and key of the HTTP server.
@@ -193,6 +196,21 @@ pub fn resolve(sources: SettingSources) -> Result<Settings, Vec<Problem>> {
         problems.push(Problem { key: "overlay".into(), place: place_of(&values, "overlay.", &text), text });
         OverlaySettings::default()
     });
+    let fleet = raw.fleet.settings(raw.state.as_deref()).unwrap_or_else(|wrong| {
+        problems.extend(wrong.into_iter().map(|(key, text)| {
+            let key = format!("fleet.{key}");
+            Problem { place: place_of(&values, &key, ""), key, text }
+        }));
+        None
+    });
+    if fleet.is_some() && (raw.shard.is_some() || !named.is_empty() || !file.streams.is_empty()) {
+        let text = "the machines of a fleet share its streams, which `touchline stream add` adds; remove other streams and the shard";
+        problems.push(Problem {
+            key: "fleet.url".into(),
+            place: place_of(&values, "fleet.url", ""),
+            text: text.into(),
+        });
+    }
     let tls = match (raw.tls.cert, raw.tls.key) {
         (Some(cert), Some(key)) => Some(TlsFile { cert, key }),
         (None, None) => None,
@@ -270,6 +288,7 @@ pub fn resolve(sources: SettingSources) -> Result<Settings, Vec<Problem>> {
         record,
         teach: raw.teach.settings(),
         overlay,
+        fleet,
         access: raw.access,
         tls,
         sources: raw.sources.settings(),

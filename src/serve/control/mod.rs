@@ -4,6 +4,7 @@
 
 mod agreement;
 pub(crate) mod config_status;
+mod fleet;
 pub mod pack_view;
 pub mod packs;
 pub mod probes;

@@ -6,13 +6,14 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 pub use super::config_status::{ConfigStatus, ReloadChanges};
+pub use super::fleet::FleetRequest;
 use crate::config::{
     ExpectForS, LatencyMs, MaxHeight, RtspTransport, StreamFile, StreamSettings, VoteFile, stream_group, stream_id,
     stream_label,
@@ -374,6 +375,8 @@ pub struct StreamRequest {
 #[derive(Clone, Debug)]
 pub struct StreamControl {
     requests: Sender<StreamRequest>,
+    /// Unbounded: the fleet has one request for each change of a lease, and must not wait.
+    fleet: (Sender<FleetRequest>, Receiver<FleetRequest>),
     config: Arc<ConfigStatus>,
 }
 
@@ -381,7 +384,7 @@ impl StreamControl {
     /// A control, and the receiver of its requests.
     pub fn new() -> (Self, Receiver<StreamRequest>) {
         let (requests, out) = bounded(REQUESTS_MAX);
-        (Self { requests, config: Arc::default() }, out)
+        (Self { requests, fleet: unbounded(), config: Arc::default() }, out)
     }
 
     /// Submits a change. The channel returns its outcome.
@@ -398,6 +401,17 @@ impl StreamControl {
             }
             Err(_) => Err(Self::shutting_down()),
         }
+    }
+
+    /// Submits a request of the fleet.
+    pub fn fleet(&self, request: FleetRequest) {
+        // It holds the receiver itself.
+        let _ = self.fleet.0.send(request);
+    }
+
+    /// The requests of the fleet.
+    pub fn fleet_requests(&self) -> Receiver<FleetRequest> {
+        self.fleet.1.clone()
     }
 
     /// The refusal at shutdown.

@@ -20,11 +20,10 @@ mod kafka;
 mod mqtt;
 mod nats;
 mod spool;
-mod tls;
 mod webhook;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +33,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::config::{RecordKind, SinkSettings};
+use crate::connect::host_name;
 use crate::hub::Hub;
 use crate::metrics::Loss;
 use crate::sink::{DeliveryStatus, Item, Sink};
@@ -45,9 +45,6 @@ use touchline_core::error::{Error, Result};
 use touchline_core::limits::LogLimiter;
 use touchline_core::threads::spawn;
 
-/// Where the kernel has the name of the machine.
-const HOST_NAME: &str = "/proc/sys/kernel/hostname";
-
 /// Opens the sinks of a run. Each gets a thread that delivers.
 ///
 /// # Errors
@@ -57,12 +54,6 @@ pub fn open(sinks: Vec<SinkSettings>, instance: Option<String>, hub: &Hub) -> Re
     let place = Place { instance: instance.unwrap_or_else(host_name).into(), secret_variables };
     let open = |settings| Ok(Box::new(Delivery::open(settings, place.clone(), hub)?) as Box<dyn Sink>);
     sinks.into_iter().map(open).collect()
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string(HOST_NAME).unwrap_or_default();
-    let name = name.trim();
-    if crate::config::stream_id(name).is_ok() { name.to_owned() } else { "touchline".to_owned() }
 }
 
 /// The spool, and the signals between the threads that fill and empty it.
@@ -179,21 +170,6 @@ impl Delivery {
 /// A topic with its places filled.
 fn filled(template: &str, instance: &str, stream: &str, kind: &str) -> String {
     template.replace("{instance}", instance).replace("{stream}", stream).replace("{kind}", kind)
-}
-
-/// An error with its causes: the outermost often names only the step.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        // Some errors contain the text of their cause.
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 impl Sink for Delivery {

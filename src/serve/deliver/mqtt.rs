@@ -17,9 +17,10 @@ use url::Url;
 
 use super::courier::{Delivered, Failure};
 use super::envelope::{Envelope, MEDIA_TYPE};
-use super::{filled, tls};
+use super::filled;
 use crate::config::sink::{MqttSettings, MqttVersion};
 use crate::config::{RecordKind, Secret, SinkSettings};
+use crate::connect::{causes, tls};
 
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -405,7 +406,7 @@ fn forward(to: &mpsc::UnboundedSender<SessionEvent>, event: SessionEvent) -> boo
 
 /// The cause in words.
 fn cause(error: &dyn std::error::Error) -> String {
-    let text = super::causes(error);
+    let text = causes(error);
     if text.contains("BadUserNamePassword") || text.contains("NotAuthorized") {
         return format!("the broker refuses the login ({text}); check user and secret_file");
     }

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::ConnectOptions;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context};
@@ -15,19 +14,16 @@ use url::Url;
 
 use super::courier::{Delivered, Failure};
 use super::envelope::{Envelope, MEDIA_TYPE};
-use super::{filled, tls};
+use super::filled;
+use crate::config::SinkSettings;
 use crate::config::sink::NatsSettings;
-use crate::config::{Secret, SecretSource, SinkSettings};
+use crate::connect::causes;
+use crate::connect::nats::{NatsLogin, login_cause};
 
 pub(super) struct Nats {
     settings: NatsSettings,
-    url: Url,
-    user: Option<String>,
-    secret: Secret,
-    credentials: Option<Credentials>,
-    tls: Option<rustls::ClientConfig>,
+    login: NatsLogin,
     timeout: Duration,
-    name: String,
     instance: Arc<str>,
     context: Option<Context>,
 }
@@ -36,18 +32,10 @@ impl Nats {
     /// # Errors
     /// Cause and advice for a secret or a certificate that cannot be used.
     pub fn open(url: &Url, nats: &NatsSettings, settings: &SinkSettings, instance: &Arc<str>) -> Result<Self, String> {
-        let secret = settings.secret.as_ref().map(|secret| secret.read()).transpose()?.unwrap_or_default();
-        let credentials = settings.credentials.as_ref().map(Credentials::read).transpose()?;
-        let tls = (url.scheme() == "tls").then(|| tls::client(&settings.tls)).transpose()?;
         Ok(Self {
             settings: nats.clone(),
-            url: url.clone(),
-            user: settings.user.clone(),
-            secret,
-            credentials,
-            tls,
+            login: NatsLogin::open(url, settings, format!("touchline-{instance}-{}", settings.name))?,
             timeout: settings.timeout,
-            name: format!("touchline-{instance}-{}", settings.name),
             instance: instance.clone(),
             context: None,
         })
@@ -90,8 +78,8 @@ impl Nats {
     }
 
     fn failure(&self, error: &jetstream::context::PublishError) -> Failure {
-        let host = self.url.host_str().unwrap_or_default();
-        let text = super::causes(error);
+        let host = self.login.host();
+        let text = causes(error);
         match error.kind() {
             PublishErrorKind::MaxPayloadExceeded => Failure::Refused { cause: format!("{host}: {text}") },
             PublishErrorKind::StreamNotFound => Failure::retry(format!(
@@ -110,41 +98,28 @@ impl Nats {
         if let Some(context) = &self.context {
             return Ok(context.clone());
         }
-        let host = self.url.host_str().unwrap_or_default().to_owned();
+        let host = self.login.host().to_owned();
         let limit = self.timeout;
         let late = |_| Failure::retry(format!("{host}: the server does not answer within {} s", limit.as_secs()));
-        let client = timeout(limit, self.options().connect(self.url.as_str())).await.map_err(late)?;
-        let client = client.map_err(|e| Failure::retry(format!("{host}: {}", login_cause(&super::causes(&e)))))?;
+        // Without an end the client would connect again by itself, and send records that are sent again from the spool.
+        let options = self.login.options().max_reconnects(1);
+        let client = timeout(limit, options.connect(self.login.url())).await.map_err(late)?;
+        let client = client.map_err(|e| Failure::retry(format!("{host}: {}", login_cause(&causes(&e)))))?;
         let context = jetstream::context::ContextBuilder::new().timeout(limit).ack_timeout(limit).build(client);
         if let Some(name) = &self.settings.create_stream {
             let config = jetstream::stream::Config {
                 name: name.clone(),
                 subjects: vec![filled(&self.settings.subject, "*", "*", "*")],
+                max_age: self.settings.keep.unwrap_or_default(),
                 ..Default::default()
             };
             let made = timeout(limit, context.get_or_create_stream(config)).await.map_err(late)?;
             made.map_err(|e| {
-                Failure::retry(format!("{host}: cannot create the stream {name}: {}; create it", super::causes(&e)))
+                Failure::retry(format!("{host}: cannot create the stream {name}: {}; create it", causes(&e)))
             })?;
         }
         self.context = Some(context.clone());
         Ok(context)
-    }
-
-    fn options(&self) -> ConnectOptions {
-        // Without an end the client would connect again by itself, and send records that are sent again from the spool.
-        let mut options = ConnectOptions::new().name(&self.name).max_reconnects(1).connection_timeout(self.timeout);
-        if let Some(tls) = &self.tls {
-            options = options.require_tls(true).tls_client_config(tls.clone());
-        }
-        if let Some(credentials) = &self.credentials {
-            return credentials.add_to(options);
-        }
-        match (&self.user, self.secret.lines.first()) {
-            (Some(user), secret) => options.user_and_password(user.clone(), secret.cloned().unwrap_or_default()),
-            (None, Some(token)) => options.token(token.clone()),
-            (None, None) => options,
-        }
     }
 
     fn subject(&self, envelope: &Envelope) -> String {
@@ -152,51 +127,4 @@ impl Nats {
         let part = |text: &str| text.replace('.', "_");
         filled(&self.settings.subject, &part(&self.instance), &part(&envelope.stream), envelope.kind.as_str())
     }
-}
-
-/// A login with a key pair: the key signs a challenge of the server and is never sent.
-struct Credentials {
-    /// The content of the file.
-    text: String,
-    _secret: Secret,
-}
-
-impl Credentials {
-    /// # Errors
-    /// Cause and advice, without the content.
-    fn read(source: &SecretSource) -> Result<Self, String> {
-        let secret = source.read()?;
-        // The client wants a line break behind the last line too.
-        let text = secret.lines.iter().flat_map(|line| [line, "\n"]).collect();
-        let credentials = Self { text, _secret: secret };
-        let is_usable = match credentials.seed() {
-            Some(seed) => nkeys::KeyPair::from_seed(seed).is_ok(),
-            None => ConnectOptions::with_credentials(&credentials.text).is_ok(),
-        };
-        if is_usable {
-            return Ok(credentials);
-        }
-        let advice = "give a .creds file, or the seed of a user (SU…)";
-        Err(format!("the credentials are neither those of a NATS user nor the seed of an nkey; {advice}"))
-    }
-
-    /// The seed, if the file has nothing else.
-    fn seed(&self) -> Option<&str> {
-        let text = self.text.trim_end();
-        (text.starts_with("SU") && !text.contains('\n')).then_some(text)
-    }
-
-    fn add_to(&self, options: ConnectOptions) -> ConnectOptions {
-        match self.seed() {
-            Some(seed) => options.nkey(seed.to_owned()),
-            None => options.credentials(&self.text).expect("they were checked when they were read"),
-        }
-    }
-}
-
-fn login_cause(text: &str) -> String {
-    if text.to_lowercase().contains("authorization") {
-        return format!("the server refuses the login ({text}); check user and secret_file");
-    }
-    text.to_owned()
 }

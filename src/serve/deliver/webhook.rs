@@ -24,8 +24,8 @@ use url::Url;
 
 use super::courier::Failure;
 use super::envelope::{Envelope, MEDIA_TYPE};
-use super::{causes, tls};
 use crate::config::SinkSettings;
+use crate::connect::{causes, tls};
 use touchline_core::clock::Clock;
 use touchline_core::redact::MaskGuard;
 

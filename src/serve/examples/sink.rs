@@ -63,6 +63,7 @@ fn main() -> Result<()> {
         access: AccessSettings::default(),
         record: None,
         teach: None,
+        fleet: None,
         overlay: OverlaySettings::default(),
         jsonl: None,
         jsonl_kinds: None,

@@ -24,21 +24,29 @@
 //! Beats are read by three monitors and not by all nodes, so the messages grow with the number of nodes and not with its square.
 //!
 //! [`FleetNode`] is the state machine of a node. It has no clock, no network and no thread: it takes observations, results and
-//! ticks, and returns [`FleetAction`]s. `touchline run` does not use it yet: the connection to a store and to the stream manager is missing.
+//! ticks, and returns [`FleetAction`]s. [`FleetStore`] is the bucket, and [`FleetHost`] drives the node in a running program.
 
+mod admin;
+mod host;
 mod node;
 mod placement;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod simulation_tests;
+mod store;
+pub mod view;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use node::{FleetAction, FleetNode, FleetStoreError, FleetStoreResult, NodeOptions, OpId};
+pub use admin::FleetAdmin;
+pub use host::{FleetDrain, FleetHost};
+pub use node::{FleetAction, FleetNode, FleetStoreError, FleetStoreResult, NodeOptions, OpId, StartCause};
+pub use store::{FleetChange, FleetSnapshot, FleetStore, FleetStoreFailure};
 
 /// Name of a node.
 pub type NodeName = Arc<str>;
@@ -71,7 +79,8 @@ pub struct Renewal {
 }
 
 /// Whether a node takes streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "FleetNodeState")]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
     /// It takes streams.

@@ -161,6 +161,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(document))
         .routes(routes!(stream_routes::config))
         .routes(routes!(stream_routes::sinks))
+        .routes(routes!(stream_routes::fleet))
         .routes(routes!(stream_routes::list, stream_routes::post))
         .routes(routes!(stream_routes::get, stream_routes::patch, stream_routes::delete))
         .routes(routes!(probe_routes::post))

@@ -18,6 +18,7 @@ use crate::clips::Sidecar;
 use crate::control::config_status::ConfigView;
 use crate::control::packs::{AppliedPack, PackStatusView};
 use crate::control::streams::{NewStream, StreamPatch};
+use crate::fleet::view::FleetView;
 use crate::hub::overview::OverviewView;
 use crate::hub::view::{DetailView, InfoView, StreamsView};
 use crate::record::SERIALISES;
@@ -126,6 +127,7 @@ fn schemas() -> Map<String, Value> {
     answers.subschema_for::<DetailView>();
     answers.subschema_for::<EventsView>();
     answers.subschema_for::<HeldView>();
+    answers.subschema_for::<FleetView>();
     answers.subschema_for::<InfoView>();
     answers.subschema_for::<LearnView>();
     answers.subschema_for::<OverviewView>();

@@ -38,6 +38,17 @@ pub(crate) async fn sinks(State(state): State<AppState>) -> Response {
     json(state.hub.deliveries().json())
 }
 
+/// Returns the fleet as this machine sees it: machines, streams, and which machine watches which stream.
+#[utoipa::path(get, path = "/api/v1/fleet", operation_id = "fleet", responses(
+    (status = 200, description = "The fleet.", body = ref("#/components/schemas/Fleet")),
+    (status = 404, description = "The program is in no fleet."),
+))]
+pub(crate) async fn fleet(State(state): State<AppState>) -> Result<Response, ApiError> {
+    let advice = "start the program with --fleet";
+    let json_of = state.hub.fleet_json();
+    json_of.map(json).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "the program is in no fleet", advice))
+}
+
 /// Returns the configuration file and its last reload (SIGHUP).
 #[utoipa::path(get, path = "/api/v1/config", operation_id = "config", responses(
     (status = 200, description = "The configuration file and its reloads.", body = ref("#/components/schemas/Config")),

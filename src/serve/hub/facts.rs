@@ -103,4 +103,14 @@ pub enum StreamOwner {
     CommandLine,
     /// The API.
     Api,
+    /// The fleet, whose streams are in the bucket of its NATS server.
+    Fleet,
+}
+
+impl StreamOwner {
+    /// Whether the source policy applies, and the source has a process of its own by default: others than the operator of this process
+    /// add the stream.
+    pub const fn is_guarded(self) -> bool {
+        matches!(self, Self::Api | Self::Fleet)
+    }
 }

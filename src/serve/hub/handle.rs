@@ -11,7 +11,8 @@ use super::{
 };
 use crate::metrics::StreamMetrics;
 use crate::record::kept;
-use crate::record::{OutputRecord, Published, Recorder, StreamState};
+use crate::record::{FleetTenure, OutputRecord, Published, Recorder, StreamState, lost_seconds};
+use touchline_core::clip::GapReason;
 use touchline_core::decision::{Event, SecondOutcome};
 use touchline_core::expectation::ExpectationEvent;
 use touchline_core::frame::Frame;
@@ -44,8 +45,13 @@ impl StreamHandle {
 
     /// Replaces the source. Earlier records stay.
     pub fn set_source(&self, uri: &str, pace: Pace) {
-        let facts = SourceFacts::new(&self.stream.id, &self.hub.shared, uri, pace);
+        let facts = SourceFacts::new(&self.stream.id, &self.hub.shared, uri, pace, self.stream.tenure.clone());
         *self.stream.source.write() = facts;
+    }
+
+    /// The tenure of a stream of a fleet; `None` for other streams.
+    pub fn tenure(&self) -> Option<&FleetTenure> {
+        self.stream.tenure.as_deref()
     }
 
     /// Whether the source is live or a file.
@@ -103,7 +109,9 @@ impl StreamHandle {
     /// As [`StreamHandle::next_run`], and reserves the number in the archive, so that no later process uses it. Waits
     /// for the disk.
     pub fn reserve_run(&self) -> RunId {
-        let run = self.next_run();
+        // A lost span has a run of its own, before that of the source.
+        let is_after_loss = self.tenure().is_some_and(|tenure| tenure.lost().is_some());
+        let run = RunId(self.next_run().0.wrapping_add(is_after_loss.into()));
         // Without the lock: other streams continue while this one waits.
         let archive = self.hub.shared.archive.read().clone();
         if let Some(archive) = archive {
@@ -169,6 +177,23 @@ impl StreamHandle {
         live.tracks = Some(tracks);
         self.stream.metrics.tracks(tracks);
         Some(self.send_state(&mut live))
+    }
+
+    /// The record of the current state, for outputs that did not get it when it changed.
+    pub fn state_record(&self) -> OutputRecord {
+        self.send_state(&mut self.stream.live())
+    }
+
+    /// Publishes that no node of the fleet published the stream between two wall times, nanoseconds since 1970-01-01 UTC. Run `run` has no
+    /// other second. Returns the record.
+    pub fn publish_lost(&self, run: RunId, from_ns: i64, to_ns: i64) -> OutputRecord {
+        let json: Arc<str> = self.stream.source().recorder.lost(run, from_ns, to_ns).into();
+        self.stream.metrics.gapped(GapReason::NodeLost);
+        self.hub.shared.metrics.fleet().lost(lost_seconds(from_ns, to_ns));
+        let mut live = self.stream.live();
+        live.counters.gapped[GapReason::NodeLost as usize] += 1;
+        self.stream.send(&mut live, RecordKind::Gap, json.clone());
+        OutputRecord { kind: RecordKind::Gap, json }
     }
 
     fn send_state(&self, live: &mut LiveState) -> OutputRecord {

@@ -31,7 +31,7 @@ pub use crate::config::RecordKind;
 use crate::config::stream_id;
 use crate::control::packs::PackStatus;
 use crate::metrics::Metrics;
-use crate::record::StreamState;
+use crate::record::{FleetTenure, StreamState};
 use crate::sink::DeliveryBoard;
 pub use archive::{
     Archive, HistoryCursor, HistoryFilter, KeptSegment, KeptTime, Restored, StoredRecord, StoredSegment, TimeOfContent,
@@ -118,6 +118,8 @@ struct HubShared {
     time_zone: RwLock<Option<Arc<str>>>,
     teaches: AtomicBool,
     notice: RwLock<Option<Notice>>,
+    /// JSON; `None` without a fleet.
+    fleet: RwLock<Option<String>>,
     pack: RwLock<RunningPack>,
     pack_status: PackStatus,
     deliveries: DeliveryBoard,
@@ -158,6 +160,7 @@ impl Hub {
             time_zone,
             teaches: AtomicBool::new(false),
             notice: RwLock::default(),
+            fleet: RwLock::default(),
             pack,
             pack_status,
             deliveries,
@@ -176,6 +179,14 @@ impl Hub {
     /// # Errors
     /// [`Error::Usage`] if the id is ill-formed or exists.
     pub fn add_stream(&self, info: StreamInfo) -> Result<StreamHandle> {
+        self.add_stream_of(info, None)
+    }
+
+    /// As [`Hub::add_stream`], for a stream of a fleet.
+    ///
+    /// # Errors
+    /// As [`Hub::add_stream`].
+    pub fn add_stream_of(&self, info: StreamInfo, tenure: Option<Arc<FleetTenure>>) -> Result<StreamHandle> {
         let id = info.id;
         stream_id(&id).map_err(Error::Usage)?;
         let mut streams = self.shared.streams.write();
@@ -186,7 +197,8 @@ impl Hub {
         let (state, unix_ns) = (StreamState::default(), self.shared.clock.unix_ns());
         metrics.state(state.as_str(), state.cause(), unix_ns, None);
         let stream = Arc::new(Stream {
-            source: RwLock::new(SourceFacts::new(&id, &self.shared, &info.uri, info.pace)),
+            source: RwLock::new(SourceFacts::new(&id, &self.shared, &info.uri, info.pace, tenure.clone())),
+            tenure,
             metrics,
             live: Mutex::new(LiveState::new(unix_ns)),
             preview: Arc::new(Preview::new(self.shared.clock.clone())),
@@ -228,7 +240,7 @@ impl Hub {
     /// Where stream `id` comes from, without secrets, and whether the source policy applies to it.
     pub fn source(&self, id: &str) -> Option<(Arc<str>, bool)> {
         let stream = self.stream(id)?;
-        let is_guarded = stream.live().facts.as_ref().is_none_or(|facts| facts.origin == StreamOwner::Api);
+        let is_guarded = stream.live().facts.as_ref().is_none_or(|facts| facts.origin.is_guarded());
         Some((stream.source().uri, is_guarded))
     }
 
@@ -328,6 +340,16 @@ impl Hub {
     /// Sets whether seconds can be corrected.
     pub fn set_teaches(&self, teaches: bool) {
         self.shared.teaches.store(teaches, Ordering::Relaxed);
+    }
+
+    /// Sets the answer of `GET /api/v1/fleet`.
+    pub fn set_fleet(&self, json: Option<String>) {
+        *self.shared.fleet.write() = json;
+    }
+
+    /// The answer of `GET /api/v1/fleet`; `None` without a fleet.
+    pub fn fleet_json(&self) -> Option<String> {
+        self.shared.fleet.read().clone()
     }
 
     /// Sets the time zone of the page, as in `Europe/London`.

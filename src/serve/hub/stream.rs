@@ -13,7 +13,7 @@ use super::output::OutputStatus;
 use super::preview::Preview;
 use super::{HISTORY_SECONDS, HubShared, LiveRecord, RecordKind};
 use crate::metrics::StreamMetrics;
-use crate::record::{Recorder, StreamState};
+use crate::record::{FleetTenure, Recorder, StreamState};
 use touchline_core::clip::GapReason;
 use touchline_core::decision::PackStamp;
 use touchline_core::expectation::{Expected, OnAir};
@@ -31,6 +31,8 @@ pub(crate) struct Stream {
     pub(super) id: Arc<str>,
     pub(super) feed: Arc<Feed>,
     pub(super) source: RwLock<SourceFacts>,
+    /// Of a stream of a fleet.
+    pub(super) tenure: Option<Arc<FleetTenure>>,
     pub(super) metrics: StreamMetrics,
     pub(super) live: Mutex<LiveState>,
     pub(super) preview: Arc<Preview>,
@@ -48,8 +50,9 @@ pub(super) struct SourceFacts {
 }
 
 impl SourceFacts {
-    pub(super) fn new(id: &str, shared: &HubShared, uri: &str, pace: Pace) -> Self {
+    pub(super) fn new(id: &str, shared: &HubShared, uri: &str, pace: Pace, tenure: Option<Arc<FleetTenure>>) -> Self {
         let recorder = Recorder::new(id, shared.classes.clone(), pace).with_instance(shared.instance.clone());
+        let recorder = recorder.with_tenure(tenure);
         Self { uri: redact::uri(uri).into(), pace, recorder, _known: redact::remember(uri) }
     }
 }

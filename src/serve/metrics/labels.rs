@@ -19,11 +19,13 @@ pub enum StageThread {
     Store,
     /// Encodes seconds for corrections.
     Teach,
+    /// Shares streams with other machines.
+    Fleet,
 }
 
 impl StageThread {
     /// In the order of the variants.
-    pub const ALL: [StageThread; 8] = [
+    pub const ALL: [StageThread; 9] = [
         StageThread::Clip,
         StageThread::Infer,
         StageThread::Sink,
@@ -32,6 +34,7 @@ impl StageThread {
         StageThread::Pack,
         StageThread::Store,
         StageThread::Teach,
+        StageThread::Fleet,
     ];
 
     /// Value of the label `stage`.
@@ -45,6 +48,7 @@ impl StageThread {
             StageThread::Pack => "pack",
             StageThread::Store => "store",
             StageThread::Teach => "teach",
+            StageThread::Fleet => "fleet",
         }
     }
 }

@@ -9,6 +9,7 @@
 mod clips;
 mod delivery;
 mod families;
+mod fleet;
 mod frame_share;
 mod http;
 mod labels;
@@ -32,6 +33,7 @@ use touchline_core::observer::{DeviceFault, Observer, Stage};
 
 pub use clips::ClipResult;
 pub use delivery::{DeliveryMetrics, Loss};
+pub use fleet::{FleetCounts, FleetMetrics, Takeover};
 pub use http::HttpRefusal;
 pub use labels::{StageThread, Viewer};
 pub use output::OutputMetrics;

@@ -20,6 +20,7 @@ pub(crate) mod kept;
 pub mod reader;
 pub(crate) mod segment;
 pub(crate) mod state;
+mod tenure;
 pub(crate) mod types;
 
 use std::sync::Arc;
@@ -31,20 +32,22 @@ pub use self::segment::SegmentContent;
 use self::segment::SegmentFields;
 use self::state::StateFields;
 pub use self::state::StreamState;
+pub use self::tenure::{FleetTenure, PublishingRight, TenureStage};
 use self::types::{
-    ClassMap, ExpectationKind, Head, IncidentCause, ModalitiesRecord, ModalityRecord, Record, Stamped, WallRecord,
-    WindowRecord,
+    ClassMap, ExpectationKind, Head, IncidentCause, LostSpan, ModalitiesRecord, ModalityRecord, Record, Stamped,
+    WallRecord, WindowRecord,
 };
 pub use self::types::{Missing, SCHEMA, SCHEMA_VERSION};
 use crate::config::RecordKind;
-use touchline_core::clip::{Absent, FrameShare, Gap};
+use touchline_core::clip::{Absent, FrameShare, Gap, GapReason};
 use touchline_core::decision::{Event, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, WindowEstimate};
 use touchline_core::expectation::{ExpectationEvent, WatchedSecond};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Pace, Tracks};
 use touchline_core::labels::{ClassId, ClassSet, Modality};
 use touchline_core::segment::{ClosedSegment, MILLION, RecordedSecond, Segment, SegmentKind, Verdict};
-use touchline_core::time::{Pts, RunId, WallSource, WallTime};
+use touchline_core::signal::Signals;
+use touchline_core::time::{NANOS_PER_SECOND, Pts, RunId, WallSource, WallTime};
 
 /// A record for the outputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,18 +114,24 @@ pub struct Recorder {
     classes: Arc<ClassSet>,
     pace: Pace,
     instance: Option<Arc<str>>,
+    tenure: Option<Arc<FleetTenure>>,
 }
 
 impl Recorder {
     /// `stream` is the stream's id. With [`Pace::File`] arrival times are omitted, so that a file gives the same
     /// records every time.
     pub fn new(stream: &str, classes: Arc<ClassSet>, pace: Pace) -> Self {
-        Self { stream: stream.into(), classes, pace, instance: None }
+        Self { stream: stream.into(), classes, pace, instance: None, tenure: None }
     }
 
     /// Names the program in the records, or not.
     pub fn with_instance(self, instance: Option<Arc<str>>) -> Self {
         Self { instance, ..self }
+    }
+
+    /// Names the node and the epoch of a fleet in the records, or not.
+    pub fn with_tenure(self, tenure: Option<Arc<FleetTenure>>) -> Self {
+        Self { tenure, ..self }
     }
 
     /// The stream's id.
@@ -198,7 +207,14 @@ impl Recorder {
     }
 
     fn stamp(&self, record: Record<'_>) -> String {
-        to_json(&Stamped { record, schema: SCHEMA_VERSION, instance: self.instance.as_deref() })
+        let tenure = self.tenure.as_ref();
+        to_json(&Stamped {
+            record,
+            schema: SCHEMA_VERSION,
+            instance: self.instance.as_deref(),
+            node: tenure.map(|tenure| tenure.node()),
+            epoch: tenure.and_then(|tenure| tenure.epoch()),
+        })
     }
 
     fn head(&self, run: RunId, index: u64) -> Head<'_> {
@@ -245,6 +261,20 @@ impl Recorder {
             signal: gap.signals,
             window: self.window(&published.estimate),
             backlog: self.backlog(published),
+            lost: None,
+        })
+    }
+
+    /// The record of a span of wall time in which no node of a fleet published the stream, nanoseconds since 1970-01-01 UTC. It is the only
+    /// second of run `run`.
+    pub fn lost(&self, run: RunId, from_ns: i64, to_ns: i64) -> String {
+        self.stamp(Record::Gap {
+            head: self.head(run, 0),
+            reason: GapReason::NodeLost,
+            signal: Signals::NONE,
+            window: self.window(&WindowEstimate::empty(self.classes.len())),
+            backlog: 0,
+            lost: Some(LostSpan { from: rfc3339(from_ns), to: rfc3339(to_ns), seconds: lost_seconds(from_ns, to_ns) }),
         })
     }
 
@@ -343,6 +373,12 @@ impl Recorder {
         assert_eq!(values.len(), self.classes.len(), "a probability vector has one value per class of the pack");
         ClassMap { names: self.classes.names(), values }
     }
+}
+
+/// Seconds between two wall times, rounded, nanoseconds since 1970-01-01 UTC.
+pub fn lost_seconds(from_ns: i64, to_ns: i64) -> u64 {
+    let ns = u64::try_from(to_ns.saturating_sub(from_ns)).unwrap_or(0);
+    (ns + NANOS_PER_SECOND / 2) / NANOS_PER_SECOND
 }
 
 /// Why serialising cannot fail.

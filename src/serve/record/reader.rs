@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(segments[0].kind, SegmentKind::Class(ClassId(tennis as u16)));
         assert_eq!((segments[0].first, segments[0].last, segments[0].decided), (0, 9, 9));
         assert_eq!((segments[0].mean, segments[0].peak), (Some(900_000), Some(900_000)));
-        assert_eq!(segments[0].gaps, [1, 0, 0, 0, 0]);
+        assert_eq!(segments[0].gaps, [1, 0, 0, 0, 0, 0]);
         assert!(segments[0].began_ns.is_some(), "a live record has wall time");
         // The last seconds have no timecode of their own.
         assert_eq!(segments[0].timecodes, Some([mark(), mark().moved_to(Pts::from_second(9))]));

@@ -32,7 +32,7 @@ fn closed(kind: SegmentKind) -> ClosedSegment {
         decided: 28,
         unknown: 3,
         decided_by: PerModality { rgb: 20, flow: 0, audio: 8 },
-        gaps: [0, 1, 0, 0, 0],
+        gaps: [0, 1, 0, 0, 0, 0],
         missing: 1,
     };
     ClosedSegment { segment, is_revision: kind == SegmentKind::Unknown }
@@ -117,6 +117,10 @@ fn all_records() -> Vec<String> {
     let second = &changed;
     lines.push(live.pack(second, &previous, 1_700_000_000_000_000_000));
     lines.push(recorder(Pace::File).pack(second, &previous, 0));
+    let tenure = FleetTenure::new("node-a".into(), PublishingRight::default());
+    tenure.take(7);
+    let of_fleet = live.clone().with_tenure(Some(Arc::new(tenure)));
+    lines.push(of_fleet.lost(RunId(3), 1_700_000_000_000_000_000, 1_700_000_003_400_000_000));
     for reason in GapReason::ALL {
         lines.extend(live.published(&gap(9, reason)));
     }
@@ -237,10 +241,11 @@ fn records_follow_the_schema_and_changed_records_do_not() {
                 change(record.as_object_mut().unwrap());
                 assert!(!validator.is_valid(&record), "{key}: {record}");
             };
-            let may_be_absent =
-                ["timecode", "frame_share", "tier", "unknown", "signal", "began_pts_ns", "lasted_ms", "instance"]
-                    .contains(&key.as_str())
-                    || (key == "reason" && ["event", "expectation"].iter().any(|kind| record["type"] == *kind));
+            let optional =
+                ["timecode", "frame_share", "tier", "unknown", "signal", "began_pts_ns", "lasted_ms", "instance"];
+            let of_fleet = ["node", "epoch", "lost"];
+            let may_be_absent = optional.iter().chain(&of_fleet).any(|optional| key == optional)
+                || (key == "reason" && ["event", "expectation"].iter().any(|kind| record["type"] == *kind));
             if !may_be_absent {
                 changed(&|record| drop(record.remove(key)));
             }

@@ -79,6 +79,15 @@ pub(crate) struct Stamped<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub(crate) instance: Option<&'a str>,
+    /// The machine of the fleet that wrote the record. Absent without a fleet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub(crate) node: Option<&'a str>,
+    /// How often the stream was taken over in its fleet. Of two records of the same time, the one with the higher epoch counts. Absent
+    /// without a fleet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64")]
+    pub(crate) epoch: Option<u64>,
 }
 
 /// The kinds of records.
@@ -143,6 +152,11 @@ pub(crate) enum Record<'a> {
         window: WindowRecord<'a>,
         /// Seconds of the stream that wait for inference.
         backlog: u32,
+        /// The time for which no machine of the fleet published the stream. Only with the reason node-lost, whose record stands for all
+        /// of it and is the only one of its run.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "LostSpan")]
+        lost: Option<LostSpan>,
     },
     /// A class came on air or went off air, by hysteresis on the estimate.
     #[schemars(extend("additionalProperties" = true))]
@@ -257,6 +271,17 @@ pub(crate) enum Record<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<ExpectationReason>,
     },
+}
+
+/// A span of wall time in which a stream of a fleet was not published.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct LostSpan {
+    /// The end of the last second before it (RFC 3339).
+    pub(crate) from: String,
+    /// The start of the first second after it (RFC 3339).
+    pub(crate) to: String,
+    /// Its length, rounded.
+    pub(crate) seconds: u64,
 }
 
 /// Whether something unexpected begins or ends.

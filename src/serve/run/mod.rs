@@ -22,8 +22,8 @@ use touchline_core::vote::VoteConfig;
 use touchline_media::guard::{SourcePolicy, SourcesFile};
 
 use crate::config::{
-    Fixed, HistorySettings, LatencyMs, Listen, MaxStreams, OverlaySettings, RecordKind, RecordSettings, SinkSettings,
-    StreamSettings, TeachSettings,
+    Fixed, FleetSettings, HistorySettings, LatencyMs, Listen, MaxStreams, OverlaySettings, RecordKind, RecordSettings,
+    SinkSettings, StreamSettings, TeachSettings,
 };
 use crate::control::packs::PackControl;
 use crate::control::streams::StreamControl;
@@ -76,6 +76,8 @@ pub struct RunConfig {
     pub teach: Option<TeachConfig>,
     /// The label on the picture of outputs, which the settings of streams name.
     pub overlay: OverlaySettings,
+    /// The machines that this one shares streams with; `None`: none.
+    pub fleet: Option<FleetSettings>,
     /// File for the records, or "-" for standard output.
     pub jsonl: Option<String>,
     /// The kinds of records in that file; `None`: all.
@@ -149,12 +151,14 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
     let workers = &models.workers;
     shared.announce(&server);
 
-    let start = starting(config.streams, contents, shared.store.as_ref());
+    let start = starting(config.streams, contents, shared.store.as_ref(), config.fleet.is_some());
     let rules = Rules {
         max_streams: config.max_streams.get() as usize,
+        is_in_fleet: config.fleet.is_some(),
         retry: config.retry,
         latency_ms: config.latency_ms.get(),
-        is_service: server.address.is_some() && (config.state.is_some() || start.initial.is_empty()),
+        is_service: config.fleet.is_some()
+            || server.address.is_some() && (config.state.is_some() || start.initial.is_empty()),
         lingers: config.linger && server.address.is_some(),
     };
     let lines = if rules.is_service { usize::MAX } else { start.initial.len() };
@@ -169,20 +173,21 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
     let mut publisher = Publisher::new(shared.hub.clone(), shared.clock.clone(), classes, reports_to);
     parts::add_sinks(publisher.sinks(), terminal, outputs)?;
     let driver = shared.driver(workers, policy, commands_to.clone(), news_to, (config.realtime, ring));
-    let tools = shared.tools(driver, commands_to.clone(), stream_control, config.reader);
+    let tools = shared.tools(driver, commands_to.clone(), stream_control.clone(), config.reader);
     let manager = manager_of(tools, rules, (config.vote, config.fixed), start)?;
-    shared.hub.set_ready(true);
-    shared.service_manager.ready();
+    shared.ready();
 
     let shutdown = ShutdownTimer::new(shared.clock.clone());
     let on_hang_up = parts::on_hang_up(publisher.sinks().reopener(), server.reload.clone(), pack_control);
-    let (reload, stop) = shared.catch_signals(&runtime, on_hang_up, &shutdown);
+    let (fleet, hand_over) = shared.join_fleet(config.fleet, config.latency_ms, stream_control)?;
+    let (reload, stop) = shared.catch_signals(&runtime, on_hang_up, &shutdown, hand_over);
     let watchdog = shared.watch(&publisher, workers, commands_to.clone())?;
     let ended = parts::start_manager(manager, ManagerInbox { requests, reports, reload, stop }, commands_to)?;
     let published = publisher.publish(&PublisherInbox { decided: workers.decided.clone(), news, commands });
 
     shutdown.begin();
     drop(publisher);
+    parts::leave(fleet, &shutdown);
     let result = parts::result_of(&ended, published.is_ok())?;
     shared.write_store(published.is_ok(), &shutdown);
     parts::stop(&shutdown, (server, runtime), watchdog, models, store_thread);
@@ -215,8 +220,18 @@ struct StartState {
 }
 
 /// The streams of the configuration file and the command line, then those of the store.
-fn starting(streams: Vec<(StreamSettings, StreamOwner)>, contents: Contents, store: Option<&Store>) -> StartState {
-    let Contents { streams: stored, mut restored, ends, log_outs: _ } = contents;
+fn starting(
+    streams: Vec<(StreamSettings, StreamOwner)>,
+    contents: Contents,
+    store: Option<&Store>,
+    is_in_fleet: bool,
+) -> StartState {
+    let Contents { streams: mut stored, mut restored, ends, log_outs: _ } = contents;
+    if is_in_fleet && !stored.is_empty() {
+        let count = stored.len();
+        tracing::warn!("{count} streams of the store are not watched: the machines of a fleet share its streams");
+        stored.clear();
+    }
     let mut held = BTreeSet::new();
     let mut initial: Vec<InitialStream> = Vec::with_capacity(streams.len() + stored.len());
     for (settings, origin) in streams {

@@ -18,14 +18,16 @@ use super::driver::GstDriver;
 use super::manager::{Ended, ManagerDependencies, ManagerInbox, Reader, StreamManager};
 use super::notify::{ServiceManager, Watchdog};
 use super::publisher::{News, Publisher, PublisherCommand};
-use super::server::{Controls, Reload, Server, catch_signals};
+use super::server::{Controls, HandOver, Reload, Server, catch_signals};
 use super::shutdown::ShutdownTimer;
 use super::{RunConfig, TeachConfig};
 use crate::clips::ClipAccess;
+use crate::config::{FleetSettings, LatencyMs};
 use crate::control::packs::{PackControl, PackRequest};
 use crate::control::probes::ProbeControl;
 use crate::control::streams::StreamControl;
 use crate::deliver;
+use crate::fleet::FleetHost;
 use crate::http::access::{LogOuts, SessionArchive};
 use crate::hub::{Hub, HubInfo};
 use crate::metrics::Metrics;
@@ -174,6 +176,7 @@ impl SharedParts {
         runtime: &tokio::runtime::Runtime,
         on_hang_up: impl Fn() + Send + Sync + 'static,
         shutdown: &ShutdownTimer,
+        hand_over: HandOver,
     ) -> (Receiver<()>, Receiver<()>) {
         let (reload_to, reload) = bounded(1);
         let on_hang_up = move || {
@@ -187,7 +190,30 @@ impl SharedParts {
             service_manager.stopping();
             shutdown.begin();
         };
-        (reload, catch_signals(runtime, on_hang_up, on_stop))
+        (reload, catch_signals(runtime, on_hang_up, on_stop, hand_over))
+    }
+
+    /// The program is ready.
+    pub(super) fn ready(&self) {
+        self.hub.set_ready(true);
+        self.service_manager.ready();
+    }
+
+    /// Joins the fleet. Returns its thread, and what is done before the program stops.
+    ///
+    /// # Errors
+    /// As [`FleetHost::start`].
+    pub(super) fn join_fleet(
+        &self,
+        settings: Option<FleetSettings>,
+        latency_ms: LatencyMs,
+        control: StreamControl,
+    ) -> Result<(Option<FleetHost>, HandOver)> {
+        let Some(settings) = settings else { return Ok((None, None)) };
+        let limit = Duration::from_secs(settings.drain_s.into());
+        let fleet = FleetHost::start(settings, latency_ms.get(), &self.hub, control)?;
+        let drain = fleet.drain();
+        Ok((Some(fleet), Some((drain, limit))))
     }
 
     /// Starts the watchdog thread, if a service manager wants messages.
@@ -330,6 +356,7 @@ pub(super) fn outputs(
     if let Some(writer) = jsonl {
         outputs.push(Box::new(JsonLines::new(writer, config.jsonl_kinds.take(), shared.clock.clone())));
     }
+    config.sinks.extend(config.fleet.as_ref().map(|fleet| fleet.sink.clone()));
     outputs.extend(deliver::open(std::mem::take(&mut config.sinks), config.instance.clone(), &shared.hub)?);
     let mut clips = None;
     if let Some(record) = config.record.clone() {
@@ -410,6 +437,12 @@ pub(super) fn result_of(ended: &Receiver<Ended>, is_published: bool) -> Result<R
     };
     tracing::debug!(stopped, "all streams have ended");
     Ok(result)
+}
+
+/// Leaves the fleet, after the last record is published.
+pub(super) fn leave(fleet: Option<FleetHost>, shutdown: &ShutdownTimer) {
+    shutdown.at("leaving the fleet");
+    drop(fleet);
 }
 
 /// Stops what is left after the streams and the publisher, in this order.

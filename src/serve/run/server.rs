@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 
@@ -12,6 +13,7 @@ use crate::config::{Listen, TlsFile};
 use crate::control::packs::PackControl;
 use crate::control::probes::ProbeControl;
 use crate::control::streams::StreamControl;
+use crate::fleet::FleetDrain;
 use crate::http;
 use crate::http::access::{Access, AccessConfig, LogOuts, SessionArchive, TokenSource};
 use crate::http::server::Limits;
@@ -178,14 +180,19 @@ impl Server {
     }
 }
 
-/// The first SIGINT or SIGTERM calls `on_stop` and sends a message; the second exits at once. SIGHUP calls
+/// What happens before the program stops: the streams of a fleet are handed over, for a limited time.
+pub(super) type HandOver = Option<(FleetDrain, Duration)>;
+
+/// The first SIGINT or SIGTERM hands streams over, calls `on_stop` and sends a message; the second exits at once. SIGHUP calls
 /// `on_hang_up`, unless the controlling terminal is gone: then it stops the program, as it does by default.
 pub(super) fn catch_signals(
     runtime: &tokio::runtime::Runtime,
     on_hang_up: impl Fn() + Send + Sync + 'static,
     on_stop: impl Fn() + Send + Sync + 'static,
+    hand_over: HandOver,
 ) -> Receiver<()> {
     let (to, stop) = bounded(2);
+    let on_stop = Arc::new(on_stop);
     runtime.spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
         let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hang_up)) =
@@ -209,8 +216,17 @@ pub(super) fn catch_signals(
                 std::process::exit(130);
             }
             stops += 1;
-            on_stop();
-            let _ = to.send(());
+            let (to, on_stop, hand_over) = (to.clone(), on_stop.clone(), hand_over.clone());
+            // Aside, so that a second signal still ends the program at once.
+            tokio::spawn(async move {
+                if let Some((fleet, limit)) = hand_over
+                    && tokio::time::timeout(limit, fleet.drain()).await.is_err()
+                {
+                    tracing::warn!("not all streams are handed over after {} s; the program stops", limit.as_secs());
+                }
+                on_stop();
+                let _ = to.send(());
+            });
         }
     });
     stop

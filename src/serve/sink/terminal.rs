@@ -244,6 +244,7 @@ fn gap_text(gap: &Gap) -> String {
         GapReason::Compute => "gap: models failed".into(),
         GapReason::NoProgramme => format!("no programme: {}", gap.signals.titles()),
         GapReason::NotDecoded => "gap: no key picture".into(),
+        GapReason::NodeLost => "gap: node lost".into(),
     }
 }
 

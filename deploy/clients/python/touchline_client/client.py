@@ -74,6 +74,10 @@ class Client:
             return False
         return True
 
+    def fleet(self) -> Dict[str, Any]:
+        """The machines and streams of the fleet as this machine sees them. Without a fleet an `ApiError` with status 404."""
+        return self._json("GET", "/api/v1/fleet")
+
     def streams(self) -> List[Dict[str, Any]]:
         """The streams without their histories."""
         return cast(List[Dict[str, Any]], self._json("GET", "/api/v1/streams")["streams"])

@@ -68,6 +68,8 @@ class Common(TypedDict):
     stream: str
     schema: int
     instance: NotRequired[str]
+    node: NotRequired[str]
+    epoch: NotRequired[int]
 
 
 class Place(Common):
@@ -100,6 +102,11 @@ class Second(Place):
     pack: Pack
 
 
+# `from` is a keyword.
+Lost = TypedDict("Lost", {"from": str, "to": str, "seconds": int})
+"""A span of wall time in which no machine of a fleet published a stream."""
+
+
 class Gap(Place):
     """A second without a decision."""
 
@@ -108,6 +115,7 @@ class Gap(Place):
     signal: NotRequired[List[str]]
     window: Window
     backlog: int
+    lost: NotRequired[Lost]
 
 
 # `class` is a keyword, which the syntax of classes does not allow as a key.
@@ -117,6 +125,8 @@ Event = TypedDict(
         "type": Literal["event"],
         "schema": int,
         "instance": NotRequired[str],
+        "node": NotRequired[str],
+        "epoch": NotRequired[int],
         "stream": str,
         "kind": Literal["onset", "offset"],
         "class": str,
@@ -177,6 +187,8 @@ Segment = TypedDict(
         "type": Literal["segment"],
         "schema": int,
         "instance": NotRequired[str],
+        "node": NotRequired[str],
+        "epoch": NotRequired[int],
         "stream": str,
         "content": Literal["class", "unknown", "no-programme", "undecided"],
         "class": Optional[str],

@@ -3,7 +3,7 @@
 use url::Url;
 
 /// A key and what is wrong with its value.
-pub(super) type Mistake = (&'static str, String);
+pub(in crate::config) type Mistake = (&'static str, String);
 
 /// The address of a receiver. `example` is one.
 pub(super) fn address(url: Option<&str>, schemes: &[&str], example: &str) -> Result<Url, Mistake> {

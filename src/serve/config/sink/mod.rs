@@ -4,6 +4,7 @@ mod checks;
 mod kinds;
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub(super) fn default_values() -> Value {
 }
 
 /// Names of outputs that the program has without `[[sink]]`. They are values of the same metric label.
-const TAKEN_NAMES: [&str; 4] = ["clips", "jsonl", "outputs", "terminal"];
+const TAKEN_NAMES: [&str; 5] = ["clips", super::fleet::FLEET_SINK, "jsonl", "outputs", "terminal"];
 
 /// `[[sink]]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -213,6 +214,8 @@ pub struct NatsSettings {
     pub subject: String,
     /// The stream that is created if it does not exist.
     pub create_stream: Option<String>,
+    /// How long that stream keeps records; `None`: without a limit.
+    pub keep: Option<Duration>,
 }
 
 impl Receiver {
@@ -243,7 +246,10 @@ impl Receiver {
         let is_local = |host: Option<url::Host<&str>>| match host {
             Some(url::Host::Ipv4(address)) => address.is_loopback(),
             Some(url::Host::Ipv6(address)) => address.is_loopback(),
-            Some(url::Host::Domain(name)) => name == "localhost",
+            // Addresses of schemes that `url` does not know are domains.
+            Some(url::Host::Domain(name)) => {
+                name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
             None => false,
         };
         match self {
@@ -336,7 +342,7 @@ pub(super) fn sinks(tables: Vec<RawTable>, problems: &mut Vec<Problem>) -> Vec<S
 
 impl SinkFile {
     /// Mistakes of keys that all kinds have, and keys that this kind does not have.
-    fn problems(&self) -> Vec<Mistake> {
+    pub(super) fn problems(&self) -> Vec<Mistake> {
         let mut wrong = Vec::new();
         if stream_id(&self.name).is_err() {
             let text =
@@ -428,7 +434,7 @@ impl SinkFile {
         ]
     }
 
-    fn settings(self) -> Result<SinkSettings, Mistake> {
+    pub(super) fn settings(self) -> Result<SinkSettings, Mistake> {
         let receiver = match self.kind {
             SinkKind::Webhook => {
                 let url = address(self.url.as_deref(), &["https", "http"], "https://receiver.example/touchline")?;
@@ -460,7 +466,7 @@ impl SinkFile {
                     let text = format!("the name {name:?} is ill-formed; use 1 to 64 letters, digits, '-' and '_'");
                     return Err(("nats_stream", text));
                 }
-                Receiver::Nats { url, nats: NatsSettings { subject, create_stream } }
+                Receiver::Nats { url, nats: NatsSettings { subject, create_stream, keep: None } }
             }
             SinkKind::Kafka => {
                 let url = server(self.url.as_deref(), &["kafkas", "kafka"], "kafkas://broker.example")?;

@@ -2,7 +2,7 @@
 mod kafka;
 mod mqtt;
 mod nats;
-mod servers;
+pub(crate) mod servers;
 mod stalled;
 mod tls;
 

@@ -28,7 +28,7 @@ fn nats(folder: &Path, port: u16, create_stream: Option<&str>) -> SinkSettings {
         std::fs::write(&secret, TOKEN).unwrap();
     }
     let subject = "touchline.{instance}.{stream}.{kind}".to_owned();
-    let nats = NatsSettings { subject, create_stream: create_stream.map(str::to_owned) };
+    let nats = NatsSettings { subject, create_stream: create_stream.map(str::to_owned), keep: None };
     let url = format!("nats://127.0.0.1:{port}").parse().unwrap();
     let secret = Some(SecretSource::File(secret));
     SinkSettings {

@@ -12,12 +12,12 @@ use rumqttc::{Event, MqttOptions, Packet, QoS};
 use super::{LIMIT, until};
 use crate::skip::{Lacks, skip};
 
-pub(super) fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// The path of a server of a Debian package; `None`, with a report, if it is not installed.
-pub(super) fn installed(name: &str) -> Option<PathBuf> {
+pub(crate) fn installed(name: &str) -> Option<PathBuf> {
     let found = ["/usr/sbin", "/usr/bin", "/usr/local/bin"].iter().map(|folder| Path::new(folder).join(name));
     let found = found.into_iter().find(|path| path.is_file());
     if found.is_none() {
@@ -27,7 +27,7 @@ pub(super) fn installed(name: &str) -> Option<PathBuf> {
 }
 
 /// A server's process.
-pub(super) struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
     /// Starts a server and waits until it listens on `port`.
@@ -56,7 +56,7 @@ impl Drop for Process {
 }
 
 /// Mosquitto with `lines` in its configuration.
-pub(super) fn mosquitto(program: &Path, folder: &Path, port: u16, lines: &str) -> Process {
+pub(crate) fn mosquitto(program: &Path, folder: &Path, port: u16, lines: &str) -> Process {
     let config = folder.join("mosquitto.conf");
     // It gives up the rights of root otherwise, and cannot read the folder of the test.
     std::fs::write(&config, format!("user root\nlistener {port} 127.0.0.1\n{lines}\n")).unwrap();
@@ -65,14 +65,14 @@ pub(super) fn mosquitto(program: &Path, folder: &Path, port: u16, lines: &str) -
 
 /// A message that a subscriber got.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Message {
+pub(crate) struct Message {
     pub topic: String,
     pub payload: String,
     pub is_retained: bool,
 }
 
 /// Receives all messages of a broker.
-pub(super) struct Subscriber {
+pub(crate) struct Subscriber {
     pub messages: Receiver<Message>,
     ends: Arc<AtomicBool>,
 }
@@ -130,7 +130,7 @@ impl Drop for Subscriber {
 }
 
 /// Forwards connections to a server. Dropping it breaks them all.
-pub(super) struct Forwarder {
+pub(crate) struct Forwarder {
     pub port: u16,
     _runtime: tokio::runtime::Runtime,
 }

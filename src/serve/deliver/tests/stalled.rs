@@ -40,7 +40,7 @@ fn stalled_receivers_of_every_kind_lose_nothing_and_get_everything_later() {
     let mut command = Command::new(nats_server);
     command.args(["-js", "-a", "127.0.0.1", "-p", &nats_port.to_string(), "-sd"]).arg(path.join("jetstream"));
     let server = Process::start(&mut command, nats_port);
-    let nats = NatsSettings { subject: "t.{stream}.{kind}".into(), create_stream: Some("T".into()) };
+    let nats = NatsSettings { subject: "t.{stream}.{kind}".into(), create_stream: Some("T".into()), keep: None };
     let nats = Receiver::Nats { url: format!("nats://127.0.0.1:{nats_port}").parse().unwrap(), nats };
     [&broker, &server].into_iter().for_each(|process| process.signal(Signal::STOP));
     let script = "until [ -e $1/go ]; do sleep 0.02; done";

@@ -128,6 +128,6 @@ fn receivers_and_sinks_know_each_other_by_certificates() {
     command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(folder.path().join("jetstream"));
     command.args(["--tlsverify", "--tlscert", &cert, "--tlskey", &key, "--tlscacert", &ca]);
     let _server = Process::start(&mut command, port);
-    let nats = NatsSettings { subject: "t.{stream}.{kind}".into(), create_stream: Some("T".into()) };
+    let nats = NatsSettings { subject: "t.{stream}.{kind}".into(), create_stream: Some("T".into()), keep: None };
     delivers_with_a_certificate(&Receiver::Nats { url: address("tls", port), nats }, &authority);
 }

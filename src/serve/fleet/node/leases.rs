@@ -1,6 +1,6 @@
 //! The leases of streams: taking free ones, handing over, leaving.
 
-use super::{FleetAction, FleetNode, Owned, Pending, RenewalState};
+use super::{FleetAction, FleetNode, Owned, Pending, RenewalState, StartCause};
 use crate::fleet::placement::{candidates, is_eligible, worth_moving};
 use crate::fleet::{
     FleetKey, FleetValue, Holder, Lease, NodeName, NodeRecord, NodeState, Renewal, StreamId, StreamRecord,
@@ -46,8 +46,12 @@ impl FleetNode {
         if is_mine && self.is_publishing && !self.owned.contains_key(id) {
             let moving_since_ns = lease.next.is_some().then_some(now_ns);
             self.owned.insert(id.clone(), Owned { epoch: lease.epoch, moving_since_ns });
-            self.preparing.remove(id);
-            actions.push(FleetAction::Start { stream: id.clone(), epoch: lease.epoch });
+            let cause = match (self.preparing.remove(id), self.leases.get(id)) {
+                (Some(_), _) => StartCause::Planned,
+                (None, Some((Lease { owner: Some(_), .. }, _))) => StartCause::Lost,
+                (None, _) => StartCause::First,
+            };
+            actions.push(FleetAction::Start { stream: id.clone(), epoch: lease.epoch, cause });
         }
         let is_next = lease.next.as_ref() == Some(&me) && self.is_publishing && self.state == NodeState::Active;
         if is_next && !self.preparing.contains_key(id) {
@@ -212,7 +216,6 @@ impl FleetNode {
         let me = self.me();
         let holds = self.leases.values().any(|(lease, _)| lease.owner.as_ref() == Some(&me));
         let is_known = self.nodes.get(&me.node).is_some_and(|(node, _)| node.state == NodeState::Draining);
-        let RenewalState::Own { revision: Some(revision) } = self.renewal else { return };
         if self.state != NodeState::Draining
             || holds
             || !is_known
@@ -220,13 +223,24 @@ impl FleetNode {
         {
             return;
         }
+        if self.end_session(actions) {
+            self.has_left = true;
+            actions.push(FleetAction::Left);
+        }
+    }
+
+    /// Fences the own session. Returns false if its renewal or its record is not known.
+    pub(super) fn end_session(&mut self, actions: &mut Vec<FleetAction>) -> bool {
+        let me = self.me();
+        let RenewalState::Own { revision: Some(revision) } = self.renewal else { return false };
+        let Some((record, known)) = self.nodes.get(&me.node).cloned() else { return false };
         self.is_over = true;
         let fence = Renewal { session: me.session, count: self.count, is_fenced: true };
-        let (record, known) = self.nodes.get(&me.node).cloned().expect("it is known");
         let renewal =
             self.put(Pending::Node, FleetKey::Renewal(me.node.clone()), FleetValue::Renewal(fence), Some(revision));
         let record = NodeRecord { state: NodeState::Gone, ..record };
         let record = self.put(Pending::Node, FleetKey::Node(me.node), FleetValue::Node(record), Some(known));
-        actions.extend([renewal, record, FleetAction::Left]);
+        actions.extend([renewal, record]);
+        true
     }
 }

@@ -55,6 +55,8 @@ pub enum FleetAction {
         stream: StreamId,
         /// The epoch of its records.
         epoch: u64,
+        /// Why this node watches it.
+        cause: StartCause,
     },
     /// Stops watching a stream, and preparing for it.
     Stop(StreamId),
@@ -62,6 +64,17 @@ pub enum FleetAction {
     Replaced,
     /// All streams are handed over, and the node has left.
     Left,
+}
+
+/// Why a node starts to watch a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartCause {
+    /// Nobody watched it.
+    First,
+    /// It is prepared, and the owner before has handed it over.
+    Planned,
+    /// Its owner was lost, or this node could not publish it for a while.
+    Lost,
 }
 
 /// A node's own facts.
@@ -140,6 +153,8 @@ pub struct FleetNode {
     is_publishing: bool,
     state: NodeState,
     is_over: bool,
+    /// It is over because it has handed all its streams over.
+    has_left: bool,
     /// All nodes, with the revisions of their records.
     nodes: BTreeMap<NodeName, (NodeRecord, u64)>,
     streams: BTreeMap<StreamId, StreamRecord>,
@@ -168,6 +183,7 @@ impl FleetNode {
             is_publishing: false,
             state: NodeState::Active,
             is_over: false,
+            has_left: false,
             nodes: BTreeMap::new(),
             streams: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -184,6 +200,13 @@ impl FleetNode {
     pub fn may_publish(&self, now_ns: u64) -> bool {
         let is_renewed = self.renewed_ns.is_some_and(|renewed| now_ns < renewed + self.options.times.lease_ns);
         is_renewed && !self.is_over
+    }
+
+    /// Until when records may be published; 0 if not at all.
+    pub fn publishes_until_ns(&self) -> u64 {
+        let until = self.renewed_ns.map_or(0, |renewed| renewed + self.options.times.lease_ns);
+        // A node that has left still publishes what it decided before it handed its streams over.
+        if self.is_over && !self.has_left { 0 } else { until }
     }
 
     /// The streams that this node watches, with their epochs.
@@ -284,6 +307,40 @@ impl FleetNode {
         self.hand_over(now_ns, &mut actions);
         self.leave(&mut actions);
         actions
+    }
+
+    /// Ends the session of a node that watches nothing any more, so that others need not wait until it expires.
+    pub fn resign(&mut self) -> Vec<FleetAction> {
+        let mut actions = Vec::new();
+        if !self.is_over {
+            self.end_session(&mut actions);
+        }
+        actions
+    }
+
+    /// The definition of a stream.
+    pub fn stream(&self, id: &StreamId) -> Option<&StreamRecord> {
+        self.streams.get(id)
+    }
+
+    /// The streams that are defined, with their leases.
+    pub fn streams(&self) -> impl Iterator<Item = (&StreamId, &StreamRecord, Option<&Lease>)> {
+        self.streams.iter().map(|(id, stream)| (id, stream, self.leases.get(id).map(|(lease, _)| lease)))
+    }
+
+    /// The nodes that were ever there.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, &NodeRecord)> {
+        self.nodes.iter().map(|(name, (node, _))| (name, node))
+    }
+
+    /// Whether a process with this node's name renews itself, so that this one must wait.
+    pub fn waits_for_its_name(&self) -> bool {
+        matches!(self.renewal, RenewalState::Foreign { renewal, .. } if !renewal.is_fenced)
+    }
+
+    /// Whether the node takes streams.
+    pub fn state(&self) -> NodeState {
+        if self.is_over { NodeState::Gone } else { self.state }
     }
 
     fn me(&self) -> Holder {

@@ -92,6 +92,10 @@ impl FleetNode {
         }
         let is_own = *name == self.options.name && record.session == self.options.session;
         let is_gone = record.state == NodeState::Gone;
+        if is_own && record.state == NodeState::Draining {
+            // A person drains the node by its record.
+            self.drain();
+        }
         self.nodes.insert(name.clone(), (record, revision));
         self.find_free(now_ns);
         if is_own && is_gone && !self.is_over {

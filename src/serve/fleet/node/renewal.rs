@@ -1,6 +1,6 @@
 //! The node's own renewal: it may publish while the store acknowledges it.
 
-use super::{FleetAction, FleetNode, Owned, Pending, RenewalState};
+use super::{FleetAction, FleetNode, Owned, Pending, RenewalState, StartCause};
 use crate::fleet::{FleetKey, FleetValue, Renewal};
 
 impl FleetNode {
@@ -18,9 +18,11 @@ impl FleetNode {
             let own = self.leases.iter().filter(|(_, (lease, _))| lease.owner.as_ref() == Some(&me));
             self.owned =
                 own.map(|(id, (lease, _))| (id.clone(), Owned { epoch: lease.epoch, moving_since_ns: None })).collect();
-            actions.extend(
-                self.owned.iter().map(|(id, owned)| FleetAction::Start { stream: id.clone(), epoch: owned.epoch }),
-            );
+            actions.extend(self.owned.iter().map(|(id, owned)| FleetAction::Start {
+                stream: id.clone(),
+                epoch: owned.epoch,
+                cause: StartCause::Lost,
+            }));
         } else {
             self.stop_all(actions);
             // What this node saw of others is old by now.

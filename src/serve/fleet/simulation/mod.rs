@@ -338,7 +338,7 @@ impl FleetWorld {
                 let opened = self.open(n, id.clone(), None);
                 self.push(n, opened - self.now + SECOND, FleetEvent::Prepared(id.clone()));
             }
-            FleetAction::Start { stream, epoch } => {
+            FleetAction::Start { stream, epoch, .. } => {
                 if let Some(running) = self.processes[n].running.get_mut(stream) {
                     running.epoch = Some(*epoch);
                     // The owner before it may have stopped before it published them.

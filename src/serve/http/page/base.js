@@ -41,6 +41,7 @@ export const GAPS = {
   compute: "models failed",
   "no-programme": "no programme",
   "not-decoded": "no key picture",
+  "node-lost": "node lost",
 };
 export const SIGNALS = { bars: "colour bars", black: "black picture", freeze: "frozen picture", silence: "silence" };
 export const signalText = (names) => names.map((name) => SIGNALS[name]).join(", ");

@@ -92,15 +92,19 @@ export async function fetchInfo(server) {
 
 // Shows the notice of the server, if it has one, and follows its changes.
 export function followNotice(info, footer) {
-  if (!info.notice) return;
+  if (info.notice === null) return;
   const line = make("p", "remark", info.notice);
+  line.hidden = !info.notice;
   line.setAttribute("role", "note");
   footer.prepend(line);
   setInterval(async () => {
     if (document.hidden) return;
     try {
       const answer = await fetch(url("api/v1/info"), { cache: "no-store" });
-      if (answer.ok) setText(line, (await answer.json()).notice ?? "");
+      if (!answer.ok) return;
+      const { notice } = await answer.json();
+      setText(line, notice ?? "");
+      line.hidden = !notice;
     } catch {
       // Other parts of the page report the lost connection.
     }

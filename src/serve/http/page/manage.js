@@ -7,6 +7,7 @@ import { mayChange, request, streamPath } from "./requests.js";
 const OWNERS = {
   config: "Set in the configuration file. Edit the file and send SIGHUP to change this stream.",
   "command-line": "Set on the command line. Restart the program to change this stream.",
+  fleet: "A stream of the fleet. Change it with `touchline stream`.",
 };
 
 const CONFIRM = `

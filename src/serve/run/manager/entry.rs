@@ -14,6 +14,8 @@ use touchline_core::time::NANOS_PER_SECOND;
 use touchline_core::vote::VoteConfig;
 use touchline_media::Source;
 
+use super::fleet::FleetWatch;
+
 /// Minimum and maximum delay before a stream is opened again that ended by a fault of the program. A stream that has
 /// played for longer than the maximum starts with the minimum again.
 const REVIVE_MIN_NS: u64 = NANOS_PER_SECOND;
@@ -93,6 +95,8 @@ pub(super) struct ManagedStream {
     pub(super) phase: Phase,
     /// It is to be removed.
     pub(super) gone: bool,
+    /// The fleet wants it again after that.
+    pub(super) again: Option<Box<FleetWatch>>,
     /// Its source ended by itself.
     pub(super) over: bool,
     /// Open the source again although its settings have not changed.
@@ -124,6 +128,7 @@ impl ManagedStream {
             handle,
             phase: Phase::Idle,
             gone: false,
+            again: None,
             over: false,
             reopen: false,
             error: None,
@@ -218,10 +223,10 @@ impl ManagedStream {
         Some((queue, self.expectations(classes)))
     }
 
-    /// Whether it retries after a first attempt that fails; `run` is the default. Streams of the API retry: a camera
+    /// Whether it retries after a first attempt that fails; `run` is the default. Streams of the API and of a fleet retry: a camera
     /// that is off at the start must come back by itself.
     pub(super) fn retries(&self, run: bool) -> bool {
-        self.settings.retry.unwrap_or(run || self.origin == StreamOwner::Api)
+        self.settings.retry.unwrap_or(run || self.origin.is_guarded())
     }
 
     /// Whether it retries if the next attempt fails. A stream that has played before always does: changing a setting
@@ -253,7 +258,7 @@ impl ManagedStream {
             variant: self.settings.hls.variant,
             max_height: self.settings.hls.max_height,
             audio_language: self.settings.hls.audio_language.clone(),
-            isolation: self.settings.isolation(self.origin == StreamOwner::Api),
+            isolation: self.settings.isolation(self.origin.is_guarded()),
             retry: self.retries(retry),
             record: self.settings.record,
             expect: self.settings.expect.clone(),

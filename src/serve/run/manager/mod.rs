@@ -6,6 +6,7 @@
 //! stream waits for another.
 
 mod entry;
+mod fleet;
 mod reload;
 mod requests;
 mod shutdown;
@@ -26,7 +27,7 @@ use crate::backlog::QueueId;
 use crate::config::{Fixed, StreamSettings};
 use crate::control::streams::{StreamControl, StreamRequest};
 use crate::hub::{Hub, Restored, StreamInfo, StreamOwner};
-use crate::record::StreamState;
+use crate::record::{FleetTenure, StreamState};
 use crate::store::Store;
 use entry::{ManagedStream, Phase};
 pub use reload::{Reader, Reading};
@@ -49,6 +50,8 @@ const IDLE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     pub(super) max_streams: usize,
+    /// The streams are those of a fleet.
+    pub(super) is_in_fleet: bool,
     /// Streams of the configuration file and the command line retry after a first attempt that fails.
     pub(super) retry: bool,
     /// Jitter buffer of streams without one of their own, milliseconds.
@@ -187,21 +190,21 @@ impl<H: Driver + 'static> StreamManager<H> {
             return Err(Error::Usage(text));
         }
         for stream in streams {
-            let (id, is_initial) = (stream.settings.id.clone(), stream.origin != StreamOwner::Api);
-            self.enter(stream)?.is_initial = is_initial;
+            let (id, is_initial) = (stream.settings.id.clone(), !stream.origin.is_guarded());
+            self.enter(stream, None)?.is_initial = is_initial;
             self.ids.push(id);
         }
         Ok(())
     }
 
     /// Adds an entry without opening the source.
-    fn enter(&mut self, stream: InitialStream) -> Result<&mut ManagedStream> {
+    fn enter(&mut self, stream: InitialStream, tenure: Option<Arc<FleetTenure>>) -> Result<&mut ManagedStream> {
         let InitialStream { settings, origin, generation, mut restored } = stream;
         let generation = generation.unwrap_or_else(|| self.next_generation());
         self.generation = self.generation.max(generation);
         let id = settings.id.clone();
         let info = StreamInfo { id: id.clone(), uri: settings.uri.clone(), pace: Pace::Live };
-        let handle = self.tools.hub.add_stream(info)?;
+        let handle = self.tools.hub.add_stream_of(info, tenure)?;
         restored.run = restored.run.or_else(|| self.runs.get(&id).copied());
         handle.restore(restored);
         let entry = ManagedStream::new(settings, origin, generation, handle);
@@ -212,7 +215,7 @@ impl<H: Driver + 'static> StreamManager<H> {
     /// Adds a stream while the program runs.
     fn add(&mut self, stream: InitialStream) -> Result<()> {
         let id = stream.settings.id.clone();
-        self.enter(stream)?;
+        self.enter(stream, None)?;
         self.reconcile(&id);
         Ok(())
     }
@@ -223,6 +226,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             self.reconcile(&id);
         }
         let mut stop = inbox.stop.clone();
+        let fleet = self.tools.control.fleet_requests();
         loop {
             if let Some(ended) = self.ended() {
                 return ended;
@@ -231,6 +235,7 @@ impl<H: Driver + 'static> StreamManager<H> {
                 recv(inbox.requests) -> request => if let Ok(request) = request {
                     self.handle_request(request);
                 },
+                recv(fleet) -> request => request.into_iter().for_each(|request| self.handle_fleet(request)),
                 recv(inbox.reports) -> report => match report {
                     Ok(PublisherReport::Ended { queue, error }) => self.over(queue, error),
                     Ok(PublisherReport::Removed(id)) => self.gone(&id),
@@ -341,7 +346,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             vote: entry.vote(self.vote),
             expectations: entry.expectations(self.tools.hub.classes()),
             retry: entry.retries_now(self.rules.retry),
-            guarded: entry.origin == StreamOwner::Api,
+            guarded: entry.origin.is_guarded(),
         };
         self.tickets += 1;
         let ticket = self.tickets;
@@ -461,6 +466,9 @@ impl<H: Driver + 'static> StreamManager<H> {
         }
         tracing::info!("{id}: removed");
         entry.answer(Ok(id.to_owned()));
+        if let Some(again) = entry.again.take() {
+            return self.watch_again(*again);
+        }
         if !entry.gone {
             // StreamChange again meanwhile.
             let ManagedStream { settings, origin, generation, .. } = entry;

@@ -13,6 +13,9 @@ use crate::store::Stored;
 use touchline_core::error::{Error, Result};
 use touchline_media::uri::Location;
 
+/// How streams of a fleet are changed.
+const FLEET_ADVICE: &str = "use `touchline stream` with the fleet's address";
+
 impl<H: Driver + 'static> StreamManager<H> {
     pub(super) fn handle_request(&mut self, request: StreamRequest) {
         let StreamRequest { change, answer } = request;
@@ -43,7 +46,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         let id = stream.settings.id.clone();
         // An operator relies on the program from now on.
         self.rules.is_service = true;
-        match self.enter(stream) {
+        match self.enter(stream, None) {
             Ok(entry) => entry.pending = Some(Pending { answer, change: PendingChange::Add, generation: 0 }),
             Err(e) => {
                 return Err((
@@ -58,6 +61,10 @@ impl<H: Driver + 'static> StreamManager<H> {
 
     fn new_stream(&mut self, new: NewStream) -> Result<InitialStream, StreamRefusal> {
         new.check()?;
+        if self.rules.is_in_fleet {
+            let text = "this machine is in a fleet, whose machines share their streams";
+            return Err(StreamRefusal::new(StreamRefusalKind::NotOwned, text, FLEET_ADVICE));
+        }
         let most = self.rules.max_streams;
         if self.entries.len() >= most {
             let advice = "remove a stream first, or start the program with a higher --max-streams";
@@ -158,6 +165,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             StreamOwner::Api => None,
             StreamOwner::Config => Some(("the configuration file", "edit the file and send SIGHUP")),
             StreamOwner::CommandLine => Some(("the command line", "restart the program without it")),
+            StreamOwner::Fleet => Some(("the fleet", FLEET_ADVICE)),
         };
         if let Some((owner, advice)) = owner {
             return Err(StreamRefusal::new(

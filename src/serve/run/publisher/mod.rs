@@ -3,6 +3,8 @@
 //! The stream manager opens and stops sources and sends [`PublisherCommand`]s about streams that begin and end. The publisher
 //! does nothing slow, so no stream delays another.
 
+mod tenure;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,19 +15,23 @@ use crate::backlog::QueueId;
 use crate::hub::{Hub, StreamHandle};
 use crate::live::LiveStream;
 use crate::metrics::StageThread;
-use crate::record::{OutputRecord, StreamState};
+use crate::record::{OutputRecord, StreamState, TenureStage};
 use crate::schedule::Expectations;
 use crate::sink::{Item, ItemContent, Sinks, WhenFull};
 use crate::workers::{Decided, DecidedItem};
 use touchline_core::cause::Cause;
 use touchline_core::clip::ClipOutput;
 use touchline_core::clock::Clock;
+use touchline_core::decision::SecondOutcome;
 use touchline_core::error::{Error, Result};
 use touchline_core::incident::Incident;
 use touchline_core::threads::Heartbeat;
+use touchline_core::time::NANOS_PER_SECOND;
 use touchline_core::vote::VoteConfig;
 use touchline_media::outlet::{CounterValues, Counters};
 use touchline_media::supervise::SourceState;
+
+use tenure::FleetStanding;
 
 /// How long sinks may take to write their queues at shutdown, which is limited to ten seconds as a whole.
 const SINKS_TIMEOUT: Duration = Duration::from_secs(3);
@@ -88,6 +94,7 @@ struct Running {
     logged_losses: u64,
     /// Counts that the hub has so far.
     counted: CounterValues,
+    fleet: FleetStanding,
 }
 
 impl Running {
@@ -126,6 +133,8 @@ pub(super) struct Publisher {
     live: bool,
     reports: Sender<PublisherReport>,
     beat: Heartbeat,
+    /// The log says that seconds of the fleet are not published.
+    is_interruption_logged: bool,
 }
 
 impl Publisher {
@@ -133,7 +142,17 @@ impl Publisher {
     pub(super) fn new(hub: Hub, clock: Arc<dyn Clock>, classes: usize, reports: Sender<PublisherReport>) -> Self {
         let beat = Heartbeat::default();
         let sinks = Sinks::new(hub.metrics().clone(), clock.clone(), beat.clone());
-        Self { hub, clock, running: BTreeMap::new(), classes, sinks, live: false, reports, beat }
+        Self {
+            hub,
+            clock,
+            running: BTreeMap::new(),
+            classes,
+            sinks,
+            live: false,
+            reports,
+            beat,
+            is_interruption_logged: false,
+        }
     }
 
     /// The sinks, to add some.
@@ -228,10 +247,10 @@ impl Publisher {
                 let StreamStart { queue, handle, vote, expectations, supervised, counters } = *begin;
                 self.live |= supervised;
                 let stream = LiveStream::new(handle, vote, expectations, self.classes, supervised);
-                self.running
-                    .insert(queue, Running { stream, counters, logged_losses: 0, counted: CounterValues::default() });
+                let (counted, fleet) = (CounterValues::default(), FleetStanding::default());
+                self.running.insert(queue, Running { stream, counters, logged_losses: 0, counted, fleet });
             }
-            PublisherCommand::Forget(queue) => drop(self.running.remove(&queue)),
+            PublisherCommand::Forget(queue) => self.remove(queue),
             PublisherCommand::EndsInto(queue, into) => {
                 if let Some(running) = self.running.get_mut(&queue) {
                     running.stream.ends_into(into);
@@ -270,15 +289,18 @@ impl Publisher {
     fn take(&mut self, queue: QueueId, item: DecidedItem) {
         let Some(running) = self.running.get_mut(&queue) else { return };
         running.update_counts();
+        let stage = running.stream.handle().tenure().map(|tenure| tenure.stage(self.clock.mono_ns()));
+        if stage == Some(TenureStage::Publishing) {
+            self.catch_up_tenure(queue, &item);
+        }
         match item {
-            DecidedItem::Outcome { outcome, backlog } => {
-                let published = running.stream.outcome(outcome, backlog, &*self.clock);
-                let handle = running.stream.handle().clone();
-                let records = handle.publish(&published);
-                handle.keep_open_segment(published.outcome.index(), || running.stream.open_segment());
-                self.send(&handle, ItemContent::Second(Box::new(published)), records);
-            }
+            DecidedItem::Outcome { outcome, backlog } => match stage {
+                None | Some(TenureStage::Publishing) => self.outcome(queue, outcome, backlog),
+                Some(TenureStage::Preparing) => self.prepare(queue, outcome, backlog),
+                Some(TenureStage::Interrupted) => self.interrupt(queue, outcome, backlog),
+            },
             DecidedItem::News(news) => {
+                let Some(running) = self.running.get_mut(&queue) else { return };
                 let mut records = Vec::new();
                 let content = match &news {
                     ClipOutput::RunStarted { run, cause: Some(cause) } => ItemContent::RunStarted(*run, *cause),
@@ -290,13 +312,25 @@ impl Publisher {
         }
     }
 
+    fn outcome(&mut self, queue: QueueId, outcome: SecondOutcome, backlog: u32) {
+        let Some(running) = self.running.get_mut(&queue) else { return };
+        let published = running.stream.outcome(outcome, backlog, &*self.clock);
+        let handle = running.stream.handle().clone();
+        if let (Some(tenure), Some(wall)) = (handle.tenure(), published.wall()) {
+            tenure.published(wall.unix_ns.saturating_add_unsigned(NANOS_PER_SECOND));
+        }
+        let records = handle.publish(&published);
+        handle.keep_open_segment(published.outcome.index(), || running.stream.open_segment());
+        self.send(&handle, ItemContent::Second(Box::new(published)), records);
+    }
+
     fn cut(&mut self, queue: QueueId) {
         let Some(running) = self.running.get_mut(&queue) else { return };
         let mut records = Vec::new();
         let state = running.stream.cut(&mut records).map_or(ItemContent::RecordsOnly, ItemContent::State);
         // The manager knows that it cut the stream. Nothing more is published of it.
         self.changed(queue, state, records);
-        self.running.remove(&queue);
+        self.remove(queue);
     }
 
     /// Publishes a change of a stream, and reports to the stream manager if its source has ended.
@@ -318,7 +352,7 @@ impl Publisher {
         };
         self.send(&handle, content, records);
         if is_over {
-            self.running.remove(&queue);
+            self.remove(queue);
             // The stream manager is gone only at shutdown.
             let _ = self.reports.send(PublisherReport::Ended { queue, error });
         }
@@ -355,6 +389,11 @@ impl Publisher {
 
     fn send(&mut self, handle: &StreamHandle, content: ItemContent, records: Vec<OutputRecord>) {
         if matches!(content, ItemContent::RecordsOnly) && records.is_empty() {
+            return;
+        }
+        let stage = handle.tenure().map(|tenure| tenure.stage(self.clock.mono_ns()));
+        if stage.is_some_and(|stage| stage != TenureStage::Publishing) {
+            // Another machine of the fleet publishes the stream.
             return;
         }
         // Files lose nothing: their decisions wait for a slow reader, unless a live stream would wait with them.

@@ -1,5 +1,6 @@
 //! The stream manager with simulated sources, a simulated clock and a simulated publisher.
 
+mod fleet;
 mod later;
 
 use parking_lot::Mutex;
@@ -92,7 +93,7 @@ struct Bench {
 }
 
 fn rules() -> Rules {
-    Rules { max_streams: 3, retry: false, latency_ms: 200, is_service: false, lingers: false }
+    Rules { max_streams: 3, is_in_fleet: false, retry: false, latency_ms: 200, is_service: false, lingers: false }
 }
 
 impl Bench {

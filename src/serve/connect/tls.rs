@@ -13,7 +13,7 @@ use crate::config::sink::ClientTls;
 ///
 /// # Errors
 /// Cause and advice.
-pub(super) fn client(tls: &ClientTls) -> Result<ClientConfig, String> {
+pub(crate) fn client(tls: &ClientTls) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     match &tls.ca {
         Some(path) => {

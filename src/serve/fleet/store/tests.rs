@@ -1,0 +1,283 @@
+use std::path::Path;
+use std::process::Command;
+
+use async_nats::jetstream;
+use nkeys::KeyPair;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::*;
+use crate::config::{ConfigFile, SettingSources, resolve};
+use crate::deliver::tests::servers::{Process, free_port, installed};
+use crate::fleet::{Holder, Lease, NodeRecord, NodeState, Renewal, StreamRecord};
+use crate::wait::until;
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+fn server(program: &Path, folder: &Path, port: u16, arguments: &[&str]) -> Process {
+    let mut command = Command::new(program);
+    let store = folder.join("jetstream");
+    command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(store).args(arguments);
+    Process::start(&mut command, port)
+}
+
+fn settings(port: u16, keys: &str) -> FleetSettings {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.toml");
+    std::fs::write(&path, format!("[fleet]\nurl = \"nats://127.0.0.1:{port}\"\nname = \"tv\"\nnode = \"a\"\n{keys}"))
+        .unwrap();
+    let file = ConfigFile::read(&path).unwrap();
+    resolve(SettingSources { file, ..SettingSources::default() }).unwrap().fleet.unwrap()
+}
+
+fn lease(epoch: u64) -> FleetValue {
+    let owner = Some(Holder { node: "a".into(), session: u64::MAX - 1 });
+    FleetValue::Lease(Lease { owner, epoch, next: None })
+}
+
+fn stream(uri: &str) -> FleetValue {
+    let needs = BTreeMap::from([("gpu".to_owned(), "true".to_owned())]);
+    FleetValue::Stream(StreamRecord { cost: 180, needs, settings: json!({ "uri": uri }) })
+}
+
+fn node() -> FleetValue {
+    let (labels, state) = (BTreeMap::new(), NodeState::Active);
+    FleetValue::Node(NodeRecord { session: 7, capacity: 1000, labels, state })
+}
+
+fn renewal(count: u64) -> FleetValue {
+    FleetValue::Renewal(Renewal { session: 7, count, is_fenced: false })
+}
+
+/// A server with a connection to it.
+struct StoreBench {
+    runtime: Runtime,
+    store: FleetStore,
+    folder: TempDir,
+    port: u16,
+    server: Option<Process>,
+}
+
+impl StoreBench {
+    fn start() -> Option<Self> {
+        let program = installed("nats-server")?;
+        let (folder, port, runtime) = (tempfile::tempdir().unwrap(), free_port(), runtime());
+        let server = Some(server(&program, folder.path(), port, &[]));
+        let store = runtime.block_on(FleetStore::connect(&settings(port, ""), "a")).unwrap();
+        Some(Self { runtime, store, folder, port, server })
+    }
+
+    fn put(&self, key: &FleetKey, value: &FleetValue, revision: Option<u64>) -> FleetStoreResult {
+        self.runtime.block_on(self.store.put(key, value, revision))
+    }
+
+    /// The changes that a watch sends.
+    fn watch(&self) -> mpsc::Receiver<FleetChange> {
+        let (to, changes) = mpsc::channel(1000);
+        let store = self.store.clone();
+        self.runtime.spawn(async move { store.watch(&to).await });
+        changes
+    }
+}
+
+fn next(changes: &mut mpsc::Receiver<FleetChange>) -> FleetChange {
+    let mut found = None;
+    until("a change", || {
+        found = changes.try_recv().ok();
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+#[test]
+fn a_write_replaces_the_revision_that_it_names_or_nothing() {
+    let Some(bench) = StoreBench::start() else { return };
+    let key = FleetKey::Lease("court.1".into());
+    assert_eq!(bench.runtime.block_on(bench.store.read(&key)), Ok(None));
+    assert_eq!(bench.put(&key, &lease(1), Some(4)), Err(FleetStoreError::Conflict), "there is no such revision");
+    let (written, first) = bench.put(&key, &lease(1), None).unwrap().unwrap();
+    assert_eq!(written, lease(1));
+    assert_eq!(bench.put(&key, &lease(2), None), Err(FleetStoreError::Conflict), "it exists");
+    let (_, second) = bench.put(&key, &lease(2), Some(first)).unwrap().unwrap();
+    assert!(second > first);
+    assert_eq!(bench.put(&key, &lease(3), Some(first)), Err(FleetStoreError::Conflict), "it was replaced");
+    assert_eq!(bench.runtime.block_on(bench.store.read(&key)), Ok(Some((lease(2), second))));
+    // Of two that replace the same revision, one wins.
+    let (one, other) = bench.runtime.block_on(async {
+        let (one, other) = (lease(3), lease(4));
+        tokio::join!(bench.store.put(&key, &one, Some(second)), bench.store.put(&key, &other, Some(second)))
+    });
+    assert_eq!(u8::from(one.is_ok()) + u8::from(other.is_ok()), 1, "{one:?} {other:?}");
+    // A key that was deleted does not exist.
+    let (_, last) = bench.runtime.block_on(bench.store.read(&key)).unwrap().unwrap();
+    assert_eq!(bench.runtime.block_on(bench.store.delete(&key, first)), Err(FleetStoreError::Conflict));
+    bench.runtime.block_on(bench.store.delete(&key, last)).unwrap();
+    assert_eq!(bench.runtime.block_on(bench.store.read(&key)), Ok(None));
+    assert!(bench.put(&key, &lease(9), None).unwrap().is_some_and(|(_, revision)| revision > last));
+}
+
+#[test]
+fn a_watch_has_all_values_then_changes_and_deletions_but_no_renewals() {
+    let Some(bench) = StoreBench::start() else { return };
+    let [court, of_court, here] =
+        [FleetKey::Stream("court.1".into()), FleetKey::Lease("court.1".into()), FleetKey::Node("a".into())];
+    let (_, revision) = bench.put(&court, &stream("rtsp://h/1"), None).unwrap().unwrap();
+    let (_, revision) = bench.put(&court, &stream("rtsp://h/2"), Some(revision)).unwrap().unwrap();
+    bench.put(&FleetKey::Renewal("a".into()), &renewal(1), None).unwrap();
+    let mut changes = bench.watch();
+    assert_eq!(next(&mut changes), (court.clone(), Some((stream("rtsp://h/2"), revision))));
+    let (_, of_node) = bench.put(&here, &node(), None).unwrap().unwrap();
+    let (_, of_lease) = bench.put(&of_court, &lease(1), None).unwrap().unwrap();
+    bench.runtime.block_on(bench.store.delete(&court, revision)).unwrap();
+    assert_eq!(next(&mut changes), (here.clone(), Some((node(), of_node))));
+    assert_eq!(next(&mut changes), (of_court.clone(), Some((lease(1), of_lease))));
+    assert_eq!(next(&mut changes), (court, None));
+    // A snapshot has the same.
+    let all = bench.runtime.block_on(bench.store.snapshot()).unwrap();
+    assert_eq!(all.keys().collect::<Vec<_>>(), [&here, &of_court]);
+}
+
+#[test]
+fn an_empty_bucket_has_no_keys() {
+    let Some(bench) = StoreBench::start() else { return };
+    assert!(bench.runtime.block_on(bench.store.snapshot()).unwrap().is_empty());
+    bench.put(&FleetKey::Renewal("a".into()), &renewal(1), None).unwrap();
+    assert!(bench.runtime.block_on(bench.store.snapshot()).unwrap().is_empty());
+}
+
+#[test]
+fn values_and_the_watch_survive_a_restart_of_the_server() {
+    let Some(mut bench) = StoreBench::start() else { return };
+    let court = FleetKey::Lease("court".into());
+    let (_, first) = bench.put(&court, &lease(1), None).unwrap().unwrap();
+    let mut changes = bench.watch();
+    assert_eq!(next(&mut changes), (court.clone(), Some((lease(1), first))));
+    // Killed.
+    drop(bench.server.take());
+    until("the end of the connection", || !bench.store.is_connected());
+    let late = bench.runtime.block_on(async {
+        tokio::time::timeout(Duration::from_millis(200), bench.store.put(&court, &lease(2), Some(first))).await
+    });
+    assert!(late.is_err() || late == Ok(Err(FleetStoreError::Unavailable)), "{late:?}");
+    let program = installed("nats-server").unwrap();
+    bench.server = Some(server(&program, bench.folder.path(), bench.port, &[]));
+    until("the connection", || bench.store.is_connected());
+    let mut known = None;
+    until("an answer", || {
+        known = bench.runtime.block_on(bench.store.read(&court)).ok().flatten();
+        known.is_some()
+    });
+    // The write during the outage was sent late, or never.
+    let (value, revision) = known.unwrap();
+    assert!(value == lease(1) || value == lease(2), "{value:?}");
+    let mut written = None;
+    until("a write", || {
+        let current = bench.runtime.block_on(bench.store.read(&court)).ok().flatten().map_or(revision, |(_, r)| r);
+        written = bench.put(&court, &lease(7), Some(current)).ok().flatten();
+        written.is_some()
+    });
+    let written = written.unwrap();
+    loop {
+        let (key, value) = next(&mut changes);
+        assert_eq!(key, court);
+        if value.as_ref().is_some_and(|(_, revision)| *revision >= written.1) {
+            assert_eq!(value, Some(written));
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_login_that_is_refused_and_a_server_without_jetstream_are_reported() {
+    let Some(program) = installed("nats-server") else { return };
+    let (folder, port, runtime) = (tempfile::tempdir().unwrap(), free_port(), runtime());
+    let connect = |keys: &str| runtime.block_on(FleetStore::connect(&settings(port, keys), "a"));
+    let refused = connect("").err().unwrap().to_string();
+    assert!(refused.contains("127.0.0.1") && refused.contains("check its address"), "{refused}");
+    let user = KeyPair::new_user();
+    let config = folder.path().join("nats.conf");
+    let nkey = format!(
+        "authorization {{ users: [ {{ nkey: {} }}, {{ user: ann, password: pl4nt-pw }} ] }}\n",
+        user.public_key()
+    );
+    std::fs::write(&config, nkey).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c"]).arg(&config);
+    let running = Process::start(&mut command, port);
+    let refused = connect("").err().unwrap().to_string();
+    assert!(refused.contains("the server refuses the login"), "{refused}");
+    let [seed, password] = ["seed", "password"].map(|name| folder.path().join(name));
+    std::fs::write(&seed, user.seed().unwrap()).unwrap();
+    std::fs::write(&password, "pl4nt-pw").unwrap();
+    for keys in [format!("credentials_file = {seed:?}"), format!("user = \"ann\"\nsecret_file = {password:?}")] {
+        let store = connect(&keys).unwrap();
+        let failure = runtime.block_on(store.snapshot()).unwrap_err().to_string();
+        assert!(failure.contains("start nats-server with -js") && !failure.contains("pl4nt"), "{failure}");
+        let read = runtime.block_on(store.read(&FleetKey::Lease("a".into())));
+        assert_eq!(read, Err(FleetStoreError::Unavailable));
+    }
+    drop(running);
+}
+
+#[test]
+fn the_last_second_of_a_stream_is_found_in_its_records() {
+    let Some(bench) = StoreBench::start() else { return };
+    let last = |id: &str| bench.runtime.block_on(bench.store.last_second(id));
+    assert_eq!(last("court.1"), Err(FleetStoreError::Unavailable), "there is no stream of records");
+    bench.runtime.block_on(async {
+        let client = async_nats::connect(format!("127.0.0.1:{}", bench.port)).await.unwrap();
+        let context = jetstream::new(client);
+        let (name, subjects) = (records_stream("tv"), vec!["touchline.tv.*.*".to_owned()]);
+        let config = jetstream::stream::Config { name, subjects, ..Default::default() };
+        context.create_stream(config).await.unwrap();
+        for time in ["2024-05-01T10:00:00.000Z", "2024-05-01T10:00:01.500Z"] {
+            let event = json!({ "data": { "wall": { "time": time } } }).to_string();
+            context.publish("touchline.tv.court_1.second", event.into()).await.unwrap().await.unwrap();
+        }
+    });
+    assert_eq!(last("other"), Ok(None));
+    assert_eq!(last("court.1"), Ok(Some(parse_rfc3339("2024-05-01T10:00:02.5Z").unwrap())));
+}
+
+#[test]
+fn the_rights_of_the_deployed_configuration_suffice_and_are_limited() {
+    let Some(program) = installed("nats-server") else { return };
+    let (folder, port, runtime) = (tempfile::tempdir().unwrap(), free_port(), runtime());
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/nats-server.conf");
+    let text = std::fs::read_to_string(config).unwrap();
+    let text = text.replace("0.0.0.0:4222", &format!("127.0.0.1:{port}"));
+    let store_dir = folder.path().join("jetstream").display().to_string();
+    let text = text.replace("/var/lib/nats", &store_dir).replace("100GB", "1GB");
+    let [config, password] = ["nats.conf", "password"].map(|name| folder.path().join(name));
+    std::fs::write(&config, text).unwrap();
+    std::fs::write(&password, "pl4nt-node").unwrap();
+    let mut command = Command::new(&program);
+    command.arg("-c").arg(&config).env("NODE_PASSWORD", "pl4nt-node").env("READER_PASSWORD", "pl4nt-reader");
+    let _server = Process::start(&mut command, port);
+    let keys = format!("user = \"touchline\"\nsecret_file = {password:?}");
+    let mut of_main = settings(port, &keys);
+    of_main.name = "main".into();
+    let store = runtime.block_on(FleetStore::connect(&of_main, "a")).unwrap();
+    let (key, here) = (FleetKey::Lease("court.1".into()), FleetKey::Renewal("a".into()));
+    let (to, mut changes) = mpsc::channel(10);
+    runtime.block_on(async {
+        let (_, revision) = store.put(&key, &lease(1), None).await.unwrap().unwrap();
+        store.put(&here, &renewal(1), None).await.unwrap();
+        assert!(store.read(&here).await.unwrap().is_some());
+        let watched = store.clone();
+        tokio::spawn(async move { watched.watch(&to).await });
+        store.put(&key, &lease(2), Some(revision)).await.unwrap();
+        assert_eq!(store.snapshot().await.unwrap().len(), 1);
+    });
+    while next(&mut changes).1.is_none_or(|(value, _)| value != lease(2)) {}
+    // Another fleet on the same server is out of reach.
+    let mut other = of_main.clone();
+    other.name = "other".into();
+    other.sink.timeout = Duration::from_millis(500);
+    let store = runtime.block_on(FleetStore::connect(&other, "a")).unwrap();
+    let refused = runtime.block_on(store.put(&key, &lease(1), None));
+    assert_eq!(refused, Err(FleetStoreError::Unavailable));
+}
