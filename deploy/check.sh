@@ -67,7 +67,7 @@ cp deploy/systemd/touchline.service.d/gpu.conf "$work/touchline.service.d/"
 verify "$work/touchline.service"
 
 echo "== Kubernetes"
-for overlay in cpu gpu; do
+for overlay in cpu gpu fleet; do
     "$bin/kubectl" kustomize "deploy/kubernetes/overlays/$overlay" >"$work/$overlay.yaml"
     for version in 1.28 1.32 1.37; do
         "$bin/kubernetes-validate" --kubernetes-version "$version" --strict --quiet "$work/$overlay.yaml"
@@ -83,4 +83,4 @@ echo "== Python client"
 MYPYPATH=deploy/clients/python "$bin/mypy" --strict --cache-dir="$work/mypy" deploy/clients/python/touchline_client src/serve/examples/live.py
 
 echo "== names"
-"$bin/python" deploy/check/check.py "$work/cpu.yaml" "$work/gpu.yaml" "$work/five.yaml"
+"$bin/python" deploy/check/check.py "$work/cpu.yaml" "$work/gpu.yaml" "$work/five.yaml" "$work/fleet.yaml"

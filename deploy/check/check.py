@@ -265,7 +265,7 @@ def check_flags():
 
 
 def check_keys():
-    text = source(SRC / "serve" / "config" / "raw.rs")
+    text = "".join(source(SRC / "serve" / "config" / name) for name in ("raw.rs", "fleet.rs"))
     known = set(re.findall(r"^\s+pub (\w+):", text, flags=re.M))
     count = 0
     files = sorted(DEPLOY.rglob("touchline.toml"))
@@ -321,19 +321,27 @@ def check_compose():
 
 
 def check_manifests(paths):
-    """What `kubectl kustomize` made of the overlays: one shard a pod, nothing that the restricted profile refuses."""
+    """What `kubectl kustomize` made of the overlays: one shard a pod, or a fleet, nothing that the restricted profile refuses."""
     for path in map(pathlib.Path, paths):
         objects = {(o["kind"], o["metadata"]["name"]): o for o in yaml.safe_load_all(path.read_text())}
         spec = objects[("StatefulSet", "touchline")]["spec"]
         pod = spec["template"]["spec"]
         (container,) = pod["containers"]
         environment = {entry["name"]: entry for entry in container["env"]}
-        if environment["SHARDS"]["value"] != str(spec["replicas"]):
-            problem(path, f"{spec['replicas']} pods share {environment['SHARDS']['value']} shards")
-        if environment["POD_INDEX"]["valueFrom"]["fieldRef"]["fieldPath"] != "metadata.labels['apps.kubernetes.io/pod-index']":
-            problem(path, "POD_INDEX is not the pod's number")
-        if "--shard=$(POD_INDEX)/$(SHARDS)" not in container["args"]:
-            problem(path, "no shard")
+        if "TOUCHLINE_NODE" in environment:
+            # A fleet: its pods share streams, and have their own names.
+            if environment["TOUCHLINE_NODE"]["valueFrom"]["fieldRef"]["fieldPath"] != "metadata.name":
+                problem(path, "TOUCHLINE_NODE is not the pod's name")
+            if any(argument.startswith("--shard") for argument in container["args"]):
+                problem(path, "a fleet with shards")
+        else:
+            if environment["SHARDS"]["value"] != str(spec["replicas"]):
+                problem(path, f"{spec['replicas']} pods share {environment['SHARDS']['value']} shards")
+            index = environment["POD_INDEX"]["valueFrom"]["fieldRef"]["fieldPath"]
+            if index != "metadata.labels['apps.kubernetes.io/pod-index']":
+                problem(path, "POD_INDEX is not the pod's number")
+            if "--shard=$(POD_INDEX)/$(SHARDS)" not in container["args"]:
+                problem(path, "no shard")
         security = container["securityContext"]
         if not (
             pod["securityContext"]["runAsNonRoot"]

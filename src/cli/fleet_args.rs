@@ -63,7 +63,7 @@ pub struct FleetArgs {
     /// Bound of that spool, 1 to 1000000 [default: 256]. Beyond it the oldest records are dropped and counted.
     #[arg(long = "fleet-spool-max-mb", value_name = "MB")]
     spool_max_mb: Option<u32>,
-    /// Limit of the hand-over of all streams when the program stops, 0 to 3600 [default: 20].
+    /// Limit of the hand-over of all streams when the program stops, 0 to 3600 [default: 15].
     #[arg(long = "fleet-drain-s", value_name = "SECONDS")]
     drain_s: Option<u32>,
 }

@@ -214,7 +214,7 @@ mod tests {
         for (settings, words) in [
             ("colour=red", "unknown field `colour`"),
             ("pipeline=x", "unknown field `pipeline`"),
-            ("tier=none", "tier"),
+            ("tier=none", "unknown variant `none`"),
             ("latency_ms=-1", "0 to 60000"),
         ] {
             let refused = add("court=rtsp://cam/live", &[settings]).unwrap_err().to_string();

@@ -140,6 +140,9 @@ pub struct FleetFile {
 /// Limit of a hand-over, seconds.
 pub type DrainS = Within<0, 3600>;
 
+/// Service managers wait for thirty seconds, and the rest of the end may take ten.
+const DRAIN: DrainS = DrainS::of::<15>();
+
 /// The fleet of a process, valid.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FleetSettings {
@@ -167,7 +170,7 @@ impl FleetFile {
             name: Some(DEFAULT_NAME.to_owned()),
             capacity: Some(Capacity::Auto),
             spool_max_mb: Some(SpoolMaxMb::of::<256>()),
-            drain_s: Some(DrainS::of::<20>()),
+            drain_s: Some(DRAIN),
             ..Self::default()
         }
     }
@@ -236,7 +239,7 @@ impl FleetFile {
                     nats.keep = Some(KEPT);
                 }
                 let (capacity, drain_s) = (self.capacity.unwrap_or_default().milli(), self.drain_s);
-                let drain_s = drain_s.unwrap_or(DrainS::of::<20>()).get();
+                let drain_s = drain_s.unwrap_or(DRAIN).get();
                 Ok(Some(FleetSettings { name, node: self.node, capacity, labels, drain_s, sink }))
             }
             (_, Err(mistake)) => {

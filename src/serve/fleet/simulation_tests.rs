@@ -123,6 +123,26 @@ fn a_drained_node_leaves_and_loses_no_second() {
 }
 
 #[test]
+fn a_node_that_resigns_is_replaced_without_waiting_for_its_lease() {
+    for seed in 0..50 {
+        let mut world = FleetWorld::settled(seed, 3, 12, 100, 3000, CALM);
+        world.run(20 * SECOND);
+        let gone = (seed % 3) as usize;
+        let its: Vec<StreamId> =
+            world.watched().into_iter().filter(|(_, nodes)| nodes == &[gone]).map(|(id, _)| id).collect();
+        world.fault(20 * SECOND, Fault::Resign(gone));
+        world.run(30 * SECOND);
+        check(&world, seed);
+        check_watched(&world, 12, seed);
+        for id in its {
+            let taken = world.taken.iter().filter(|((stream, _), at)| *stream == id && **at > 20 * SECOND);
+            let after = taken.map(|(_, at)| at - 20 * SECOND).min().expect("it was taken");
+            assert!(after < SECOND, "seed {seed}: {id} {} ms", after / MS);
+        }
+    }
+}
+
+#[test]
 fn streams_wait_for_the_store_and_are_decided_meanwhile_for_the_time_of_the_lease() {
     let mut world = FleetWorld::new(3, 3, 12, 100, 3000, CALM);
     world.run(20 * SECOND);

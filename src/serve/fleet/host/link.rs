@@ -25,7 +25,7 @@ const CHANGES: usize = 1024;
 /// News of the store.
 pub(super) enum HostEvent {
     /// The store is there.
-    Connected(FleetStore),
+    Connected(Box<FleetStore>),
     /// The store cannot be used now: cause and advice.
     Trouble(String),
     Changed(FleetChange),
@@ -53,7 +53,7 @@ pub(super) async fn follow(settings: FleetSettings, node: NodeName, events: Even
             }
         }
     };
-    if events.send(HostEvent::Connected(store.clone())).is_err() {
+    if events.send(HostEvent::Connected(Box::new(store.clone()))).is_err() {
         return;
     }
     loop {

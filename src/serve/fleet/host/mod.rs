@@ -209,7 +209,7 @@ impl FleetMachine {
         let now_ns = self.clock.mono_ns();
         match event {
             HostEvent::Connected(store) => {
-                (self.store, self.trouble) = (Some(store), None);
+                (self.store, self.trouble) = (Some(*store), None);
             }
             HostEvent::Trouble(cause) => {
                 let cause = touchline_core::redact::text(&cause);
@@ -374,7 +374,11 @@ impl FleetMachine {
             let is_ending = self.node.state() != NodeState::Active;
             if now_ns.saturating_sub(since_ns) > NOTICE_AFTER_NS && !is_ending && self.notice.text().is_empty() {
                 self.has_changed = true;
-                self.notice.set(format!("Fleet {}: {}", self.settings.name, self.problem()));
+                self.notice.set(format!(
+                    "Fleet {}: this machine publishes nothing: {}",
+                    self.settings.name,
+                    self.problem()
+                ));
             }
         }
         if self.node.waits_for_its_name() && !std::mem::replace(&mut self.is_name_logged, true) {

@@ -29,7 +29,10 @@ pub enum Fault {
     Partition(usize, u64),
     /// The store answers nobody for this time.
     StoreDown(u64),
+    /// Requests the node to hand its streams over.
     Drain(usize),
+    /// The process ends its session, and itself, without handing anything over.
+    Resign(usize),
 }
 
 /// What was published.

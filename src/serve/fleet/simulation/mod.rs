@@ -473,7 +473,17 @@ impl FleetWorld {
                 self.store_down_until = self.now + time;
                 self.push_at(self.store_down_until, usize::MAX, 0, FleetEvent::Heal);
             }
-            Fault::Drain(n) => self.processes[n].machine.drain(),
+            Fault::Drain(n) => {
+                // As a person does it.
+                let key = FleetKey::Node(self.processes[n].name.clone());
+                let Some((FleetValue::Node(node), _)) = self.values.get(&key).cloned() else { return };
+                self.write(key, FleetValue::Node(NodeRecord { state: NodeState::Draining, ..node }));
+            }
+            Fault::Resign(n) => {
+                let actions = self.processes[n].machine.resign();
+                actions.into_iter().for_each(|action| self.act(n, action));
+                self.break_something(Fault::Kill(n));
+            }
         }
     }
 

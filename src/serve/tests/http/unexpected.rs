@@ -26,7 +26,7 @@ fn a_stream_with_something_unexpected_is_a_problem_until_it_ends() {
     wall.continue_with(4, &[Shot::On("golf", 0.9); 80]);
     open(&browser, wall.url(), 6);
     let flagged =
-        |n: u32| format!("return document.querySelector('[data-id=channel-{n}] .flag').textContent === 'Unexpected'");
+        |n: u32| format!("return document.querySelector('[data-id=channel-{n}] .flag')?.textContent === 'Unexpected'");
     browser.wait("the flag of the snapshot", &flagged(4));
     // The next one begins while the wall is open.
     wall.expect(6, &["unknown"]);
