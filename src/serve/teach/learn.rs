@@ -282,7 +282,7 @@ impl Learner {
     /// Reads the child's output until it ends, then takes its pack.
     fn follow(&self, output: Option<impl BufRead>, name: &str) {
         for line in output.into_iter().flat_map(BufRead::lines).map_while(std::io::Result::ok) {
-            let line: String = redact::text(&line).replace(char::is_control, " ").chars().take(LINE_MAX).collect();
+            let line: String = self.shown(&line).replace(char::is_control, " ").chars().take(LINE_MAX).collect();
             let lines = &mut self.state().view.lines;
             if lines.len() == LINES_MAX {
                 lines.pop_front();
@@ -309,10 +309,18 @@ impl Learner {
                 (state.view.stage, state.view.report) = (LearnStage::Compared, Some(report));
             }
             Err(error) => {
+                let error = self.shown(&error);
                 tracing::error!("{name} has not learned: {error}");
                 (state.view.stage, state.view.error) = (LearnStage::Failed, Some(error));
             }
         }
+    }
+
+    /// A text for clients, who do not learn where packs and corrections are on this machine.
+    fn shown(&self, text: &str) -> String {
+        let LearnShared { settings, store, .. } = &*self.shared;
+        let [root, dir] = [&*settings.root, store.dir()].map(|path| format!("{}", path.display()));
+        redact::text(text).replace(&format!("{root}/"), "").replace(&dir, "corrections")
     }
 
     /// The result of the child: its pack lies in the root of packs and runs as shadow.

@@ -109,6 +109,9 @@ impl HeldSecond {
     }
 }
 
+/// Stream, run, and the first second of the block.
+type BlockKey = (Arc<str>, RunId, u64);
+
 #[derive(Default)]
 struct Seconds {
     recent: VecDeque<Arc<HeldSecond>>,
@@ -189,7 +192,7 @@ impl Memory {
 
     /// The most doubtful seconds, one a block at most, the most doubtful first. `is_answered` says whether a block needs no answer.
     pub fn suggestions(&self, limit: usize, is_answered: impl Fn(&HeldSecond) -> bool) -> Vec<Arc<HeldSecond>> {
-        let mut blocks: BTreeMap<(Arc<str>, RunId, u64), (f32, Arc<HeldSecond>)> = BTreeMap::new();
+        let mut blocks: BTreeMap<BlockKey, (f32, Arc<HeldSecond>)> = BTreeMap::new();
         {
             let seconds = self.seconds.lock();
             for held in seconds.kept.iter().chain(&seconds.recent).filter(|held| !held.seen.pictures.is_empty()) {

@@ -201,7 +201,7 @@ fn a_newer_answer_replaces_older_ones_that_it_covers() {
     assert_eq!(store.add(&memory, &unsure, author()).unwrap().0.id, first.id);
     assert_eq!(std::fs::read_dir(dir.path().join("clips")).unwrap().count(), 1, "its file is gone");
     let (wide, replaced) = add(0, 9, "soccer").unwrap();
-    assert_eq!(replaced, [first.id.clone()]);
+    assert_eq!(replaced, std::slice::from_ref(&first.id));
     let names = |store: &CorrectionStore| -> Vec<String> { store.list().into_iter().map(|kept| kept.id).collect() };
     assert_eq!(names(&store), [wide.id.as_str()]);
     assert_eq!(std::fs::read_dir(dir.path().join("clips")).unwrap().count(), 2, "its file and the manifest");
@@ -317,7 +317,7 @@ fn seconds_without_pictures_are_sounds() {
     let sounds = || std::fs::read_to_string(dir.path().join("sounds/manifest.csv")).unwrap().lines().count();
     assert_eq!(sounds(), 2);
     let store = open(settings(dir.path()), &clock, &metrics);
-    assert_eq!(store.list(), [kept.clone()]);
+    assert_eq!(store.list(), std::slice::from_ref(&kept));
     store.remove(&kept.id, author()).unwrap();
     assert!(!file.exists() && sounds() == 1);
 }

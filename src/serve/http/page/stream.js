@@ -74,7 +74,7 @@ async function offerCorrections() {
   if (!info.teaches || !(await mayChange())) return;
   const corrector = new Corrector("stream", info.classes);
   $("correct").append(corrector.element);
-  $("correct").hidden = false;
+  $("correct-help").hidden = false;
   timeline.selected = (entries) => corrector.show(spanOf(known.stream.id, entries));
   $("correct-now").addEventListener("click", () => timeline.selectLast(LAST_SECONDS));
 }

@@ -168,6 +168,8 @@ async function loadKept() {
     }),
   );
   $("kept").replaceChildren(...corrections.map(keptRow));
+  // With the first correction there is something to learn from.
+  if ((total === 0) !== $("learn-start").disabled) learning.load();
 }
 
 function keptRow({ id, stream, began, class: label, answer: kind, decision, seconds }) {

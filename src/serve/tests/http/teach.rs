@@ -324,13 +324,15 @@ fn a_pack_learns_is_compared_swapped_and_rolled_back() {
 
 #[test]
 fn what_keeps_a_pack_from_learning_is_said() {
-    let worse = "echo 'touchline: corrections: adapting does not help: 0.90 → 0.85 of the held-out samples are right; check the labels' >&2; exit 3";
+    let worse = "echo \"touchline: $3: adapting does not help: 0.90 → 0.85 of the held-out samples are right; check the labels\" >&2; exit 6";
     let mut school = School::open(AccessConfig::default(), worse);
     school.hold(&[0.4]);
     correct_one(&school);
     assert_eq!(school.ask("POST", "/api/v1/learn", None, None).status, 202);
     let failed = stage(&school, "failed");
-    assert!(failed["error"].as_str().unwrap().starts_with("corrections: adapting does not help"), "{failed}");
+    let error = failed["error"].as_str().unwrap();
+    assert!(error.starts_with("corrections: adapting does not help"), "{failed}");
+    assert!(!failed.to_string().contains(school.folder.path().to_str().unwrap()), "it names no folder: {failed}");
     assert_eq!(std::fs::read_dir(school.folder.path().join("packs")).unwrap().count(), 1);
     assert_eq!(school.shadows.started.load(Ordering::Relaxed), 0);
 }
