@@ -30,9 +30,9 @@ const LINE_MAX: usize = 400;
 /// Folder for what the child computes, in the folder of corrections. It is deleted at the end.
 const WORK: &str = "work";
 
-/// The child gets about a tenth of the processor time of the streams where both want all. With the lowest priority it would never end
-/// on a busy machine.
-const NICENESS: &str = "10";
+/// The child gets about a third of the processor time of a thread of the streams where both want all. With the lowest priority it would
+/// never end on a busy machine.
+const NICENESS: &str = "5";
 
 /// Part of the names of packs that were learned.
 const TAUGHT: &str = "-taught-";
