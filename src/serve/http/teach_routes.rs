@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use axum::body::Bytes;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -15,6 +16,7 @@ use utoipa::IntoParams;
 use super::access::{Caller, Peer};
 use super::answer::{ApiError, json, no_stream};
 use super::app_state::AppState;
+use super::past::parameters;
 use super::stream_routes::{StreamPath, parse};
 use crate::record::format::rfc3339;
 use crate::record::to_json;
@@ -162,8 +164,9 @@ pub(crate) async fn page() -> Response {
 ))]
 pub(crate) async fn suggestions(
     State(state): State<AppState>,
-    Query(filter): Query<SuggestionFilter>,
+    filter: Result<Query<SuggestionFilter>, QueryRejection>,
 ) -> Result<Response, ApiError> {
+    let filter = parameters(filter)?;
     let limit = within("limit", filter.limit.unwrap_or(SUGGESTIONS), SUGGESTIONS_MAX)?;
     let TeachAccess { memory, store, .. } = access(&state)?;
     let classes = state.hub.classes().clone();
@@ -183,8 +186,9 @@ pub(crate) async fn suggestions(
 ))]
 pub(crate) async fn second(
     State(state): State<AppState>,
-    Path(SecondPath { id, run, index }): Path<SecondPath>,
+    path: Result<Path<SecondPath>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let SecondPath { id, run, index } = place(path)?;
     let held = access(&state)?.memory.find(&id, RunId(run), index).ok_or_else(not_held)?;
     Ok(json(to_json(&view(&held, state.hub.classes()))))
 }
@@ -197,8 +201,9 @@ pub(crate) async fn second(
 ))]
 pub(crate) async fn picture(
     State(state): State<AppState>,
-    Path(SecondPath { id, run, index }): Path<SecondPath>,
+    path: Result<Path<SecondPath>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let SecondPath { id, run, index } = place(path)?;
     let held = access(&state)?.memory.find(&id, RunId(run), index).ok_or_else(not_held)?;
     let pictures = &held.seen.pictures;
     let picture = pictures.get(pictures.len() / 2).ok_or_else(not_held)?;
@@ -216,8 +221,9 @@ pub(crate) async fn picture(
 ))]
 pub(crate) async fn list(
     State(state): State<AppState>,
-    Query(filter): Query<CorrectionFilter>,
+    filter: Result<Query<CorrectionFilter>, QueryRejection>,
 ) -> Result<Response, ApiError> {
+    let filter = parameters(filter)?;
     let limit = within("limit", filter.limit.unwrap_or(LIMIT), LIMIT_MAX)?;
     let store = access(&state)?.store;
     let mut corrections = store.list();
@@ -319,6 +325,12 @@ fn wanted(stream: String, body: CorrectionBody, classes: &ClassSet) -> Result<Ne
         (Some(_), _) => Err(invalid("class belongs to the answer class".into(), "leave out class or answer")),
         (None, AnswerKind::Class) => Err(invalid("class is missing".into(), "give class, or answer confirm or unsure")),
     }
+}
+
+fn place(path: Result<Path<SecondPath>, PathRejection>) -> Result<SecondPath, ApiError> {
+    let invalid =
+        |_| ApiError::new(StatusCode::BAD_REQUEST, "run and index are numbers", "see GET /api/v1/suggestions");
+    path.map(|Path(path)| path).map_err(invalid)
 }
 
 fn author(caller: Option<Extension<Caller>>, peer: Option<Extension<Peer>>) -> Author {

@@ -30,9 +30,9 @@ const LINE_MAX: usize = 400;
 /// Folder for what the child computes, in the folder of corrections. It is deleted at the end.
 const WORK: &str = "work";
 
-/// The child gets about a tenth of the processor time of the streams where both want all. With the lowest priority it would never end
+/// The child gets about a third of the processor time of a thread of the streams where both want all. With the lowest priority it would never end
 /// on a busy machine.
-const NICENESS: &str = "10";
+const NICENESS: &str = "5";
 
 /// Part of the names of packs that were learned.
 const TAUGHT: &str = "-taught-";
@@ -273,6 +273,9 @@ impl Learner {
         command.arg("-o").arg(partial(root, name)).args(["--name", name]).arg("--work").arg(dir.join(WORK));
         command.arg("--json").arg(dir.join(WORK).join("report.json"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // Threads that wait for each other would wait long, because each gets little time.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        command.env("RAYON_NUM_THREADS", (processors / 2).max(1).to_string());
         for name in SECRETS {
             command.env_remove(name);
         }

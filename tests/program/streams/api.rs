@@ -353,6 +353,7 @@ fn corrections_match(api: &mut Contract) {
         (&*second, 200),
         (&format!("{second}/picture"), 200),
         ("/api/v1/streams/own/seconds/99/0", 404),
+        ("/api/v1/streams/own/seconds/first/0", 400),
         ("/api/v1/streams/own/seconds/99/0/picture", 404),
         ("/api/v1/corrections", 200),
         ("/api/v1/corrections?limit=1001", 422),

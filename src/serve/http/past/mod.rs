@@ -59,7 +59,7 @@ pub(super) fn invalid(key: &str, cause: &str) -> ApiError {
     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{key}: {cause}"), PARAMETERS)
 }
 
-fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+pub(super) fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
     query.map(|Query(query)| query).map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, e.body_text(), PARAMETERS))
 }
 
