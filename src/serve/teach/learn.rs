@@ -273,6 +273,9 @@ impl Learner {
         command.arg("-o").arg(partial(root, name)).args(["--name", name]).arg("--work").arg(dir.join(WORK));
         command.arg("--json").arg(dir.join(WORK).join("report.json"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // Threads that wait for each other would wait long, because each gets little time.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        command.env("RAYON_NUM_THREADS", (processors / 2).max(1).to_string());
         for name in SECRETS {
             command.env_remove(name);
         }
