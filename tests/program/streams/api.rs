@@ -351,7 +351,6 @@ fn corrections_match(api: &mut Contract) {
         ("/api/v1/suggestions?limit=0", 422),
         ("/api/v1/suggestions?limit=many", 400),
         (&*second, 200),
-        (&format!("{second}/picture"), 200),
         ("/api/v1/streams/own/seconds/99/0", 404),
         ("/api/v1/streams/own/seconds/first/0", 400),
         ("/api/v1/streams/own/seconds/99/0/picture", 404),
