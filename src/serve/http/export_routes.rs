@@ -65,7 +65,7 @@ pub(crate) struct ExportQuery {
     /// Include unknown and undecided time and time without programme. csv and html always include them.
     #[param(default = false)]
     all: Option<bool>,
-    /// Include in html the picture of each segment that has a clip of [record].
+    /// Include in html the picture of each segment that has a clip (`[record]`).
     #[param(default = false)]
     posters: Option<bool>,
     /// URL that otio and edl refer to.
