@@ -111,22 +111,27 @@ fn record(dir: &Path) {
     assert!(items.iter().any(|item| matches!(item, MediaItem::Ended(_))));
 }
 
+/// Plays the source to its end with the output `path`, and all decisions but that of second 3.
+fn played(dir: &Path, path: &Path, form: LabelForm) -> Arc<Events> {
+    let (live, events) = output(dir, path.to_str().unwrap(), form, 20 * NANOS_PER_SECOND);
+    let clock = SystemClock::new();
+    // The sound is a little longer than the pictures.
+    for index in 0..=SECONDS {
+        let label = (index != 3).then(|| content(index));
+        live.decided(ShownSecond { index, arrived_ns: clock.mono_ns(), label });
+    }
+    record(dir);
+    live.drain();
+    live.join();
+    assert_eq!(events.failures(), []);
+    events
+}
+
 #[test]
 fn each_picture_of_a_live_output_shows_the_decision_of_its_second() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out.mkv");
-    let (live, events) = output(dir.path(), path.to_str().unwrap(), drawn(), 20 * NANOS_PER_SECOND);
-    let clock = SystemClock::new();
-    // The sound is a little longer than the pictures.
-    for index in 0..=SECONDS {
-        // A second without a decision in between.
-        let label = (index != 3).then(|| content(index));
-        live.decided(ShownSecond { index, arrived_ns: clock.mono_ns(), label });
-    }
-    record(dir.path());
-    live.drain();
-    live.join();
-    assert_eq!(events.failures(), []);
+    let events = played(dir.path(), &path, drawn());
     let (sent, dropped) = events.counts();
     assert!(sent > SECONDS * 25, "{sent} sent, {dropped} dropped");
     let mut seen = std::collections::BTreeSet::new();
@@ -188,16 +193,7 @@ fn packets(path: &Path) -> Vec<Value> {
 fn packets_beside_unchanged_pictures_have_the_decision_of_their_second() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out.ts");
-    let (live, events) = output(dir.path(), path.to_str().unwrap(), LabelForm::Metadata, 20 * NANOS_PER_SECOND);
-    let clock = SystemClock::new();
-    for index in 0..=SECONDS {
-        let label = (index != 3).then(|| content(index));
-        live.decided(ShownSecond { index, arrived_ns: clock.mono_ns(), label });
-    }
-    record(dir.path());
-    live.drain();
-    live.join();
-    assert_eq!(events.failures(), []);
+    played(dir.path(), &path, LabelForm::Metadata);
     let pictures = |path: &Path| {
         let hashes = String::from_utf8(printed("ffmpeg", path, "-map 0:v -f framehash -")).unwrap();
         let frames = hashes.lines().filter(|line| !line.starts_with('#'));
