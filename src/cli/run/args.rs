@@ -12,7 +12,7 @@ use crate::cli::Compute;
 use crate::cli::fleet_args::FleetArgs;
 use crate::cli::signal::SignalArgs;
 use crate::cli::vote::VoteArgs;
-use touchline_media::gst::output::Encoder;
+use touchline_media::gst::output::{Encoder, LabelMode};
 use touchline_media::options::{DecoderChoice, Isolation, TierChoice, VariantChoice};
 use touchline_media::overlay::Position;
 use touchline_serve::config::{
@@ -239,6 +239,10 @@ struct TeachArgs {
 #[derive(Clone, Debug, Args, Serialize)]
 #[command(next_help_heading = "Label on output pictures")]
 struct OverlayArgs {
+    /// How outputs have the label: draw (on the pictures, which are encoded again) or metadata (KLV in MPEG-TS, WebVTT in HLS; the
+    /// pictures are not encoded again) [default: draw].
+    #[arg(long = "overlay-mode", value_name = "MODE", value_parser = named::<LabelMode>(&LabelMode::NAMES))]
+    mode: Option<LabelMode>,
     /// The label on the picture of the outputs that streams of the configuration file have: bug, label, bars, or the path of an SVG file
     /// [default: label].
     #[arg(long = "overlay-template", value_name = "NAME|FILE.svg")]
