@@ -76,9 +76,11 @@ impl Browser {
         self.run(&script).as_str().unwrap().to_owned()
     }
 
-    /// Waits until `script` returns a value other than false and null. `name` is for the failure message.
+    /// Waits until `script` returns a value other than false and null. `name` is for the failure message. An element that is not there yet
+    /// is waited for too.
     pub fn wait(&self, name: &str, script: &str) -> Value {
-        let poll = || Some(self.run(script)).filter(|value| value.as_bool() != Some(false) && !value.is_null());
+        let script = format!("try {{ {script} }} catch (e) {{ if (e instanceof TypeError) return null; throw e }}");
+        let poll = || Some(self.run(&script)).filter(|value| value.as_bool() != Some(false) && !value.is_null());
         until_or(poll, || {
             let page = self.run("return document.body.innerText");
             format!("{name} did not happen; page text: {page}, console: {:?}", self.console())

@@ -75,7 +75,7 @@ fn the_history_marks_what_was_unexpected() {
     // Soccer, for 700 and 300 seconds with an outage between them.
     let words = browser.wait(
         "the lane",
-        "return document.querySelector('#lanes canvas').getAttribute('aria-label').match(/Unexpected [0-9]+:[0-9]+/)?.[0] ?? null",
+        "return document.querySelector('#lanes canvas')?.getAttribute('aria-label')?.match(/Unexpected [0-9]+:[0-9]+/)?.[0] ?? null",
     );
     let minutes: u32 = words.as_str().unwrap()["Unexpected ".len()..].split(':').next().unwrap().parse().unwrap();
     assert!((16..=19).contains(&minutes), "{words}");
