@@ -13,7 +13,7 @@ use touchline_core::redact;
 use touchline_core::redact::print_error_line;
 use touchline_serve::config;
 use touchline_serve::config::{
-    ConfigFile, Entry, Layer, Problem, RUN_KEYS, SettingSources, Settings, Stream, ValueOrigin,
+    ADMIN_TOKEN, ConfigFile, Entry, Layer, Problem, READ_TOKEN, RUN_KEYS, SettingSources, Settings, Stream, ValueOrigin,
 };
 
 #[derive(Debug, Args)]
@@ -99,8 +99,8 @@ fn run_values(settings: &Settings, token_is_set: impl Fn(&str) -> bool) -> Vec<(
     let set = |key: &str| settings.values.get(key).cloned();
     let mut values: Vec<_> = RUN_KEYS.keys.iter().map(|key| (key.path.clone(), set(&key.path))).collect();
     for (key, file, variable) in [
-        ("access.admin_token", "access.admin_token_file", "TOUCHLINE_ADMIN_TOKEN"),
-        ("access.read_token", "access.read_token_file", "TOUCHLINE_READ_TOKEN"),
+        ("access.admin_token", "access.admin_token_file", ADMIN_TOKEN),
+        ("access.read_token", "access.read_token_file", READ_TOKEN),
     ] {
         // The file goes before the variable.
         if set(file).is_none() && token_is_set(variable) {

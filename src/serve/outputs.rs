@@ -23,10 +23,8 @@ use touchline_core::labels::{ClassSet, OTHER};
 use touchline_core::threads::spawn;
 use touchline_core::time::NANOS_PER_SECOND;
 use touchline_media::gst::clips::ring::RingOptions;
-use touchline_media::gst::output::{
-    Encoding, LabelForm, LabelMode, LiveOutput, LiveOutputOptions, OutputAddress, OutputCause, ShownSecond,
-};
-use touchline_media::overlay::{LabelContent, LabelledClass, Overlay};
+use touchline_media::gst::output::{Encoding, LabelForm, LiveOutput, LiveOutputOptions, OutputAddress, ShownSecond};
+use touchline_media::overlay::{LabelContent, LabelledClass};
 
 /// The title of an answer of which the models are not sure enough.
 const UNKNOWN: &str = "Not sure";
@@ -74,17 +72,8 @@ impl OutputSink {
         }
         touchline_media::gst::init()?;
         let OverlaySettings { mode, ref options, encoder, bitrate_kbps, .. } = self.settings;
-        let form = match mode {
-            LabelMode::Metadata => LabelForm::Metadata,
-            LabelMode::Draw => {
-                if let Some(element) = encoder.missing() {
-                    let advice = OutputCause::Encoder.advice();
-                    return Err(Error::Usage(format!("overlay.encoder: this machine has no {element}; {advice}")));
-                }
-                let overlay = Overlay::new(options).map_err(Error::Usage)?;
-                LabelForm::Drawn { overlay, encoding: Encoding { encoder, bitrate_kbps } }
-            }
-        };
+        let encoding = Encoding { encoder, bitrate_kbps };
+        let form = LabelForm::new(mode, options, encoding, "overlay.encoder").map_err(Error::Usage)?;
         Ok(self.form.insert(form).clone())
     }
 

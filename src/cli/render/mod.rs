@@ -21,7 +21,7 @@ use touchline_media::gst::output::{
     DEFAULT_BITRATE_KBPS, Encoder, Encoding, LabelForm, LabelMode, OutputAddress, OutputCause, RenderRequest,
     recording_length, render_recording,
 };
-use touchline_media::overlay::{Overlay, OverlayOptions, Position, SAFE_AREA_MAX, SIZE_MAX};
+use touchline_media::overlay::{OverlayOptions, Position, SAFE_AREA_MAX, SIZE_MAX};
 
 #[derive(Debug, Args)]
 #[command(
@@ -120,9 +120,6 @@ pub fn render(args: &RenderArgs) -> Result<()> {
 
 impl RenderArgs {
     fn form(&self) -> Result<LabelForm> {
-        if self.overlay_mode == LabelMode::Metadata {
-            return Ok(LabelForm::Metadata);
-        }
         let options = OverlayOptions {
             template: self.overlay.clone(),
             position: self.overlay_position,
@@ -130,12 +127,8 @@ impl RenderArgs {
             safe_area: self.overlay_safe_area,
             font: self.overlay_font.clone(),
         };
-        let overlay = Overlay::new(&options).map_err(Error::Usage)?;
-        if let Some(element) = self.encoder.missing() {
-            let advice = OutputCause::Encoder.advice();
-            return Err(Error::Usage(format!("--encoder: this machine has no {element}; {advice}")));
-        }
-        Ok(LabelForm::Drawn { overlay, encoding: Encoding { encoder: self.encoder, bitrate_kbps: self.bitrate_kbps } })
+        let encoding = Encoding { encoder: self.encoder, bitrate_kbps: self.bitrate_kbps };
+        LabelForm::new(self.overlay_mode, &options, encoding, "--encoder").map_err(Error::Usage)
     }
 
     /// The output, which is not the input.

@@ -15,7 +15,7 @@ use touchline_core::item::Discontinuity;
 use touchline_core::time::{NANOS_PER_SECOND, Pts, RunId};
 use touchline_media::gst::clips::{self, ClipError, ClipFile};
 
-pub use self::store::{ClipStore, create_dir};
+pub use self::store::{ClipStore, create_dir, remove_unfinished};
 
 /// The longest name of a clip without its extension, bytes: file systems allow 255, and suffixes follow.
 const NAME_MAX: usize = 160;

@@ -30,6 +30,16 @@ pub fn create_dir(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| unusable(dir, &e))
 }
 
+/// Removes files that a killed program left unfinished. Returns their number.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn remove_unfinished(dir: &Path) -> io::Result<usize> {
+    let is_unfinished = |path: &PathBuf| path.to_str().is_some_and(|path| path.ends_with(PARTIAL_SUFFIX));
+    let unfinished = std::fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_unfinished);
+    Ok(unfinished.filter(|path| std::fs::remove_file(path).is_ok()).count())
+}
+
 fn unusable(dir: &Path, e: &io::Error) -> Error {
     Error::output(dir.display().to_string(), format!("cannot keep media: {e}"), "check the path and its permissions")
 }
@@ -41,10 +51,7 @@ impl ClipStore {
     /// [`Error::Output`] if it cannot be created or read.
     pub fn open(dir: &Path) -> Result<(Self, usize)> {
         create_dir(dir)?;
-        let unfinished = |path: &PathBuf| path.to_str().is_some_and(|path| path.ends_with(PARTIAL_SUFFIX));
-        let entries = std::fs::read_dir(dir).map_err(|e| unusable(dir, &e))?;
-        let leftovers = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(unfinished);
-        let removed = leftovers.filter(|path| std::fs::remove_file(path).is_ok()).count();
+        let removed = remove_unfinished(dir).map_err(|e| unusable(dir, &e))?;
         let mut store = Self { dir: dir.into(), unreadable: Arc::default() };
         let mut ids = store.ids().map_err(|e| unusable(dir, &e))?;
         ids.retain(|id| store.sidecar(id).is_none());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::sink::{Receiver, SinkFile, SinkKind, SinkSettings, SpoolMaxMb, TimeoutS};
+use super::sink::{Mistake, Receiver, SinkFile, SinkKind, SinkSettings, SpoolMaxMb, TimeoutS};
 use super::stream_id;
 use super::values::Within;
 
@@ -160,9 +160,6 @@ pub struct FleetSettings {
     pub sink: SinkSettings,
 }
 
-/// A key of `[fleet]` and what is wrong with its value.
-pub(super) type FleetMistake = (&'static str, String);
-
 impl FleetFile {
     /// Values that do not depend on the machine.
     pub(super) fn default_values() -> Self {
@@ -179,7 +176,7 @@ impl FleetFile {
     ///
     /// # Errors
     /// All mistakes.
-    pub(super) fn settings(self, state: Option<&Path>) -> Result<Option<FleetSettings>, Vec<FleetMistake>> {
+    pub(super) fn settings(self, state: Option<&Path>) -> Result<Option<FleetSettings>, Vec<Mistake>> {
         if self.url.is_none() {
             let needs = "it belongs to a fleet; give the address of its NATS server by fleet.url (--fleet)";
             let is_given = self.node.is_some() || self.labels.is_some();
@@ -275,7 +272,7 @@ pub fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, String> {
 mod tests {
     use super::*;
 
-    fn fleet(text: &str) -> Result<Option<FleetSettings>, Vec<FleetMistake>> {
+    fn fleet(text: &str) -> Result<Option<FleetSettings>, Vec<Mistake>> {
         toml::from_str::<FleetFile>(text).unwrap().settings(Some(Path::new("/var/lib/touchline/store.db")))
     }
 

@@ -48,7 +48,7 @@ pub use raw::{
     AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, SINK_KEYS, STREAM_KEYS, StreamFile, VoteFile, defaults, schema,
 };
 pub use record::{ClipKind, RecordFile, RecordSettings};
-pub use secret::{Secret, SecretSource, read_pem};
+pub use secret::{ADMIN_TOKEN, READ_TOKEN, Secret, SecretSource, TOKEN_VARIABLES, read_pem};
 pub use settings::{Fixed, SettingSources, Settings, Stream, TlsFile, refused, resolve};
 pub use signal::SignalFile;
 pub use sink::{RecordKind, SinkSettings};

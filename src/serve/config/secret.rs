@@ -6,6 +6,15 @@ use std::path::{Path, PathBuf};
 
 use touchline_core::redact;
 
+/// Environment variable with the admin token. A flag would show the token in the list of processes.
+pub const ADMIN_TOKEN: &str = "TOUCHLINE_ADMIN_TOKEN";
+
+/// Environment variable with the read token.
+pub const READ_TOKEN: &str = "TOUCHLINE_READ_TOKEN";
+
+/// Environment variables that other programs must not inherit.
+pub const TOKEN_VARIABLES: [&str; 2] = [ADMIN_TOKEN, READ_TOKEN];
+
 /// Longer files are no secrets.
 const SECRET_MAX: u64 = 4096;
 

@@ -27,3 +27,8 @@ pub(crate) fn host_name() -> String {
     let name = name.trim();
     if crate::config::stream_id(name).is_ok() { name.to_owned() } else { "touchline".to_owned() }
 }
+
+/// A topic with its places filled.
+pub(crate) fn filled(template: &str, instance: &str, stream: &str, kind: &str) -> String {
+    template.replace("{instance}", instance).replace("{stream}", stream).replace("{kind}", kind)
+}

@@ -3,8 +3,8 @@
 use async_nats::ConnectOptions;
 use url::Url;
 
-use super::tls;
-use crate::config::{Secret, SecretSource, SinkSettings};
+use super::{filled, tls};
+use crate::config::{RecordKind, Secret, SecretSource, SinkSettings};
 
 /// Address and login of a server, with its secrets read.
 pub(crate) struct NatsLogin {
@@ -100,6 +100,13 @@ impl Credentials {
             None => options.credentials(&self.text).expect("they were checked when they were read"),
         }
     }
+}
+
+/// The subject of records of a kind.
+pub(crate) fn subject(template: &str, instance: &str, stream: &str, kind: RecordKind) -> String {
+    // A full stop separates the parts of a subject.
+    let part = |text: &str| text.replace('.', "_");
+    filled(template, &part(instance), &part(stream), kind.as_str())
 }
 
 /// The cause of a connection that failed, with advice if the server refuses the login.

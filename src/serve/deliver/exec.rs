@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::courier::Failure;
 use super::envelope::Envelope;
+use crate::config::TOKEN_VARIABLES;
 use crate::metrics::DeliveryMetrics;
 use touchline_core::redact;
 
@@ -46,9 +47,7 @@ impl Exec {
             return Err(Failure::retry("the sink has no program"));
         };
         let mut command = Command::new(program);
-        for name in
-            ["TOUCHLINE_ADMIN_TOKEN", "TOUCHLINE_READ_TOKEN"].into_iter().chain(self.hidden.iter().map(|s| &**s))
-        {
+        for name in TOKEN_VARIABLES.into_iter().chain(self.hidden.iter().map(|s| &**s)) {
             command.env_remove(name);
         }
         let mut child = command

@@ -18,9 +18,9 @@ use url::Url;
 
 use super::courier::{Delivered, Failure};
 use super::envelope::{Envelope, MEDIA_TYPE};
-use super::filled;
 use crate::config::sink::{ClientTls, KafkaSettings};
 use crate::config::{Secret, SinkSettings, read_pem};
+use crate::connect::filled;
 use crate::record::SCHEMA_VERSION;
 
 /// The port of a broker.

@@ -167,11 +167,6 @@ impl Delivery {
     }
 }
 
-/// A topic with its places filled.
-fn filled(template: &str, instance: &str, stream: &str, kind: &str) -> String {
-    template.replace("{instance}", instance).replace("{stream}", stream).replace("{kind}", kind)
-}
-
 impl Sink for Delivery {
     fn name(&self) -> &str {
         &self.name

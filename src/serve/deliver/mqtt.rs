@@ -17,10 +17,9 @@ use url::Url;
 
 use super::courier::{Delivered, Failure};
 use super::envelope::{Envelope, MEDIA_TYPE};
-use super::filled;
 use crate::config::sink::{MqttSettings, MqttVersion};
 use crate::config::{RecordKind, Secret, SinkSettings};
-use crate::connect::{causes, tls};
+use crate::connect::{causes, filled, tls};
 
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 

@@ -14,11 +14,10 @@ use url::Url;
 
 use super::courier::{Delivered, Failure};
 use super::envelope::{Envelope, MEDIA_TYPE};
-use super::filled;
 use crate::config::SinkSettings;
 use crate::config::sink::NatsSettings;
-use crate::connect::causes;
-use crate::connect::nats::{NatsLogin, login_cause};
+use crate::connect::nats::{NatsLogin, login_cause, subject};
+use crate::connect::{causes, filled};
 
 pub(super) struct Nats {
     settings: NatsSettings,
@@ -123,8 +122,6 @@ impl Nats {
     }
 
     fn subject(&self, envelope: &Envelope) -> String {
-        // A full stop separates the parts of a subject.
-        let part = |text: &str| text.replace('.', "_");
-        filled(&self.settings.subject, &part(&self.instance), &part(&envelope.stream), envelope.kind.as_str())
+        subject(&self.settings.subject, &self.instance, &envelope.stream, envelope.kind)
     }
 }

@@ -1,5 +1,6 @@
 //! Bodies of answers: JSON, and the one form that every error has.
 
+use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
@@ -63,6 +64,30 @@ pub(crate) fn not_found(error: &str, advice: &str) -> Response {
 
 pub(crate) fn no_stream(id: &str) -> Response {
     not_found(&format!("there is no stream {id:?}"), "GET /api/v1/streams lists the ids")
+}
+
+/// Refuses a body. `who` names the request.
+///
+/// # Errors
+/// 400 with a body.
+pub(crate) fn refuse_body(body: &Bytes, who: &str) -> Result<(), ApiError> {
+    if body.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::new(StatusCode::BAD_REQUEST, format!("{who} takes no body"), "send no body"))
+}
+
+/// The length of a page: the parameter `limit`.
+///
+/// # Errors
+/// 422 if it is not 1 to `max`.
+pub(crate) fn page_limit(given: Option<usize>, default: usize, max: usize) -> Result<usize, ApiError> {
+    let limit = given.unwrap_or(default);
+    if (1..=max).contains(&limit) {
+        return Ok(limit);
+    }
+    let error = format!("limit {limit} is not allowed");
+    Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error, format!("choose 1 to {max}")))
 }
 
 /// The first key of `body` that `T` does not have, and the key that may be meant.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tower_http::services::ServeFile;
 use utoipa::IntoParams;
 
-use super::answer::{ApiError, json, no_stream, not_found};
+use super::answer::{ApiError, json, no_stream, not_found, page_limit, refuse_body};
 use super::app_state::AppState;
 use super::stream_routes::{StreamPath, parse};
 use crate::clips::{self, ClipAccess, ClipMedia, ClipReason, ClipRefusal, ClipStore, MissingSpan, Poster, Sidecar};
@@ -109,11 +109,7 @@ pub(crate) async fn list(
     State(state): State<AppState>,
     Query(filter): Query<ClipFilter>,
 ) -> Result<Response, ApiError> {
-    let limit = filter.limit.unwrap_or(LIMIT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        let error = format!("limit {limit} is not allowed");
-        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error, format!("choose 1 to {LIMIT_MAX}")));
-    }
+    let limit = page_limit(filter.limit, LIMIT, LIMIT_MAX)?;
     let view = with_store(&state, move |store| {
         let ids = store.ids().map_err(|e| unreadable(&e))?;
         let after = filter.after.as_ref();
@@ -241,9 +237,7 @@ pub(crate) async fn delete(
     Path(ClipPath { id }): Path<ClipPath>,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    if !body.is_empty() {
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, "DELETE takes no body", "send no body"));
-    }
+    refuse_body(&body, "DELETE")?;
     let removed = with_store(&state, move |store| match store.remove(&id) {
         Ok(true) => Ok(()),
         Ok(false) => Err(no_clip(&id)),

@@ -7,11 +7,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
-use super::answer::{ApiError, json};
+use super::answer::{ApiError, json, refuse_body};
 use super::app_state::AppState;
 use super::pack_routes::refusal;
 use super::teach_routes::access;
 use crate::record::to_json;
+
+/// What takes no body, in refusals.
+const REQUEST: &str = "the request";
 
 /// Returns how far learning is, and what it has changed.
 #[utoipa::path(get, path = "/api/v1/learn", operation_id = "getLearning", responses(
@@ -36,7 +39,7 @@ pub(crate) async fn get(State(state): State<AppState>) -> Result<Response, ApiEr
 ))]
 pub(crate) async fn post(State(state): State<AppState>, body: Bytes) -> Result<Response, ApiError> {
     let learner = access(&state)?.learner;
-    no_body(&body)?;
+    refuse_body(&body, REQUEST)?;
     state.check_ready()?;
     let view = learner.start().map_err(refusal)?;
     Ok((StatusCode::ACCEPTED, json(to_json(&view))).into_response())
@@ -50,7 +53,7 @@ pub(crate) async fn post(State(state): State<AppState>, body: Bytes) -> Result<R
 ))]
 pub(crate) async fn delete(State(state): State<AppState>, body: Bytes) -> Result<Response, ApiError> {
     let learner = access(&state)?.learner;
-    no_body(&body)?;
+    refuse_body(&body, REQUEST)?;
     learner.cancel();
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -67,7 +70,7 @@ pub(crate) async fn delete(State(state): State<AppState>, body: Bytes) -> Result
 ))]
 pub(crate) async fn swap(State(state): State<AppState>, body: Bytes) -> Result<Response, ApiError> {
     let learner = access(&state)?.learner;
-    no_body(&body)?;
+    refuse_body(&body, REQUEST)?;
     state.check_ready()?;
     learner.swap().await.map(|view| json(to_json(&view))).map_err(refusal)
 }
@@ -84,14 +87,7 @@ pub(crate) async fn swap(State(state): State<AppState>, body: Bytes) -> Result<R
 ))]
 pub(crate) async fn roll_back(State(state): State<AppState>, body: Bytes) -> Result<Response, ApiError> {
     let learner = access(&state)?.learner;
-    no_body(&body)?;
+    refuse_body(&body, REQUEST)?;
     state.check_ready()?;
     learner.roll_back().await.map(|view| json(to_json(&view))).map_err(refusal)
-}
-
-fn no_body(body: &Bytes) -> Result<(), ApiError> {
-    if body.is_empty() {
-        return Ok(());
-    }
-    Err(ApiError::new(StatusCode::BAD_REQUEST, "the request takes no body", "send no body"))
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 
-use super::answer::{ApiError, json, media_type, no_stream, unknown_key};
+use super::answer::{ApiError, json, media_type, no_stream, refuse_body, unknown_key};
 use super::app_state::{AppState, StreamAccess};
 use crate::control::streams::{NewStream, StreamChange, StreamControl, StreamPatch, StreamRefusal, StreamRefusalKind};
 use touchline_core::cause::Cause;
@@ -169,9 +169,7 @@ pub(crate) async fn delete(
     body: Bytes,
 ) -> Result<Response, ApiError> {
     let access = stream_access(&state)?;
-    if !body.is_empty() {
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, "DELETE takes no body", "send no body"));
-    }
+    refuse_body(&body, "DELETE")?;
     let generation = if_match(&headers)?;
     apply(&state, access, StreamChange::Remove { id, generation }).await?;
     Ok(StatusCode::NO_CONTENT.into_response())

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
 use super::access::{Caller, Peer};
-use super::answer::{ApiError, json, no_stream};
+use super::answer::{ApiError, json, no_stream, page_limit, refuse_body};
 use super::app_state::AppState;
 use super::past::parameters;
 use super::stream_routes::{StreamPath, parse};
@@ -167,7 +167,7 @@ pub(crate) async fn suggestions(
     filter: Result<Query<SuggestionFilter>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let filter = parameters(filter)?;
-    let limit = within("limit", filter.limit.unwrap_or(SUGGESTIONS), SUGGESTIONS_MAX)?;
+    let limit = page_limit(filter.limit, SUGGESTIONS, SUGGESTIONS_MAX)?;
     let TeachAccess { memory, store, .. } = access(&state)?;
     let classes = state.hub.classes().clone();
     let found = tokio::task::spawn_blocking(move || {
@@ -224,7 +224,7 @@ pub(crate) async fn list(
     filter: Result<Query<CorrectionFilter>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let filter = parameters(filter)?;
-    let limit = within("limit", filter.limit.unwrap_or(LIMIT), LIMIT_MAX)?;
+    let limit = page_limit(filter.limit, LIMIT, LIMIT_MAX)?;
     let store = access(&state)?.store;
     let mut corrections = store.list();
     let (total, bytes) = (corrections.len(), corrections.iter().map(|kept| kept.bytes).sum());
@@ -297,9 +297,7 @@ pub(crate) async fn delete(
     peer: Option<Extension<Peer>>,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    if !body.is_empty() {
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, "DELETE takes no body", "send no body"));
-    }
+    refuse_body(&body, "DELETE")?;
     let (store, author) = (access(&state)?.store, author(caller, peer));
     let removed = tokio::task::spawn_blocking(move || store.remove(&id, author)).await;
     removed.map_err(|_| ApiError::shutting_down())?.map_err(refusal)?;
@@ -362,14 +360,6 @@ fn view<'a>(held: &'a HeldSecond, classes: &'a ClassSet) -> HeldView<'a> {
         doubt: held.doubt().into(),
         pictures: held.seen.pictures.len(),
     }
-}
-
-fn within(key: &str, value: usize, max: usize) -> Result<usize, ApiError> {
-    if (1..=max).contains(&value) {
-        return Ok(value);
-    }
-    let error = format!("{key} {value} is not allowed");
-    Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error, format!("choose 1 to {max}")))
 }
 
 pub(crate) fn access(state: &AppState) -> Result<TeachAccess, ApiError> {

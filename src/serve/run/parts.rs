@@ -458,7 +458,7 @@ pub(super) fn stop(
     shutdown.at("stopping the watchdog thread");
     drop(watchdog);
     if let Some((_, learner)) = &teach {
-        shutdown.at("stopping what learns");
+        shutdown.at("stopping the learning process");
         learner.shut_down();
     }
     shutdown.at("stopping the clip and inference threads");

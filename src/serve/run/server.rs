@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::clips::ClipAccess;
-use crate::config::{Listen, TlsFile};
+use crate::config::{ADMIN_TOKEN, Listen, READ_TOKEN, TlsFile};
 use crate::control::packs::PackControl;
 use crate::control::probes::ProbeControl;
 use crate::control::streams::StreamControl;
@@ -23,10 +23,6 @@ use crate::hub::Hub;
 use crate::teach::TeachAccess;
 use touchline_core::error::{Error, Result};
 use touchline_media::guard::SourcePolicy;
-
-/// Environment variables for tokens. A flag would show the token in the list of processes.
-const ADMIN_TOKEN: &str = "TOUCHLINE_ADMIN_TOKEN";
-const READ_TOKEN: &str = "TOUCHLINE_READ_TOKEN";
 
 /// Tokens, anonymous access and TLS of the HTTP server.
 #[derive(Clone, Debug, Default)]

@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::store::CorrectionStore;
+use crate::config::TOKEN_VARIABLES;
 use crate::control::packs::{PackControl, PackOutcome, PackRefusal, PackRefusalKind};
 use crate::hub::Hub;
 use crate::record::format::rfc3339;
@@ -36,9 +37,6 @@ const NICENESS: &str = "5";
 
 /// Part of the names of packs that were learned.
 const TAUGHT: &str = "-taught-";
-
-/// Variables that a child must not inherit.
-const SECRETS: [&str; 2] = ["TOUCHLINE_ADMIN_TOKEN", "TOUCHLINE_READ_TOKEN"];
 
 /// Runs and removes the shadow.
 pub trait ShadowSlot: Send + Sync {
@@ -191,8 +189,7 @@ impl Learner {
 
     /// The state for the API.
     pub fn view(&self) -> LearnView {
-        let corrections = self.shared.store.list().iter().filter(|kept| kept.file.is_some()).count();
-        LearnView { unable: self.unable(), corrections, ..self.state().view.clone() }
+        LearnView { unable: self.unable(), corrections: self.shared.store.teaching(), ..self.state().view.clone() }
     }
 
     fn unable(&self) -> Option<String> {
@@ -214,7 +211,7 @@ impl Learner {
                 "adapt the pack with another build: touchline adapt --from DIR",
             );
         }
-        if !shared.store.list().iter().any(|kept| kept.file.is_some()) {
+        if shared.store.teaching() == 0 {
             return refuse(
                 PackRefusalKind::Incompatible,
                 "there are no corrections to learn from",
@@ -276,7 +273,7 @@ impl Learner {
         // Threads that wait for each other would wait long, because each gets little time.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         command.env("RAYON_NUM_THREADS", (processors / 2).max(1).to_string());
-        for name in SECRETS {
+        for name in TOKEN_VARIABLES {
             command.env_remove(name);
         }
         command
@@ -326,7 +323,7 @@ impl Learner {
         redact::text(text).replace(&format!("{root}/"), "").replace(&dir, "corrections")
     }
 
-    /// The result of the child: its pack lies in the root of packs and runs as shadow.
+    /// Moves the child's pack into the root of packs and runs it as shadow. Returns its figures, or why there is no new pack.
     fn take(
         &self,
         status: Option<std::io::Result<ExitStatus>>,

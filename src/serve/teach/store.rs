@@ -30,7 +30,7 @@ use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassId, ClassSet};
 use touchline_core::time::{NANOS_PER_SECOND, RunId};
-use touchline_media::gst::clips::{ClipError, PARTIAL_SUFFIX, SeenSecond, write_seen, write_whole};
+use touchline_media::gst::clips::{ClipError, SeenSecond, write_seen, write_whole};
 
 const JOURNAL: &str = "corrections.jsonl";
 /// Folders of corrections with pictures and without.
@@ -89,7 +89,7 @@ impl CorrectionStore {
             Error::output(place, format!("cannot keep corrections: {e}"), "check the path and its permissions")
         };
         for folder in FOLDERS {
-            remove_unfinished(&store.settings.dir.join(folder)).map_err(unusable)?;
+            clips::remove_unfinished(&store.settings.dir.join(folder)).map_err(unusable)?;
         }
         *store.kept.lock() = store.read().map_err(unusable)?;
         let mut kept = store.kept.lock();
@@ -115,6 +115,11 @@ impl CorrectionStore {
         let mut all: Vec<Correction> = self.kept.lock().values().cloned().collect();
         all.sort_by(|a, b| (&b.at, &b.id).cmp(&(&a.at, &a.id)));
         all
+    }
+
+    /// The number of corrections that teach.
+    pub fn teaching(&self) -> usize {
+        self.kept.lock().values().filter(|kept| kept.file.is_some()).count()
     }
 
     /// Whether a correction is about any second of the block of `held`.
@@ -414,12 +419,4 @@ fn refused(error: ClipError) -> CorrectionRefusal {
         ClipError::NoSpace => CorrectionRefusal::NoSpace,
         ClipError::Failed(cause) => CorrectionRefusal::Failed(cause),
     }
-}
-
-/// Removes files that a killed program left unfinished.
-fn remove_unfinished(dir: &Path) -> io::Result<()> {
-    let is_unfinished = |path: &PathBuf| path.to_str().is_some_and(|path| path.ends_with(PARTIAL_SUFFIX));
-    let all = std::fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path()));
-    all.filter(is_unfinished).for_each(|path| drop(std::fs::remove_file(path)));
-    Ok(())
 }

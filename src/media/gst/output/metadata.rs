@@ -23,7 +23,7 @@ const CLASSES_MAX: usize = 5;
 
 /// The playlist of the rendition, and the one that names it beside the pictures.
 const LABELS_PLAYLIST: &str = "labels.m3u8";
-pub(super) const MASTER_PLAYLIST: &str = "master.m3u8";
+const MASTER_PLAYLIST: &str = "master.m3u8";
 
 /// Ticks of the clock of MPEG-TS a second, and bits of its counter.
 const MPEG_TICKS: u64 = 90_000;
@@ -33,7 +33,7 @@ const MPEG_BITS: u32 = 33;
 const MUXER_OFFSET_S: u64 = 3600;
 
 /// A label as a KLV packet: the key, the length (BER), and a value in JSON.
-pub fn klv_packet(label: Option<&LabelContent>) -> Vec<u8> {
+fn klv_packet(label: Option<&LabelContent>) -> Vec<u8> {
     let value = match label {
         None => json!({ "class": null }),
         Some(LabelContent { answer, classes, is_unknown }) => {

@@ -23,12 +23,12 @@ use gstreamer as gst;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::overlay::Overlay;
+use crate::overlay::{Overlay, OverlayOptions};
 
 pub use self::address::{Container, OutputAddress};
 pub use self::decisions::ShownSecond;
 pub use self::live::{LiveOutput, LiveOutputOptions, OutputEvent, OutputObserver};
-pub use self::metadata::{KLV_KEY, klv_packet};
+pub use self::metadata::KLV_KEY;
 pub use self::pipeline::Encoding;
 pub use self::render::{RenderRequest, RenderSummary, recording_length, render_recording};
 
@@ -108,6 +108,23 @@ pub enum LabelForm {
     },
     /// As [`LabelMode::Metadata`].
     Metadata,
+}
+
+impl LabelForm {
+    /// The form of a mode. `options` and `encoding` are for [`LabelMode::Draw`], and `key` names the setting of the encoder in messages.
+    ///
+    /// # Errors
+    /// One line: an encoder that this machine lacks, or a template or font that cannot be used.
+    pub fn new(mode: LabelMode, options: &OverlayOptions, encoding: Encoding, key: &str) -> Result<Self, String> {
+        if mode == LabelMode::Metadata {
+            return Ok(Self::Metadata);
+        }
+        if let Some(element) = encoding.encoder.missing() {
+            let advice = OutputCause::Encoder.advice();
+            return Err(format!("{key}: this machine has no {element}; {advice}"));
+        }
+        Ok(Self::Drawn { overlay: Overlay::new(options)?, encoding })
+    }
 }
 
 /// Why an output failed.

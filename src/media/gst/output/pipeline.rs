@@ -146,7 +146,7 @@ const fn listed(is_live: bool) -> (u32, u32) {
     if is_live { (SEGMENTS_LISTED, SEGMENTS_KEPT) } else { (0, 0) }
 }
 
-/// What pictures pass that get a label.
+/// The elements that decode pictures, draw the label and encode them.
 fn drawn(encoding: Encoding, is_live: bool) -> Result<String, OutputError> {
     if let Some(element) = encoding.encoder.missing() {
         return Err(OutputError::new(OutputCause::Encoder, format!("this machine has no encoder {element}")));
@@ -158,7 +158,7 @@ fn drawn(encoding: Encoding, is_live: bool) -> Result<String, OutputError> {
     ))
 }
 
-/// What pictures pass that stay as they are.
+/// The element that passes coded pictures on unchanged.
 fn passed(unit: &Unit, muxer: &gst::ElementFactory) -> Result<&'static str, OutputError> {
     let parser = parser(&unit.caps).0.filter(|_| holds(muxer, &unit.caps));
     parser.ok_or_else(|| {
@@ -234,12 +234,11 @@ impl OutputPipeline {
             };
             description += &format!(" appsrc name=audio ! {chain} ! mux.{}", pads[1]);
         }
-        let (has_metadata, playlist) = match (form, address) {
+        let (has_klv, playlist) = match (form, address) {
             (LabelForm::Drawn { .. }, _) => (false, None),
-            (LabelForm::Metadata, OutputAddress::Hls(dir)) => (true, Some(dir)),
+            (LabelForm::Metadata, OutputAddress::Hls(dir)) => (false, Some(dir)),
             (LabelForm::Metadata, _) => (true, None),
         };
-        let has_klv = has_metadata && playlist.is_none();
         if has_klv {
             description += &format!(" appsrc name=labels caps={} ! mux.", KlvTrack::CAPS);
         }
@@ -320,7 +319,7 @@ impl OutputPipeline {
         if unit.duration_ns == 0 {
             fields.set_duration(gst::ClockTime::NONE);
         }
-        let leads = unit.track == Track::Video || self.inputs[0].is_none();
+        let leads = self.leads(unit.track);
         if let Some(klv) = self.klv.as_mut().filter(|_| leads) {
             let decoded_ns = fields.dts_or_pts().map_or(BEGIN_NS, gst::ClockTime::nseconds);
             klv.add(decoded_ns);
@@ -374,10 +373,15 @@ impl OutputPipeline {
             // Fails after an error only, which `finish` reports.
             let _ = input.end_of_stream();
         }
-        let leads = track == Track::Video || self.inputs[0].is_none();
+        let leads = self.leads(track);
         if let Some(klv) = self.klv.as_ref().filter(|_| leads) {
             klv.end();
         }
+    }
+
+    /// Whether labels follow this track: the pictures, or the sound of an output without pictures.
+    fn leads(&self, track: Track) -> bool {
+        track == Track::Video || self.inputs[0].is_none()
     }
 
     /// Completes the output, within `limit`.

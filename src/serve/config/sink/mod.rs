@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use url::Url;
 
-use self::checks::{Mistake, address, kafka_topic, server, template};
+pub(super) use self::checks::Mistake;
+use self::checks::{address, kafka_topic, server, template};
 pub use self::kinds::{KafkaMechanism, MqttVersion, RecordKind, SinkKind};
 use super::file::RawTable;
 use super::layers::{Layer, Problem, ValueOrigin, typed};

@@ -33,18 +33,19 @@ use crate::record::{FleetTenure, PublishingRight};
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::spawn;
+use touchline_core::time::NANOS_PER_SECOND;
 
 /// Between two ticks of the node.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Between two updates of the status.
-const STATUS_EVERY_NS: u64 = 1_000_000_000;
+const STATUS_EVERY_NS: u64 = NANOS_PER_SECOND;
 
 /// How long leaving the fleet may take at the end.
 const RESIGN_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the right to publish may be absent before the page shows it.
-const NOTICE_AFTER_NS: u64 = 3_000_000_000;
+const NOTICE_AFTER_NS: u64 = 3 * NANOS_PER_SECOND;
 
 enum HostCommand {
     /// Hand all streams over. The answer comes when that is done, or cannot be done.

@@ -25,10 +25,11 @@ use tokio_stream::StreamExt;
 use self::key::{WATCHED, key_of, text_of};
 use super::{FleetKey, FleetStoreError, FleetStoreResult, FleetValue};
 use crate::config::sink::Receiver;
-use crate::config::{FleetSettings, records_stream};
+use crate::config::{FleetSettings, RecordKind, records_stream};
 use crate::connect::causes;
-use crate::connect::nats::{NatsLogin, login_cause};
+use crate::connect::nats::{NatsLogin, login_cause, subject};
 use crate::record::format::parse_rfc3339;
+use touchline_core::time::NANOS_PER_SECOND;
 
 /// The longest pause before the client connects again. Much shorter than a lease, which must survive a restart of the server.
 const RECONNECT_MAX: Duration = Duration::from_millis(250);
@@ -51,6 +52,8 @@ pub struct FleetStore {
     context: Context,
     name: Arc<str>,
     host: Arc<str>,
+    /// Template of the subjects of the fleet's records.
+    subject: Arc<str>,
     bucket: Arc<Mutex<Option<kv::Store>>>,
 }
 
@@ -63,7 +66,7 @@ impl FleetStore {
     /// # Errors
     /// Cause and advice: a secret that cannot be used, no server, a login that is refused.
     pub async fn connect(settings: &FleetSettings, user: &str) -> Result<Self, FleetStoreFailure> {
-        let Receiver::Nats { url, .. } = &settings.sink.receiver else {
+        let Receiver::Nats { url, nats } = &settings.sink.receiver else {
             return Err(FleetStoreFailure("the address of a fleet is that of a NATS server".into()));
         };
         let name = format!("touchline-{}-{user}", settings.name);
@@ -83,7 +86,8 @@ impl FleetStore {
         let client = client
             .map_err(|e| FleetStoreFailure(format!("{host}: {}; check its address", login_cause(&causes(&e)))))?;
         let context = jetstream::context::ContextBuilder::new().timeout(limit).ack_timeout(limit).build(client.clone());
-        Ok(Self { client, context, name: settings.name.as_str().into(), host, bucket: Arc::default() })
+        let (name, subject) = (settings.name.as_str().into(), nats.subject.as_str().into());
+        Ok(Self { client, context, name, host, subject, bucket: Arc::default() })
     }
 
     /// Whether the server answers.
@@ -244,8 +248,8 @@ impl FleetStore {
             time: String,
         }
         let records = self.context.get_stream_no_info(records_stream(&self.name)).await.map_err(unavailable)?;
-        // As the sink writes subjects.
-        let subject = format!("touchline.{}.{}.second", self.name, stream.replace('.', "_"));
+        // No part of the template is the instance.
+        let subject = subject(&self.subject, "", stream, RecordKind::Second);
         let message = match records.get_last_raw_message_by_subject(&subject).await {
             Ok(message) => message,
             Err(e) if matches!(e.kind(), LastRawMessageErrorKind::NoMessageFound) => return Ok(None),
@@ -253,7 +257,7 @@ impl FleetStore {
         };
         let delivered: Delivered = serde_json::from_slice(&message.payload).map_err(unavailable)?;
         let began = delivered.data.wall.and_then(|wall| parse_rfc3339(&wall.time).ok());
-        Ok(began.map(|began| began.saturating_add(SECOND_NS)))
+        Ok(began.map(|began| began.saturating_add_unsigned(NANOS_PER_SECOND)))
     }
 }
 
@@ -273,8 +277,6 @@ fn bucket_config(name: &str) -> stream::Config {
         ..stream::Config::default()
     }
 }
-
-const SECOND_NS: i64 = 1_000_000_000;
 
 fn unavailable(error: impl std::error::Error) -> FleetStoreError {
     tracing::debug!("fleet: a request to the store failed: {}", causes(&error));
