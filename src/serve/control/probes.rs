@@ -64,6 +64,8 @@ impl fmt::Debug for ProbeControl {
 pub struct RunningProbe {
     /// What was found. Closed without a value if the thread of the test failed.
     pub outcome: oneshot::Receiver<Probed>,
+    /// Closed when the source is gone and the place is free again.
+    pub closed: oneshot::Receiver<Infallible>,
     _cancel: Sender<Infallible>,
 }
 
@@ -113,9 +115,12 @@ impl ProbeControl {
         let settings = new.settings(ID.into(), self.latency_ms);
         let (cancel, cancelled) = bounded(0);
         let (answer, outcome) = oneshot::channel();
+        let (open, closed) = oneshot::channel();
         let test = ProbeThread { opener, settings, location, cancelled, clock: self.clock.clone() };
         let metrics = self.metrics.clone();
         let run = move || {
+            // Variables are dropped in reverse order: the place is free when `closed` ends.
+            let _open = open;
             let _slot = slot;
             test.run(|found| {
                 metrics.probed(match &found {
@@ -130,7 +135,7 @@ impl ProbeControl {
             });
         };
         threads::spawn(ID, run).map_err(|e| not_ready(e.to_string()))?;
-        Ok(RunningProbe { outcome, _cancel: cancel })
+        Ok(RunningProbe { outcome, closed, _cancel: cancel })
     }
 }
 

@@ -54,7 +54,10 @@ fn counted(control: &ProbeControl, result: &str) -> bool {
 #[test]
 fn a_test_opens_the_source_of_the_settings_and_frees_its_place() {
     let (control, opener, _) = control();
-    let found = control.start(new("rtsp://h/a")).unwrap().outcome.blocking_recv().unwrap();
+    let test = control.start(new("rtsp://h/a")).unwrap();
+    let found = test.outcome.blocking_recv().unwrap();
+    assert!(test.closed.blocking_recv().is_err());
+    assert_eq!(control.running(), 0, "the place is free when the source is closed");
     assert_eq!((found.tracks, found.failure), (Some(Tracks { video: false, audio: true }), None));
     let settings = opener.opened.lock().pop().unwrap();
     assert_eq!((settings.uri.as_str(), settings.id.as_str(), settings.latency_ms), ("rtsp://h/a", "probe", 321));

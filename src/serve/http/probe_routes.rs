@@ -27,7 +27,8 @@ use touchline_media::uri::Location;
 /// Width of the picture, pixels. Its JPEG has some 50 kB.
 const PICTURE_WIDTH: u32 = 640;
 
-/// How long after [`PROBE_TIMEOUT`] the answer comes in any case: opening a source may hang.
+/// How long after [`PROBE_TIMEOUT`] the answer comes in any case: opening a source may hang. Also how long an answer waits for the source
+/// to close, so that a client that tests one address after another has its place free.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// When a client may try again while too many tests run.
@@ -112,10 +113,13 @@ pub(crate) async fn post(
     Ok(json(to_json(&view)))
 }
 
-/// What `probe` finds in its time.
+/// What `probe` finds in its time. Returns when the source is closed, or after [`GRACE`].
 async fn outcome(mut probe: RunningProbe) -> Probed {
     match tokio::time::timeout(PROBE_TIMEOUT + GRACE, &mut probe.outcome).await {
-        Ok(Ok(found)) => found,
+        Ok(Ok(found)) => {
+            let _ = tokio::time::timeout(GRACE, &mut probe.closed).await;
+            found
+        }
         Err(_) => Probed::failed(timed_out(PROBE_TIMEOUT)),
         // The panic message is in the log.
         Ok(Err(_)) => Probed::failed(touchline_media::probe::failure_of(touchline_core::error::Error::Internal(
