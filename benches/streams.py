@@ -13,12 +13,15 @@ size.
     cargo build --release
     python3 benches/streams.py [--streams 1 2 4] [--seconds 30] [--media CLIP]
     python3 benches/streams.py --tier sparse     decode less
+    python3 benches/streams.py --ladder --streams 24    one HLS channel in three sizes, watched N times
     python3 benches/streams.py --idle      streams without data
     python3 benches/streams.py --scale --tier key --streams 1 8 32 64    what grows with the number of streams
     python3 benches/streams.py --record    what recording costs
 
 --scale takes small pictures (320×180, 25 a second, a key picture every second), so that 64 streams fit two cores, and shows for each
 number of streams: threads, and per stream and second processor time, wake-ups (voluntary and other context switches) and page faults.
+
+--ladder sends one live HLS channel of 1080, 720 and 360 lines (segments of two seconds), which each stream reads for itself.
 
 --record takes one stream of 1080p50 at 6 Mbit/s and shows the processor time of the threads that write the ring, and that of the whole
 program with and without the ring in alternating runs, and its memory at the begin and at the end. It decides from key pictures, which
@@ -115,17 +118,50 @@ def copy_seconds():
     return sorted(times)[len(times) // 2]
 
 
-def measure(program, media, count, seconds, directory, tier):
+def send_udp(media, count):
+    """The URIs of `count` streams over UDP, and the commands that send them once the program listens."""
     ports = free_ports(count)
+    senders = [["ffmpeg", "-v", "error", "-re", "-stream_loop", "-1", "-i", media, "-c", "copy", "-f", "mpegts",
+                f"udp://127.0.0.1:{port}?pkt_size=1316"] for port in ports]
+    return [f"s{i}=udp://127.0.0.1:{port}" for i, port in enumerate(ports)], senders
+
+
+def make_ladder(directory):
+    """A recording of 20 s in three sizes."""
+    outputs = [(1080, "6M"), (720, "3M"), (360, "800k")]
+    paths = [os.path.join(directory, f"{height}.mp4") for height, _ in outputs]
+    command = ["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", "testsrc2=size=1920x1080:rate=30:duration=20",
+               "-f", "lavfi", "-i", "anoisesrc=color=pink:sample_rate=48000:duration=20"]
+    for (height, rate), path in zip(outputs, paths):
+        command += ["-vf", f"noise=alls=12:allf=t,scale=-2:{height}", "-c:v", "libx264", "-preset", "veryfast", "-b:v", rate, "-g", "60",
+                    "-pix_fmt", "yuv420p", "-c:a", "aac", "-ar", "48000", path]
+    subprocess.run(command, check=True)
+    return paths
+
+
+def send_ladder(paths, directory, count):
+    """The URIs of `count` readers of one live HLS channel, and the commands that make and serve it."""
+    root = tempfile.mkdtemp(dir=directory)
+    port = free_ports(1)[0]
+    inputs = [word for path in paths for word in ("-re", "-stream_loop", "-1", "-i", path)]
+    maps = [word for i in range(len(paths)) for word in ("-map", f"{i}:v", "-map", f"{i}:a")]
+    packager = ["ffmpeg", "-v", "error", *inputs, *maps, "-c", "copy", "-f", "hls", "-hls_time", "2", "-hls_flags", "delete_segments",
+                "-var_stream_map", " ".join(f"v:{i},a:{i}" for i in range(len(paths))), "-master_pl_name", "channel.m3u8",
+                os.path.join(root, "%v.m3u8")]
+    server = ["python3", "-m", "http.server", "--bind", "127.0.0.1", "--directory", root, str(port)]
+    return [f"s{i}=http://127.0.0.1:{port}/channel.m3u8" for i in range(count)], [packager, server]
+
+
+def measure(program, uris, senders, seconds, directory, tier):
+    """Watches `uris`, which the commands `senders` send."""
+    count = len(uris)
     jsonl = os.path.join(directory, f"streams-{count}.jsonl")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    uris = [f"s{i}=udp://127.0.0.1:{port}" for i, port in enumerate(ports)]
-    watcher = subprocess.Popen([program, "run", "--quiet", "--listen", "off", "--retry", "--tier", tier, "--jsonl", jsonl, *uris],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    watcher = subprocess.Popen([program, "run", "--quiet", "--listen", "off", "--retry", "--max-streams", "64", "--tier", tier,
+                                "--jsonl", jsonl, *uris], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(1.5)
-    senders = [subprocess.Popen(["ffmpeg", "-v", "error", "-re", "-stream_loop", "-1", "-i", media, "-c", "copy",
-                                 "-f", "mpegts", f"udp://127.0.0.1:{port}?pkt_size=1316"],
-                                stdin=subprocess.DEVNULL) for port in ports]
+    senders = [subprocess.Popen(sender, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+               for sender in senders]
     began = time.time()
     time.sleep(WARM_UP_SECONDS)
     threads, since = thread_seconds(watcher.pid), time.time()
@@ -301,6 +337,7 @@ def main():
     parser.add_argument("--media")
     parser.add_argument("--tier", default="auto")
     parser.add_argument("--idle", action="store_true")
+    parser.add_argument("--ladder", action="store_true")
     parser.add_argument("--scale", action="store_true")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--rounds", type=int, default=2, help="pairs of runs, with --record")
@@ -314,12 +351,16 @@ def main():
         return scale(arguments.program, arguments.streams, arguments.seconds, arguments.tier, arguments.argument)
     with tempfile.TemporaryDirectory() as directory:
         media = os.path.join(directory, "media.ts")
-        make_media(media, arguments.media)
+        if arguments.ladder:
+            paths = make_ladder(directory)
+        else:
+            make_media(media, arguments.media)
         print("| streams | seconds decided | latency p50 ms | p95 ms | shed seconds | processor | overhead | passed |")
         print("|---|---|---|---|---|---|---|---|")
         for count in arguments.streams:
+            uris, senders = send_ladder(paths, directory, count) if arguments.ladder else send_udp(media, count)
             latencies, decided, gaps, cpu, groups = measure(
-                arguments.program, media, count, arguments.seconds, directory, arguments.tier)
+                arguments.program, uris, senders, arguments.seconds, directory, arguments.tier)
             p50, p95 = percentile(latencies, 0.5), percentile(latencies, 0.95)
             shed = gaps.get("overload", 0)
             passed = decided > 0 and p95 < arguments.limit_ms and shed == 0
