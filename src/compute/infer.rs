@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crate::backend::{Backend, BackendError, Loaded, Logits, open, open_cpu};
-pub use crate::features::is_silent;
+pub use crate::features::{is_silent, without_bars};
 use crate::gpu::placement::{DeviceChoice, Placement};
 use crate::models::pack::Pack;
 use crate::nn::fused::Observed;
@@ -57,6 +57,17 @@ pub struct Scored {
     pub scores: PerModality<Option<ModalityScores>>,
     /// Why the second has no input; `None` where it has one, or the pack has no model.
     pub absent: PerModality<Option<Absent>>,
+}
+
+/// Calls `compute` with the seconds, whose pictures for the RGB model have no bars.
+fn with_content<T>(seconds: &[&ClipSecond], compute: impl FnOnce(&[&ClipSecond]) -> T) -> T {
+    let cut: Vec<Option<ClipSecond>> = seconds.iter().map(|second| without_bars(second)).collect();
+    if cut.iter().all(Option::is_none) {
+        return compute(seconds);
+    }
+    let content: Vec<&ClipSecond> =
+        seconds.iter().zip(&cut).map(|(second, cut)| cut.as_ref().unwrap_or(second)).collect();
+    compute(&content)
 }
 
 impl Engine {
@@ -163,7 +174,7 @@ impl Engine {
     /// # Errors
     /// When the pack is not loaded in `f32` on the CPU.
     pub fn observe(&mut self, seconds: &[&ClipSecond], observed: &mut PerModality<Observed>) -> Result<()> {
-        self.backend.observe(seconds, observed)
+        with_content(seconds, |seconds| self.backend.observe(seconds, observed))
     }
 
     /// Decides a scored second by the pack's table. `None` when every modality is missing.
@@ -189,6 +200,10 @@ impl Engine {
 
     /// Fills the logits. With `--device auto` a lost device is replaced by the CPU, for this batch and all later ones.
     fn compute(&mut self, seconds: &[&ClipSecond], observer: Option<&dyn Observer>) -> Result<()> {
+        with_content(seconds, |seconds| self.compute_content(seconds, observer))
+    }
+
+    fn compute_content(&mut self, seconds: &[&ClipSecond], observer: Option<&dyn Observer>) -> Result<()> {
         match self.backend.score(seconds, &mut self.logits, observer) {
             Err(BackendError::DeviceLost(cause)) if self.models.pack.placement.requested == DeviceChoice::Auto => {
                 tracing::error!("{cause}; computing on the CPU from now on");

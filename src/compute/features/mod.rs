@@ -10,8 +10,11 @@
 //! first second of a stream it allocates only for the caller's output vector. Pictures and pairs are processed in
 //! parallel on rayon's current pool; results are the same bit for bit for any number of threads.
 //!
+//! [`without_bars`] comes before: it cuts off the black bars of pictures.
+//!
 //! The CPU code in [`cpu`] is the reference; [`cuda`] mirrors it for GPUs.
 
+mod bars;
 pub mod cpu;
 pub mod cuda;
 mod flow;
@@ -24,6 +27,7 @@ mod sound;
 use params::{AudioParams, FlowParams, PictureParams};
 use touchline_core::clip::ClipSecond;
 
+pub use bars::without_bars;
 pub use flow::FlowExtractor;
 pub use picture::PictureExtractor;
 pub use sound::{SoundExtractor, is_silent};

@@ -65,7 +65,7 @@ pub enum Absent {
 }
 
 /// Second `index` of a run: the frames and samples whose PTS fall in it, and which modalities are missing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ClipSecond {
     /// Run of the second.
     pub run: RunId,

@@ -14,7 +14,7 @@ use super::{Key, Recipe, RowNetwork, Rows, dependencies};
 use crate::augment;
 use crate::dataset::{Dataset, Item};
 use crate::inputs::Inputs;
-use touchline_compute::features::FeatureExtractor;
+use touchline_compute::features::{FeatureExtractor, without_bars};
 use touchline_compute::models::sha256_hex;
 use touchline_core::clip::{ClipSecond, SamplingPlan};
 use touchline_core::error::{Error, Result};
@@ -303,6 +303,8 @@ fn prepare(dataset: &Dataset, wanted: WantedRow, recipe: &Recipe) -> Result<Prep
         .map_err(|e| Error::Usage(format!("feature parameters: {e}")))?;
     let mut out = Prepared::default();
     for (second, clip) in dataset.seconds(index)?.iter().enumerate() {
+        let content = (recipe.modality == Modality::Rgb).then(|| without_bars(clip)).flatten();
+        let clip = content.as_ref().unwrap_or(clip);
         for view in wanted.first_view..=wanted.last_view {
             let key = Key { item: wanted.item, second: second as u32, view };
             // 24 bits of seconds are half a year.

@@ -154,7 +154,7 @@ pub fn teaches(modality: Modality, item: &Item) -> bool {
 fn dependencies(dataset: &Dataset, network: &str, recipe: &Recipe) -> String {
     let Recipe { modality, inputs, frozen, pooled, activations, frames, seed } = recipe;
     let params = match modality {
-        Modality::Rgb => format!("{:?}", inputs.rgb),
+        Modality::Rgb => format!("{:?} without bars", inputs.rgb),
         Modality::Flow => format!("{:?}", inputs.flow),
         Modality::Audio => format!("{:?}", inputs.audio),
     };
