@@ -64,6 +64,9 @@ for tier in full lean sparse key; do
     part "Live streams, tier $tier" "$python" benches/streams.py --tier "$tier" --streams 6 --seconds 15
 done
 part "Growth with the number of streams" "$python" benches/streams.py --scale --tier key --streams 1 8 32 64 --seconds 20
+part "Live HLS channel in three sizes" "$python" benches/streams.py --ladder --streams 12 24 --seconds 15
+part "Recordings, alternating with FFmpeg" "$python" benches/recordings.py
+part "First decision and memory" "$python" benches/startup.py
 part "A process for each source" "$python" benches/isolation.py
 part "Instructions" "$python" benches/instructions.py --record
 echo "written: $out" >&2

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::progress::Bar;
 use touchline_compute::features::params::PictureParams;
+use touchline_compute::gpu::placement::DeviceChoice;
 use touchline_compute::models::Architecture;
 use touchline_compute::models::pack::Manifest;
 use touchline_core::error::{Error, Result};
@@ -152,6 +153,13 @@ pub struct TrainArgs {
     /// almost all of it and costs a quarter more [default: 224x224, or that of the pack that --init names].
     #[arg(long, value_name = "WxH", value_parser = size)]
     size: Option<(usize, usize)>,
+    /// Device that computes: auto (a GPU, or the CPU where no GPU can be used), cpu, or a GPU such as cuda:0.
+    #[arg(long, value_name = "DEVICE", default_value = "auto", env = "TOUCHLINE_DEVICE")]
+    device: DeviceChoice,
+    /// Compute convolutions in bf16; parameters and sums stay in f32. Fast on GPUs and on processors with bf16 instructions; results
+    /// differ slightly.
+    #[arg(long)]
+    mixed_precision: bool,
     /// Directory of the cache of computed rows [default: DATASET/cache].
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -329,6 +337,7 @@ fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan>
             OnRuleArg::Warn => OnRule::Warn,
         },
         seed: args.seed,
+        mixed_precision: args.mixed_precision,
     };
     if fit.head.steps == 0 && (fit.tune.epochs == 0 || args.unfreeze == Unfreeze::Last(0)) {
         return Err(Error::Usage("both steps are skipped; set --head-steps, or --epochs and --unfreeze".into()));
@@ -343,6 +352,7 @@ fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan>
         views: (args.still_views, args.views),
         frames: args.frames,
         fit,
+        device: learn::device::open(&args.device)?,
         cache: args.cache.clone().unwrap_or_else(|| args.dataset.join("cache")),
         resume: args.resume,
     })

@@ -32,7 +32,8 @@ const EPSILON: f64 = 1e-8;
 /// SGD: momentum.
 const MOMENTUM: f64 = 0.9;
 
-/// Updates parameters along their gradients.
+/// Updates parameters along their gradients. The moments are in the CPU's memory, and so is the arithmetic: for a network on a GPU,
+/// gradients come and parameters go once a step.
 #[derive(Debug)]
 pub struct Optimizer {
     kind: OptimizerKind,
@@ -84,7 +85,14 @@ impl Optimizer {
             let decay = if *decays { self.weight_decay } else { 0.0 };
             let rule = UpdateRule { kind: self.kind, steps, rate: learning_rate, decay, scale: scale as f32 };
             let update = Update { rule, moments: RefCell::new((first, second)) };
-            var.inplace_op2(&grad.contiguous()?, &update)?;
+            let grad = on_cpu(grad)?;
+            if var.device().is_cpu() {
+                var.inplace_op2(&grad, &update)?;
+            } else {
+                let values = on_cpu(var)?;
+                values.inplace_op2(&grad, &update)?;
+                var.set(&values.to_device(var.device())?)?;
+            }
         }
         Ok(length)
     }
@@ -94,7 +102,7 @@ impl Optimizer {
         let mut sum = 0f64;
         for (_, var, _) in &self.parameters {
             if let Some(grad) = grads.get(var) {
-                sum += grad.contiguous()?.apply_op1_no_bwd(&Squares)?.to_scalar::<f64>()?;
+                sum += on_cpu(grad)?.apply_op1_no_bwd(&Squares)?.to_scalar::<f64>()?;
             }
         }
         Ok(sum.sqrt())
@@ -142,6 +150,11 @@ impl Optimizer {
         self.steps = steps;
         Ok(())
     }
+}
+
+/// Returns the contiguous tensor in the CPU's memory.
+fn on_cpu(tensor: &Tensor) -> Result<Tensor> {
+    tensor.to_device(&Device::Cpu)?.contiguous()
 }
 
 /// Values that a thread processes at once.

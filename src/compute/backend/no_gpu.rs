@@ -45,6 +45,14 @@ impl Backend for GpuBackend {
     }
 }
 
+/// No GPU can be opened.
+///
+/// # Errors
+/// Always, with advice.
+pub fn device(ordinal: usize) -> std::result::Result<candle_core::Device, String> {
+    Err(without_cuda(&crate::gpu::placement::DeviceChoice::Cuda(vec![ordinal])))
+}
+
 /// The GPUs that this build can use: none.
 ///
 /// # Errors

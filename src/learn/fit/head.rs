@@ -50,8 +50,8 @@ impl Work<'_> {
         let [(_, weight, _), (_, bias, _)] = &of.net.parameters(of.net.blocks())[..] else {
             return Err(Error::Internal("the classifier must have a weight and a bias".into()));
         };
-        weight.set(&Tensor::from_vec(fitted.weight, weight.dims(), &Device::Cpu)?)?;
-        bias.set(&Tensor::from_vec(fitted.bias, bias.dims(), &Device::Cpu)?)?;
+        weight.set(&Tensor::from_vec(fitted.weight, weight.dims(), weight.device())?)?;
+        bias.set(&Tensor::from_vec(fitted.bias, bias.dims(), bias.device())?)?;
         self.state.sums = (fitted.at.loss * n as f64, fitted.at.right, n, began.elapsed().as_secs_f64());
         self.epoch_end(1, None, observer)
     }

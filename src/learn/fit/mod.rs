@@ -96,6 +96,9 @@ pub struct FitConfig {
     pub on_rule: OnRule,
     /// Seed of all random numbers.
     pub seed: u64,
+    /// Whether convolutions compute in `bf16`; parameters and sums are `f32` in any case.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mixed_precision: bool,
 }
 
 /// The training of one modality: network, samples and settings.

@@ -19,6 +19,7 @@ use crate::record::{EpochRecord, Finding, LogLine, Phase, RunEnd, Start, StepRec
 use crate::resources::Resources;
 use crate::rows::Rows;
 use crate::rules::{RuleConfig, Rules};
+use touchline_compute::gpu::GpuError;
 use touchline_compute::models::Tensors;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::ClassId;
@@ -69,7 +70,25 @@ pub fn run(fit: &Fit<'_>, resume: bool, observer: &mut dyn Observer) -> Result<O
         losses: Vec::new(),
     };
     work.start(observer)?;
-    work.phases(moments, observer)
+    work.phases(moments, observer).map_err(|e| with_advice(e, fit.net.device()))
+}
+
+/// Adds advice to the failure of a GPU.
+fn with_advice(error: Error, device: &Device) -> Error {
+    let Error::Compute(text) = &error else { return error };
+    if device.is_cpu() {
+        return error;
+    }
+    match GpuError::of_text(text) {
+        GpuError::OutOfMemory(line) => Error::Device(format!(
+            "the GPU has too little memory for this training ({line}); train into another -o with a smaller --batch, with \
+             --mixed-precision, or with fewer blocks (--unfreeze)"
+        )),
+        GpuError::Device(line) => {
+            Error::Device(format!("the GPU failed ({line}); continue with --resume, or with --device cpu"))
+        }
+        GpuError::Unusable(_) | GpuError::Refused(_) => error,
+    }
 }
 
 /// Creates the directory of a run. Rejects a directory that contains a run, unless `resume` is set and that run has the same
@@ -256,17 +275,17 @@ impl Work<'_> {
     ) -> Result<Option<String>> {
         let (fit, config, phase) = (self.fit, self.fit.config, self.fit.config.tune);
         let began = Instant::now();
-        let device = Device::Cpu;
+        let device = fit.net.device();
         let labels: Vec<u32> = chosen.iter().map(|i| train.labels[*i as usize]).collect();
         let weights: Vec<f32> = chosen.iter().map(|i| train.weights[*i as usize]).collect();
         let places: Vec<u32> = chosen.iter().map(|i| train.rows[*i as usize]).collect();
         let step = self.state.step + 1;
         let mut rng = augment::rng(config.seed, step, 2);
-        let (mut targets, weights) = tensors(&labels, weights, fit.names.len(), config.label_smoothing, &device)?;
+        let (mut targets, weights) = tensors(&labels, weights, fit.names.len(), config.label_smoothing, device)?;
         let mix = Mixup::draw(config.mixup, places.len(), &mut rng);
         let collects = config.tensors_every > 0 && step.is_multiple_of(config.tensors_every);
         let mut watched = Watched::default();
-        let x = rows.activations(&places, &device)?;
+        let x = rows.activations(&places, device)?;
         let x = mix.as_ref().map_or(Ok(x.clone()), |mix| mix.apply(&x, 1))?;
         let pass = fit.net.learn(&x, fit.frozen, collects.then_some(&mut watched))?;
         if let Some(mix) = &mix {
@@ -414,7 +433,7 @@ impl Work<'_> {
         if samples.is_empty() {
             return Ok(None);
         }
-        let device = Device::Cpu;
+        let device = fit.net.device();
         let mut confusion = Confusion::new(fit.names.len());
         let (mut loss, mut weight) = (0f64, 0f64);
         let all: Vec<usize> = (0..samples.len()).collect();
@@ -423,14 +442,14 @@ impl Work<'_> {
             let labels: Vec<u32> = chosen.iter().map(|i| samples.labels[*i]).collect();
             let weights: Vec<f32> = chosen.iter().map(|i| samples.weights[*i]).collect();
             let features = if self.state.phase == Phase::Head {
-                fit.rows.pooled(&rows, &device)?
+                fit.rows.pooled(&rows, device)?
             } else {
-                let x = fit.rows.activations(&rows, &device)?;
+                let x = fit.rows.activations(&rows, device)?;
                 fit.net.pool(&fit.net.run(&x, fit.frozen, fit.net.blocks())?)?
             };
             let logits = fit.net.classify_fixed(&features)?;
             let sum: f32 = weights.iter().sum();
-            let (targets, weights) = tensors(&labels, weights, fit.names.len(), 0.0, &device)?;
+            let (targets, weights) = tensors(&labels, weights, fit.names.len(), 0.0, device)?;
             loss += f64::from(sum) * f64::from(log_softmax_loss(&logits, &targets, &weights)?.to_scalar::<f32>()?);
             weight += f64::from(sum);
             for (row, label) in logits.to_vec2::<f32>()?.iter().zip(labels) {

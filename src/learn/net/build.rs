@@ -7,14 +7,12 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::layers::{Layer, Norm, Running};
-use super::{Block, FrozenEncoder, Net, Shortcut};
+use super::{Block, Computation, FrozenEncoder, Net, Shortcut};
 use crate::augment;
 use touchline_compute::models::{
     Architecture, InvertedResidualPlan, LoadError, Network, STEM_WIDTH, Tensors, mxnet_name, resnet50_stages,
 };
 use touchline_compute::nn::Activation;
-use touchline_compute::nn::fused::Precision;
-use touchline_compute::nn::train::Engine;
 
 /// A network and the origin of its tensors.
 #[derive(Debug)]
@@ -57,7 +55,7 @@ pub fn build(
     let head = builder.head(architecture.classifier(), classes, architecture.feature_width())?;
     let Builder { taken, fresh, .. } = builder;
     Ok(Built {
-        net: Net { architecture, blocks, encoder: None, head, engine: Engine::new(Precision::F32) },
+        net: Net { architecture, blocks, encoder: None, head, computation: Computation::on(device) },
         taken,
         fresh,
     })
@@ -85,7 +83,7 @@ fn frozen(
     let taken = taken + tensors.len();
     let encoder = Some(FrozenEncoder { network, tensors });
     Ok(Built {
-        net: Net { architecture, blocks: Vec::new(), encoder, head, engine: Engine::new(Precision::F32) },
+        net: Net { architecture, blocks: Vec::new(), encoder, head, computation: Computation::on(device) },
         taken,
         fresh,
     })

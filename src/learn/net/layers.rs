@@ -121,14 +121,7 @@ impl Norm {
     fn forward(&self, tape: &mut Tape, x: &Batch, mode: Mode, watched: Option<&mut Watched>) -> Result<Batch> {
         match mode {
             Mode::Fixed => {
-                let running = self.running.borrow();
-                let (weight, bias) = (self.weight.to_vec1::<f32>()?, self.bias.to_vec1::<f32>()?);
-                let scale: Vec<f32> = weight
-                    .iter()
-                    .zip(&running.variance)
-                    .map(|(w, v)| (f64::from(*w) / (f64::from(*v) + self.epsilon).sqrt()) as f32)
-                    .collect();
-                let shift: Vec<f32> = bias.iter().zip(&scale).zip(&running.mean).map(|((b, s), m)| b - m * s).collect();
+                let (scale, shift) = self.fixed()?;
                 tape.fixed_norm(x, &scale, &shift, self.activation)
             }
             Mode::Learning => {
@@ -144,8 +137,21 @@ impl Norm {
         }
     }
 
+    /// Returns scale and shift of each channel with the running statistics.
+    pub(super) fn fixed(&self) -> Result<(Vec<f32>, Vec<f32>)> {
+        let running = self.running.borrow();
+        let (weight, bias) = (self.weight.to_vec1::<f32>()?, self.bias.to_vec1::<f32>()?);
+        let scale: Vec<f32> = weight
+            .iter()
+            .zip(&running.variance)
+            .map(|(w, v)| (f64::from(*w) / (f64::from(*v) + self.epsilon).sqrt()) as f32)
+            .collect();
+        let shift = bias.iter().zip(&scale).zip(&running.mean).map(|((b, s), m)| b - m * s).collect();
+        Ok((scale, shift))
+    }
+
     /// Updates the running statistics with those of a batch.
-    fn update_running(&self, batch: &BatchStatistics) {
+    pub(super) fn update_running(&self, batch: &BatchStatistics) {
         let mut running = self.running.borrow_mut();
         // The factor is 1 for a single value, which has no unbiased variance.
         let unbiased = batch.count as f32 / batch.count.saturating_sub(1).max(1) as f32;
@@ -158,7 +164,7 @@ impl Norm {
     }
 
     /// Returns name, mean of each channel, and share of channels that are 0 for the whole batch.
-    fn output_statistics(&self, means: Vec<f32>) -> (String, Vec<f32>, f64) {
+    pub(super) fn output_statistics(&self, means: Vec<f32>) -> (String, Vec<f32>, f64) {
         // Outputs are not negative, so a channel with mean 0 is 0 everywhere.
         let dead = means.iter().filter(|m| **m == 0.0).count() as f64 / means.len().max(1) as f64;
         (self.name.clone(), means, dead)

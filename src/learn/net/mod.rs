@@ -6,17 +6,20 @@
 //! [`touchline_compute::models`] for serving.
 
 mod build;
+mod graph;
 mod layers;
 
 use std::ops::Range;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 pub use build::{Built, build};
+use graph::Graph;
 use layers::{Layer, Mode};
 
 use touchline_compute::models::{Architecture, Network, Tensors};
+use touchline_compute::nn::fused::Precision;
 use touchline_compute::nn::train::{Batch, Engine, Tape};
 use touchline_compute::nn::{Activation, global_average};
 
@@ -29,15 +32,33 @@ pub struct Net {
     encoder: Option<FrozenEncoder>,
     /// Weight (classes, features) and bias (classes) of the classifier.
     head: (Var, Var),
-    engine: Engine,
+    computation: Computation,
+}
+
+/// How the blocks of a network are computed.
+#[derive(Debug)]
+enum Computation {
+    /// By the kernels of `touchline-compute`, on the CPU.
+    Kernels(Engine),
+    /// By candle.
+    Graph(Graph),
+}
+
+impl Computation {
+    fn on(device: &Device) -> Self {
+        match device {
+            Device::Cpu => Computation::Kernels(Engine::new(Precision::F32)),
+            device => Computation::Graph(Graph::new(device.clone(), DType::F32)),
+        }
+    }
 }
 
 /// A forward pass in training mode, from which gradients can be computed.
 #[derive(Debug)]
 pub struct Pass {
-    tape: Tape,
-    last: Batch,
-    features: Var,
+    features: Tensor,
+    /// Where gradients continue from those of the features; [`None`] when candle continues them itself.
+    tape: Option<(Tape, Batch)>,
 }
 
 impl Pass {
@@ -52,8 +73,10 @@ impl Pass {
     /// When an operation fails.
     pub fn backward(self, loss: &Tensor) -> candle_core::Result<GradStore> {
         let mut grads = loss.backward()?;
-        if let Some(grad) = grads.remove(&self.features) {
-            self.tape.backward(&self.last, &grad.contiguous()?, &mut grads)?;
+        if let Some((tape, last)) = self.tape
+            && let Some(grad) = grads.remove(&self.features)
+        {
+            tape.backward(&last, &grad.contiguous()?, &mut grads)?;
         }
         Ok(grads)
     }
@@ -142,11 +165,27 @@ impl Net {
         self.head.1.elem_count()
     }
 
-    fn device(&self) -> &Device {
+    /// Returns the device of the parameters.
+    pub fn device(&self) -> &Device {
         self.head.0.device()
     }
 
-    /// Runs blocks `from..to` with running statistics and without gradients. `x` and the result are (C, N, H, W).
+    /// Computes the blocks in mixed precision: convolutions in `bf16`, sums and parameters in `f32`.
+    pub fn with_mixed_precision(self) -> Self {
+        match self.computation {
+            Computation::Kernels(_) => Self { computation: Computation::Kernels(Engine::new(Precision::Bf16)), ..self },
+            Computation::Graph(_) => self.in_graph(DType::BF16),
+        }
+    }
+
+    /// Lets candle compute the blocks, with convolutions in `numbers`.
+    fn in_graph(self, numbers: DType) -> Self {
+        let graph = Graph::new(self.device().clone(), numbers);
+        Self { computation: Computation::Graph(graph), ..self }
+    }
+
+    /// Runs blocks `from..to` with running statistics and without gradients. `x` and the result are (C, N, H, W). `x` may be on
+    /// another device.
     ///
     /// # Errors
     /// When the shape does not fit, or an operation fails on the device.
@@ -157,9 +196,17 @@ impl Net {
         if from == to {
             return Ok(x.clone());
         }
-        let mut tape = Tape::new(&self.engine, false);
-        let last = self.forward(&mut tape, x, from..to, Mode::Fixed, None)?;
-        tape.tensor(&last)
+        match &self.computation {
+            Computation::Kernels(engine) => {
+                let mut tape = Tape::new(engine, false);
+                let last = self.forward(&mut tape, x, from..to, Mode::Fixed, None)?;
+                tape.tensor(&last)
+            }
+            Computation::Graph(graph) => {
+                let y = graph.run(&self.blocks[from..to], x, Mode::Fixed, None)?;
+                y.detach().transpose(0, 1)?.contiguous()
+            }
+        }
     }
 
     /// Runs blocks `from..` in training mode: with batch statistics, which also update the running statistics, and with gradients.
@@ -171,10 +218,19 @@ impl Net {
     /// # Panics
     /// If `from` exceeds the number of blocks.
     pub fn learn(&self, x: &Tensor, from: usize, watched: Option<&mut Watched>) -> candle_core::Result<Pass> {
-        let mut tape = Tape::new(&self.engine, true);
-        let last = self.forward(&mut tape, x, from..self.blocks.len(), Mode::Learning, watched)?;
-        let features = Var::from_tensor(&tape.average(&last)?)?;
-        Ok(Pass { tape, last, features })
+        match &self.computation {
+            Computation::Kernels(engine) => {
+                let mut tape = Tape::new(engine, true);
+                let last = self.forward(&mut tape, x, from..self.blocks.len(), Mode::Learning, watched)?;
+                // A variable, so that candle computes the gradient of the features.
+                let features = Var::from_tensor(&tape.average(&last)?)?.into_inner();
+                Ok(Pass { features, tape: Some((tape, last)) })
+            }
+            Computation::Graph(graph) => {
+                let y = graph.run(&self.blocks[from..], x, Mode::Learning, watched)?;
+                Ok(Pass { features: y.mean((2, 3))?, tape: None })
+            }
+        }
     }
 
     fn forward(
@@ -272,13 +328,13 @@ impl Net {
             let mut parameters = Vec::new();
             layer.parameters(&mut parameters);
             for (name, var, _) in parameters {
-                var.set(get(&name)?)?;
+                set(&var, get(&name)?)?;
             }
             layer.restore_statistics(&get)?;
         }
         let (weight, bias) = self.head_names();
-        self.head.0.set(get(&weight)?)?;
-        self.head.1.set(get(&bias)?)
+        set(&self.head.0, get(&weight)?)?;
+        set(&self.head.1, get(&bias)?)
     }
 
     /// Returns the names of the classifier's weight and bias.
@@ -286,6 +342,11 @@ impl Net {
         let name = self.architecture.classifier();
         (format!("{name}.weight"), format!("{name}.bias"))
     }
+}
+
+/// Sets a variable to values that may be on another device.
+fn set(var: &Var, values: &Tensor) -> candle_core::Result<()> {
+    var.set(&values.to_device(var.device())?)
 }
 
 impl Block {
@@ -324,5 +385,7 @@ impl Block {
     }
 }
 
+#[cfg(test)]
+mod graph_tests;
 #[cfg(test)]
 mod tests;

@@ -5,13 +5,13 @@ use touchline_compute::models::Network;
 
 const ARCHITECTURES: [Architecture; 5] = Architecture::ALL;
 
-fn fresh(architecture: Architecture, classes: usize) -> Net {
+pub(super) fn fresh(architecture: Architecture, classes: usize) -> Net {
     let built = build(architecture, &Tensors::new(), classes, 7, &Device::Cpu).unwrap();
     assert_eq!(built.taken, 0);
     built.net
 }
 
-fn pictures(n: usize, side: usize) -> Tensor {
+pub(super) fn pictures(n: usize, side: usize) -> Tensor {
     let values: Vec<f32> = (0..3 * n * side * side).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect();
     Tensor::from_vec(values, (3, n, side, side), &Device::Cpu).unwrap()
 }

@@ -5,9 +5,6 @@
 //! high. Rows are those of an ordinary training, so that folds of the classifier alone take seconds. As there, sources of the
 //! validation side have no random views, also in the folds that train on them.
 
-use std::path::Path;
-
-use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use super::views::FreshViews;
@@ -19,7 +16,7 @@ use crate::dataset::folds::{by_source, limit_sources};
 use crate::dataset::split::Side;
 use crate::fit::{self, Observer};
 use crate::held_out::{HeldOut, HeldOutRow};
-use crate::net::{Net, build};
+use crate::net::Net;
 use crate::rows::{Rows, teaches};
 use touchline_compute::models::sha256_hex;
 use touchline_core::error::{Error, Result};
@@ -105,9 +102,7 @@ impl Job<'_> {
                 learnt_classes += classes;
             }
             // Every fold starts with the same weights.
-            let (init, seed) = (self.plan.init.as_deref().unwrap_or(Path::new("--init")), self.plan.fit.seed);
-            let built = build(self.plan.architecture, self.weights, begun.names.len(), seed, &Device::Cpu)
-                .map_err(|e| Error::data(init, e.to_string(), e.advice()))?;
+            let built = self.build(begun.names.len())?;
             let none = Samples::default();
             let (dir, ground) = (place(fold), ground(fold));
             let fresh = FreshViews::new(self, &begun, &sides, true);
@@ -197,9 +192,9 @@ fn scores(
     into.outputs.clone_from(&begun.names);
     for chosen in test.rows.chunks(BATCH) {
         let features = if begun.config.tune.epochs == 0 {
-            rows.pooled(chosen, &Device::Cpu)?
+            rows.pooled(chosen, net.device())?
         } else {
-            let x = rows.activations(chosen, &Device::Cpu)?;
+            let x = rows.activations(chosen, net.device())?;
             net.pool(&net.run(&x, begun.frozen, net.blocks())?)?
         };
         for (row, logits) in chosen.iter().zip(net.classify_fixed(&features)?.to_vec2::<f32>()?) {

@@ -3,6 +3,7 @@
 //! A run is a directory with a folder for each modality. `run.toml` describes model, material and settings; [`super::fit`] writes
 //! the other files. Packs are built from runs.
 
+pub mod device;
 pub mod folds;
 mod views;
 
@@ -59,6 +60,8 @@ pub struct Plan {
     pub frames: u32,
     /// Settings of the training loop.
     pub fit: FitConfig,
+    /// Where the networks compute.
+    pub device: Device,
     /// Directory for cached rows.
     pub cache: PathBuf,
     /// Whether an interrupted run in `out` is continued.
@@ -186,9 +189,7 @@ impl Job<'_> {
             return Ok(None);
         }
         let names: Vec<String> = ids.iter().map(|id| self.known.name(*id).to_owned()).collect();
-        let seed = plan.fit.seed;
-        let built = build(plan.architecture, self.weights, names.len(), seed, &Device::Cpu)
-            .map_err(|e| Error::data(plan.init.as_deref().unwrap_or(Path::new("--init")), e.to_string(), e.advice()))?;
+        let built = self.build(names.len())?;
         if let (Some(init), 0) = (&plan.init, built.taken) {
             let cause = format!("it contains no tensor of {}", plan.architecture);
             return Err(Error::data(init, cause, "use weights of that architecture, or set --arch to theirs"));
@@ -201,6 +202,17 @@ impl Job<'_> {
         }
         let ground = self.ground(frozen, &config, &names)?;
         Ok(Some(PreparedModality { modality, names, built, frozen, config, ground }))
+    }
+
+    /// Builds the network with the first weights.
+    fn build(&self, classes: usize) -> Result<Built> {
+        let Plan { architecture, init, fit, device, .. } = self.plan;
+        let mut built = build(*architecture, self.weights, classes, fit.seed, device)
+            .map_err(|e| Error::data(init.as_deref().unwrap_or(Path::new("--init")), e.to_string(), e.advice()))?;
+        if fit.mixed_precision {
+            built.net = built.net.with_mixed_precision();
+        }
+        Ok(built)
     }
 
     /// Computes or loads the rows for training and validation.
@@ -235,7 +247,9 @@ impl Job<'_> {
         cache: &Path,
         progress: &mut dyn Observer,
     ) -> Result<Rows> {
-        let network = format!("{} {} {}", self.plan.architecture, self.hash, self.plan.fit.seed);
+        let Plan { architecture, fit, .. } = self.plan;
+        let numbers = if fit.mixed_precision { " bf16" } else { "" };
+        let network = format!("{architecture} {} {}{numbers}", self.hash, fit.seed);
         rows::make(self.dataset, wanted, (&begun.built.net, &network), recipe, cache, &mut |done, inputs| {
             progress.rows(begun.modality, done, wanted.len(), inputs);
         })
@@ -384,6 +398,8 @@ impl Job<'_> {
                     config.tune.epochs, config.tune.batch, config.tune.learning_rate
                 ),
             ),
+            ("device", device::name(&plan.device)),
+            ("precision", if config.mixed_precision { "bf16, sums and parameters f32" } else { "f32" }.to_owned()),
             ("weight decay", config.weight_decay.to_string()),
             ("label smoothing", config.label_smoothing.to_string()),
             ("dropout", config.dropout.to_string()),

@@ -33,6 +33,14 @@ pub fn open(ordinal: usize) -> std::result::Result<Gpu, GpuError> {
     Gpu::open(ordinal, &MODULES)
 }
 
+/// Opens a GPU for candle alone, for training.
+///
+/// # Errors
+/// What is wrong, with advice.
+pub fn device(ordinal: usize) -> std::result::Result<candle_core::Device, String> {
+    open(ordinal).map(|gpu| gpu.device()).map_err(|e| e.to_string())
+}
+
 /// Features and networks on one or more GPUs.
 #[derive(Debug)]
 pub struct GpuBackend {
