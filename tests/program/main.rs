@@ -22,6 +22,7 @@ mod secrets;
 mod signals;
 mod sinks;
 mod streams;
+mod teach;
 mod tiers;
 mod update;
 mod wav;

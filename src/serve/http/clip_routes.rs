@@ -3,7 +3,7 @@
 //! `access` decides who may call them. Names of files come from the sidecar of their clip, never from the request alone.
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
@@ -13,6 +13,7 @@ use utoipa::IntoParams;
 
 use super::answer::{ApiError, json, no_stream, not_found, page_limit, refuse_body};
 use super::app_state::AppState;
+use super::extract::{Parameters, Place};
 use super::stream_routes::{StreamPath, parse};
 use crate::clips::{self, ClipAccess, ClipMedia, ClipReason, ClipRefusal, ClipStore, MissingSpan, Poster, Sidecar};
 use crate::record::format::parse_rfc3339;
@@ -107,7 +108,7 @@ impl From<Sidecar> for ClipView {
 ))]
 pub(crate) async fn list(
     State(state): State<AppState>,
-    Query(filter): Query<ClipFilter>,
+    Parameters(filter): Parameters<ClipFilter>,
 ) -> Result<Response, ApiError> {
     let limit = page_limit(filter.limit, LIMIT, LIMIT_MAX)?;
     let view = with_store(&state, move |store| {
@@ -154,7 +155,7 @@ pub(crate) struct NewClip {
 ))]
 pub(crate) async fn post(
     State(state): State<AppState>,
-    Path(StreamPath { id }): Path<StreamPath>,
+    Place(StreamPath { id }): Place<StreamPath>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
@@ -188,7 +189,7 @@ pub(crate) async fn post(
 ))]
 pub(crate) async fn get(
     State(state): State<AppState>,
-    Path(ClipPath { id }): Path<ClipPath>,
+    Place(ClipPath { id }): Place<ClipPath>,
 ) -> Result<Response, ApiError> {
     let sidecar = with_store(&state, move |store| store.sidecar(&id).ok_or_else(|| no_clip(&id)));
     Ok(json(to_json(&sidecar.await?)))
@@ -206,7 +207,7 @@ pub(crate) async fn get(
     ))]
 pub(crate) async fn file(
     State(state): State<AppState>,
-    Path(ClipFilePath { id, name }): Path<ClipFilePath>,
+    Place(ClipFilePath { id, name }): Place<ClipFilePath>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let path = with_store(&state, move |store| {
@@ -234,7 +235,7 @@ pub(crate) async fn file(
 ))]
 pub(crate) async fn delete(
     State(state): State<AppState>,
-    Path(ClipPath { id }): Path<ClipPath>,
+    Place(ClipPath { id }): Place<ClipPath>,
     body: Bytes,
 ) -> Result<Response, ApiError> {
     refuse_body(&body, "DELETE")?;

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -17,7 +16,8 @@ use utoipa::IntoParams;
 
 use super::answer::{ApiError, no_stream};
 use super::app_state::AppState;
-use super::past::{self, PARAMETERS, invalid};
+use super::extract::{PARAMETERS, Parameters, Place};
+use super::past::{self, invalid};
 use super::stream_routes::StreamPath;
 use crate::clips::{self, ClipStore};
 use crate::export::{self, Export, ExportOptions, ExportPlacement, Format, Moment, PlacedSegment, Posters, TimeBase};
@@ -107,10 +107,9 @@ const MARGIN_MS: i64 = 900_000;
 ))]
 pub(crate) async fn get(
     State(state): State<AppState>,
-    Path(StreamPath { id }): Path<StreamPath>,
-    query: Result<Query<ExportQuery>, QueryRejection>,
+    Place(StreamPath { id }): Place<StreamPath>,
+    Parameters(query): Parameters<ExportQuery>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, e.body_text(), PARAMETERS))?;
     state.check_ready()?;
     if !state.hub.has_stream(&id) {
         return Ok(no_stream(&id));

@@ -11,6 +11,7 @@ mod answer;
 mod app_state;
 mod clip_routes;
 mod export_routes;
+mod extract;
 mod learn_routes;
 mod live_routes;
 mod openapi;
@@ -30,7 +31,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
@@ -45,6 +46,7 @@ use self::access::{Access, AccessConfig, login};
 use self::answer::{json, not_found, problem};
 use self::app_state::AppState;
 pub use self::app_state::{PackAccess, StreamAccess};
+use self::extract::Parameters;
 use self::server::Limits;
 use self::tls::Tls;
 use crate::clips::ClipAccess;
@@ -175,6 +177,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(preview_routes::stream))
         .routes(routes!(preview_routes::thumbnails))
         .routes(routes!(export_routes::get))
+        .routes(routes!(past::poster))
         .routes(routes!(past::segments))
         .routes(routes!(past::events))
         .routes(routes!(past::history))
@@ -233,7 +236,7 @@ struct PageQuery {
     (status = 401, description = "The request has no token (the login page), or a wrong one.",
         content((String = "text/html"), (ref("#/components/schemas/Problem") = "application/json"))),
 ))]
-async fn page(Query(query): Query<PageQuery>) -> Response {
+async fn page(Parameters(query): Parameters<PageQuery>) -> Response {
     file(if query.stream.is_some() { "stream.html" } else { "wall.html" })
 }
 

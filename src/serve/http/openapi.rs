@@ -57,9 +57,13 @@ pub(crate) fn document(api: utoipa::openapi::OpenApi) -> String {
 /// Adds the answers of the middleware, the general descriptions, and the body of errors.
 fn complete(method: &Method, path: &str, operation: &mut Value) {
     let is_change = access::is_change(method);
-    let responses = operation["responses"].as_object_mut().expect("a route has answers");
     let is_guarded = !access::is_open(method, path);
-    let refusals = [(is_guarded, &["401", "403", "429"][..]), (is_change, &["403", "408", "413"])];
+    let is_variable = operation["parameters"].as_array().is_some_and(|list| list.iter().any(|p| p["in"] != "header"));
+    let responses = operation["responses"].as_object_mut().expect("a route has answers");
+    // Files of the page are looked up by any name.
+    let is_parsed = is_variable && !path.starts_with("/assets/");
+    let refusals =
+        [(is_guarded, &["401", "403", "429"][..]), (is_change, &["403", "408", "413"]), (is_parsed, &["400"])];
     for status in refusals.iter().filter(|(applies, _)| *applies).flat_map(|(_, statuses)| *statuses) {
         responses.entry(*status).or_insert_with(|| json!({ "description": "" }));
     }
@@ -91,6 +95,7 @@ fn complete(method: &Method, path: &str, operation: &mut Value) {
 /// The meaning of an error that the route does not describe.
 fn description(status: &str, is_change: bool) -> &'static str {
     match status {
+        "400" => "A parameter has a wrong form.",
         "401" => "The request has no token, or a wrong one.",
         "403" if is_change => {
             "The token may only read, changes are disabled on this address, or the request comes from another site's page."

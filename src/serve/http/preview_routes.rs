@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -14,6 +14,7 @@ use utoipa::IntoParams;
 
 use super::answer::{ApiError, no_stream, not_found, problem};
 use super::app_state::AppState;
+use super::extract::{Parameters, Place};
 use super::live_routes::ViewerGauge;
 use super::stream_routes::StreamPath;
 use crate::hub::preview::{THUMBNAIL_WIDTHS, Watcher};
@@ -50,8 +51,8 @@ pub(crate) struct PreviewQuery {
 ))]
 pub(crate) async fn stream(
     State(server): State<AppState>,
-    Path(StreamPath { id }): Path<StreamPath>,
-    Query(query): Query<PreviewQuery>,
+    Place(StreamPath { id }): Place<StreamPath>,
+    Parameters(query): Parameters<PreviewQuery>,
 ) -> Response {
     let Some((preview, has_pictures)) = server.hub.preview(&id) else { return no_stream(&id) };
     if !has_pictures {
@@ -140,7 +141,7 @@ pub(crate) struct ThumbnailsQuery {
 ))]
 pub(crate) async fn thumbnails(
     State(server): State<AppState>,
-    Query(ThumbnailsQuery { stream, width }): Query<ThumbnailsQuery>,
+    Parameters(ThumbnailsQuery { stream, width }): Parameters<ThumbnailsQuery>,
 ) -> Result<Response, ApiError> {
     let ids: Vec<&str> = stream.split(',').filter(|id| !id.is_empty()).collect();
     if ids.len() > THUMBNAILS_MAX {
@@ -160,11 +161,11 @@ pub(crate) async fn thumbnails(
             Some(((*id).to_owned(), preview, is_playing))
         })
         .collect();
-    let metrics = server.hub.metrics().clone();
+    let (metrics, requested) = (server.hub.metrics().clone(), ids.len());
     let body = tokio::task::spawn_blocking(move || {
         let mut body = Vec::new();
         for (id, preview, is_playing) in previews {
-            let picture = preview.thumbnail(size).filter(|p| !is_playing || p.age_ns < THUMBNAIL_AGE_MAX_NS);
+            let picture = preview.thumbnail(size, requested).filter(|p| !is_playing || p.age_ns < THUMBNAIL_AGE_MAX_NS);
             if let Some(picture) = picture {
                 if picture.is_new {
                     metrics.thumbnail_encoded();

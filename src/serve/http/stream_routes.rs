@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
@@ -15,6 +15,7 @@ use utoipa::IntoParams;
 
 use super::answer::{ApiError, json, media_type, no_stream, refuse_body, unknown_key};
 use super::app_state::{AppState, StreamAccess};
+use super::extract::Place;
 use crate::control::streams::{NewStream, StreamChange, StreamControl, StreamPatch, StreamRefusal, StreamRefusalKind};
 use touchline_core::cause::Cause;
 
@@ -75,7 +76,7 @@ pub(crate) async fn list(State(state): State<AppState>) -> Response {
         headers(("ETag" = String, description = "Version of the stream's settings, for If-Match."))),
     (status = 404),
 ))]
-pub(crate) async fn get(State(state): State<AppState>, Path(StreamPath { id }): Path<StreamPath>) -> Response {
+pub(crate) async fn get(State(state): State<AppState>, Place(StreamPath { id }): Place<StreamPath>) -> Response {
     match state.hub.stream_json(&id) {
         Some(body) => (tag(&state, &id), json(body)).into_response(),
         None => no_stream(&id),
@@ -132,7 +133,7 @@ pub(crate) async fn post(State(state): State<AppState>, headers: HeaderMap, body
     ))]
 pub(crate) async fn patch(
     State(state): State<AppState>,
-    Path(StreamPath { id }): Path<StreamPath>,
+    Place(StreamPath { id }): Place<StreamPath>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
@@ -164,7 +165,7 @@ pub(crate) async fn patch(
     ))]
 pub(crate) async fn delete(
     State(state): State<AppState>,
-    Path(StreamPath { id }): Path<StreamPath>,
+    Place(StreamPath { id }): Place<StreamPath>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {

@@ -3,20 +3,22 @@
 //! `access` decides who may call them.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use axum::body::Bytes;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use crossbeam_channel::{TryRecvError, bounded};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use utoipa::IntoParams;
 
 use super::access::{Caller, Peer};
 use super::answer::{ApiError, json, no_stream, page_limit, refuse_body};
 use super::app_state::AppState;
-use super::past::parameters;
+use super::extract::{Parameters, Place};
 use super::stream_routes::{StreamPath, parse};
 use crate::record::format::rfc3339;
 use crate::record::to_json;
@@ -40,6 +42,10 @@ const LIKELY: usize = 9;
 
 /// The longest span of a correction, seconds: a long programme.
 const SPAN_MAX: u64 = 6 * 3600;
+
+/// Answers that read seconds from a ring: one at a time, because decoding takes the processor from the streams. The others wait here and
+/// hold no thread.
+static RECALLS: Semaphore = Semaphore::const_new(1);
 
 /// How many suggestions are wanted.
 #[derive(Deserialize, IntoParams)]
@@ -164,9 +170,8 @@ pub(crate) async fn page() -> Response {
 ))]
 pub(crate) async fn suggestions(
     State(state): State<AppState>,
-    filter: Result<Query<SuggestionFilter>, QueryRejection>,
+    Parameters(filter): Parameters<SuggestionFilter>,
 ) -> Result<Response, ApiError> {
-    let filter = parameters(filter)?;
     let limit = page_limit(filter.limit, SUGGESTIONS, SUGGESTIONS_MAX)?;
     let TeachAccess { memory, store, .. } = access(&state)?;
     let classes = state.hub.classes().clone();
@@ -186,9 +191,8 @@ pub(crate) async fn suggestions(
 ))]
 pub(crate) async fn second(
     State(state): State<AppState>,
-    path: Result<Path<SecondPath>, PathRejection>,
+    Place(SecondPath { id, run, index }): Place<SecondPath>,
 ) -> Result<Response, ApiError> {
-    let SecondPath { id, run, index } = place(path)?;
     let held = access(&state)?.memory.find(&id, RunId(run), index).ok_or_else(not_held)?;
     Ok(json(to_json(&view(&held, state.hub.classes()))))
 }
@@ -201,9 +205,8 @@ pub(crate) async fn second(
 ))]
 pub(crate) async fn picture(
     State(state): State<AppState>,
-    path: Result<Path<SecondPath>, PathRejection>,
+    Place(SecondPath { id, run, index }): Place<SecondPath>,
 ) -> Result<Response, ApiError> {
-    let SecondPath { id, run, index } = place(path)?;
     let held = access(&state)?.memory.find(&id, RunId(run), index).ok_or_else(not_held)?;
     let pictures = &held.seen.pictures;
     let picture = pictures.get(pictures.len() / 2).ok_or_else(not_held)?;
@@ -221,9 +224,8 @@ pub(crate) async fn picture(
 ))]
 pub(crate) async fn list(
     State(state): State<AppState>,
-    filter: Result<Query<CorrectionFilter>, QueryRejection>,
+    Parameters(filter): Parameters<CorrectionFilter>,
 ) -> Result<Response, ApiError> {
-    let filter = parameters(filter)?;
     let limit = page_limit(filter.limit, LIMIT, LIMIT_MAX)?;
     let store = access(&state)?.store;
     let mut corrections = store.list();
@@ -248,12 +250,12 @@ pub(crate) async fn list(
     Ok(json(to_json(&CorrectionsView { corrections, next, total, bytes, max_bytes: store.max_bytes(), classes })))
 }
 
-/// Says what seconds of a stream show. They must be in memory.
+/// Says what seconds of a stream show. They must be in memory, or in the ring of the stream (`[record]`), from which they are decoded.
 #[utoipa::path(post, path = "/api/v1/streams/{id}/corrections", operation_id = "addCorrection", params(StreamPath),
     request_body = ref("#/components/schemas/NewCorrection"), responses(
     (status = 201, description = "The correction is kept.", body = ref("#/components/schemas/AddedCorrection")),
     (status = 400, description = "The body is not JSON."),
-    (status = 404, description = "There is no such stream, none of the seconds is in memory, or nothing can be corrected."),
+    (status = 404, description = "There is no such stream, none of the seconds is in memory or recorded, or nothing can be corrected."),
     (status = 409, description = "Some of the seconds belong to another correction."),
     (status = 415),
     (status = 422, description = "A key is unknown, the class is not one of the pack, or the span is not valid."),
@@ -263,7 +265,7 @@ pub(crate) async fn list(
 ))]
 pub(crate) async fn post(
     State(state): State<AppState>,
-    Path(StreamPath { id }): Path<StreamPath>,
+    Place(StreamPath { id }): Place<StreamPath>,
     caller: Option<Extension<Caller>>,
     peer: Option<Extension<Peer>>,
     headers: HeaderMap,
@@ -276,7 +278,18 @@ pub(crate) async fn post(
         return Ok(no_stream(&id));
     }
     let author = author(caller, peer);
-    let added = tokio::task::spawn_blocking(move || store.add(&memory, &new, author)).await;
+    let permit = match store.reads_ring(&memory, &new) {
+        true => Some(RECALLS.acquire().await.map_err(|_| ApiError::shutting_down())?),
+        false => None,
+    };
+    // Dropped with the request, when the client goes away.
+    let (_alive, cancelled) = bounded::<Infallible>(0);
+    let added = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        let is_cancelled = || cancelled.try_recv() == Err(TryRecvError::Disconnected);
+        store.add(&memory, &new, author, &is_cancelled)
+    });
+    let added = added.await;
     let (correction, replaced) = added.map_err(|_| ApiError::shutting_down())?.map_err(refusal)?;
     Ok((StatusCode::CREATED, json(to_json(&AddedView { correction, replaced }))).into_response())
 }
@@ -292,7 +305,7 @@ pub(crate) async fn post(
 ))]
 pub(crate) async fn delete(
     State(state): State<AppState>,
-    Path(CorrectionPath { id }): Path<CorrectionPath>,
+    Place(CorrectionPath { id }): Place<CorrectionPath>,
     caller: Option<Extension<Caller>>,
     peer: Option<Extension<Peer>>,
     body: Bytes,
@@ -323,12 +336,6 @@ fn wanted(stream: String, body: CorrectionBody, classes: &ClassSet) -> Result<Ne
         (Some(_), _) => Err(invalid("class belongs to the answer class".into(), "leave out class or answer")),
         (None, AnswerKind::Class) => Err(invalid("class is missing".into(), "give class, or answer confirm or unsure")),
     }
-}
-
-fn place(path: Result<Path<SecondPath>, PathRejection>) -> Result<SecondPath, ApiError> {
-    let invalid =
-        |_| ApiError::new(StatusCode::BAD_REQUEST, "run and index are numbers", "see GET /api/v1/suggestions");
-    path.map(|Path(path)| path).map_err(invalid)
 }
 
 fn author(caller: Option<Extension<Caller>>, peer: Option<Extension<Peer>>) -> Author {
@@ -370,15 +377,23 @@ pub(crate) fn access(state: &AppState) -> Result<TeachAccess, ApiError> {
 }
 
 fn not_held() -> ApiError {
-    refusal(CorrectionRefusal::NotHeld)
+    let advice = "choose later seconds, or raise memory_s and memory_mb in [teach]";
+    ApiError::new(StatusCode::NOT_FOUND, "the second is not in memory, or has no picture", advice)
 }
 
 fn refusal(refusal: CorrectionRefusal) -> ApiError {
     let (status, error, advice) = match refusal {
         CorrectionRefusal::NotHeld => {
-            let advice = "choose later seconds, or raise memory_s and memory_mb in [teach]";
-            (StatusCode::NOT_FOUND, "the seconds are not in memory".to_owned(), advice)
+            let advice = "choose later seconds, record the stream with dir in [record], or raise memory_s and memory_mb in [teach]";
+            let error = "the seconds are not in memory, and the stream is not recorded".to_owned();
+            (StatusCode::NOT_FOUND, error, advice)
         }
+        CorrectionRefusal::NotRecorded => {
+            let advice = "choose later seconds, or raise ring_s and ring_mb in [record]; a source without coded media, as testsrc, has none";
+            let error = "the seconds are neither in memory nor in the ring of the stream".to_owned();
+            (StatusCode::NOT_FOUND, error, advice)
+        }
+        CorrectionRefusal::Cancelled => return ApiError::shutting_down(),
         CorrectionRefusal::Overlaps(id) => {
             let advice = "remove that correction first, or correct all of its seconds";
             (StatusCode::CONFLICT, format!("some of the seconds belong to the correction {id:?}"), advice)

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::body::Bytes;
+
 use crate::config::RecordKind;
 use crate::record::SegmentContent;
 use touchline_core::error::Result;
@@ -27,6 +29,11 @@ pub trait Archive: Send + Sync {
     /// # Errors
     /// As [`Archive::seconds`].
     fn segments(&self, filter: &HistoryFilter) -> Result<Vec<StoredSegment>>;
+    /// The picture of the segment of `stream` that begins with second `first` of `run` (JPEG), if there is one. Waits for the disk.
+    ///
+    /// # Errors
+    /// As [`Archive::seconds`].
+    fn poster(&self, stream: &str, run: RunId, first: u64) -> Result<Option<Vec<u8>>>;
     /// The stored events, incidents and states. [`HistoryFilter::kinds`] are their types. Waits for the disk.
     ///
     /// # Errors
@@ -69,6 +76,8 @@ pub struct KeptSegment {
     pub is_open: bool,
     /// Its record.
     pub json: Arc<str>,
+    /// A picture of its strongest second (JPEG). Without one the stored picture stays.
+    pub poster: Option<Bytes>,
 }
 
 /// A time in the history: milliseconds since 1970-01-01 UTC.
@@ -122,8 +131,14 @@ pub struct StoredSegment {
     pub at: HistoryCursor,
     /// Id of its stream.
     pub stream: String,
+    /// Its run.
+    pub run: RunId,
+    /// Number of its first second in the run.
+    pub first: u64,
     /// Its end is not known yet.
     pub is_open: bool,
+    /// There is a picture of it.
+    pub has_poster: bool,
     /// Its record.
     pub json: String,
 }

@@ -435,6 +435,7 @@ impl StreamHandle {
                     class: recorder.class_of(segment).map(Into::into),
                     is_open,
                     json: json.clone(),
+                    poster: self.stream.posters.best(segment),
                 },
             );
         }

@@ -12,6 +12,7 @@ mod history;
 pub mod notice;
 pub mod output;
 pub(crate) mod overview;
+mod posters;
 pub(crate) mod preview;
 mod stream;
 pub(crate) mod view;
@@ -19,8 +20,8 @@ pub(crate) mod view;
 use parking_lot::{Mutex, RwLock};
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::broadcast;
 
@@ -40,6 +41,7 @@ pub use facts::{StreamFacts, StreamInfo, StreamOwner, VoteFacts};
 use feed::Feed;
 pub use feed::{FeedBatch, FeedCursor, FeedFilter, FeedItem, FeedKind};
 pub use handle::StreamHandle;
+pub use posters::PosterBook;
 pub use stream::StreamCounts;
 use stream::{LiveState, SourceFacts, Stream, Unexpected};
 use touchline_core::clock::Clock;
@@ -120,6 +122,8 @@ struct HubShared {
     notice: RwLock<Option<Notice>>,
     /// JSON; `None` without a fleet.
     fleet: RwLock<Option<String>>,
+    /// Set once, if there is one.
+    fleet_name: OnceLock<String>,
     pack: RwLock<RunningPack>,
     pack_status: PackStatus,
     deliveries: DeliveryBoard,
@@ -161,6 +165,7 @@ impl Hub {
             teaches: AtomicBool::new(false),
             notice: RwLock::default(),
             fleet: RwLock::default(),
+            fleet_name: OnceLock::new(),
             pack,
             pack_status,
             deliveries,
@@ -202,6 +207,7 @@ impl Hub {
             metrics,
             live: Mutex::new(LiveState::new(unix_ns)),
             preview: Arc::new(Preview::new(self.shared.clock.clone())),
+            posters: Arc::default(),
             feed: self.shared.feed.clone(),
             id: id.into(),
         });
@@ -225,6 +231,11 @@ impl Hub {
         stream.live().subscribers = None;
         stream.preview.close();
         true
+    }
+
+    /// The pictures for the segments of stream `id`; `None` if there is no such stream.
+    pub fn posters(&self, id: &str) -> Option<Arc<PosterBook>> {
+        Some(self.stream(id)?.posters.clone())
     }
 
     /// Whether stream `id` exists.
@@ -340,6 +351,12 @@ impl Hub {
     /// Sets whether seconds can be corrected.
     pub fn set_teaches(&self, teaches: bool) {
         self.shared.teaches.store(teaches, Ordering::Relaxed);
+    }
+
+    /// This machine belongs to the fleet `name`.
+    pub fn join_fleet(&self, name: &str) {
+        // It does not change.
+        let _ = self.shared.fleet_name.set(name.to_owned());
     }
 
     /// Sets the answer of `GET /api/v1/fleet`.

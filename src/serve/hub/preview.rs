@@ -36,6 +36,10 @@ pub(crate) const THUMBNAIL_WIDTHS: [u32; 4] = [160, 320, 640, 960];
 /// Least time between two thumbnails of a stream, nanoseconds.
 const THUMBNAIL_INTERVAL_NS: u64 = NANOS_PER_SECOND;
 
+/// The same for each thumbnail that a client requests at once, nanoseconds: half the time after which a page requests so many again. Several
+/// walls that do not poll at the same time would have each tile encoded every second.
+const INTERVAL_PER_TILE_NS: u64 = 30_000_000;
+
 /// How long a poll requests frames: three polls of the slowest wall, and no more after the last has closed.
 const POLL_LEASE_NS: u64 = 10 * NANOS_PER_SECOND;
 
@@ -143,9 +147,9 @@ impl Preview {
         self.polled_until_ns.store(self.clock.mono_ns() + POLL_LEASE_NS, Ordering::Relaxed);
     }
 
-    /// The newest thumbnail of the width `THUMBNAIL_WIDTHS[size]`; `None` without a frame. May encode it: blocks for a
-    /// millisecond.
-    pub(crate) fn thumbnail(&self, size: usize) -> Option<Thumbnail> {
+    /// The newest thumbnail of the width `THUMBNAIL_WIDTHS[size]`, one of `requested` at once; `None` without a frame. May encode it:
+    /// blocks for a millisecond.
+    pub(crate) fn thumbnail(&self, size: usize, requested: usize) -> Option<Thumbnail> {
         let mut thumbnails = self.thumbnails.lock();
         let now_ns = self.clock.mono_ns();
         let (frame, offered, offered_ns) = {
@@ -153,8 +157,9 @@ impl Preview {
             (inner.frame.clone()?, inner.offered, inner.offered_ns)
         };
         let age_ns = now_ns.saturating_sub(offered_ns);
+        let interval_ns = THUMBNAIL_INTERVAL_NS.max(requested as u64 * INTERVAL_PER_TILE_NS);
         if let Some(last) = &thumbnails[size]
-            && (last.offered == offered || now_ns.saturating_sub(last.encoded_ns) < THUMBNAIL_INTERVAL_NS)
+            && (last.offered == offered || now_ns.saturating_sub(last.encoded_ns) < interval_ns)
         {
             return Some(Thumbnail { age_ns, is_new: false, ..last.clone() });
         }
@@ -392,27 +397,31 @@ mod tests {
     #[test]
     fn thumbnails_are_encoded_once_a_second_for_all_walls() {
         let (preview, clock) = preview();
-        assert!(!preview.wanted() && preview.thumbnail(0).is_none());
+        assert!(!preview.wanted() && preview.thumbnail(0, 1).is_none());
         preview.poll();
         assert!(preview.wanted());
         preview.offer(frame(1920, 1080, 9));
         assert!(!preview.wanted(), "a thumbnail a second is enough");
-        let first = preview.thumbnail(0).unwrap();
+        let first = preview.thumbnail(0, 1).unwrap();
         assert_eq!((size(&first.jpeg), first.is_new), ((160, 90), true));
-        assert!(!preview.thumbnail(0).unwrap().is_new);
-        assert_eq!(size(&preview.thumbnail(2).unwrap().jpeg), (640, 360));
+        assert!(!preview.thumbnail(0, 1).unwrap().is_new);
+        assert_eq!(size(&preview.thumbnail(2, 1).unwrap().jpeg), (640, 360));
         preview.offer(frame(1920, 1080, 200));
-        assert!(!preview.thumbnail(0).unwrap().is_new, "too soon");
+        assert!(!preview.thumbnail(0, 1).unwrap().is_new, "too soon");
         clock.advance(NANOS_PER_SECOND);
         assert!(preview.wanted());
-        let second = preview.thumbnail(0).unwrap();
+        let second = preview.thumbnail(0, 1).unwrap();
         assert!(second.is_new && second.jpeg != first.jpeg);
+        clock.advance(NANOS_PER_SECOND);
+        preview.offer(frame(1920, 1080, 90));
+        assert!(!preview.thumbnail(0, 64).unwrap().is_new, "a wall of 64 tiles sees each change rarely");
+        assert!(preview.thumbnail(0, 33).unwrap().is_new);
         clock.advance(POLL_LEASE_NS);
         assert!(!preview.wanted(), "no wall polls any more");
-        let old = preview.thumbnail(0).unwrap();
-        assert_eq!((old.is_new, old.age_ns), (false, NANOS_PER_SECOND + POLL_LEASE_NS), "the last picture stays");
+        let old = preview.thumbnail(0, 1).unwrap();
+        assert_eq!((old.is_new, old.age_ns), (false, POLL_LEASE_NS), "the last picture stays");
         preview.close();
-        assert!(preview.thumbnail(0).is_none());
+        assert!(preview.thumbnail(0, 1).is_none());
     }
 
     #[test]

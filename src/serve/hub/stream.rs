@@ -10,6 +10,7 @@ use super::facts::StreamFacts;
 use super::feed::{Feed, FeedKind};
 use super::history::HistoryEntry;
 use super::output::OutputStatus;
+use super::posters::PosterBook;
 use super::preview::Preview;
 use super::{HISTORY_SECONDS, HubShared, LiveRecord, RecordKind};
 use crate::metrics::StreamMetrics;
@@ -36,6 +37,7 @@ pub(crate) struct Stream {
     pub(super) metrics: StreamMetrics,
     pub(super) live: Mutex<LiveState>,
     pub(super) preview: Arc<Preview>,
+    pub(super) posters: Arc<PosterBook>,
 }
 
 /// Replaced when the stream gets another source.

@@ -94,6 +94,9 @@ fn stored_data_are_restored_and_runs_continue() {
         fn segments(&self, _: &HistoryFilter) -> Result<Vec<StoredSegment>> {
             Ok(Vec::new())
         }
+        fn poster(&self, _: &str, _: RunId, _: u64) -> Result<Option<Vec<u8>>> {
+            Ok(None)
+        }
         fn records(&self, _: &HistoryFilter) -> Result<Vec<StoredRecord>> {
             Ok(Vec::new())
         }

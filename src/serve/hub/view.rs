@@ -38,6 +38,8 @@ pub(crate) struct InfoView<'a> {
     notice: Option<String>,
     /// Whether seconds can be corrected (`[teach]`).
     teaches: bool,
+    /// Name of the fleet of this machine, whose streams `touchline stream` changes; null without a fleet.
+    fleet: Option<&'a str>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -185,6 +187,7 @@ impl Hub {
             time_zone: time_zone.as_deref(),
             notice: self.shared.notice.read().as_ref().map(Notice::text),
             teaches: self.shared.teaches.load(Ordering::Relaxed),
+            fleet: self.shared.fleet_name.get().map(String::as_str),
         })
     }
 

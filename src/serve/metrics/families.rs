@@ -53,6 +53,7 @@ pub(in crate::metrics) struct Families {
     pub(super) reloads: Reloads,
     pub(super) fleet: FleetFamilies,
     pub(super) store_lost: IntCounter,
+    pub(super) posters_dropped: IntCounter,
     pub(super) device_faults: Vec<IntCounter>,
     pub(super) frame_share: FrameShares,
     pub(super) records_lost: IntCounter,
@@ -181,6 +182,13 @@ impl Families {
             frame_share: FrameShares::new(r),
             reloads: Reloads::new(r),
             fleet: FleetFamilies::new(r),
+            posters_dropped: counters(
+                r,
+                "touchline_posters_dropped_total",
+                "Pictures for segments that were not made, because encoding others took too long or it failed.",
+                &[],
+            )
+            .with_label_values::<&str>(&[]),
             store_lost: counters(
                 r,
                 "touchline_store_records_lost_total",

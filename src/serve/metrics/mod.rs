@@ -110,6 +110,11 @@ impl Metrics {
         self.families.store_lost.inc_by(count);
     }
 
+    /// Counts a picture for a segment that was not made.
+    pub fn poster_dropped(&self) {
+        self.families.posters_dropped.inc();
+    }
+
     /// Adds `by` viewers, or removes them if it is negative.
     pub fn viewers(&self, viewer: Viewer, by: i64) {
         self.families.viewers[viewer as usize].add(by);

@@ -10,8 +10,10 @@ use super::families::{counters, int_gauges};
 pub enum CorrectionResult {
     /// It is kept.
     Kept,
-    /// Its seconds are no longer in memory.
+    /// Its seconds are no longer in memory, and the stream is not recorded.
     NotHeld,
+    /// Its seconds are neither in memory nor in the ring of the stream.
+    NotRecorded,
     /// Its seconds overlap those of another correction.
     Overlaps,
     /// The folder has its maximum size.
@@ -23,9 +25,10 @@ pub enum CorrectionResult {
 }
 
 impl CorrectionResult {
-    const ALL: [CorrectionResult; 6] = [
+    const ALL: [CorrectionResult; 7] = [
         CorrectionResult::Kept,
         CorrectionResult::NotHeld,
+        CorrectionResult::NotRecorded,
         CorrectionResult::Overlaps,
         CorrectionResult::Full,
         CorrectionResult::NoSpace,
@@ -36,6 +39,7 @@ impl CorrectionResult {
         match self {
             CorrectionResult::Kept => "kept",
             CorrectionResult::NotHeld => "not-held",
+            CorrectionResult::NotRecorded => "not-recorded",
             CorrectionResult::Overlaps => "overlaps",
             CorrectionResult::Full => "full",
             CorrectionResult::NoSpace => "no-space",

@@ -236,7 +236,7 @@ fn every_family_has_a_type_a_help_text_and_a_valid_name() {
     let text = filled().encode();
     let types: HashMap<&str, &str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
-    assert_eq!(types.len(), 68 + PROCESS_FAMILIES, "{types:?}");
+    assert_eq!(types.len(), 69 + PROCESS_FAMILIES, "{types:?}");
     for (name, kind) in &types {
         assert!(name.starts_with("touchline_") || name.starts_with("process_"), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");

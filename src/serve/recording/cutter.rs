@@ -1,6 +1,7 @@
 //! Makes clips from the rings: knows the latest seconds of every stream, and which media belong to them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -15,7 +16,7 @@ use crate::config::RecordSettings;
 use crate::metrics::{ClipResult, Metrics};
 use touchline_core::item::Discontinuity;
 use touchline_core::time::{NANOS_PER_SECOND, Pts, RunId};
-use touchline_media::gst::clips::ring::{self, RingAnchor, RingOptions, cut_ring};
+use touchline_media::gst::clips::ring::{self, Arrived, RingAnchor, RingOptions, cut_ring};
 use touchline_media::gst::clips::{ClipError, ClipFile, ClipRequest};
 
 /// How many files of the ring are removed for one clip on a full disk. A clip is not larger than these.
@@ -109,6 +110,16 @@ impl RingCutter {
         Self { settings, ring, store, metrics, classes, streams: Mutex::default() }
     }
 
+    /// The folder of the recording.
+    pub fn dir(&self) -> &Path {
+        &self.settings.dir
+    }
+
+    /// Length of the ring of each stream, seconds.
+    pub fn ring_s(&self) -> u64 {
+        self.settings.ring_s
+    }
+
     /// The run that begins next began because of `cause`.
     pub fn run_started(&self, stream: &Arc<str>, run: RunId, cause: Discontinuity) {
         self.streams.lock().entry(stream.clone()).or_default().cause = Some((run, cause));
@@ -149,6 +160,13 @@ impl RingCutter {
     pub fn last(&self, stream: &str, run: RunId) -> Option<u64> {
         let streams = self.streams.lock();
         streams.get(stream)?.places.iter().rev().find(|place| place.run == run).map(|place| place.index)
+    }
+
+    /// The seconds from `from` to `to` of a run, both included, that this process has decided and not forgotten.
+    pub fn places(&self, stream: &str, run: RunId, (from, to): (u64, u64)) -> Vec<SecondPlace> {
+        let streams = self.streams.lock();
+        let places = streams.get(stream).into_iter().flat_map(|latest| &latest.places);
+        places.filter(|place| place.run == run && (from..=to).contains(&place.index)).copied().collect()
     }
 
     /// Why the run after `run` began.
@@ -208,7 +226,7 @@ impl RingCutter {
         let pts = Pts::from_second(place.index);
         let (dir, name) = (self.store.dir(), wanted.id(stream));
         let request = ClipRequest { run: place.run, from: *from, to: *to, dir: dir.into(), name };
-        let anchor = RingAnchor { pts, arrived_ns: place.arrived_ns, since_unix_ns };
+        let anchor = RingAnchor { pts, arrived: Arrived::Clock(place.arrived_ns), since_unix_ns };
         let ring = self.ring.dir(stream);
         let subject = ClipSubject {
             stream,
@@ -307,8 +325,6 @@ fn strongest(
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::config::ClipKind;
 

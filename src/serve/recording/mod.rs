@@ -6,21 +6,28 @@
 
 mod cutter;
 mod open_clips;
+mod past;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use self::cutter::{RingCutter, SecondPlace, WantedClip};
 use self::open_clips::{LeftClip, OpenClip};
+use self::past::RingPast;
 use crate::clips::{self, ClipAccess, ClipReason, ClipStore, DecisionRecord, MissingReason, Sidecar};
 use crate::config::{ClipKind, RecordKind, RecordSettings};
 use crate::hub::Hub;
 use crate::record::{OutputRecord, Published, StreamState};
 use crate::sink::{Item, ItemContent, Sink};
+use crate::teach::PastSeconds;
+use touchline_core::clip::ClipConfig;
 use touchline_core::decision::{Event, EventKind, SecondOutcome};
 use touchline_core::error::Result;
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
+use touchline_media::Open;
 use touchline_media::gst::clips::ClipError;
 use touchline_media::gst::clips::ring::{self, RingOptions};
 
@@ -93,6 +100,12 @@ impl ClipSink {
     /// What the API needs.
     pub fn access(&self) -> ClipAccess {
         ClipAccess { store: self.cutter.store.clone(), maker: self.cutter.clone() }
+    }
+
+    /// Has the decided seconds of the rings. `opener` opens recordings, and `config` says how their seconds are cut.
+    pub fn past(&self, opener: Arc<dyn Open>, config: ClipConfig) -> Arc<dyn PastSeconds> {
+        let (cutter, hub, decoding) = (self.cutter.clone(), self.hub.clone(), Mutex::default());
+        Arc::new(RingPast { cutter, hub, opener, config, decoding })
     }
 
     fn second(&mut self, stream: &Arc<str>, published: &Published, records: &[OutputRecord]) {

@@ -15,7 +15,8 @@ use crate::control::probes::ProbeOpener;
 use crate::hub::StreamHandle;
 use crate::schedule::Expectations;
 use crate::workers::{Intake, Tap};
-use touchline_core::clip::PlanSelector;
+use touchline_compute::models::pack::Pack;
+use touchline_core::clip::{ClipConfig, LagLimits, PlanSelector};
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::incident::Incident;
@@ -242,6 +243,24 @@ impl ProbeOpener for GstDriver {
             Isolation::Process => WorkerOpener::new(options, None, self.clock.clone()).open(&settings.uri, to),
         }
     }
+}
+
+/// Opens recorded media to see them as the models did. A process of its own decodes them: a decoder that crashes must not end the streams.
+pub(super) fn recorded(pack: &Pack, clock: &Arc<dyn Clock>) -> (Arc<dyn Open>, ClipConfig) {
+    let options = GstOptions {
+        id: "recorded".into(),
+        frame_height: pack.frame_height,
+        want_video: pack.wants().video,
+        want_audio: pack.wants().audio,
+        ..GstOptions::default()
+    };
+    let config = ClipConfig {
+        sample_rate: pack.sample_rate(),
+        plan: pack.plan.clone(),
+        lag: LagLimits::for_pace(Pace::File),
+        behind_ns: 0,
+    };
+    (Arc::new(WorkerOpener::new(options, None, clock.clone())), config)
 }
 
 /// What belongs to one opening of a source.

@@ -138,12 +138,12 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
     let jsonl = config.jsonl.as_deref().map(|path| JsonlWriter::append(Path::new(path))).transpose()?;
     let runtime = parts::runtime()?;
     let (mut shared, store_thread, mut contents) = SharedParts::open(&config)?;
-    let (outputs, clips) = parts::outputs(&mut config, jsonl, sinks, &shared)?;
+    let (outputs, (clips, past)) = parts::outputs(&mut config, jsonl, sinks, &shared)?;
     let (pack_control, pack_requests) = PackControl::new();
     let (stream_control, requests) = StreamControl::new();
     let policy = Arc::new(SourcePolicy::new(&config.sources)?);
     let ring = config.record.as_ref().map(recording::ring_options);
-    let teach = parts::teach(&config, &packs, &pack_control, &shared)?;
+    let teach = parts::teach(&config, &packs, &pack_control, past, &shared)?;
     let controls = Controls::new(&pack_control, &stream_control, &policy, (clips, teach.clone()));
     let server = shared.start_server(&runtime, &config, controls, std::mem::take(&mut contents.log_outs))?;
     let (packs, how) = ((packs, pack_control.clone(), pack_requests), (config.batching, config.signals));

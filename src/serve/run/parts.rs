@@ -14,7 +14,7 @@ use touchline_media::gst::clips::ring::RingOptions;
 use touchline_media::guard::SourcePolicy;
 use touchline_media::uri::Pacing;
 
-use super::driver::GstDriver;
+use super::driver::{GstDriver, recorded};
 use super::manager::{Ended, ManagerDependencies, ManagerInbox, Reader, StreamManager};
 use super::notify::{ServiceManager, Watchdog};
 use super::publisher::{News, Publisher, PublisherCommand};
@@ -39,9 +39,9 @@ use crate::sink::terminal::{Terminal, announce};
 use crate::sink::{JsonLines, Sink, Sinks};
 use crate::store::{Contents, Store, StoreThread};
 use crate::teach::learn::{LearnSettings, Learner, ShadowSlot};
-use crate::teach::{CorrectionStore, Memory, TeachAccess, TeachThread};
+use crate::teach::{CorrectionStore, Memory, PastSeconds, TeachAccess, TeachThread};
 use crate::update::{UpdateConfig, Updater};
-use crate::workers::{Batching, Feeds, Workers};
+use crate::workers::{Batching, Feeds, PosterThread, Workers};
 
 /// How long the store may take to write pending records at shutdown.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -90,6 +90,9 @@ impl SharedParts {
         let hub = Hub::new(info, metrics, clock.clone());
         hub.set_time_zone(config.time_zone.as_deref());
         hub.set_notice(config.notice.clone());
+        if let Some(fleet) = &config.fleet {
+            hub.join_fleet(&fleet.name);
+        }
         let probes = ProbeControl::new(clock.clone(), hub.metrics().clone(), config.latency_ms.get());
         let service_manager = ServiceManager::from_environment();
         Ok((Self { clock, hub, service_manager, store, probes }, store_thread, contents))
@@ -254,6 +257,7 @@ pub(super) fn teach(
     config: &RunConfig,
     packs: &UpdateConfig,
     control: &PackControl,
+    past: Option<Arc<dyn PastSeconds>>,
     SharedParts { hub, clock, .. }: &SharedParts,
 ) -> Result<Option<TeachAccess>> {
     let Some(TeachConfig { settings, learns }) = config.teach.clone() else { return Ok(None) };
@@ -262,7 +266,7 @@ pub(super) fn teach(
     let rate = config.pack.sample_rate();
     let memory = Arc::new(Memory::new(settings.memory_bytes, settings.memory_s, rate, clock.clone()));
     let store = CorrectionStore::open(settings, hub.classes().clone(), clock.clone(), hub.metrics().clone())?;
-    let store = Arc::new(store);
+    let store = Arc::new(store.with_past(past));
     let settings = LearnSettings { program, can_learn: learns, root: packs.root.clone() };
     let learner = Learner::new(settings, store.clone(), control.clone(), hub.clone());
     hub.set_teaches(true);
@@ -297,6 +301,7 @@ pub(super) struct ModelThreads {
     pub(super) workers: Workers,
     shadow: Option<Arc<Shadow>>,
     teach: Option<(TeachThread, Learner)>,
+    posters: Option<PosterThread>,
 }
 
 impl ModelThreads {
@@ -330,18 +335,27 @@ impl ModelThreads {
             }
             _ => None,
         };
+        // Only a store keeps them.
+        let posters = match shared.store.is_some() {
+            true => {
+                let (thread, feed) = PosterThread::start(hub)?;
+                feeds.posters = Some(feed);
+                Some(thread)
+            }
+            false => None,
+        };
         let workers = Workers::start_with_feeds(pack, batching, hub.metrics().clone(), clock.clone(), feeds)?;
         let workers = workers.with_signals(signals);
         let (models, swapper) = (workers.models().clone(), workers.swapper());
         let updater = Updater::start(packs, models, swapper, (control, requests), hub.clone(), clock.clone())?;
-        Ok(Self { updater, workers, shadow, teach })
+        Ok(Self { updater, workers, shadow, teach, posters })
     }
 }
 
-/// Outputs, and access to the clips if there are any.
-pub(super) type Outputs = (Vec<Box<dyn Sink>>, Option<ClipAccess>);
+/// Outputs, and what the API needs of the recorded media, if there are any.
+pub(super) type Outputs = (Vec<Box<dyn Sink>>, (Option<ClipAccess>, Option<Arc<dyn PastSeconds>>));
 
-/// The outputs of a run but for the terminal, and access to the clips if there are any: the file of records, the receivers, the clips,
+/// The outputs of a run but for the terminal, and access to recorded media if there are any: the file of records, the receivers, the clips,
 /// and `further` ones.
 ///
 /// # Errors
@@ -358,17 +372,18 @@ pub(super) fn outputs(
     }
     config.sinks.extend(config.fleet.as_ref().map(|fleet| fleet.sink.clone()));
     outputs.extend(deliver::open(std::mem::take(&mut config.sinks), config.instance.clone(), &shared.hub)?);
-    let mut clips = None;
+    let (mut clips, mut past) = (None, None);
     if let Some(record) = config.record.clone() {
         let sink = ClipSink::open(record.clone(), &shared.hub)?;
-        clips = Some(sink.access());
+        let (opener, cut) = recorded(&config.pack, &shared.clock);
+        (clips, past) = (Some(sink.access()), Some(sink.past(opener, cut)));
         outputs.push(Box::new(sink));
         let ring = recording::ring_options(&record);
         let is_wanted = config.streams.iter().any(|(stream, _)| stream.output.is_some());
         outputs.push(Box::new(OutputSink::open(config.overlay.clone(), ring, &shared.hub, is_wanted)?));
     }
     outputs.extend(further);
-    Ok((outputs, clips))
+    Ok((outputs, (clips, past)))
 }
 
 /// Adds the sinks of a run. Each gets its thread.
@@ -450,7 +465,7 @@ pub(super) fn stop(
     shutdown: &ShutdownTimer,
     (server, runtime): (Server, tokio::runtime::Runtime),
     watchdog: Option<Watchdog>,
-    ModelThreads { updater, workers, shadow, teach }: ModelThreads,
+    ModelThreads { updater, workers, shadow, teach, posters }: ModelThreads,
     store_thread: Option<StoreThread>,
 ) {
     shutdown.at("stopping the server");
@@ -472,6 +487,8 @@ pub(super) fn stop(
     }
     shutdown.at("stopping the teach thread");
     drop(teach);
+    shutdown.at("stopping the posters thread");
+    drop(posters);
     shutdown.at("closing the store");
     drop(store_thread);
     shutdown.done();

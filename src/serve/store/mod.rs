@@ -9,7 +9,7 @@
 //! Removing a stream removes its data, except the number of its last run: for 90 days a new stream of the same name
 //! continues after it (`runs`).
 //!
-//! The history is bounded by age and size (`retain`): segments, events, incidents and states, and seconds with what exports need
+//! The history is bounded by age and size (`retain`): segments with their pictures, events, incidents and states, and seconds with what exports need
 //! (`history`). Readers have connections of their own (`query`), and so may other programs: a backup works while this one runs.
 
 mod history;
@@ -304,6 +304,10 @@ impl Archive for Store {
 
     fn segments(&self, filter: &HistoryFilter) -> Result<Vec<StoredSegment>> {
         self.reader.segments(filter).map_err(unreadable)
+    }
+
+    fn poster(&self, stream: &str, run: RunId, first: u64) -> Result<Option<Vec<u8>>> {
+        self.reader.poster(stream, run, first).map_err(unreadable)
     }
 
     fn records(&self, filter: &HistoryFilter) -> Result<Vec<StoredRecord>> {

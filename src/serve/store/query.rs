@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, Row, params_from_iter};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params, params_from_iter};
 
 use super::history;
 use crate::hub::{HistoryCursor, HistoryFilter, KeptTime, StoredRecord, StoredSegment, TimeOfContent};
+use touchline_core::time::RunId;
 
 /// Opens connections for reading.
 #[derive(Clone, Debug)]
@@ -70,15 +71,26 @@ impl StoreReader {
         let mut conditions = Conditions::of(filter, "ended_ms > ? AND began_ms < ?");
         conditions.one_of("content", filter.kinds.as_deref());
         conditions.page(filter, "began_ms");
-        let sql = format!("SELECT number, began_ms, stream, open, json FROM segments WHERE {}", conditions.sql);
+        let columns = "number, began_ms, stream, run, first, open, poster IS NOT NULL, json";
+        let sql = format!("SELECT {columns} FROM segments WHERE {}", conditions.sql);
         self.rows(&sql, conditions.values, |row| {
             Ok(StoredSegment {
                 at: HistoryCursor { number: row.get(0)?, at_ms: row.get(1)? },
                 stream: row.get(2)?,
-                is_open: row.get(3)?,
-                json: row.get(4)?,
+                run: RunId(row.get(3)?),
+                first: row.get::<_, i64>(4)?.unsigned_abs(),
+                is_open: row.get(5)?,
+                has_poster: row.get(6)?,
+                json: row.get(7)?,
             })
         })
+    }
+
+    pub fn poster(&self, stream: &str, run: RunId, first: u64) -> rusqlite::Result<Option<Vec<u8>>> {
+        let first = i64::try_from(first).unwrap_or(i64::MAX);
+        let sql = "SELECT poster FROM segments WHERE stream = ?1 AND run = ?2 AND first = ?3";
+        let found = self.open()?.query_row(sql, params![stream, run.0, first], |row| row.get(0)).optional()?;
+        Ok(found.flatten())
     }
 
     pub fn records(&self, filter: &HistoryFilter) -> rusqlite::Result<Vec<StoredRecord>> {

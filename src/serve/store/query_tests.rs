@@ -38,7 +38,8 @@ fn segment(content: SegmentContent, class: Option<&str>, first: u64, last: u64) 
     let json = format!("{{\"first\":{first},\"last\":{last}}}").into();
     let [began_ms, ended_ms] = [first, last + 1].map(|second| second as i64 * 1000);
     let class = class.map(Into::into);
-    KeptSegment { run: RunId(0), first, last, began_ms, ended_ms, content, class, is_open: false, json }
+    let (is_open, poster) = (false, None);
+    KeptSegment { run: RunId(0), first, last, began_ms, ended_ms, content, class, is_open, json, poster }
 }
 
 fn tennis(first: u64, last: u64) -> KeptSegment {
@@ -251,4 +252,79 @@ fn a_file_of_version_4_keeps_its_contents() {
     let (store, _thread) = kept.open(ALL);
     assert_eq!(store.segments(&always).unwrap().len(), 1);
     assert_eq!(store.records(&always).unwrap(), records);
+}
+
+fn with_poster(segment: KeptSegment, byte: u8) -> KeptSegment {
+    KeptSegment { poster: Some(vec![byte; 6000].into()), ..segment }
+}
+
+#[test]
+fn posters_are_kept_with_their_segments() {
+    let kept = TestHistory::new();
+    let (store, _thread) = kept.open(ALL);
+    store.keep_segment("court", KeptSegment { is_open: true, ..with_poster(tennis(0, 59), 1) });
+    store.keep_segment("court", segment(SegmentContent::Unknown, None, 60, 99));
+    written(&store);
+    let poster = |first: u64| store.poster("court", RunId(0), first).unwrap().map(|jpeg| jpeg[0]);
+    let has = || -> Vec<bool> { store.segments(&filter(0, 1000)).unwrap().iter().map(|s| s.has_poster).collect() };
+    assert_eq!((poster(0), poster(60), poster(7), has()), (Some(1), None, None, vec![true, false]));
+    assert_eq!(store.poster("other", RunId(0), 0).unwrap(), None);
+    // A process that started again has no picture of its first seconds.
+    store.keep_segment("court", tennis(0, 59));
+    written(&store);
+    assert_eq!(poster(0), Some(1));
+    store.keep_segment("court", with_poster(tennis(0, 59), 2));
+    written(&store);
+    assert_eq!(poster(0), Some(2));
+    store.keep_segment("court", segment(SegmentContent::Class, Some("soccer"), 0, 59));
+    written(&store);
+    assert_eq!(poster(0), None, "a picture of tennis is none of soccer");
+    store.forget("court");
+    written(&store);
+    assert_eq!(has(), Vec::<bool>::new());
+}
+
+#[test]
+fn posters_beyond_a_quarter_of_the_size_go_before_seconds() {
+    let kept = TestHistory::new();
+    let limits = HistorySettings { max_bytes: 1 << 20, ..ALL };
+    let (store, thread) = kept.open(limits);
+    for n in 0..300 {
+        store.keep_segment("court", with_poster(tennis(n * 10, n * 10 + 9), 1));
+        if n % 100 == 0 {
+            written(&store);
+        }
+    }
+    for second in 0..120 {
+        store.keep_second("court", second * 1000, format!("{{\"index\":{second}}}"));
+    }
+    written(&store);
+    kept.clock.advance(120 * NANOS_PER_SECOND);
+    store.keep_segment("court", tennis(9000, 9009));
+    written(&store);
+    let segments = store.segments(&HistoryFilter { limit: 2000, ..filter(0, 100_000) }).unwrap();
+    assert_eq!(segments.len(), 301, "no segment went");
+    let with: Vec<bool> = segments.iter().map(|segment| segment.has_poster).collect();
+    let count = with.iter().filter(|has| **has).count();
+    assert!((30..200).contains(&count), "{count}");
+    assert!(!with[0] && with[299], "the oldest went first");
+    assert!(!store.seconds("court", KeptTime::ALL).unwrap().is_empty(), "the seconds are there");
+    drop((store, thread));
+}
+
+/// The file that the version before wrote had segments without pictures.
+#[test]
+fn a_file_of_version_5_keeps_its_segments() {
+    let kept = TestHistory::new();
+    let connection = super::super::schema::of_version(&kept.path(), 5);
+    let sql = "INSERT INTO segments (stream, run, first, last, began_ms, ended_ms, content, class, open, json)
+               VALUES ('court', 0, 0, 9, 0, 10000, 'class', 'tennis', 0, '{}')";
+    connection.execute(sql, []).unwrap();
+    drop(connection);
+    let (store, _thread) = kept.open(ALL);
+    let segments = store.segments(&filter(0, 100)).unwrap();
+    assert!(segments.len() == 1 && !segments[0].has_poster, "{segments:?}");
+    store.keep_segment("court", with_poster(tennis(0, 9), 3));
+    written(&store);
+    assert!(store.poster("court", RunId(0), 0).unwrap().is_some());
 }

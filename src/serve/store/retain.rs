@@ -4,7 +4,10 @@ use rusqlite::Connection;
 
 use crate::config::HistorySettings;
 
-/// Removes old rows by age, then the oldest rows beyond the size: first seconds, then segments and records. The file does not
+/// The part of the size that pictures may have while others must go: they are the largest part, and seconds cannot be made again.
+const POSTERS_PART: u64 = 4;
+
+/// Removes old rows by age, then the oldest rows beyond the size: first pictures beyond a quarter, then seconds, then segments and records. The file does not
 /// become smaller: new rows take the free space. Returns the removed rows.
 pub(super) fn trim(connection: &mut Connection, limits: &HistorySettings, now_ms: i64) -> rusqlite::Result<usize> {
     let transaction = connection.transaction()?;
@@ -23,6 +26,14 @@ pub(super) fn trim(connection: &mut Connection, limits: &HistorySettings, now_ms
                 "DELETE FROM {table} WHERE number <= (SELECT min(number) + (max(number) - min(number)) / 20 FROM {table})"
             )
         };
+        let sql = "SELECT coalesce(sum(length(poster)), 0) FROM segments WHERE poster IS NOT NULL";
+        let posters: i64 = transaction.query_row(sql, [], |row| row.get(0))?;
+        if u64::try_from(posters).unwrap_or(0) > limits.max_bytes / POSTERS_PART {
+            let sql = "UPDATE segments SET poster = NULL WHERE poster IS NOT NULL AND number <= (
+                           SELECT min(number) + (max(number) - min(number)) / 20 FROM segments WHERE poster IS NOT NULL)";
+            removed += transaction.execute(sql, [])?;
+            continue;
+        }
         let mut count = transaction.execute(&oldest("history"), [])?;
         if count == 0 {
             count = transaction.execute(&oldest("segments"), [])?;

@@ -18,7 +18,7 @@ const HEADER: u64 = 100;
 const MARK: usize = 68;
 
 /// The migration of each version. Never change a released one; append.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     "
     CREATE TABLE streams (
         place INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -96,6 +96,11 @@ const STEPS: [&str; 5] = [
     ALTER TABLE history ADD COLUMN from_ms INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE history ADD COLUMN to_ms INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX history_by_time ON history (stream, to_ms);
+",
+    // Pictures of segments.
+    "
+    ALTER TABLE segments ADD COLUMN poster BLOB;
+    CREATE INDEX segments_with_poster ON segments (number) WHERE poster IS NOT NULL;
 ",
 ];
 
@@ -216,6 +221,16 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
+}
+
+/// A file as the program of an earlier version wrote it, without rows.
+#[cfg(test)]
+pub(super) fn of_version(path: &Path, version: i32) -> Connection {
+    let connection = Connection::open(path).unwrap();
+    STEPS[..version as usize].iter().for_each(|step| connection.execute_batch(step).unwrap());
+    connection.pragma_update(None, "application_id", APPLICATION).unwrap();
+    connection.pragma_update(None, "user_version", version).unwrap();
+    connection
 }
 
 /// An empty store.

@@ -162,13 +162,15 @@ fn write_segment(transaction: &Transaction<'_>, stream: &str, segment: &KeptSegm
     let [first, last] = [segment.first, segment.last].map(|index| i64::try_from(index).unwrap_or(i64::MAX));
     let sql = "DELETE FROM segments WHERE stream = ?1 AND run = ?2 AND first > ?3 AND first <= ?4";
     transaction.execute(sql, params![stream, segment.run.0, first, last])?;
-    let sql = "INSERT INTO segments (stream, run, first, last, began_ms, ended_ms, content, class, open, json)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+    // A picture from before a restart is of a second of the segment, unless its content changed.
+    let sql = "INSERT INTO segments (stream, run, first, last, began_ms, ended_ms, content, class, open, json, poster)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
                ON CONFLICT (stream, run, first) DO UPDATE
-               SET last = ?4, began_ms = ?5, ended_ms = ?6, content = ?7, class = ?8, open = ?9, json = ?10";
-    let KeptSegment { run, began_ms, ended_ms, content, class, is_open, json, .. } = segment;
-    let (content, class) = (content.as_str(), class.as_deref());
+               SET poster = CASE WHEN content = ?7 AND class IS ?8 THEN coalesce(?11, poster) ELSE ?11 END,
+                   last = ?4, began_ms = ?5, ended_ms = ?6, content = ?7, class = ?8, open = ?9, json = ?10";
+    let KeptSegment { run, began_ms, ended_ms, content, class, is_open, json, poster, .. } = segment;
+    let (content, class, poster) = (content.as_str(), class.as_deref(), poster.as_deref());
     transaction
-        .execute(sql, params![stream, run.0, first, last, began_ms, ended_ms, content, class, is_open, &**json])
+        .execute(sql, params![stream, run.0, first, last, began_ms, ended_ms, content, class, is_open, &**json, poster])
         .map(drop)
 }

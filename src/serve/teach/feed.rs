@@ -118,7 +118,10 @@ fn run(items: &Receiver<TeachItem>, memory: &Memory, metrics: &Metrics, clock: &
 }
 
 /// The second from `start` on, in the form in which it is held.
-fn see(frames: &[Frame], sound: &[f32], start: Pts) -> io::Result<SeenSecond> {
+///
+/// # Errors
+/// A picture that cannot be encoded.
+pub fn see(frames: &[Frame], sound: &[f32], start: Pts) -> io::Result<SeenSecond> {
     let picture = |frame: &Frame| {
         let mut jpeg = Vec::with_capacity(64 * 1024);
         JpegEncoder::new_with_quality(&mut jpeg, QUALITY)

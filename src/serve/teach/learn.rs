@@ -8,8 +8,9 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,9 @@ const WORK: &str = "work";
 /// The child gets about a third of the processor time of a thread of the streams where both want all. With the lowest priority it would
 /// never end on a busy machine.
 const NICENESS: &str = "5";
+
+/// How often a child that has closed its output is looked after.
+const POLL: Duration = Duration::from_millis(100);
 
 /// Part of the names of packs that were learned.
 const TAUGHT: &str = "-taught-";
@@ -159,6 +163,8 @@ struct LearnShared {
     hub: Hub,
     shadow: OnceLock<Arc<dyn ShadowSlot>>,
     state: Mutex<LearnState>,
+    /// Wakes the thread that waits for a child that was killed.
+    killed: Condvar,
 }
 
 #[derive(Default)]
@@ -173,8 +179,8 @@ struct LearnState {
 impl Learner {
     /// A learner that has learned nothing.
     pub fn new(settings: LearnSettings, store: Arc<CorrectionStore>, packs: PackControl, hub: Hub) -> Self {
-        let (shadow, state) = (OnceLock::new(), Mutex::default());
-        Self { shared: Arc::new(LearnShared { settings, store, packs, hub, shadow, state }) }
+        let (shadow, state, killed) = (OnceLock::new(), Mutex::default(), Condvar::new());
+        Self { shared: Arc::new(LearnShared { settings, store, packs, hub, shadow, state, killed }) }
     }
 
     /// Connects the shadow, once the models are loaded.
@@ -289,11 +295,7 @@ impl Learner {
             }
             lines.push_back(line);
         }
-        // Its output is closed, so it has ended or is about to.
-        let status = {
-            let mut state = self.state();
-            state.child.as_mut().map(Child::wait)
-        };
+        let status = self.status();
         let ended = self.take(status, name);
         let dir = self.shared.store.dir();
         // Only disk space remains to be freed.
@@ -312,6 +314,21 @@ impl Learner {
                 let error = self.shown(&error);
                 tracing::error!("{name} has not learned: {error}");
                 (state.view.stage, state.view.error) = (LearnStage::Failed, Some(error));
+            }
+        }
+    }
+
+    /// Waits for the end of the child. It may run for long after it has closed its output, so the state is free meanwhile: it can be seen,
+    /// and the child be killed.
+    fn status(&self) -> Option<std::io::Result<ExitStatus>> {
+        let mut state = self.state();
+        loop {
+            match state.child.as_mut()?.try_wait() {
+                Ok(None) => {
+                    self.shared.killed.wait_for(&mut state, POLL);
+                }
+                Ok(Some(status)) => return Some(Ok(status)),
+                Err(e) => return Some(Err(e)),
             }
         }
     }
@@ -362,6 +379,7 @@ impl Learner {
             if let Some(child) = &mut state.child {
                 // It may have ended.
                 let _ = child.kill();
+                self.shared.killed.notify_all();
             }
         }
     }

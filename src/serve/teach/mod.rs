@@ -9,20 +9,23 @@
 //! ```
 //!
 //! [`Memory`] holds the latest seconds as the models saw them. An answer writes those that it is about to the folder of corrections,
-//! which `touchline dataset build` and `touchline adapt` read as it is.
+//! which `touchline dataset build` and `touchline adapt` read as it is. Older seconds are decoded again from the ring of the stream
+//! ([`PastSeconds`]), if it is recorded.
 
 mod doubt;
 mod feed;
 pub mod learn;
 mod memory;
+mod past;
 mod store;
 pub mod types;
 
 use std::sync::Arc;
 
-pub use self::feed::{TeachFeed, TeachThread};
+pub use self::feed::{TeachFeed, TeachThread, see};
 use self::learn::Learner;
 pub use self::memory::{HeldDecision, HeldSecond, Memory};
+pub use self::past::{PastSecond, PastSeconds};
 pub use self::store::CorrectionStore;
 
 /// What the API needs.

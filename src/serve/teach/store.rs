@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::memory::{HeldSecond, Memory};
+use super::past::{PastSecond, PastSeconds, SecondMaterial, TaughtSecond};
 use super::types::{AnswerKind, Author, CorrectedDecision, Correction, CorrectionRefusal, NewCorrection};
 use crate::clips;
 use crate::config::TeachSettings;
@@ -66,6 +67,8 @@ pub struct CorrectionStore {
     classes: Arc<ClassSet>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    /// Seconds that left the memory, if media are recorded.
+    past: Option<Arc<dyn PastSeconds>>,
     /// By id. Locked while a file is written: a second answer to the same question waits.
     kept: Mutex<BTreeMap<String, Correction>>,
 }
@@ -82,8 +85,8 @@ impl CorrectionStore {
         metrics: Metrics,
     ) -> Result<Self> {
         FOLDERS.iter().try_for_each(|folder| clips::create_dir(&settings.dir.join(folder)))?;
-        let kept = Mutex::default();
-        let store = Self { settings, classes, clock, metrics, kept };
+        let (past, kept) = (None, Mutex::default());
+        let store = Self { settings, classes, clock, metrics, past, kept };
         let unusable = |e: io::Error| {
             let place = store.settings.dir.display().to_string();
             Error::output(place, format!("cannot keep corrections: {e}"), "check the path and its permissions")
@@ -98,6 +101,12 @@ impl CorrectionStore {
         store.count(&kept);
         drop(kept);
         Ok(store)
+    }
+
+    /// Seconds that have left the memory come from `past`.
+    #[must_use]
+    pub fn with_past(self, past: Option<Arc<dyn PastSeconds>>) -> Self {
+        Self { past, ..self }
     }
 
     /// The folder.
@@ -130,8 +139,8 @@ impl CorrectionStore {
         self.kept.lock().values().any(|kept| block.overlaps(kept))
     }
 
-    /// Keeps an answer about seconds, with their material from `memory`. Older corrections of the same seconds are replaced; their ids
-    /// are returned.
+    /// Keeps an answer about seconds, with their material from `memory`, or from the ring of the stream. Older corrections of the same
+    /// seconds are replaced; their ids are returned. Reading the ring takes seconds; `is_cancelled` ends it.
     ///
     /// # Errors
     /// Why it was not kept. Refusals are counted.
@@ -140,17 +149,76 @@ impl CorrectionStore {
         memory: &Memory,
         new: &NewCorrection,
         author: Author,
+        is_cancelled: &dyn Fn() -> bool,
     ) -> std::result::Result<(Correction, Vec<String>), CorrectionRefusal> {
-        let added = self.try_add(memory, new, author);
+        let added = self.try_add(memory, new, author, is_cancelled);
         self.metrics.correction(match &added {
             Ok(_) => CorrectionResult::Kept,
             Err(CorrectionRefusal::NotHeld) => CorrectionResult::NotHeld,
+            Err(CorrectionRefusal::NotRecorded) => CorrectionResult::NotRecorded,
             Err(CorrectionRefusal::Overlaps(_)) => CorrectionResult::Overlaps,
             Err(CorrectionRefusal::Full) => CorrectionResult::Full,
             Err(CorrectionRefusal::NoSpace) => CorrectionResult::NoSpace,
-            Err(CorrectionRefusal::Unknown(_) | CorrectionRefusal::Failed(_)) => CorrectionResult::Failed,
+            Err(CorrectionRefusal::Unknown(_) | CorrectionRefusal::Failed(_) | CorrectionRefusal::Cancelled) => {
+                CorrectionResult::Failed
+            }
         });
         added
+    }
+
+    /// Whether an answer needs seconds from the ring of the stream.
+    pub fn reads_ring(&self, memory: &Memory, new: &NewCorrection) -> bool {
+        let past = self.past.as_ref().filter(|past| past.is_recorded(&new.stream));
+        past.is_some() && (memory.span(&new.stream, new.run, (new.from, new.to)).len() as u64) <= new.to - new.from
+    }
+
+    /// The decided seconds of an answer, from memory and from the ring, in order.
+    fn seconds(&self, memory: &Memory, new: &NewCorrection) -> Vec<TaughtSecond> {
+        let span = (new.from, new.to);
+        let mut seconds: BTreeMap<u64, TaughtSecond> = BTreeMap::new();
+        if let Some(past) = self.past.as_ref().filter(|_| self.reads_ring(memory, new)) {
+            let decided = past.decided(&new.stream, new.run, span);
+            seconds.extend(decided.into_iter().map(|past| (past.index, past.into())));
+        }
+        let held = memory.span(&new.stream, new.run, span);
+        seconds.extend(held.into_iter().map(|held| (held.index, held.into())));
+        seconds.into_values().collect()
+    }
+
+    /// Reads the material of the seconds that are not in memory. Those without material are left out.
+    fn recall(
+        &self,
+        stream: &str,
+        seconds: &mut Vec<TaughtSecond>,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> std::result::Result<(), CorrectionRefusal> {
+        let wanted: Vec<PastSecond> = seconds.iter().filter_map(TaughtSecond::past).collect();
+        let Some(past) = self.past.as_ref().filter(|_| !wanted.is_empty()) else { return Ok(()) };
+        let found = match past.see(stream, &wanted, is_cancelled) {
+            // The others may be in memory.
+            Err(ClipError::NoMedia) => BTreeMap::new(),
+            found => found.map_err(refused)?,
+        };
+        if is_cancelled() {
+            return Err(CorrectionRefusal::Cancelled);
+        }
+        let found: BTreeMap<u64, Arc<SeenSecond>> =
+            found.into_iter().map(|(index, seen)| (index, Arc::new(seen))).collect();
+        for second in seconds.iter_mut().filter(|second| second.past().is_some()) {
+            if let Some(seen) = found.get(&second.index) {
+                second.material = SecondMaterial::Seen(seen.clone());
+            }
+        }
+        seconds.retain(|second| second.seen().is_some());
+        if seconds.is_empty() { Err(CorrectionRefusal::NotRecorded) } else { Ok(()) }
+    }
+
+    /// The refusal of seconds that nothing has.
+    fn nowhere(&self, stream: &str) -> CorrectionRefusal {
+        match &self.past {
+            Some(past) if past.is_recorded(stream) => CorrectionRefusal::NotRecorded,
+            _ => CorrectionRefusal::NotHeld,
+        }
     }
 
     fn try_add(
@@ -158,22 +226,27 @@ impl CorrectionStore {
         memory: &Memory,
         new: &NewCorrection,
         author: Author,
+        is_cancelled: &dyn Fn() -> bool,
     ) -> std::result::Result<(Correction, Vec<String>), CorrectionRefusal> {
-        let mut held = memory.span(&new.stream, new.run, (new.from, new.to));
-        let decision = self.decision(&held).ok_or(CorrectionRefusal::NotHeld)?;
+        let mut seconds = self.seconds(memory, new);
+        let decision = self.decision(&seconds).ok_or_else(|| self.nowhere(&new.stream))?;
         let class = match new.answer {
             AnswerKind::Class => new.class.clone(),
             AnswerKind::Unsure => None,
             AnswerKind::Confirm => {
                 // Of several decisions only the most frequent one is confirmed.
-                held.retain(|held| self.classes.name(held.decision.label) == decision.label);
+                seconds.retain(|second| self.classes.name(second.label) == decision.label);
                 Some(decision.label.clone())
             }
         };
-        thin(&mut held);
+        thin(&mut seconds);
+        if class.is_some() {
+            // Before the lock, because it takes long.
+            self.recall(&new.stream, &mut seconds, is_cancelled)?;
+        }
         let mut kept = self.kept.lock();
         self.remove_old(&mut kept);
-        let first = held.first().ok_or(CorrectionRefusal::NotHeld)?;
+        let first = seconds.first().ok_or_else(|| self.nowhere(&new.stream))?;
         let NewCorrection { ref stream, run, from, to, .. } = *new;
         let span = Span { stream, run, from, to, origin_ns: origin_ns(first.index, first.unix_ns) };
         let others: Vec<&Correction> = kept.values().filter(|kept| span.overlaps(kept)).collect();
@@ -199,16 +272,16 @@ impl CorrectionStore {
             seconds: 0,
             file: None,
             bytes: 0,
-            has_pictures: seen_of(&held).any(|seen| !seen.pictures.is_empty()),
-            has_sound: seen_of(&held).any(SeenSecond::has_sound),
+            has_pictures: seen_of(&seconds).any(|seen| !seen.pictures.is_empty()),
+            has_sound: seen_of(&seconds).any(SeenSecond::has_sound),
         };
         if correction.class.is_some() {
-            let wanted: u64 = seen_of(&held).map(|seen| seen.bytes() as u64).sum();
+            let wanted: u64 = seen_of(&seconds).map(|seen| seen.bytes() as u64).sum();
             if size_of(&kept) + wanted > self.settings.max_bytes {
                 return Err(CorrectionRefusal::Full);
             }
-            let file = write_seen(&self.folder(&correction), &id, memory.rate(), seen_of(&held)).map_err(refused)?;
-            correction.seconds = u32::try_from(held.len()).unwrap_or(u32::MAX);
+            let file = write_seen(&self.folder(&correction), &id, memory.rate(), seen_of(&seconds)).map_err(refused)?;
+            correction.seconds = u32::try_from(seconds.len()).unwrap_or(u32::MAX);
             (correction.file, correction.bytes) = (Some(file.file), file.bytes);
         }
         self.append(&JournalLine::Kept(correction.clone())).map_err(|e| refused(e.into()))?;
@@ -245,11 +318,11 @@ impl CorrectionStore {
     }
 
     /// The class of most of the seconds, and its mean probability in these.
-    fn decision(&self, held: &[Arc<HeldSecond>]) -> Option<CorrectedDecision> {
+    fn decision(&self, seconds: &[TaughtSecond]) -> Option<CorrectedDecision> {
         let mut sums: BTreeMap<ClassId, (u32, f32)> = BTreeMap::new();
-        for held in held {
-            let (count, sum) = sums.entry(held.decision.label).or_default();
-            (*count, *sum) = (*count + 1, *sum + held.decision.probability);
+        for second in seconds {
+            let (count, sum) = sums.entry(second.label).or_default();
+            (*count, *sum) = (*count + 1, *sum + second.probability);
         }
         let (label, (count, sum)) =
             sums.into_iter().max_by(|(_, a), (_, b)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)))?;
@@ -349,8 +422,8 @@ impl CorrectionStore {
     }
 }
 
-fn seen_of(held: &[Arc<HeldSecond>]) -> impl Iterator<Item = &SeenSecond> {
-    held.iter().map(|held| &held.seen)
+fn seen_of(seconds: &[TaughtSecond]) -> impl Iterator<Item = &SeenSecond> {
+    seconds.iter().filter_map(TaughtSecond::seen)
 }
 
 fn write_manifest<'a>(dir: &Path, kept: impl Iterator<Item = &'a Correction>) -> io::Result<()> {
@@ -406,16 +479,16 @@ fn size_of(kept: &BTreeMap<String, Correction>) -> u64 {
 }
 
 /// Leaves at most [`SECONDS_MAX`] seconds, at even distances.
-fn thin(held: &mut Vec<Arc<HeldSecond>>) {
-    let all = held.len();
+fn thin(seconds: &mut Vec<TaughtSecond>) {
+    let all = seconds.len();
     if all > SECONDS_MAX {
-        *held = (0..SECONDS_MAX).map(|i| held[(2 * i + 1) * all / (2 * SECONDS_MAX)].clone()).collect();
+        *seconds = (0..SECONDS_MAX).map(|i| seconds[(2 * i + 1) * all / (2 * SECONDS_MAX)].clone()).collect();
     }
 }
 
 fn refused(error: ClipError) -> CorrectionRefusal {
     match error {
-        ClipError::NoMedia => CorrectionRefusal::NotHeld,
+        ClipError::NoMedia => CorrectionRefusal::NotRecorded,
         ClipError::NoSpace => CorrectionRefusal::NoSpace,
         ClipError::Failed(cause) => CorrectionRefusal::Failed(cause),
     }

@@ -125,6 +125,10 @@ fn open(settings: TeachSettings, clock: &Arc<ManualClock>, metrics: &Metrics) ->
     CorrectionStore::open(settings, Arc::new(classes()), clock.clone(), metrics.clone()).unwrap()
 }
 
+fn never() -> bool {
+    false
+}
+
 fn author() -> Author {
     Author { by: "token".into(), address: "192.0.2.7".into() }
 }
@@ -149,16 +153,16 @@ fn answers_are_kept_with_their_material_and_survive_a_restart() {
     let store = open(settings(dir.path()), &clock, &metrics);
     assert_eq!(manifest(dir.path()), Vec::<String>::new(), "an empty folder has a manifest");
     let memory = memory((0..20).map(|index| (index, if index < 15 { "tennis" } else { "soccer" }, 0.6)));
-    let (tennis, replaced) = store.add(&memory, &new(0, 9, Some("soccer")), author()).unwrap();
+    let (tennis, replaced) = store.add(&memory, &new(0, 9, Some("soccer")), author(), &never).unwrap();
     assert_eq!((tennis.seconds, tennis.decision.label.as_str(), replaced.len()), (10, "tennis", 0));
     assert_eq!((tennis.at.as_str(), tennis.author.address.as_str()), ("2023-11-14T22:13:20.000Z", "192.0.2.7"));
     let file = dir.path().join("clips").join(tennis.file.as_ref().unwrap());
     assert_eq!(file.metadata().unwrap().len(), tennis.bytes);
     // Of two decisions the more frequent one is confirmed.
-    let (confirmed, _) = store.add(&memory, &new(12, 19, None), author()).unwrap();
+    let (confirmed, _) = store.add(&memory, &new(12, 19, None), author(), &never).unwrap();
     assert_eq!((confirmed.class.as_deref(), confirmed.seconds), (Some("soccer"), 5));
     let unsure = NewCorrection { answer: AnswerKind::Unsure, ..new(10, 11, None) };
-    let (unsure, _) = store.add(&memory, &unsure, author()).unwrap();
+    let (unsure, _) = store.add(&memory, &unsure, author(), &never).unwrap();
     assert_eq!((&unsure.class, &unsure.file), (&None, &None));
     assert_eq!(manifest(dir.path()).len(), 2, "nothing learns from doubt");
     assert!(manifest(dir.path())[0].ends_with(".mkv,soccer,a/2023-11-14,yes"), "{:?}", manifest(dir.path()));
@@ -189,7 +193,7 @@ fn a_newer_answer_replaces_older_ones_that_it_covers() {
     let (clock, metrics) = (Arc::new(ManualClock::default()), Metrics::new());
     let store = open(settings(dir.path()), &clock, &metrics);
     let memory = memory((0..20).map(|index| (index, "tennis", 0.6)));
-    let add = |from, to, class| store.add(&memory, &new(from, to, Some(class)), author());
+    let add = |from, to, class| store.add(&memory, &new(from, to, Some(class)), author(), &never);
     let (first, _) = add(4, 6, "soccer").unwrap();
     let Err(CorrectionRefusal::Overlaps(id)) = add(6, 9, "soccer") else {
         panic!("the rest of the first would be lost")
@@ -198,7 +202,7 @@ fn a_newer_answer_replaces_older_ones_that_it_covers() {
     let (again, replaced) = add(4, 6, "other").unwrap();
     assert_eq!((again.id.as_str(), replaced.len()), (first.id.as_str(), 0), "the same seconds are the same correction");
     let unsure = NewCorrection { answer: AnswerKind::Unsure, ..new(4, 6, None) };
-    assert_eq!(store.add(&memory, &unsure, author()).unwrap().0.id, first.id);
+    assert_eq!(store.add(&memory, &unsure, author(), &never).unwrap().0.id, first.id);
     assert_eq!(std::fs::read_dir(dir.path().join("clips")).unwrap().count(), 1, "its file is gone");
     let (wide, replaced) = add(0, 9, "soccer").unwrap();
     assert_eq!(replaced, std::slice::from_ref(&first.id));
@@ -216,7 +220,7 @@ fn refusals_leave_nothing_behind_and_are_counted() {
     let memory = memory((0..3).map(|index| (index, "tennis", 0.6)));
     let small = TeachSettings { max_bytes: 2 * seen().bytes() as u64, ..settings(dir.path()) };
     let store = open(small, &clock, &metrics);
-    let add = |from, to| store.add(&memory, &new(from, to, Some("soccer")), author()).map(|_| ());
+    let add = |from, to| store.add(&memory, &new(from, to, Some("soccer")), author(), &never).map(|_| ());
     assert_eq!(add(100, 110), Err(CorrectionRefusal::NotHeld));
     assert_eq!(add(0, 2), Err(CorrectionRefusal::Full));
     // The folder disappears, as a disk does.
@@ -235,7 +239,7 @@ fn a_long_span_is_represented_by_some_of_its_seconds() {
     let (clock, metrics) = (Arc::new(ManualClock::default()), Metrics::new());
     let store = open(settings(dir.path()), &clock, &metrics);
     let memory = memory((0..500).map(|index| (index, "tennis", 0.6)));
-    let (kept, _) = store.add(&memory, &new(0, 499, Some("soccer")), author()).unwrap();
+    let (kept, _) = store.add(&memory, &new(0, 499, Some("soccer")), author(), &never).unwrap();
     assert_eq!((kept.from, kept.to, kept.seconds), (0, 499, 120));
 }
 
@@ -247,9 +251,9 @@ fn old_corrections_are_removed_if_the_settings_say_so() {
     let brief = TeachSettings { keep_s: Some(86_400), ..settings(dir.path()) };
     let store = open(brief.clone(), &clock, &metrics);
     let memory = memory((0..5).map(|index| (index, "tennis", 0.6)));
-    store.add(&memory, &new(0, 1, Some("soccer")), author()).unwrap();
+    store.add(&memory, &new(0, 1, Some("soccer")), author(), &never).unwrap();
     clock.advance(86_401 * NANOS_PER_SECOND);
-    let (second, _) = store.add(&memory, &new(3, 4, Some("soccer")), author()).unwrap();
+    let (second, _) = store.add(&memory, &new(3, 4, Some("soccer")), author(), &never).unwrap();
     assert_eq!(store.list(), [second]);
     assert_eq!(manifest(dir.path()).len(), 1);
     assert_eq!(open(brief, &clock, &metrics).list().len(), 1);
@@ -261,7 +265,7 @@ fn damaged_and_hostile_lines_are_left_alone() {
     let (clock, metrics) = (Arc::new(ManualClock::default()), Metrics::new());
     let memory = memory((0..5).map(|index| (index, "tennis", 0.6)));
     let store = open(settings(dir.path()), &clock, &metrics);
-    let (kept, _) = store.add(&memory, &new(0, 1, Some("soccer")), author()).unwrap();
+    let (kept, _) = store.add(&memory, &new(0, 1, Some("soccer")), author(), &never).unwrap();
     let journal = dir.path().join("corrections.jsonl");
     let text = std::fs::read_to_string(&journal).unwrap();
     let outside = dir.path().join("holiday.mkv");
@@ -280,7 +284,7 @@ fn damaged_and_hostile_lines_are_left_alone() {
     std::fs::write(&journal, format!("{text}{lines}")).unwrap();
     let store = open(settings(dir.path()), &clock, &metrics);
     assert_eq!(store.list(), [kept]);
-    let (late, _) = store.add(&memory, &new(3, 3, Some("soccer")), author()).unwrap();
+    let (late, _) = store.add(&memory, &new(3, 3, Some("soccer")), author(), &never).unwrap();
     assert_eq!(open(settings(dir.path()), &clock, &metrics).list().len(), 2, "the next line is whole");
     std::fs::remove_file(dir.path().join("clips").join(late.file.unwrap())).unwrap();
     assert_eq!(open(settings(dir.path()), &clock, &metrics).list().len(), 1, "its file is gone");
@@ -296,7 +300,7 @@ fn streams_with_odd_names_stay_in_the_folder() {
         let memory = Memory::new(1 << 30, 600, Some(16_000), Arc::new(ManualClock::default()));
         memory.hold(held(stream, 0, "tennis", 0.6));
         let new = NewCorrection { stream: stream.into(), ..new(0, 0, Some("soccer")) };
-        let (kept, _) = store.add(&memory, &new, author()).unwrap();
+        let (kept, _) = store.add(&memory, &new, author(), &never).unwrap();
         assert!(dir.path().join("clips").join(kept.file.unwrap()).is_file(), "{stream}");
     }
     assert_eq!(open(settings(dir.path()), &clock, &metrics).list().len(), 4);
@@ -311,7 +315,7 @@ fn seconds_without_pictures_are_sounds() {
     let radio = SeenSecond { pictures: Vec::new(), ..seen() };
     memory.hold(HeldSecond::new("a".into(), &decided(0, "tennis", 0.6), radio, 0));
     assert!(memory.suggestions(9, |_| false).is_empty(), "there is nothing to show");
-    let (kept, _) = store.add(&memory, &new(0, 0, Some("soccer")), author()).unwrap();
+    let (kept, _) = store.add(&memory, &new(0, 0, Some("soccer")), author(), &never).unwrap();
     let file = dir.path().join("sounds").join(kept.file.as_ref().unwrap());
     assert!(file.is_file() && manifest(dir.path()).is_empty());
     let sounds = || std::fs::read_to_string(dir.path().join("sounds/manifest.csv")).unwrap().lines().count();
@@ -327,13 +331,13 @@ fn a_restart_that_repeats_the_numbers_of_runs_replaces_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (clock, metrics) = (Arc::new(ManualClock::default()), Metrics::new());
     let store = open(settings(dir.path()), &clock, &metrics);
-    let (first, _) = store.add(&memory([(7, "tennis", 0.6)]), &new(7, 7, Some("soccer")), author()).unwrap();
+    let (first, _) = store.add(&memory([(7, "tennis", 0.6)]), &new(7, 7, Some("soccer")), author(), &never).unwrap();
     let memory = Memory::new(1 << 30, 600, Some(16_000), Arc::new(ManualClock::default()));
     let mut later = decided(7, "tennis", 0.6);
     later.wall.unix_ns += 300 * NANOS_PER_SECOND as i64;
     memory.hold(HeldSecond::new("a".into(), &later, seen(), 0));
     assert!(!store.has_answer(&memory.find("a", RunId(0), 7).unwrap()));
-    let (second, replaced) = store.add(&memory, &new(7, 7, Some("other")), author()).unwrap();
+    let (second, replaced) = store.add(&memory, &new(7, 7, Some("other")), author(), &never).unwrap();
     assert!(replaced.is_empty() && second.id != first.id);
     assert_eq!(store.list().len(), 2);
     assert_eq!(open(settings(dir.path()), &clock, &metrics).list().len(), 2);

@@ -96,8 +96,12 @@ pub struct NewCorrection {
 /// Why a correction was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CorrectionRefusal {
-    /// None of the seconds is in memory.
+    /// None of the seconds is in memory, and the stream is not recorded.
     NotHeld,
+    /// None of the seconds is in memory, and the ring of the stream does not have them.
+    NotRecorded,
+    /// The caller is gone.
+    Cancelled,
     /// They overlap those of another correction.
     Overlaps(String),
     /// The folder has its maximum size.

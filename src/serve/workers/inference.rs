@@ -118,7 +118,7 @@ impl Infer {
         true
     }
 
-    /// Brings a decided second into memory, and returns it for the shadow if there is one.
+    /// Brings a decided second into memory and offers it as a poster, and returns it for the shadow if there is one.
     fn copy(
         &self,
         queue: QueueId,
@@ -127,6 +127,9 @@ impl Infer {
     ) -> Option<(ClipSecond, SecondPrediction)> {
         if let Some(teach) = &self.feeds.teach {
             teach.offer(queue, &second, said);
+        }
+        if let Some(posters) = &self.feeds.posters {
+            posters.offer(queue, &second, said);
         }
         self.feeds.shadow.as_ref().filter(|shadow| shadow.is_on()).map(|_| (second, said.clone()))
     }

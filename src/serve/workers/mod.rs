@@ -11,6 +11,7 @@
 //! no decided second is lost.
 
 mod inference;
+mod posters;
 mod programme;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use self::inference::Infer;
+pub use self::posters::{PosterFeed, PosterThread};
 use self::programme::ProgrammeFilter;
 use crate::backlog::{Backlog, QueueId};
 use crate::metrics::{Metrics, StageThread};
@@ -76,6 +78,8 @@ pub struct Feeds {
     pub shadow: Option<ShadowFeed>,
     /// The memory that corrections are made from.
     pub teach: Option<TeachFeed>,
+    /// Pictures for segments.
+    pub posters: Option<PosterFeed>,
 }
 
 /// The output of inference for a stream, in order.
@@ -298,6 +302,9 @@ impl Intake {
         if let Some(teach) = &self.feeds.teach {
             teach.add_stream(queue, id);
         }
+        if let Some(posters) = &self.feeds.posters {
+            posters.add_stream(queue, id);
+        }
         let (to, media) = bounded(MEDIA_CHANNEL_CAPACITY);
         let builder = ClipBuilder::new(ClipConfig {
             sample_rate: self.pack.sample_rate(),
@@ -335,6 +342,9 @@ impl Intake {
         }
         if let Some(teach) = &self.feeds.teach {
             teach.remove_stream(queue);
+        }
+        if let Some(posters) = &self.feeds.posters {
+            posters.remove_stream(queue);
         }
     }
 

@@ -25,6 +25,14 @@ impl Index {
         self.tracks[unit.track.index()].push(RingEntry { run, pts_ns, is_key });
     }
 
+    /// The times of the units of a track in a run, ascending.
+    pub fn times(&self, run: u32, track: Track) -> Vec<i64> {
+        let entries = self.tracks[track.index()].iter().filter(|entry| entry.run == run);
+        let mut times: Vec<i64> = entries.map(|entry| entry.pts_ns).collect();
+        times.sort_unstable();
+        times
+    }
+
     /// The units of the clip from `from_ns` to `to_ns` of a run; [`None`] without media.
     ///
     /// It begins at the last key picture at or before `from_ns`, or at the first one after it if there is none before. It ends with the

@@ -73,13 +73,16 @@ export class Corrector {
 
   async #answer(said) {
     const span = this.#span;
+    // Seconds that left the memory are decoded from the recording, which takes a while.
+    const working = setTimeout(() => this.#tell("Looking for these seconds…", false), 600);
     const answer = await correct(span.stream, span, said);
+    clearTimeout(working);
     if (span !== this.#span) return;
     if (!answer.ok) return this.#tell(problemText(answer), true);
     this.#made = answer.body.id;
     const { class: label, seconds } = answer.body;
     const all = span.to - span.from + 1;
-    const rest = label && seconds < all ? ` of ${all}; the others are not in memory or were decided otherwise` : "";
+    const rest = label && seconds < all ? ` of ${all}; the others are neither in memory nor recorded, or were decided otherwise` : "";
     this.#tell(label ? `Kept as ${titleOf(label)}: ${seconds} s${rest}.` : "Noted: nobody can tell.", false);
   }
 

@@ -4,6 +4,7 @@ import { $, duration, setText, url } from "./base.js";
 import { learnClasses, onThemeChange, titleOf } from "./colours.js";
 import { Lanes, SPAN_MAX, SPAN_MIN } from "./lanes.js";
 import { Corrector } from "./correct.js";
+import { PartField } from "./part.js";
 import { fetchInfo, offerLogOut } from "./live.js";
 import { ProblemError, fetchSeconds, fetchSegments, fetchStreams, fetchSums, fetchUnexpected, timeOf } from "./past.js";
 import { mayChange } from "./requests.js";
@@ -38,7 +39,7 @@ function first() {
 const lanes = new Lanes({
   view: (from, to) => setView(from, to, false),
   now: () => follow(),
-  select: (segment) => select(segment),
+  select: (segment, part) => select(segment, false, part),
 });
 
 function setView(from, to, follows) {
@@ -120,10 +121,11 @@ function links() {
   $("list-csv").href = of("api/v1/segments", { class: label, limit: 1000 });
 }
 
-function select(segment, focus = false) {
+function select(segment, focus = false, part = null) {
   state.selected = segment;
   lanes.selected = segment;
-  showDetail(segment, view, segment && state.streams.find(({ id }) => id === segment.stream), corrector);
+  lanes.part = null;
+  showDetail(segment, view, segment && state.streams.find(({ id }) => id === segment.stream), teaching, part);
   if (segment && focus) $("detail").focus({ preventScroll: false });
 }
 
@@ -281,6 +283,18 @@ function wire() {
   });
 }
 
+// What corrects the segment that is shown, or a part of it.
+function teach() {
+  const corrector = new Corrector("segment", info.classes);
+  const part = new PartField(({ from, to, seconds, times }) => {
+    const { stream, run, class: label } = state.selected;
+    const isPart = seconds < state.selected.seconds;
+    lanes.part = isPart ? { stream, ...times } : null;
+    corrector.show({ stream, run, from, to, label, what: seconds === 1 ? "This second" : `These ${duration(seconds)}` });
+  });
+  return { corrector, part };
+}
+
 function close() {
   select(null);
   $("lanes-box").focus({ preventScroll: true });
@@ -292,7 +306,7 @@ function showBy() {
 
 const info = await fetchInfo({ silent: () => problem(new Error("no answer")) });
 learnClasses(info.classes);
-const corrector = info.teaches && (await mayChange()) ? new Corrector("segment", info.classes) : null;
+const teaching = info.teaches && (await mayChange()) ? teach() : null;
 setHouseZone(info.time_zone ?? null);
 $("teach-link").hidden = !info.teaches;
 setText($("build"), `Touchline ${info.version} · pack ${info.pack.name}`);

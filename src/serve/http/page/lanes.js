@@ -25,11 +25,14 @@ export class Lanes {
   #view = { from: 0, to: 1 };
   #class = "";
   #selected = null;
+  #part = null;
+  // The part that is being marked: {segment, from, to}.
+  #marked = null;
   #rows = new Map();
   #pointers = new Map();
   #moved = false;
 
-  // `tell` has view(from, to), select(segment).
+  // `tell` has view(from, to), select(segment, part).
   constructor(tell) {
     this.tell = tell;
     this.box = $("lanes-box");
@@ -51,6 +54,12 @@ export class Lanes {
 
   set selected(segment) {
     this.#selected = segment;
+    this.draw();
+  }
+
+  // The part {stream, from, to} of the selected segment.
+  set part(part) {
+    this.#part = part;
     this.draw();
   }
 
@@ -144,11 +153,26 @@ export class Lanes {
     if (e.target.tagName !== "CANVAS" || e.button !== 0) return;
     this.#pointers.set(e.pointerId, e.clientX);
     this.#moved = false;
+    const segment = e.shiftKey ? this.#under(e) : null;
+    if (segment) this.#mark(segment, this.#at(e.clientX), e);
+  }
+
+  // Marks a part of a segment, up to where the pointer is.
+  #mark(segment, begin, e) {
+    const at = this.#at(e.clientX);
+    const within = (time) => Math.min(segment.to - 1, Math.max(segment.from, time));
+    this.#marked = { segment, begin, from: within(Math.min(begin, at)), to: within(Math.max(begin, at)) };
+    this.part = { stream: segment.stream, from: this.#marked.from, to: this.#marked.to };
   }
 
   #move(e) {
     if (!this.#pointers.has(e.pointerId)) {
       this.#point(e);
+      return;
+    }
+    if (this.#marked) {
+      this.box.setPointerCapture(e.pointerId);
+      this.#mark(this.#marked.segment, this.#marked.begin, e);
       return;
     }
     const before = [...this.#pointers.values()];
@@ -168,6 +192,12 @@ export class Lanes {
 
   #up(e) {
     this.#pointers.delete(e.pointerId);
+    if (!this.#marked) return;
+    const { segment, from, to } = this.#marked;
+    this.#marked = null;
+    // The click that follows is no choice of the whole segment.
+    this.#moved = true;
+    if (e.type === "pointerup") this.tell.select(segment, { from, to });
   }
 
   #click(e) {
@@ -299,6 +329,13 @@ export class Lanes {
       g.strokeStyle = colours.ink;
       g.lineWidth = 2;
       g.strokeRect(x(s.from) - 1, 1, Math.max(4, x(s.to) - x(s.from) + 2), BAND - 2);
+    }
+    const part = this.#part;
+    if (part && part.stream === id) {
+      g.fillStyle = colours.ink;
+      g.globalAlpha = 0.35;
+      box(x(part.from), x(part.to), 0, HEIGHT);
+      g.globalAlpha = 1;
     }
     const words = [...sums].sort((a, b) => b[1] - a[1]).map(([name, seconds]) => `${name} ${duration(seconds)}`);
     canvas.setAttribute("aria-label", words.join(", ") || "No records of this time");

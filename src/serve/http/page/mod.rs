@@ -37,6 +37,7 @@ pub(super) fn asset(name: &str) -> Option<(&'static str, &'static str)> {
         "sums.js" => (JS, include_str!("sums.js")),
         "live.js" => (JS, include_str!("live.js")),
         "panels.js" => (JS, include_str!("panels.js")),
+        "part.js" => (JS, include_str!("part.js")),
         "pictures.js" => (JS, include_str!("pictures.js")),
         "probe.js" => (JS, include_str!("probe.js")),
         "requests.js" => (JS, include_str!("requests.js")),

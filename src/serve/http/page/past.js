@@ -31,7 +31,7 @@ export async function fetchSegments(view, filter, signal) {
   let after = null;
   for (let page = 0; page < PAGES; page++) {
     const { segments: found, next } = await ask("api/v1/segments", { ...timeOf(view), ...filter, limit: 1000, order: "newest", after }, signal);
-    for (const { open, segment } of found) segments.push({ ...segment, open, from: Date.parse(segment.began), to: Date.parse(segment.ended) });
+    for (const { open, poster, segment } of found) segments.push({ ...segment, open, poster, from: Date.parse(segment.began), to: Date.parse(segment.ended) });
     after = next;
     if (!after) break;
   }

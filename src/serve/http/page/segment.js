@@ -11,9 +11,9 @@ const FORMATS = { otio: "OpenTimelineIO", edl: "EDL", webvtt: "WebVTT", csv: "CS
 
 let asked = null;
 
-// Shows the details of a segment. `view` is the time of the exports; `stream` its stream, if it still exists; `corrector` takes what the
-// viewer says about it.
-export async function showDetail(segment, view, stream, corrector = null) {
+// Shows the details of a segment. `view` is the time of the exports; `stream` its stream, if it still exists; `teaching` has the field for a
+// part of it and takes what the viewer says, and `chosen` is the part in ms.
+export async function showDetail(segment, view, stream, teaching = null, chosen = null) {
   asked?.abort();
   asked = new AbortController();
   const { signal } = asked;
@@ -25,7 +25,8 @@ export async function showDetail(segment, view, stream, corrector = null) {
   mark(dot, segment);
   title.replaceChildren(dot, nameOf(segment));
   const poster = make("div", "poster");
-  poster.hidden = true;
+  poster.hidden = !segment.poster;
+  if (segment.poster) poster.append(pictureOf(segment));
   const facts = make("dl", "facts");
   const add = (name, ...text) => {
     const pair = make("div");
@@ -54,9 +55,8 @@ export async function showDetail(segment, view, stream, corrector = null) {
   const links = make("p", "links");
   if (stream) links.append("Export of the time shown: ", ...exports(segment.stream, view));
   const clip = make("p", "links");
-  $("detail-body").replaceChildren(poster, facts, clip, ...(corrector ? [corrector.element] : []), links);
-  const { run, first: from, last: to, class: label } = segment;
-  corrector?.show({ stream: segment.stream, run, from, to, label, what: `These ${duration(segment.seconds)}` });
+  $("detail-body").replaceChildren(poster, facts, clip, ...(teaching ? [teaching.part.element, teaching.corrector.element] : []), links);
+  teaching?.part.show(segment, chosen);
   try {
     const found = segment.class ? await fetchClip(segment, signal) : null;
     if (!signal.aborted && found) showClip(found, poster, clip);
@@ -96,19 +96,44 @@ function mark(dot, { class: label, content }) {
   dot.dataset.content = content;
 }
 
+const altOf = (segment) => `A picture of ${nameOf(segment)}, ${clock(segment.from)}`;
+
+// The poster of a segment. One that cannot be loaded, or was removed, leaves its place empty.
+function pictureOf(segment) {
+  const image = make("img");
+  image.loading = "lazy";
+  image.decoding = "async";
+  image.alt = altOf(segment);
+  image.addEventListener("error", () => (image.hidden = true));
+  image.src = url(segment.poster.slice(1));
+  return image;
+}
+
+// The pictures of the rows that are shown, so that the list can be shown again without loading them again.
+let pictures = new Map();
+
 // The list, newest first. `names` are the names of the streams by id.
 export function showList(segments, count, names, select) {
   const list = $("list");
+  const before = pictures;
+  pictures = new Map();
   const rows = segments.slice(-count).reverse().map((segment) => {
     const row = make("li");
     const button = make("button");
     button.type = "button";
+    const picture = make("span", "picture");
+    if (segment.poster) {
+      const image = before.get(segment.poster) ?? pictureOf(segment);
+      image.alt = altOf(segment);
+      pictures.set(segment.poster, image);
+      picture.append(image);
+    }
     const dot = make("i");
     mark(dot, segment);
     const when = make("time", "", `${day(segment.from).replace(/ \d+$/, "")}, ${clock(segment.from)}`);
     when.dateTime = segment.began;
     const how = `${duration(segment.seconds)}${segment.open ? " so far" : ""}`;
-    button.append(dot, make("b", "", nameOf(segment)), make("span", "where", names.get(segment.stream) ?? segment.stream), when, make("span", "how", how), make("span", "mean", segment.mean === null ? "" : percent(segment.mean)));
+    button.append(picture, dot, make("b", "", nameOf(segment)), make("span", "where", names.get(segment.stream) ?? segment.stream), when, make("span", "how", how), make("span", "mean", segment.mean === null ? "" : percent(segment.mean)));
     button.addEventListener("click", () => select(segment, true));
     row.append(button);
     return row;

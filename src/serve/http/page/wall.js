@@ -174,13 +174,17 @@ function showNobody(all, shown) {
   if (nobody.hidden) return;
   const calm = all > 0 && query.get("state") === "problem";
   setText($("nobody-title"), all === 0 ? "No streams are running" : calm ? "No problems" : "No matching streams");
-  setText($("nobody-text"), all === 0 ? known.mayChange ? "Add one here, name streams on the command line or in the configuration file, or use the API:" : "Name streams on the command line or in the configuration file, or add one to the running program:" : calm ? `All ${all} streams are running normally.` : "No stream matches the selected group, sport and state.");
-  $("nobody-add").hidden = all > 0 || !known.mayChange;
+  const { fleet } = info;
+  const empty = fleet ? `This machine belongs to the fleet ${fleet}, whose machines share their streams. Add one to the fleet on any machine:` : known.mayChange ? "Add one here, name streams on the command line or in the configuration file, or use the API:" : "Name streams on the command line or in the configuration file, or add one to the running program:";
+  setText($("nobody-text"), all === 0 ? empty : calm ? `All ${all} streams are running normally.` : "No stream matches the selected group, sport and state.");
+  $("nobody-add").hidden = all > 0 || !known.mayChange || Boolean(fleet);
   $("nobody-lines").hidden = all > 0;
   $("nobody-all").hidden = all === 0;
   if (all === 0) {
     const address = new URL("api/v1/streams", document.baseURI);
-    setText($("nobody-lines"), `touchline run rtsp://camera.example/live\n\ncurl ${address} \\\n  -H 'Content-Type: application/json' -d '{"uri": "rtsp://camera.example/live"}'`);
+    const named = fleet === "main" ? "" : ` --fleet-name ${fleet}`;
+    if (fleet) setText($("nobody-lines"), `touchline stream add court1=rtsp://camera.example/live --fleet nats://nats.example:4222${named}`);
+    else setText($("nobody-lines"), `touchline run rtsp://camera.example/live\n\ncurl ${address} \\\n  -H 'Content-Type: application/json' -d '{"uri": "rtsp://camera.example/live"}'`);
   }
 }
 
@@ -341,7 +345,7 @@ const editor = new Editor({
 for (const id of ["add", "nobody-add"]) $(id).addEventListener("click", () => editor.add());
 mayChange().then((may) => {
   known.mayChange = may;
-  $("add").hidden = !may;
+  $("add").hidden = !may || Boolean(info.fleet);
   tick();
 });
 remember();

@@ -1,22 +1,23 @@
 //! `/api/v1/segments` and `/api/v1/events`: lists of the store, page by page.
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::IntoParams;
 
-use super::{DAY_MS, invalid, names, parameters, read, stream_ids, table, time, unreadable, wants_csv, words};
+use super::{DAY_MS, invalid, names, read, stream_ids, table, time, unreadable, wants_csv, words};
 use crate::export::{SEGMENT_COLUMNS, cells_of_record, text_cell};
 use crate::http::answer::{ApiError, json};
 use crate::http::app_state::AppState;
+use crate::http::extract::{Parameters, Place};
 use crate::hub::{HistoryCursor, HistoryFilter};
 use crate::record::types::Stamped;
 use crate::record::{SegmentContent, to_json};
+use touchline_core::time::RunId;
 
 /// Items on a page, by default and at most.
 const LIMIT: usize = 100;
@@ -105,6 +106,8 @@ pub(crate) struct SegmentsView {
 struct SegmentView {
     /// The segment is not closed. Its values may be a minute old.
     open: bool,
+    /// Path of its poster, a picture of a strong second; null without one.
+    poster: Option<String>,
     /// Its record.
     #[schemars(with = "Stamped")]
     segment: Box<RawValue>,
@@ -134,9 +137,8 @@ pub(crate) struct EventsView {
 pub(crate) async fn segments(
     State(state): State<AppState>,
     headers: HeaderMap,
-    query: Result<Query<SegmentsQuery>, QueryRejection>,
+    Parameters(query): Parameters<SegmentsQuery>,
 ) -> Result<Response, ApiError> {
-    let query = parameters(query)?;
     let is_csv = wants_csv(query.format.as_ref(), &headers)?;
     let time = time(query.from.as_deref(), query.to.as_deref(), &**state.hub.clock(), DAY_MS)?;
     let limit = limit(query.limit)?;
@@ -162,9 +164,46 @@ pub(crate) async fn segments(
         return table("segments", &head, rows, next.as_ref());
     }
     let view = |stored: crate::hub::StoredSegment| {
-        Some(SegmentView { open: stored.is_open, segment: serde_json::from_str(&stored.json).ok()? })
+        let crate::hub::StoredSegment { stream, run, first, has_poster, .. } = &stored;
+        let poster = has_poster.then(|| format!("/api/v1/streams/{stream}/segments/{run}/{first}/poster", run = run.0));
+        Some(SegmentView { open: stored.is_open, poster, segment: serde_json::from_str(&stored.json).ok()? })
     };
     Ok(json(to_json(&SegmentsView { segments: found.into_iter().filter_map(view).collect(), next })))
+}
+
+/// The path of a segment of the past.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct SegmentPath {
+    /// Id of the stream.
+    #[param(pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    id: String,
+    /// Run of the segment.
+    run: u32,
+    /// Its first second.
+    first: u64,
+}
+
+/// Returns the poster of a segment: a picture of its strongest second, as far as one is kept.
+#[utoipa::path(get, path = "/api/v1/streams/{id}/segments/{run}/{first}/poster", operation_id = "getSegmentPoster", params(SegmentPath),
+    responses(
+    (status = 200, description = "The picture.", body = Vec<u8>, content_type = "image/jpeg"),
+    (status = 404, description = "There is no such segment, it has no poster, or the program has no store."),
+    (status = 500, description = "The store cannot be read."),
+    (status = 503),
+))]
+pub(crate) async fn poster(
+    State(state): State<AppState>,
+    Place(SegmentPath { id, run, first }): Place<SegmentPath>,
+) -> Result<Response, ApiError> {
+    let found = read(&state, move |archive| archive.poster(&id, RunId(run), first).map_err(|e| unreadable(&e))).await?;
+    let jpeg = found.ok_or_else(|| {
+        let advice = "GET /api/v1/segments names the posters";
+        ApiError::new(StatusCode::NOT_FOUND, "there is no poster of that segment", advice)
+    })?;
+    // That of an open segment may become another.
+    let headers = [(header::CONTENT_TYPE, "image/jpeg"), (header::CACHE_CONTROL, "private, max-age=60")];
+    Ok((headers, jpeg).into_response())
 }
 
 /// Lists events, states, incidents and expectation records of all streams from the store.
@@ -180,9 +219,8 @@ pub(crate) async fn segments(
 pub(crate) async fn events(
     State(state): State<AppState>,
     headers: HeaderMap,
-    query: Result<Query<EventsQuery>, QueryRejection>,
+    Parameters(query): Parameters<EventsQuery>,
 ) -> Result<Response, ApiError> {
-    let query = parameters(query)?;
     let is_csv = wants_csv(query.format.as_ref(), &headers)?;
     let time = time(query.from.as_deref(), query.to.as_deref(), &**state.hub.clock(), DAY_MS)?;
     let limit = limit(query.limit)?;

@@ -8,24 +8,20 @@ mod summary;
 
 use std::sync::Arc;
 
-use axum::extract::Query;
-use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::http::answer::ApiError;
 use crate::http::app_state::AppState;
+pub(super) use crate::http::extract::PARAMETERS;
 use crate::hub::{Archive, Hub, KeptTime};
 use crate::record::format::parse_rfc3339;
-pub(super) use lists::{__path_events, __path_segments};
-pub(super) use lists::{EventsView, SegmentsView, events, segments};
+pub(super) use lists::{__path_events, __path_poster, __path_segments};
+pub(super) use lists::{EventsView, SegmentsView, events, poster, segments};
 pub(super) use seconds::{__path_history, SecondsView, history};
 pub(super) use summary::{__path_summary, SummaryOfTimeView, summary};
 use touchline_core::clock::Clock;
 use touchline_core::error::Error;
-
-/// Where the parameters are described.
-pub(super) const PARAMETERS: &str = "GET /api/v1/openapi.json describes the parameters";
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -57,10 +53,6 @@ pub(super) fn unreadable(e: &Error) -> ApiError {
 
 pub(super) fn invalid(key: &str, cause: &str) -> ApiError {
     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{key}: {cause}"), PARAMETERS)
-}
-
-pub(super) fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
-    query.map(|Query(query)| query).map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, e.body_text(), PARAMETERS))
 }
 
 /// The time from `from` to `to`, by default the last `default_ms` until now.

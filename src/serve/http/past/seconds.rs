@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
-use super::{invalid, parameters, read, table, time, unreadable, wants_csv};
+use super::{invalid, read, table, time, unreadable, wants_csv};
 use crate::http::answer::{ApiError, json, no_stream};
 use crate::http::app_state::AppState;
 use crate::http::export_routes::EXPORTS;
+use crate::http::extract::Parameters;
 use crate::hub::KeptTime;
 use crate::record::format::rfc3339;
 use crate::record::reader;
@@ -110,9 +110,8 @@ impl Step {
 pub(crate) async fn history(
     State(state): State<AppState>,
     headers: HeaderMap,
-    query: Result<Query<SecondsQuery>, QueryRejection>,
+    Parameters(query): Parameters<SecondsQuery>,
 ) -> Result<Response, ApiError> {
-    let query = parameters(query)?;
     let is_csv = wants_csv(query.format.as_ref(), &headers)?;
     let time = time(query.from.as_deref(), query.to.as_deref(), &**state.hub.clock(), DEFAULT_MS)?;
     if !state.hub.has_stream(&query.stream) {

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use jiff::Timestamp;
@@ -12,10 +11,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
-use super::{DAY_MS, invalid, parameters, read, stream_ids, table, time, unreadable, wants_csv};
+use super::{DAY_MS, invalid, read, stream_ids, table, time, unreadable, wants_csv};
 use crate::export::text_cell;
 use crate::http::answer::{ApiError, json};
 use crate::http::app_state::AppState;
+use crate::http::extract::Parameters;
 use crate::hub::{KeptTime, StreamName, TimeOfContent};
 use crate::record::format::rfc3339;
 use crate::record::{SegmentContent, to_json};
@@ -161,9 +161,8 @@ struct Day {
 pub(crate) async fn summary(
     State(state): State<AppState>,
     headers: HeaderMap,
-    query: Result<Query<SummaryQuery>, QueryRejection>,
+    Parameters(query): Parameters<SummaryQuery>,
 ) -> Result<Response, ApiError> {
-    let query = parameters(query)?;
     let is_csv = wants_csv(query.format.as_ref(), &headers)?;
     let zone_name = query.zone.clone().or_else(|| state.hub.time_zone()).unwrap_or_else(|| "UTC".to_owned());
     let zone = TimeZone::get(&zone_name).map_err(|_| invalid("zone", &format!("{zone_name:?} is not a time zone")))?;

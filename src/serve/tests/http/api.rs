@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use crate::access::{connect, exchange, request};
 use crate::support::{Script, Server, Shot, add, afternoon, court, feed, new_hub, step};
 use crate::wait::until;
 use serde_json::Value;
@@ -136,7 +137,7 @@ fn every_file_of_the_page_exists_and_comes_from_the_server() {
             }
         }
     }
-    assert_eq!(files.len(), 39, "{files:?}");
+    assert_eq!(files.len(), 40, "{files:?}");
 }
 
 #[test]
@@ -292,4 +293,44 @@ fn a_port_in_use_is_an_error_with_address_and_advice() {
     assert!(text.starts_with(server.address()) && text.contains("in use") && text.contains("--listen"), "{text}");
     let text = runtime.block_on(http::bind("not an address")).unwrap_err().to_string();
     assert!(text.contains("--listen") && !text.contains('\n'), "{text}");
+}
+
+#[test]
+fn malformed_paths_and_queries_are_answered_as_every_error() {
+    let (hub, _) = new_hub();
+    add(&hub, "court-1", "testsrc://");
+    let server = Server::start(hub);
+    let document = get(&server, "/api/v1/openapi.json").json();
+    let mut checked = (0, 0);
+    let check = |method: &str, path: &str| {
+        let answer = exchange(connect(&server), &request(&server, method, path, &[], ""));
+        let problem: Value = serde_json::from_str(answer.body()).unwrap_or_default();
+        assert_eq!(answer.status, 400, "{method} {path}: {answer:?}");
+        assert!(problem["error"].is_string() && problem["advice"].is_string(), "{method} {path}: {answer:?}");
+    };
+    for (path, item) in document["paths"].as_object().unwrap() {
+        // Files of the page are looked up by any name.
+        for (method, operation) in item.as_object().unwrap().iter().filter(|_| !path.starts_with("/assets/")) {
+            let (method, parts) = (method.to_uppercase(), path.split(['{', '}']).collect::<Vec<_>>());
+            let filled = |value: &dyn Fn(&str) -> String| -> String {
+                parts
+                    .iter()
+                    .enumerate()
+                    .map(|(i, part)| if i % 2 == 1 { value(part) } else { (*part).to_owned() })
+                    .collect()
+            };
+            if parts.len() > 1 {
+                check(&method, &filled(&|_| "%ff".to_owned()));
+                checked.0 += 1;
+            }
+            let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+            if let Some(query) = parameters.iter().find(|parameter| parameter["in"] == "query") {
+                let known = |part: &str| if part == "id" { "court-1" } else { "0" }.to_owned();
+                let name = query["name"].as_str().unwrap();
+                check(&method, &format!("{}?{name}=0&{name}=0", filled(&known)));
+                checked.1 += 1;
+            }
+        }
+    }
+    assert!(checked.0 > 10 && checked.1 > 8, "{checked:?}");
 }

@@ -386,3 +386,28 @@ fn what_is_wrong_is_shown_at_its_field_with_advice() {
     click(&browser, "nobody-add");
     assert_eq!(browser.run("return document.getElementById('editor-uri').value"), "");
 }
+
+#[test]
+fn the_wall_of_a_fleet_names_the_command_that_adds_a_stream() {
+    let Some((_one, browser)) = browser() else { return };
+    for name in ["main", "sports"] {
+        let desk = Desk::open(AccessConfig::default());
+        desk.hub.join_fleet(name);
+        browser.go(&desk.server.url);
+        browser.wait("the empty wall", "return !document.getElementById('nobody').hidden");
+        browser.wait("the role", "return fetch('api/v1/session').then((answer) => answer.ok)");
+        let lines = browser.text("#nobody-lines");
+        assert!(lines.starts_with("touchline stream add court1=rtsp://"), "{lines}");
+        assert_eq!(lines.contains("--fleet-name sports"), name == "sports", "{lines}");
+        assert!(browser.text("#nobody-text").contains(&format!("fleet {name}")));
+        browser.screenshot(&screenshots().join("wall-fleet-empty.png"));
+        let fixed = add(&desk.hub, "court1", "rtsp://cam.example/live");
+        fixed.set_facts(facts(None));
+        fixed.set_state(StreamState::Playing);
+        browser.wait("the tile", "return document.querySelectorAll('.tile').length === 1");
+        for id in ["add", "nobody-add"] {
+            assert!(hidden(&browser, id), "{id}: the server would refuse it");
+        }
+        assert_eq!(browser.console(), Vec::<String>::new());
+    }
+}

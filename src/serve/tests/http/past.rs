@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::api::get;
 use crate::feed::facts;
 use crate::page::{browser, rest, screenshots};
-use crate::support::{PastClock, Script, Server, Shot, add, new_hub, step};
+use crate::support::{PastClock, Script, Server, Shot, add, new_hub, step_with_poster};
 use crate::wall::{key, prefix_proxy};
 use crate::webdriver::Browser;
 use touchline_core::clip::GapReason;
@@ -104,7 +104,7 @@ fn play(
     assert!(expected.iter().all(|name| script.expected.add(name, hub.classes())));
     for (i, shot) in plan.iter().flat_map(|(shot, seconds)| std::iter::repeat_n(*shot, *seconds)).enumerate() {
         clock.set_back(Duration::from_secs((total - i) as u64));
-        step(&stream, clock, &mut script, shot);
+        step_with_poster(hub, &stream, clock, &mut script, shot);
         stream.keep_open_segment(i as u64, || script.open_segment());
         // The store drops what a slow disk cannot take.
         if i % 200 == 0 {
@@ -131,6 +131,17 @@ fn the_api_has_segments_events_seconds_and_sums() {
     assert_eq!((more, last.0.as_str()), (("soccer".into(), 300), "tennis"));
     assert_eq!(all["segments"][5]["open"], true, "the last one has not ended");
     assert_eq!(all["segments"][0]["segment"]["decided_by"]["rgb"], 1900);
+    // Each has a picture where something was to be seen.
+    let posters: Vec<&Value> = all["segments"].as_array().unwrap().iter().map(|segment| &segment["poster"]).collect();
+    assert!(posters[3].is_null() && posters.iter().filter(|poster| poster.is_string()).count() == 5, "{posters:?}");
+    let poster = get(&afternoon.server, posters[0].as_str().unwrap());
+    assert_eq!((poster.status, poster.header("content-type")), (200, "image/jpeg"));
+    let picture = image::load_from_memory(&poster.body).unwrap();
+    assert_eq!((picture.width(), picture.height()), (320, 180));
+    for path in ["court-1/segments/0/1/poster", "court-1/segments/9/0/poster", "nobody/segments/0/0/poster"] {
+        let none = get(&afternoon.server, &format!("/api/v1/streams/{path}"));
+        assert!(none.status == 404 && none.json()["advice"].is_string(), "{path}");
+    }
     let newest = afternoon.json("/api/v1/segments?order=newest&limit=2&group=field");
     assert_eq!(contents(&newest)[0].0, "americanfootball");
     let next = newest["next"].as_str().unwrap();
@@ -232,6 +243,17 @@ fn the_page_zooms_from_a_week_to_seconds_and_shows_segments() {
     open(&browser, &format!("{}/history?span=3600", afternoon.server.url));
     let folder = screenshots();
     browser.wait("the sums", "return document.querySelectorAll('#sums tbody tr').length === 2");
+    // The rows keep their places while the pictures load, and so does a row without one.
+    let in_view = "[...document.querySelectorAll('#list .picture img')].slice(0, 4)";
+    browser.wait(
+        "the posters",
+        &format!("const all = {in_view}; return all.length === 4 && all.every((image) => image.naturalWidth === 320)"),
+    );
+    let rows = "return [...document.querySelectorAll('#list .picture')].map((box) => [box.offsetWidth, box.offsetHeight].join())";
+    let rows: Vec<String> = serde_json::from_value(browser.run(rows)).unwrap();
+    assert!(rows.len() > 8 && rows.iter().all(|size| size == "80,45"), "{rows:?}");
+    assert!(browser.run(&format!("return {in_view}[0].alt")).as_str().unwrap().starts_with("A picture of "));
+    assert_eq!(browser.run(&format!("return {in_view}[0].loading")), "lazy");
     browser.screenshot(&folder.join("history-hour-light.png"));
     browser.prefer("dark");
     browser.screenshot(&folder.join("history-hour-dark.png"));

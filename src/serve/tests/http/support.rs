@@ -28,7 +28,7 @@ use touchline_serve::http::access::{Access, AccessConfig};
 use touchline_serve::http::server::Limits;
 use touchline_serve::http::tls::Tls;
 use touchline_serve::http::{Serving, StreamAccess};
-use touchline_serve::hub::{Hub, HubInfo, StreamHandle, StreamInfo};
+use touchline_serve::hub::{Hub, HubInfo, PosterBook, StreamHandle, StreamInfo};
 use touchline_serve::metrics::Metrics;
 use touchline_serve::record::Published;
 use touchline_serve::teach::TeachAccess;
@@ -395,6 +395,19 @@ pub fn step(stream: &StreamHandle, clock: &PastClock, script: &mut Script, shot:
     if let Some(published) = script.next(shot, clock.unix_ns() - 1_000_000_000) {
         stream.publish(&published);
     }
+}
+
+/// As [`step`], and offers a picture of the second for the segments.
+pub fn step_with_poster(hub: &Hub, stream: &StreamHandle, clock: &PastClock, script: &mut Script, shot: Shot) {
+    let Some(published) = script.next(shot, clock.unix_ns() - 1_000_000_000) else { return };
+    let book = hub.posters(stream.id()).unwrap();
+    if let SecondOutcome::Predicted(second) = &published.outcome
+        && book.wants(second)
+    {
+        let t = (second.index % 37) as f32 / 37.0;
+        book.put(second, PosterBook::picture(&court(t)).unwrap());
+    }
+    stream.publish(&published);
 }
 
 /// A drawing of a tennis court from the stand, with two players and a ball that moves with `t` (0..1).

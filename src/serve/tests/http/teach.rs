@@ -357,3 +357,35 @@ fn learning_can_be_cancelled_and_ends_with_the_program() {
     stage(&school, "cancelled");
     assert_eq!(school.ask("POST", "/api/v1/learn", None, None).status, 503, "the program ends");
 }
+
+#[test]
+fn a_child_that_closes_its_output_and_lives_on_blocks_nobody() {
+    // Its output is closed, and its end is still to come.
+    let lives = format!(
+        "echo begun >&2\nexec 2>&-\nwhile [ ! -e \"$0.may-end\" ]; do sleep 0.05; done\nexec 2>/dev/null\n{}",
+        well()
+    );
+    let mut school = School::open(AccessConfig::default(), &lives);
+    school.hold(&[0.4]);
+    correct_one(&school);
+    let is_closed = || {
+        let children = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok).map(|entry| entry.path());
+        let program = school.folder.path().join("touchline");
+        let runs = |path: &PathBuf| {
+            let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(program.to_str().unwrap())
+        };
+        children.filter(runs).any(|path| path.join("fd").is_dir() && !path.join("fd/2").exists())
+    };
+    for _ in 0..2 {
+        assert_eq!(school.ask("POST", "/api/v1/learn", None, None).status, 202);
+        until("the output to be closed", is_closed);
+        assert_eq!(school.json("/api/v1/learn")["stage"], "learning");
+        assert_eq!(school.ask("DELETE", "/api/v1/learn", None, None).status, 204, "it can be cancelled");
+        stage(&school, "cancelled");
+    }
+    assert_eq!(school.ask("POST", "/api/v1/learn", None, None).status, 202);
+    until("the output to be closed", is_closed);
+    std::fs::write(school.folder.path().join("touchline.may-end"), "").unwrap();
+    stage(&school, "compared");
+}

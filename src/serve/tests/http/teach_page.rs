@@ -1,5 +1,8 @@
 //! Teaching in headless Chromium: the queue, the panel that learns, and corrections on the page of a stream.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::page::{browser, rest, screenshots};
@@ -7,7 +10,9 @@ use crate::teach::{School, well};
 use crate::wait::until;
 use crate::wall::key;
 use crate::webdriver::Browser;
+use touchline_serve::config::HistorySettings;
 use touchline_serve::http::access::AccessConfig;
+use touchline_serve::store::Store;
 
 fn open(browser: &Browser, school: &School) {
     browser.go(&format!("{}/teach", school.server.url));
@@ -170,4 +175,101 @@ fn seconds_are_corrected_on_the_page_of_their_stream() {
     assert_eq!((&kept["answer"], &kept["class"], &kept["seconds"]), (&json!("confirm"), &json!("tennis"), &json!(4)));
     assert_eq!(kept["to"].as_u64().unwrap() - kept["from"].as_u64().unwrap(), 3);
     assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+#[test]
+fn a_part_of_a_segment_is_corrected_in_the_history() {
+    let Some((_one, browser)) = browser() else { return };
+    let mut school = School::open(AccessConfig::default(), &well());
+    let (hub, clock) = (school.studio.hub.clone(), school.studio.clock.clone());
+    let path = school.folder.path().join("touchline.db");
+    let limits = HistorySettings::default();
+    let (store, _thread, _) = Store::open(&path, limits, hub.metrics().clone(), clock.clone()).unwrap();
+    hub.set_archive(Arc::new(store.clone()));
+    for left in (1..=60).rev() {
+        clock.set_back(Duration::from_secs(left));
+        school.hold(&[0.9]);
+    }
+    clock.set_back(Duration::ZERO);
+    school.studio.cam.keep_open_segment(0, || school.studio.script.open_segment());
+    assert!(store.flush(Duration::from_secs(60)));
+    browser.resize(1280, 900, false);
+    browser.go(&format!("{}/history?span=120", school.server.url));
+    browser.wait("the segment", "return document.querySelectorAll('#list li button').length === 1");
+    browser.run("document.querySelector('#list li button').click()");
+    // Its last seconds are not settled yet.
+    let length = school.json("/api/v1/segments")["segments"][0]["segment"]["seconds"].as_u64().unwrap();
+    let all = format!("These 0:{length}");
+    let what = |text: &str| {
+        browser.wait(text, &format!("return document.querySelector('.correct .what')?.textContent === '{text}'"));
+    };
+    what(&all);
+    let part = |from: u32, to: u32| {
+        browser.run(&format!(
+            "const [from, to] = document.querySelectorAll('.part input');
+             [to, from].forEach((input, i) => {{
+                 input.value = [{to}, {from}][i];
+                 input.dispatchEvent(new Event('change', {{ bubbles: true }}));
+             }})"
+        ));
+    };
+    part(11, 14);
+    what("These 0:04");
+    rest(&browser);
+    browser.screenshot(&screenshots().join("history-part-light.png"));
+    let answer = |text: &str| {
+        browser.run(&format!(
+            "const field = document.getElementById('segment-class'); field.value = '{text}';
+             field.dispatchEvent(new Event('input', {{ bubbles: true }})); field.form.requestSubmit();"
+        ));
+    };
+    answer("soccer");
+    until("the correction", || total(&school) == 1);
+    let kept = school.json("/api/v1/corrections")["corrections"][0].clone();
+    assert_eq!((&kept["from"], &kept["to"], &kept["class"]), (&json!(10), &json!(13), &json!("soccer")));
+    part(21, 21);
+    what("This second");
+    // The last second follows the first one.
+    browser.run(
+        "const from = document.querySelector('.part input'); from.value = 30;
+         from.dispatchEvent(new Event('change', { bubbles: true }))",
+    );
+    assert_eq!(browser.run("return document.querySelectorAll('.part input')[1].value"), "30");
+    // Shift and a drag over the lane, from ten seconds before the end of the segment to beyond it.
+    let place = browser.run(
+        "const box = document.querySelector('#lanes canvas').getBoundingClientRect();
+         return [box.left, box.width, box.top + 8]",
+    );
+    let [left, width, y] = [0, 1, 2].map(|i| place[i].as_f64().unwrap());
+    let mouse = |kind: &str, x: f64| {
+        let pressed =
+            json!({"type": kind, "x": x, "y": y, "button": "left", "buttons": 1, "modifiers": 8, "clickCount": 1});
+        browser.devtools("Input.dispatchMouseEvent", pressed);
+    };
+    let end = browser.run(
+        "return fetch('api/v1/segments').then((a) => a.json()).then(({ segments }) => {
+             const p = new URLSearchParams(location.search);
+             return (Date.now() - Date.parse(segments[0].segment.ended)) / (Number(p.get('span')) * 1000); })",
+    );
+    let x = |before_s: f64| left + width * (1.0 - end.as_f64().unwrap() - before_s / 120.0);
+    mouse("mousePressed", x(12.0));
+    mouse("mouseMoved", x(6.0));
+    mouse("mouseMoved", x(1.0));
+    mouse("mouseReleased", x(1.0));
+    browser.wait(
+        "the marked part",
+        "const [from, to] = [...document.querySelectorAll('.part input')].map((input) => Number(input.value));
+         return to - from >= 8 && to - from <= 14 && from > 20",
+    );
+    browser.prefer("dark");
+    browser.screenshot(&screenshots().join("history-part-dark.png"));
+    browser.run("[...document.querySelectorAll('.part button')].find((b) => b.textContent === 'All').click()");
+    what(&all);
+    browser.resize(390, 844, true);
+    browser.run("document.querySelector('.part').scrollIntoView()");
+    browser.screenshot(&screenshots().join("history-part-phone.png"));
+    let width = browser.run("return document.documentElement.scrollWidth");
+    assert!(width.as_u64().unwrap() <= 390, "the page is {width} pixels wide, the phone 390");
+    let own: Vec<_> = browser.console().into_iter().filter(|line| !line.contains("404")).collect();
+    assert_eq!(own, Vec::<String>::new());
 }

@@ -1,7 +1,10 @@
 //! Cuts clips from a ring.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 use super::super::index::Index;
 use super::super::recording::Runs;
@@ -10,13 +13,30 @@ use super::format::{RecordedUnit, RingReader};
 use super::{RingFile, files};
 use touchline_core::time::{NANOS_PER_SECOND, Pts, RunId};
 
+/// How far the wall time of a second may be from the arrival of its media, ns. A source that states wall times sends them for the time at
+/// which pictures were taken, and HLS is a minute behind that.
+const WALL_MAX_NS: u64 = 120 * NANOS_PER_SECOND;
+
+/// A wall time within this of the arrival is the arrival, ns.
+const WALL_NEAR_NS: u64 = 5 * NANOS_PER_SECOND;
+
+/// When the media of a second arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Arrived {
+    /// The monotonic clock of the process that recorded them, ns.
+    Clock(u64),
+    /// About this wall time, nanoseconds since 1970-01-01 UTC. It is compared with the times in the names of ring files, which another
+    /// process may have written.
+    Wall(u64),
+}
+
 /// A moment of the clip: it tells which media are meant. PTS start over with every connection, and clocks of connections differ.
 #[derive(Clone, Copy, Debug)]
 pub struct RingAnchor {
     /// Its PTS.
     pub pts: Pts,
-    /// Monotonic clock when the media of that time arrived, ns.
-    pub arrived_ns: u64,
+    /// When the media of that time arrived.
+    pub arrived: Arrived,
     /// Media from before this wall time are left out, nanoseconds since 1970-01-01 UTC: the clock was that of an earlier process then.
     pub since_unix_ns: u64,
 }
@@ -26,38 +46,78 @@ pub struct RingAnchor {
 /// # Errors
 /// [`ClipError::NoMedia`] if the ring does not have that time.
 pub fn cut_ring(dir: &Path, anchor: RingAnchor, request: &ClipRequest) -> Result<Vec<ClipFile>, ClipError> {
-    // Open files stay readable when they are removed, so that both passes see the same units.
-    let open = |file: RingFile| {
-        let open = File::open(&file.path).ok()?;
-        Some((file, open))
-    };
-    let files = files(dir)?.into_iter().filter(|file| file.begun_ns >= anchor.since_unix_ns);
-    let files: Vec<(RingFile, File)> = files.filter_map(open).collect();
-    let mut index = Index::default();
-    let mut best: Option<(u64, u32)> = None;
-    read(&files, false, |RecordedUnit { unit, arrived_ns }| {
-        let anchor_ns = i64::try_from(anchor.pts.0).unwrap_or(i64::MAX);
-        if unit.pts_ns.abs_diff(anchor_ns) <= NANOS_PER_SECOND {
-            let distance_ns = arrived_ns.abs_diff(anchor.arrived_ns);
-            if best.is_none_or(|(least_ns, _)| distance_ns < least_ns) {
-                best = Some((distance_ns, unit.run));
-            }
-        }
-        index.push(&unit);
-        true
-    });
-    let (_, run) = best.ok_or(ClipError::NoMedia)?;
-    let request = ClipRequest { run: RunId(run), ..request.clone() };
-    let mut clip = OpenClip::new(&request, &index);
-    read(&files, true, |recorded| {
-        clip.push(&recorded.unit);
+    let ring = OpenRing::new(dir, anchor)?;
+    let request = ClipRequest { run: RunId(ring.run), ..request.clone() };
+    let mut clip = OpenClip::new(&request, &ring.index);
+    ring.read(&mut |unit| {
+        clip.push(&unit.unit);
         !clip.is_over()
     });
     clip.finish()
 }
 
-/// Passes the units of all files to `take`, until it returns false. Runs are numbered over all connections.
-fn read(files: &[(RingFile, File)], with_data: bool, mut take: impl FnMut(RecordedUnit) -> bool) {
+/// The files of a ring, and the times of their units.
+pub(super) struct OpenRing {
+    files: Vec<(RingFile, File)>,
+    pub index: Index,
+    /// The run of the anchor.
+    pub run: u32,
+}
+
+impl OpenRing {
+    /// Opens the ring in `dir`.
+    ///
+    /// # Errors
+    /// [`ClipError::NoMedia`] if it does not have the time of the anchor.
+    pub fn new(dir: &Path, anchor: RingAnchor) -> Result<Self, ClipError> {
+        // Open files stay readable when they are removed, so that both passes see the same units.
+        let open = |file: RingFile| {
+            let open = File::open(&file.path).ok()?;
+            Some((file, open))
+        };
+        let files = files(dir)?.into_iter().filter(|file| file.begun_ns >= anchor.since_unix_ns);
+        let files: Vec<(RingFile, File)> = files.filter_map(open).collect();
+        let mut index = Index::default();
+        // From the anchor to the nearest arrival, by run.
+        let mut distances: BTreeMap<u32, u64> = BTreeMap::new();
+        read(&files, false, &mut |RecordedUnit { unit, arrived_ns }, unix_ns| {
+            let anchor_ns = i64::try_from(anchor.pts.0).unwrap_or(i64::MAX);
+            if unit.pts_ns.abs_diff(anchor_ns) <= NANOS_PER_SECOND {
+                let distance_ns = match anchor.arrived {
+                    Arrived::Clock(at_ns) => arrived_ns.abs_diff(at_ns),
+                    Arrived::Wall(at_ns) => unix_ns.abs_diff(at_ns),
+                };
+                let least_ns = distances.entry(unit.run).or_insert(distance_ns);
+                *least_ns = distance_ns.min(*least_ns);
+            }
+            index.push(&unit);
+            true
+        });
+        let run = nearest(&distances, anchor.arrived).ok_or(ClipError::NoMedia)?;
+        Ok(Self { files, index, run })
+    }
+
+    /// Passes all units with their data to `take`, until it returns false.
+    pub fn read(&self, take: &mut dyn FnMut(RecordedUnit) -> bool) {
+        read(&self.files, true, &mut |recorded, _| take(recorded));
+    }
+}
+
+/// The run whose media arrived at the time of the anchor. A wall time that may be that of two runs is none.
+fn nearest(distances: &BTreeMap<u32, u64>, arrived: Arrived) -> Option<u32> {
+    let (run, least_ns) = distances.iter().min_by_key(|(_, distance_ns)| **distance_ns)?;
+    if let Arrived::Wall(_) = arrived {
+        let possible = distances.values().filter(|distance_ns| **distance_ns <= WALL_MAX_NS).count();
+        if possible == 0 || possible > 1 && *least_ns > WALL_NEAR_NS {
+            return None;
+        }
+    }
+    Some(*run)
+}
+
+/// Passes the units of all files, with the wall times of their arrival, to `take`, until it returns false. Runs are numbered over all
+/// connections.
+fn read(files: &[(RingFile, File)], with_data: bool, take: &mut dyn FnMut(RecordedUnit, u64) -> bool) {
     let (mut runs, mut places) = (Runs::default(), [0; 2]);
     let mut connection_ns = None;
     for (file, open) in files {
@@ -65,14 +125,36 @@ fn read(files: &[(RingFile, File)], with_data: bool, mut take: impl FnMut(Record
             runs = runs.next_connection();
         }
         let Ok(mut reader) = open.try_clone().and_then(|open| RingReader::new(open, with_data)) else { continue };
+        // A file is named when its first unit is written.
+        let mut first_ns = None;
         while let Some(mut recorded) = reader.next() {
             let unit = &mut recorded.unit;
             unit.run = runs.of(unit.track, unit.pts_ns, unit.end_ns());
             unit.place = places[unit.track.index()];
             places[unit.track.index()] += 1;
-            if !take(recorded) {
+            let since_ns = recorded.arrived_ns.saturating_sub(*first_ns.get_or_insert(recorded.arrived_ns));
+            if !take(recorded, file.begun_ns.saturating_add(since_ns)) {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wall_time_chooses_a_run_only_if_it_can_be_that_of_no_other() {
+        const S: u64 = NANOS_PER_SECOND;
+        let of = |distances: &[u64], arrived| nearest(&(0..).zip(distances.iter().copied()).collect(), arrived);
+        let wall = Arrived::Wall(0);
+        assert_eq!(of(&[40 * S], wall), Some(0), "a playlist is behind");
+        assert_eq!(of(&[400 * S], wall), None, "the ring no longer has it");
+        assert_eq!(of(&[30 * S, S, 20 * S], wall), Some(1));
+        assert_eq!(of(&[30 * S, 20 * S], wall), None, "it may be either");
+        assert_eq!(of(&[30 * S, 200 * S], wall), Some(0));
+        assert_eq!(of(&[400 * S, 300 * S], Arrived::Clock(0)), Some(1));
+        assert_eq!(of(&[], wall), None);
     }
 }

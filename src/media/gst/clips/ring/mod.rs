@@ -7,6 +7,7 @@
 mod cut;
 mod follow;
 mod format;
+mod seconds;
 mod tap;
 
 use std::collections::BTreeMap;
@@ -16,8 +17,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use touchline_core::time::NANOS_PER_SECOND;
 
-pub use self::cut::{RingAnchor, cut_ring};
+pub use self::cut::{Arrived, RingAnchor, cut_ring};
 pub(in crate::gst) use self::follow::RingFollower;
+pub use self::seconds::{RingSeconds, ring_seconds};
 pub(in crate::gst) use self::tap::RingTap;
 
 /// The extension of ring files.
