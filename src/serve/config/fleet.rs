@@ -31,6 +31,9 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Folder of the spool by default, beside the file of the store or in the working directory.
 const SPOOL: &str = "touchline-spool";
 
+/// Folder of the packs of the fleet by default, beside the file of the store or in the working directory.
+const PACKS: &str = "touchline-packs";
+
 /// The capacity of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Capacity {
@@ -120,6 +123,9 @@ pub struct FleetFile {
     pub spool: Option<PathBuf>,
     /// Bound of the spool, MB (1,000,000 bytes); beyond it the oldest records are dropped and counted.
     pub spool_max_mb: Option<SpoolMaxMb>,
+    /// Folder of the packs that the machine fetches from the fleet, on a local disk; by default touchline-packs/NODE beside the file of
+    /// `state`, or in the working directory.
+    pub packs: Option<PathBuf>,
     /// The user of the login.
     #[schemars(length(min = 1))]
     pub user: Option<String>,
@@ -156,6 +162,8 @@ pub struct FleetSettings {
     pub labels: BTreeMap<String, String>,
     /// Limit of the hand-over when the program stops, seconds.
     pub drain_s: u32,
+    /// Folder of the packs of the fleet.
+    pub packs: PathBuf,
     /// Address and login of the server, and the sink of the fleet's records.
     pub sink: SinkSettings,
 }
@@ -198,10 +206,12 @@ impl FleetFile {
             wrong.push(("labels", text));
             BTreeMap::new()
         });
-        let spool = self.spool.unwrap_or_else(|| {
-            let folder = state.and_then(Path::parent).map_or_else(|| PathBuf::from(SPOOL), |parent| parent.join(SPOOL));
+        let folder_of = |name: &str| {
+            let folder = state.and_then(Path::parent).map_or_else(|| PathBuf::from(name), |parent| parent.join(name));
             folder.join(self.node.as_deref().unwrap_or("node"))
-        });
+        };
+        let spool = self.spool.unwrap_or_else(|| folder_of(SPOOL));
+        let packs = self.packs.unwrap_or_else(|| folder_of(PACKS));
         let sink = SinkFile {
             name: FLEET_SINK.to_owned(),
             kind: SinkKind::Nats,
@@ -237,7 +247,7 @@ impl FleetFile {
                 }
                 let (capacity, drain_s) = (self.capacity.unwrap_or_default().milli(), self.drain_s);
                 let drain_s = drain_s.unwrap_or(DRAIN).get();
-                Ok(Some(FleetSettings { name, node: self.node, capacity, labels, drain_s, sink }))
+                Ok(Some(FleetSettings { name, node: self.node, capacity, labels, drain_s, packs, sink }))
             }
             (_, Err(mistake)) => {
                 wrong.push(mistake);
@@ -284,6 +294,7 @@ mod tests {
         let fleet = fleet(text).unwrap().unwrap();
         assert_eq!((fleet.name.as_str(), fleet.capacity, fleet.labels["gpu"].as_str()), ("tv", 2500, "true"));
         assert_eq!(fleet.sink.spool, Path::new("/var/lib/touchline/touchline-spool/a"));
+        assert_eq!(fleet.packs, Path::new("/var/lib/touchline/touchline-packs/a"));
         let Receiver::Nats { nats, .. } = &fleet.sink.receiver else { panic!() };
         assert_eq!(
             (nats.subject.as_str(), nats.create_stream.as_deref()),

@@ -27,6 +27,7 @@ use crate::config::{
 };
 use crate::control::packs::PackControl;
 use crate::control::streams::StreamControl;
+use crate::fleet::{FleetControls, FleetHost};
 use crate::hub::notice::Notice;
 use crate::hub::{Restored, StreamOwner};
 use crate::recording;
@@ -147,7 +148,7 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
     let controls = Controls::new(&pack_control, &stream_control, &policy, (clips, teach.clone()));
     let server = shared.start_server(&runtime, &config, controls, std::mem::take(&mut contents.log_outs))?;
     let (packs, how) = ((packs, pack_control.clone(), pack_requests), (config.batching, config.signals));
-    let models = ModelThreads::start((config.pack, config.shadow), how, packs, teach, &shared)?;
+    let models = ModelThreads::start((config.pack, config.shadow), how, packs, (teach, config.fleet.is_some()), &shared)?;
     let workers = &models.workers;
     shared.announce(&server);
 
@@ -178,8 +179,14 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
     shared.ready();
 
     let shutdown = ShutdownTimer::new(shared.clock.clone());
-    let on_hang_up = parts::on_hang_up(publisher.sinks().reopener(), server.reload.clone(), pack_control);
-    let (fleet, hand_over) = shared.join_fleet(config.fleet, config.latency_ms, stream_control)?;
+    let controls = models.fleet_shadow.clone().map(|shadow| FleetControls {
+        streams: stream_control,
+        packs: pack_control.clone(),
+        shadow,
+    });
+    let (fleet, hand_over) = shared.join_fleet(config.fleet, config.latency_ms, controls)?;
+    let login = fleet.as_ref().map(FleetHost::login);
+    let on_hang_up = parts::on_hang_up(publisher.sinks().reopener(), server.reload.clone(), pack_control, login);
     let (reload, stop) = shared.catch_signals(&runtime, on_hang_up, &shutdown, hand_over);
     let watchdog = shared.watch(&publisher, workers, commands_to.clone())?;
     let ended = parts::start_manager(manager, ManagerInbox { requests, reports, reload, stop }, commands_to)?;

@@ -27,7 +27,7 @@ use crate::control::packs::{PackControl, PackRequest};
 use crate::control::probes::ProbeControl;
 use crate::control::streams::StreamControl;
 use crate::deliver;
-use crate::fleet::FleetHost;
+use crate::fleet::{FleetControls, FleetHost, FleetLogin};
 use crate::http::access::{LogOuts, SessionArchive};
 use crate::hub::{Hub, HubInfo};
 use crate::metrics::Metrics;
@@ -207,11 +207,11 @@ impl SharedParts {
         &self,
         settings: Option<FleetSettings>,
         latency_ms: LatencyMs,
-        control: StreamControl,
+        controls: Option<FleetControls>,
     ) -> Result<(Option<FleetHost>, HandOver)> {
-        let Some(settings) = settings else { return Ok((None, None)) };
+        let (Some(settings), Some(controls)) = (settings, controls) else { return Ok((None, None)) };
         let limit = Duration::from_secs(settings.drain_s.into());
-        let fleet = FleetHost::start(settings, latency_ms.get(), &self.hub, control)?;
+        let fleet = FleetHost::start(settings, latency_ms.get(), &self.hub, controls)?;
         let drain = fleet.drain();
         Ok((Some(fleet), Some((drain, limit))))
     }
@@ -269,14 +269,14 @@ pub(super) fn teach(
     Ok(Some(TeachAccess { memory, store, learner }))
 }
 
-/// The shadow of packs that have learned.
-struct LearnShadow {
+/// The shadow of packs that have learned, and of rollouts of the fleet.
+struct LaterShadow {
     shadow: Arc<Shadow>,
     packs: UpdateConfig,
     hub: Hub,
 }
 
-impl ShadowSlot for LearnShadow {
+impl ShadowSlot for LaterShadow {
     fn start(&self, dir: &Path) -> Result<()> {
         let (running, _) =
             self.hub.pack_status().running().ok_or_else(|| Error::Internal("there is no running pack".into()))?;
@@ -296,6 +296,8 @@ pub(super) struct ModelThreads {
     updater: Updater,
     pub(super) workers: Workers,
     shadow: Option<Arc<Shadow>>,
+    /// Compares packs of the fleet.
+    pub(super) fleet_shadow: Option<Arc<dyn ShadowSlot>>,
     teach: Option<(TeachThread, Learner)>,
 }
 
@@ -308,13 +310,14 @@ impl ModelThreads {
         (pack, shadow_pack): (Pack, Option<Pack>),
         (batching, signals): (Batching, SignalConfig),
         (packs, control, requests): (UpdateConfig, PackControl, Receiver<PackRequest>),
-        teach: Option<TeachAccess>,
+        (teach, is_in_fleet): (Option<TeachAccess>, bool),
         shared: &SharedParts,
     ) -> Result<Self> {
         let (hub, clock) = (&shared.hub, &shared.clock);
         let mut feeds = Feeds::default();
         let memory = teach.as_ref().map(|teach| teach.memory.clone());
-        let shadow = (shadow_pack.is_some() || memory.is_some()).then(|| Arc::new(Shadow::new(hub, memory)));
+        let may_start = shadow_pack.is_some() || memory.is_some() || is_in_fleet;
+        let shadow = may_start.then(|| Arc::new(Shadow::new(hub, memory)));
         feeds.shadow = shadow.as_ref().map(|shadow| shadow.feed());
         if let (Some(shadow), Some(other)) = (&shadow, shadow_pack) {
             let shown = packs.shown(&other.dir);
@@ -322,7 +325,7 @@ impl ModelThreads {
         }
         let teach = match (teach, &shadow) {
             (Some(TeachAccess { memory, learner, .. }), Some(shadow)) => {
-                let slot = LearnShadow { shadow: shadow.clone(), packs: packs.clone(), hub: hub.clone() };
+                let slot = LaterShadow { shadow: shadow.clone(), packs: packs.clone(), hub: hub.clone() };
                 learner.connect(Arc::new(slot));
                 let (thread, feed) = TeachThread::start(memory, hub.metrics().clone(), clock.clone())?;
                 feeds.teach = Some(feed);
@@ -330,11 +333,15 @@ impl ModelThreads {
             }
             _ => None,
         };
+        let fleet_shadow = shadow.as_ref().filter(|_| is_in_fleet).map(|shadow| {
+            let slot = LaterShadow { shadow: shadow.clone(), packs: packs.clone(), hub: hub.clone() };
+            Arc::new(slot) as Arc<dyn ShadowSlot>
+        });
         let workers = Workers::start_with_feeds(pack, batching, hub.metrics().clone(), clock.clone(), feeds)?;
         let workers = workers.with_signals(signals);
         let (models, swapper) = (workers.models().clone(), workers.swapper());
         let updater = Updater::start(packs, models, swapper, (control, requests), hub.clone(), clock.clone())?;
-        Ok(Self { updater, workers, shadow, teach })
+        Ok(Self { updater, workers, shadow, fleet_shadow, teach })
     }
 }
 
@@ -382,16 +389,20 @@ pub(super) fn add_sinks(to: &mut Sinks, terminal: Option<Terminal>, outputs: Vec
     outputs.into_iter().try_for_each(|sink| to.add_boxed(sink))
 }
 
-/// What SIGHUP reads again besides the configuration file: outputs, tokens and TLS files, the pack.
+/// What SIGHUP reads again besides the configuration file: outputs, tokens and TLS files, the pack, the login of the fleet.
 pub(super) fn on_hang_up(
     reopen_outputs: impl Fn() + Send + Sync + 'static,
     server: Reload,
     packs: PackControl,
+    fleet: Option<FleetLogin>,
 ) -> impl Fn() + Send + Sync + 'static {
     move || {
         reopen_outputs();
         server.reload();
         packs.reload();
+        if let Some(login) = &fleet {
+            login.reload();
+        }
     }
 }
 
@@ -450,7 +461,7 @@ pub(super) fn stop(
     shutdown: &ShutdownTimer,
     (server, runtime): (Server, tokio::runtime::Runtime),
     watchdog: Option<Watchdog>,
-    ModelThreads { updater, workers, shadow, teach }: ModelThreads,
+    ModelThreads { updater, workers, shadow, teach, .. }: ModelThreads,
     store_thread: Option<StoreThread>,
 ) {
     shutdown.at("stopping the server");
