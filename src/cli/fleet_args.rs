@@ -67,6 +67,12 @@ pub struct FleetArgs {
     /// working directory].
     #[arg(long = "fleet-packs", value_name = "DIR")]
     packs: Option<PathBuf>,
+    /// Address of this machine's page for people, as in https://node-a.example:8080/. Pages of other machines lead there.
+    #[arg(long = "fleet-page", value_name = "URL")]
+    page: Option<String>,
+    /// Show the streams of the other machines as well [default: true]. Each machine then reads the records of all.
+    #[arg(long = "fleet-follow", value_name = "BOOL")]
+    follow: Option<bool>,
     /// Limit of the hand-over of all streams when the program stops, 0 to 3600 [default: 15].
     #[arg(long = "fleet-drain-s", value_name = "SECONDS")]
     drain_s: Option<u32>,

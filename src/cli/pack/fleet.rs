@@ -107,7 +107,9 @@ pub fn publish(args: &PublishArgs) -> Result<()> {
     let pack = fleet.publish(&args.dir)?;
     let (known, digest) = (&pack.name, &pack.digest);
     let next = format!("touchline pack rollout start {}", short(digest));
-    print(&format!("pack {known} is in the object store of the fleet {name}: {digest}\n`{next}` brings it to the machines\n"))
+    print(&format!(
+        "pack {known} is in the object store of the fleet {name}: {digest}\n`{next}` brings it to the machines\n"
+    ))
 }
 
 pub fn list(args: &ListArgs) -> Result<()> {
@@ -165,7 +167,10 @@ fn begin(fleet: &FleetAdmin, start: &StartArgs) -> Result<()> {
     let rules = RolloutRules { agreement: start.agreement, seconds: start.seconds, watch_s: start.watch_s };
     let rollout = fleet.roll_out(&start.pack, start.canary.as_deref(), rules)?;
     let canary = &rollout.canary.node;
-    print(&format!("pack {} is compared on {canary}; `touchline pack rollout status` shows how far it is\n", rollout.pack.name))
+    print(&format!(
+        "pack {} is compared on {canary}; `touchline pack rollout status` shows how far it is\n",
+        rollout.pack.name
+    ))
 }
 
 fn status_json(view: &FleetView) -> serde_json::Value {

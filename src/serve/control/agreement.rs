@@ -72,9 +72,7 @@ impl Agreement {
     /// Seconds with the same label, and all.
     pub(crate) fn totals(&self) -> (u64, u64) {
         let all = self.streams.values().chain([&self.gone]);
-        all.fold((0, 0), |(same, seconds), counts| {
-            (same + counts.same, seconds + counts.same + counts.different)
-        })
+        all.fold((0, 0), |(same, seconds), counts| (same + counts.same, seconds + counts.same + counts.different))
     }
 
     pub(crate) fn view<'a>(&'a self, classes: &'a ClassSet) -> AgreementView<'a> {

@@ -21,6 +21,8 @@ use crate::connect::{causes, filled};
 
 pub(super) struct Nats {
     settings: NatsSettings,
+    url: Url,
+    sink: SinkSettings,
     login: NatsLogin,
     timeout: Duration,
     instance: Arc<str>,

@@ -109,6 +109,9 @@ pub struct NodeRecord {
     pub labels: BTreeMap<String, String>,
     /// Whether it takes streams.
     pub state: NodeState,
+    /// Address of its page, if it has given one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<String>,
 }
 
 /// The definition of a stream.

@@ -8,8 +8,8 @@ use prometheus::{
 use super::clips::ClipFamilies;
 use super::delivery::Deliveries;
 use super::fleet::FleetFamilies;
-use super::health::HealthCounters;
 use super::frame_share::FrameShares;
+use super::health::HealthCounters;
 use super::http;
 use super::labels::{StageThread, Viewer};
 use super::output::OutputFamilies;

@@ -148,7 +148,8 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
     let controls = Controls::new(&pack_control, &stream_control, &policy, (clips, teach.clone()));
     let server = shared.start_server(&runtime, &config, controls, std::mem::take(&mut contents.log_outs))?;
     let (packs, how) = ((packs, pack_control.clone(), pack_requests), (config.batching, config.signals));
-    let models = ModelThreads::start((config.pack, config.shadow), how, packs, (teach, config.fleet.is_some()), &shared)?;
+    let models =
+        ModelThreads::start((config.pack, config.shadow), how, packs, (teach, config.fleet.is_some()), &shared)?;
     let workers = &models.workers;
     shared.announce(&server);
 

@@ -8,7 +8,8 @@ use crate::common::wait::until;
 #[test]
 fn a_password_that_is_replaced_is_read_again() {
     let _alone = alone();
-    let Some(mut bench) = FleetBench::start_with(&["a", "b"], |nats: &mut Nats| nats.set_password("pl4nt-first")) else {
+    let Some(mut bench) = FleetBench::start_with(&["a", "b"], |nats: &mut Nats| nats.set_password("pl4nt-first"))
+    else {
         return;
     };
     // Enough streams for each machine to have one.

@@ -49,9 +49,8 @@ impl FleetAdmin {
     /// The published pack with this name, or whose digest begins so.
     fn pack(&self, pack: &str) -> Result<PackRef> {
         let packs = self.packs()?;
-        let mut found = packs.into_iter().filter(|known| {
-            known.name == pack || pack.len() >= 4 && known.digest.starts_with(pack)
-        });
+        let mut found =
+            packs.into_iter().filter(|known| known.name == pack || pack.len() >= 4 && known.digest.starts_with(pack));
         match (found.next(), found.next()) {
             (Some(only), None) => Ok(only),
             (None, _) => {
@@ -59,7 +58,8 @@ impl FleetAdmin {
                 Err(Error::Usage(text))
             }
             (Some(_), Some(_)) => {
-                let text = format!("{pack:?} is more than one pack; give the digest, as `touchline pack list` shows it");
+                let text =
+                    format!("{pack:?} is more than one pack; give the digest, as `touchline pack list` shows it");
                 Err(Error::Usage(text))
             }
         }
@@ -73,7 +73,10 @@ impl FleetAdmin {
         let pack = self.pack(pack)?;
         let all = self.snapshot()?;
         let is_needed = rollout(&all).is_some_and(|rollout| {
-            [Some(&rollout.pack), rollout.former.as_ref()].into_iter().flatten().any(|known| known.digest == pack.digest)
+            [Some(&rollout.pack), rollout.former.as_ref()]
+                .into_iter()
+                .flatten()
+                .any(|known| known.digest == pack.digest)
         });
         if is_needed {
             let text = format!("machines may need pack {:?}; remove it after another rollout", pack.name);

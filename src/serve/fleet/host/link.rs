@@ -7,8 +7,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 use crate::config::FleetSettings;
-use crate::fleet::{FleetAction, FleetChange, FleetStore, FleetStoreError, FleetStoreResult, NodeName, OpId, StreamId};
 use crate::fleet::rollout::{RolloutAction, TaskFailure};
+use crate::fleet::{FleetAction, FleetChange, FleetStore, FleetStoreError, FleetStoreResult, NodeName, OpId, StreamId};
 use crate::fleet::{FleetKey, FleetValue};
 use crate::record::FleetTenure;
 

@@ -7,26 +7,28 @@
 //!                                         ── until when ─► publisher (PublishingRight)
 //! ```
 
+mod elsewhere;
 mod hand_overs;
 mod link;
 mod packs;
+mod report;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::hand_overs::HandOvers;
 use self::link::{HostEvent, follow, perform};
 use self::packs::PackHost;
-use super::view::FleetView;
 use super::{
-    FleetAction, FleetKey, FleetNode, FleetStore, Holder, FleetTimes, FleetValue, NodeName, NodeOptions, NodeState, StartCause,
-    StreamId, StreamRecord,
+    FleetAction, FleetKey, FleetNode, FleetStore, FleetTimes, FleetValue, Holder, NodeName, NodeOptions, NodeState,
+    StartCause, StreamId, StreamRecord,
 };
 use crate::config::FleetSettings;
 use crate::connect::host_name;
@@ -40,19 +42,12 @@ use crate::teach::learn::ShadowSlot;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::spawn;
-use touchline_core::time::NANOS_PER_SECOND;
 
 /// Between two ticks of the node.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Between two updates of the status.
-const STATUS_EVERY_NS: u64 = NANOS_PER_SECOND;
-
 /// How long leaving the fleet may take at the end.
 const RESIGN_LIMIT: Duration = Duration::from_secs(1);
-
-/// How long the right to publish may be absent before the page shows it.
-const NOTICE_AFTER_NS: u64 = 3 * NANOS_PER_SECOND;
 
 enum HostCommand {
     /// Hand all streams over. The answer comes when that is done, or cannot be done.
@@ -65,7 +60,7 @@ enum HostCommand {
 pub struct FleetHost {
     commands: mpsc::UnboundedSender<HostCommand>,
     login: Arc<Notify>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 /// What requests a hand-over. Cloning shares it.
@@ -160,6 +155,8 @@ struct FleetMachine {
     control: StreamControl,
     packs: PackHost,
     hand_overs: HandOvers,
+    /// Reads the records of other machines.
+    follower: Option<JoinHandle<()>>,
     login: Arc<Notify>,
     right: PublishingRight,
     /// The streams that this machine prepares or watches.
@@ -195,6 +192,7 @@ impl FleetMachine {
             session,
             capacity: settings.capacity,
             labels: settings.labels.clone(),
+            page: settings.page.as_ref().map(ToString::to_string),
             times: FleetTimes::default(),
         };
         let notice = Notice::new("");
@@ -211,6 +209,7 @@ impl FleetMachine {
             control: controls.streams,
             packs,
             hand_overs: HandOvers::default(),
+            follower: None,
             login: Arc::default(),
             right: PublishingRight::default(),
             tenures: BTreeMap::new(),
@@ -229,7 +228,12 @@ impl FleetMachine {
     }
 
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<HostCommand>) {
-        let link = tokio::spawn(follow(self.settings.clone(), self.node_name.clone(), self.login.clone(), self.events.0.clone()));
+        let link = tokio::spawn(follow(
+            self.settings.clone(),
+            self.node_name.clone(),
+            self.login.clone(),
+            self.events.0.clone(),
+        ));
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -256,6 +260,10 @@ impl FleetMachine {
         let now_ns = self.clock.mono_ns();
         match event {
             HostEvent::Connected(store) => {
+                if let Some(follower) = self.follower.take() {
+                    follower.abort();
+                }
+                self.follower = self.settings.follow.then(|| elsewhere::follow((*store).clone(), self.hub.clone()));
                 (self.store, self.trouble) = (Some(*store), None);
             }
             HostEvent::Trouble(cause) => {
@@ -415,66 +423,6 @@ impl FleetMachine {
                 Err(e) => refused(e.to_string()),
             },
             Err(e) => refused(e.to_string()),
-        }
-    }
-
-    /// Updates metrics, status and page.
-    fn report(&mut self, now_ns: u64) {
-        let is_connected = self.store.as_ref().is_some_and(FleetStore::is_connected);
-        match (std::mem::replace(&mut self.was_connected, is_connected), is_connected) {
-            (false, true) => tracing::info!("fleet: connected to NATS"),
-            (true, false) => tracing::warn!("fleet: the connection to NATS is lost"),
-            _ => {}
-        }
-        let may_publish = self.node.may_publish(now_ns);
-        if may_publish {
-            if self.silent_since_ns.take().is_some() {
-                self.has_changed = true;
-            }
-        } else {
-            let since_ns = *self.silent_since_ns.get_or_insert(now_ns);
-            let is_ending = self.node.state() != NodeState::Active;
-            if now_ns.saturating_sub(since_ns) > NOTICE_AFTER_NS && !is_ending {
-                let text = format!("Fleet {}: this machine publishes nothing: {}", self.settings.name, self.problem());
-                self.has_changed |= self.notice.text() != text;
-                self.notice.set(text);
-            }
-        }
-        if self.node.waits_for_its_name() && !std::mem::replace(&mut self.is_name_logged, true) {
-            let name = &self.node_name;
-            tracing::warn!("fleet: a process with the name {name:?} was there; this one waits until it is gone");
-        }
-        if !self.has_changed || now_ns < self.status_due_ns {
-            return;
-        }
-        (self.has_changed, self.status_due_ns) = (false, now_ns + STATUS_EVERY_NS);
-        if may_publish {
-            let text = self.packs.notice();
-            let is_said = !text.is_empty();
-            self.notice.set(if is_said { format!("Fleet {}: {text}", self.settings.name) } else { text });
-        }
-        self.packs.report();
-        let mut view = FleetView::new(&self.settings.name, self.node.nodes(), self.node.streams());
-        view.add_packs(self.packs.node().rollout(), self.packs.node().reports());
-        self.hub.metrics().fleet().counts(&view.counts(self.node.owned().count()));
-        self.hub.metrics().fleet().may_publish(may_publish);
-        view.node = Some(self.node_name.to_string());
-        view.may_publish = may_publish;
-        view.problem = (!may_publish).then(|| self.problem());
-        self.hub.set_fleet(serde_json::to_string(&view).ok());
-    }
-
-    /// Why this machine does not publish.
-    fn problem(&self) -> String {
-        if let Some(trouble) = &self.trouble {
-            return trouble.clone();
-        }
-        match &self.store {
-            Some(store) if store.is_connected() && self.node.waits_for_its_name() => {
-                "another process has the name of this machine".to_owned()
-            }
-            Some(store) if store.is_connected() => "the store does not acknowledge this machine".to_owned(),
-            _ => "no connection to NATS; streams are not published".to_owned(),
         }
     }
 

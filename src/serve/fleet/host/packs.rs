@@ -21,7 +21,6 @@ use crate::fleet::{FleetKey, FleetNode, FleetStore, FleetValue, NodeName};
 use crate::hub::Hub;
 use crate::metrics::RolloutCounts;
 use crate::teach::learn::ShadowSlot;
-use touchline_core::clock::Clock;
 use touchline_core::redact;
 
 /// Between two ticks of the rollout.
@@ -279,7 +278,8 @@ fn remove_others(root: &Path, needed: &[String]) {
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let digest = name.strip_prefix('.').and_then(|name| name.strip_suffix(".part")).unwrap_or(&name);
-        if is_digest(digest) && !needed.contains(&name)
+        if is_digest(digest)
+            && !needed.contains(&name)
             && let Err(e) = std::fs::remove_dir_all(&path)
         {
             tracing::warn!("fleet: {}: an old pack cannot be deleted: {e}", path.display());

@@ -90,6 +90,8 @@ pub struct NodeOptions {
     pub capacity: u32,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Address of its page, if it has one for people.
+    pub page: Option<String>,
     /// The times of the protocol.
     pub times: FleetTimes,
 }

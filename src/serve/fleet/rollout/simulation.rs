@@ -342,10 +342,8 @@ impl RolloutWorld {
             assert!(!before.is_active() && next.stage == Canary, "{before:?} {next:?}");
             return;
         }
-        let allowed = matches!(
-            (before.stage, next.stage),
-            (Canary, Rolling | Halted) | (Rolling, Rolling | Done | Halted)
-        );
+        let allowed =
+            matches!((before.stage, next.stage), (Canary, Rolling | Halted) | (Rolling, Rolling | Done | Halted));
         assert!(allowed && before.pack == next.pack && before.former == next.former, "{before:?} {next:?}");
         let added = next.swapped.difference(&before.swapped).collect::<Vec<_>>();
         assert!(added.len() <= 1, "one machine after another: {added:?}");
@@ -390,7 +388,11 @@ impl RolloutWorld {
                 let Machine { name, number, .. } = &self.machines[canary];
                 let member = Member { node: name.clone(), process: *number };
                 let rollout = Rollout::new(self.next_id, pack, former, member, rules);
-                self.put(&FleetKey::Rollout, FleetValue::Rollout(Box::new(rollout)), known.map(|(_, revision)| revision));
+                self.put(
+                    &FleetKey::Rollout,
+                    FleetValue::Rollout(Box::new(rollout)),
+                    known.map(|(_, revision)| revision),
+                );
             }
             Incident::Halt => {
                 let Some((FleetValue::Rollout(mut rollout), revision)) = self.values.get(&FleetKey::Rollout).cloned()

@@ -131,7 +131,9 @@ fn a_canary_without_streams_ends_the_rollout() {
         let now_ns = tick * S / 2;
         for action in node.tick(now_ns, &nodes, &facts) {
             match &action {
-                RolloutAction::Put { value: FleetValue::Rollout(rollout), .. } => halted = Some((tick, rollout.clone())),
+                RolloutAction::Put { value: FleetValue::Rollout(rollout), .. } => {
+                    halted = Some((tick, rollout.clone()))
+                }
                 RolloutAction::Put { .. } => {}
                 task => node.task_done(task, Ok(()), now_ns),
             }
@@ -154,8 +156,14 @@ fn nothing_breaks_the_rules_of_rollouts() {
         let nodes = rng.random_range(2..6);
         let mut world = RolloutWorld::new(seed, nodes);
         world.lossy = true;
-        let natures =
-            [Nature::Agrees(1.0), Nature::Agrees(0.97), Nature::Agrees(0.5), Nature::Corrupt, Nature::Unloadable, Nature::Fails];
+        let natures = [
+            Nature::Agrees(1.0),
+            Nature::Agrees(0.97),
+            Nature::Agrees(0.5),
+            Nature::Corrupt,
+            Nature::Unloadable,
+            Nature::Fails,
+        ];
         let names = ["p", "q", "r"];
         for name in names {
             let weighted = rng.random_range(0..10);
@@ -198,8 +206,13 @@ fn nothing_breaks_the_rules_of_rollouts() {
         for (name, nature) in world.natures.clone() {
             let canaries: BTreeSet<String> =
                 world.history.iter().filter(|r| r.pack.name == name).map(|r| r.canary.node.to_string()).collect();
-            let loaders: BTreeSet<String> =
-                world.used.iter().chain(&world.compared).filter(|(used, _)| *used == name).map(|(_, n)| format!("node-{n}")).collect();
+            let loaders: BTreeSet<String> = world
+                .used
+                .iter()
+                .chain(&world.compared)
+                .filter(|(used, _)| *used == name)
+                .map(|(_, n)| format!("node-{n}"))
+                .collect();
             match nature {
                 Nature::Agrees(share) if share > RULES.agreement => {}
                 Nature::Fails => {}

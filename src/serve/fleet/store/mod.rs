@@ -6,6 +6,7 @@
 
 mod key;
 mod packs;
+mod records;
 #[cfg(test)]
 mod tests;
 
@@ -23,8 +24,8 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
-pub(crate) use self::packs::is_digest;
 use self::key::{WATCHED, key_of, text_of};
+pub(crate) use self::packs::is_digest;
 use super::{FleetKey, FleetStoreError, FleetStoreResult, FleetValue};
 use crate::config::sink::Receiver;
 use crate::config::{FleetSettings, RecordKind, records_stream};

@@ -315,15 +315,14 @@ impl RolloutNode {
     }
 
     fn wanted_report(&self, facts: &RolloutFacts) -> PackReport {
-        let is_watched = self.rollout().is_some_and(|rollout| {
-            rollout.stage == RolloutStage::Rolling && rollout.turn.as_ref() == Some(&self.me)
+        let is_watched = self
+            .rollout()
+            .is_some_and(|rollout| rollout.stage == RolloutStage::Rolling && rollout.turn.as_ref() == Some(&self.me));
+        let is_right = self.rollout().is_none_or(|rollout| {
+            let Wanted { running, compared } = rollout.wanted(&self.me);
+            let digest = |pack: Option<&PackRef>| pack.map(|pack| pack.digest.clone());
+            digest(running) == facts.running && digest(compared) == self.comparing
         });
-        let is_right =
-            self.rollout().is_none_or(|rollout| {
-                let Wanted { running, compared } = rollout.wanted(&self.me);
-                let digest = |pack: Option<&PackRef>| pack.map(|pack| pack.digest.clone());
-                digest(running) == facts.running && digest(compared) == self.comparing
-            });
         let step = match (&self.problem, is_right) {
             (Some(_), false) => PackStep::Failed,
             (_, false) => PackStep::Changing,

@@ -105,7 +105,9 @@ impl RolloutNode {
                 }
                 let (seconds, limit_s) = (compared.seconds, limit_ns / S);
                 let wanted = rollout.rules.seconds;
-                let text = format!("{seconds} of {wanted} seconds were compared within {limit_s} s; choose a canary with streams, and time for two packs");
+                let text = format!(
+                    "{seconds} of {wanted} seconds were compared within {limit_s} s; choose a canary with streams, and time for two packs"
+                );
                 self.halted(rollout, facts, HaltReason::NotCompared, text)
             }
         }

@@ -111,7 +111,10 @@ fn removing_a_pack_keeps_the_files_of_others() {
     assert_eq!(names(), [second.clone()]);
     bench.fetch(&second).unwrap();
     let gone = bench.fetch(&first);
-    assert!(matches!(&gone, Err(TaskFailure::Final(HaltReason::LoadFailed, text)) if text.contains("publish it")), "{gone:?}");
+    assert!(
+        matches!(&gone, Err(TaskFailure::Final(HaltReason::LoadFailed, text)) if text.contains("publish it")),
+        "{gone:?}"
+    );
     bench.runtime.block_on(bench.store.remove_pack(&second.digest)).unwrap();
     assert!(names().is_empty());
     let sizes = bench.runtime.block_on(async {
