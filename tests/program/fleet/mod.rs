@@ -5,6 +5,7 @@
 mod login;
 mod nats;
 mod packs;
+mod page;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -94,7 +95,11 @@ impl FleetBench {
         let url = self.nats.url();
         let arguments = ["--fleet", &url, "--node", node, "--capacity", "100000", "--fleet-spool", &spool];
         let arguments: Vec<String> =
-            [&arguments[..], &["--fleet-packs", &packs]].concat().into_iter().map(str::to_owned).collect();
+            [&arguments[..], &["--fleet-packs", &packs, "--fleet-page", &format!("http://{node}.example/")]]
+                .concat()
+                .into_iter()
+                .map(str::to_owned)
+                .collect();
         let arguments = [arguments, self.nats.login()].concat();
         self.names.insert(node);
         self.nodes.insert(node, Live::start_with(&folder, "127.0.0.1", &arguments));

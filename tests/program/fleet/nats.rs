@@ -91,7 +91,7 @@ impl Nats {
         let found = client.request("$JS.API.STREAM.MSG.GET.OBJ_touchline-main", &last);
         let info = BASE64_STANDARD.decode(found["message"]["data"].as_str().unwrap()).unwrap();
         let mut info: Value = serde_json::from_slice(&info).unwrap();
-        let content = json!({ "weights": "of somebody else" });
+        let content = json!({ "weights": "of another pack" });
         let acknowledged = client.request("$O.touchline-main.C.other", &content);
         assert!(acknowledged["seq"].is_number(), "{acknowledged}");
         (info["nuid"], info["chunks"], info["size"]) = (json!("other"), json!(1), json!(content.to_string().len()));

@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 type Events = mpsc::UnboundedSender<HostEvent>;
 
 /// A stream after its take-over.
-struct Taken {
+struct TakenStream {
     tenure: Arc<FleetTenure>,
     before: Holder,
     since_ns: u64,
@@ -38,7 +38,7 @@ struct Taken {
 pub(super) struct HandOvers {
     /// Number of the last record of each stream when its preparation began.
     prepared: BTreeMap<StreamId, u64>,
-    taken: BTreeMap<StreamId, Taken>,
+    taken: BTreeMap<StreamId, TakenStream>,
 }
 
 impl HandOvers {
@@ -63,7 +63,7 @@ impl HandOvers {
     /// A prepared stream was taken over from `before`.
     pub(super) fn take(&mut self, stream: StreamId, tenure: Arc<FleetTenure>, before: Option<Holder>, now_ns: u64) {
         if let Some(before) = before {
-            self.taken.insert(stream, Taken { tenure, before, since_ns: now_ns });
+            self.taken.insert(stream, TakenStream { tenure, before, since_ns: now_ns });
         }
     }
 
@@ -77,7 +77,7 @@ impl HandOvers {
     pub(super) fn tick(&mut self, now_ns: u64, node: &FleetNode, store: Option<&FleetStore>, events: &Events) {
         let Some(store) = store else { return };
         let prepared = &mut self.prepared;
-        self.taken.retain(|stream, Taken { tenure, before, since_ns }| {
+        self.taken.retain(|stream, TakenStream { tenure, before, since_ns }| {
             let age_ns = now_ns.saturating_sub(*since_ns);
             if age_ns < AFTER_NS || node.is_live(before) && age_ns < UNTIL_NS {
                 return true;

@@ -106,7 +106,7 @@ async fn watch(store: &FleetStore, events: &Events) {
 }
 
 /// A new connection in place of `store`, with the login read again: on request, and when the connection was lost for a while, because a
-/// password may have been replaced. Until there is one, the client of `store` goes on trying with the login that it has.
+/// password may have been replaced. Until there is one, the client of `store` continues to try with the login that it has.
 async fn reconnected(store: &FleetStore, settings: &FleetSettings, node: &NodeName, login: &Notify) -> FleetStore {
     loop {
         let is_requested = tokio::select! {

@@ -172,7 +172,7 @@ pub struct Rollout {
 
 /// What a node should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted<'a> {
+pub struct WantedPacks<'a> {
     /// The pack that decides; `None`: its own.
     pub running: Option<&'a PackRef>,
     /// The pack that is compared with it.
@@ -197,7 +197,7 @@ impl Rollout {
     }
 
     /// What `member` should do.
-    pub fn wanted(&self, member: &Member) -> Wanted<'_> {
+    pub fn wanted(&self, member: &Member) -> WantedPacks<'_> {
         let former = self.former.as_ref();
         let compares = self.stage == RolloutStage::Canary && self.canary == *member;
         let takes = match self.stage {
@@ -205,7 +205,7 @@ impl Rollout {
             RolloutStage::Rolling => self.turn.as_ref() == Some(member) || self.swapped.contains(member),
             RolloutStage::Done => true,
         };
-        Wanted { running: if takes { Some(&self.pack) } else { former }, compared: compares.then_some(&self.pack) }
+        WantedPacks { running: if takes { Some(&self.pack) } else { former }, compared: compares.then_some(&self.pack) }
     }
 
     /// Adds to the log.

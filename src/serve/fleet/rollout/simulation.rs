@@ -334,7 +334,7 @@ impl RolloutWorld {
         Some(written)
     }
 
-    /// A rollout goes on in one direction, and another one starts only after its end.
+    /// A rollout continues in one direction, and another one starts only after its end.
     fn check_step(&self, next: &Rollout) {
         use RolloutStage::{Canary, Done, Halted, Rolling};
         let Some(before) = self.rollout() else { return };

@@ -295,7 +295,7 @@ pub struct LastSecond {
 /// Epoch and wall time of the end of a second; `None` if it has no wall time.
 fn second(payload: &[u8]) -> Result<Option<(u64, i64)>, FleetStoreError> {
     #[derive(Deserialize)]
-    struct Delivered {
+    struct SecondEnvelope {
         data: Second,
     }
     #[derive(Deserialize)]
@@ -308,7 +308,7 @@ fn second(payload: &[u8]) -> Result<Option<(u64, i64)>, FleetStoreError> {
     struct Wall {
         time: String,
     }
-    let Delivered { data: Second { epoch, wall } } = serde_json::from_slice(payload).map_err(unavailable)?;
+    let SecondEnvelope { data: Second { epoch, wall } } = serde_json::from_slice(payload).map_err(unavailable)?;
     let began = wall.and_then(|wall| parse_rfc3339(&wall.time).ok());
     Ok(began.map(|began| (epoch, began.saturating_add_unsigned(NANOS_PER_SECOND))))
 }

@@ -13,7 +13,7 @@ use crate::record::format::parse_rfc3339;
 
 /// A record in its envelope.
 #[derive(Deserialize)]
-struct Delivered<'a> {
+struct EventEnvelope<'a> {
     /// When it was published.
     time: &'a str,
     #[serde(borrow)]
@@ -49,8 +49,8 @@ impl FleetStore {
             let kind = message.subject.rsplit('.').next();
             let kind = kind.and_then(|kind| RecordKind::ALL.into_iter().find(|known| known.as_str() == kind));
             let Some(kind) = kind else { continue };
-            // Whatever else is published there is not a record.
-            let Ok(Delivered { time, data }) = serde_json::from_slice(&message.payload) else { continue };
+            // Other programs may publish there.
+            let Ok(EventEnvelope { time, data }) = serde_json::from_slice(&message.payload) else { continue };
             if let Ok(unix_ns) = parse_rfc3339(time) {
                 take(kind, data.get(), unix_ns.div_euclid(1_000_000));
             }

@@ -4,7 +4,7 @@ mod stages;
 
 use std::collections::BTreeMap;
 
-use super::{ComparedSeconds, HaltReason, Member, PackRef, PackReport, PackStep, Rollout, RolloutStage, Wanted};
+use super::{ComparedSeconds, HaltReason, Member, PackRef, PackReport, PackStep, Rollout, RolloutStage, WantedPacks};
 use crate::fleet::{FleetKey, FleetValue, NodeName, NodeRecord, NodeState};
 
 const S: u64 = 1_000_000_000;
@@ -255,7 +255,7 @@ impl RolloutNode {
             return;
         }
         let Some((rollout, _)) = &self.rollout else { return };
-        let Wanted { running, compared } = rollout.wanted(&self.me);
+        let WantedPacks { running, compared } = rollout.wanted(&self.me);
         // What this node has failed at ends the rollout, or waits for another one.
         let may = |pack: &PackRef| self.local.failure.is_none() || *pack != rollout.pack;
         let fetched = |pack: &PackRef| self.fetched.contains(&pack.digest);
@@ -319,7 +319,7 @@ impl RolloutNode {
             .rollout()
             .is_some_and(|rollout| rollout.stage == RolloutStage::Rolling && rollout.turn.as_ref() == Some(&self.me));
         let is_right = self.rollout().is_none_or(|rollout| {
-            let Wanted { running, compared } = rollout.wanted(&self.me);
+            let WantedPacks { running, compared } = rollout.wanted(&self.me);
             let digest = |pack: Option<&PackRef>| pack.map(|pack| pack.digest.clone());
             digest(running) == facts.running && digest(compared) == self.comparing
         });

@@ -1,4 +1,4 @@
-//! When a rollout goes on, and when it is halted.
+//! When a rollout continues, and when it is halted.
 
 use std::collections::BTreeMap;
 
@@ -126,7 +126,7 @@ impl RolloutNode {
         (failed > 0).then(|| format!("{failed} failures of models since the pack was loaded; see the machine's log"))
     }
 
-    /// As [`RolloutNode::failed`], or because the pack is too slow. A canary runs two packs, so it does not tell.
+    /// As [`RolloutNode::failed`], or because the pack is too slow. A canary runs two packs, so its load does not show it.
     fn fault(&self, facts: &RolloutFacts) -> Option<String> {
         if let Some(failed) = self.failed(facts) {
             return Some(failed);
