@@ -71,7 +71,7 @@ pub struct FleetArgs {
     #[arg(long = "fleet-page", value_name = "URL")]
     page: Option<String>,
     /// Show the streams of the other machines as well [default: true]. Each machine then reads the records of all.
-    #[arg(long = "fleet-follow", value_name = "BOOL")]
+    #[arg(long = "fleet-follow", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     follow: Option<bool>,
     /// Limit of the hand-over of all streams when the program stops, 0 to 3600 [default: 15].
     #[arg(long = "fleet-drain-s", value_name = "SECONDS")]

@@ -1,6 +1,5 @@
 //! The parts of a run: how each is started, and the order in which they stop.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
