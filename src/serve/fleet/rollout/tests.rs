@@ -37,7 +37,7 @@ fn a_good_pack_is_compared_on_the_canary_and_then_taken_by_one_node_after_anothe
     check_settled(&world, 1);
     let turns: Vec<&str> = world.history.iter().filter_map(|r| r.turn.as_ref()).map(|turn| &*turn.node).collect();
     assert_eq!(turns, ["node-0", "node-1", "node-2"], "the canary is first");
-    assert!(rollout.log.iter().any(|step| step.text.contains("agree on 95")), "{rollout:?}");
+    assert!(rollout.log.iter().any(|step| step.text.contains("agree on 96.7 % of 30 seconds")), "{rollout:?}");
 }
 
 #[test]
