@@ -101,9 +101,26 @@ struct Elsewhere {
     fed: u64,
 }
 
+/// Kinds of records that are kept until it is known who watches their stream.
+const EARLY_KINDS: [RecordKind; 2] = [RecordKind::State, RecordKind::Second];
+
+/// Streams of which records are kept that arrived before the fleet said who watches them.
+const EARLY_MAX: usize = 20_000;
+
+/// The last record of a kind, and when it was published.
+type EarlyRecord = (Arc<str>, i64);
+
 /// The streams that other machines watch, by id.
 #[derive(Default)]
-pub(super) struct ElsewhereList(Mutex<BTreeMap<Arc<str>, Elsewhere>>);
+pub(super) struct ElsewhereList(Mutex<ElsewhereState>);
+
+#[derive(Default)]
+struct ElsewhereState {
+    streams: BTreeMap<Arc<str>, Elsewhere>,
+    /// The last state and second of streams that another machine watches than the one that is known: the records and the fleet's bucket
+    /// arrive in no order.
+    early: BTreeMap<Arc<str>, [Option<EarlyRecord>; 2]>,
+}
 
 impl Elsewhere {
     fn new(info: ElsewhereInfo, now: String) -> Self {
@@ -213,6 +230,11 @@ impl Elsewhere {
             // Of a program with other classes.
             _ => return,
         };
+        if self.state["state"] == "connecting" {
+            // The record of its state is too old to be kept.
+            self.state["state"] = "playing".into();
+            self.since = crate::record::format::rfc3339(at_ms.saturating_mul(1_000_000));
+        }
         let run = RunId(record["run"].as_u64().and_then(|run| u32::try_from(run).ok()).unwrap_or_default());
         let index = record["index"].as_u64().unwrap_or_default();
         let of_window = label.and_then(|name| Some((classes.id(name)?, mean(name).unwrap_or_default() as f32)));
@@ -246,8 +268,9 @@ impl Hub {
     pub fn set_elsewhere(&self, streams: Vec<ElsewhereInfo>) {
         let (feed, classes) = (&self.shared.feed, &self.shared.classes);
         let now = crate::record::format::rfc3339(self.shared.clock.unix_ns());
-        let mut known = self.shared.elsewhere.0.lock();
-        let mut old = std::mem::take(&mut *known);
+        let mut list = self.shared.elsewhere.0.lock();
+        let ElsewhereState { streams: known, early } = &mut *list;
+        let mut old = std::mem::take(known);
         for info in streams {
             let id = info.id.clone();
             let mut stream = match old.remove(&id) {
@@ -266,6 +289,18 @@ impl Hub {
                 }
                 None => Elsewhere::new(info, now.clone()),
             };
+            for (kind, (json, at_ms)) in EARLY_KINDS
+                .into_iter()
+                .zip(early.remove(&id).into_iter().flatten())
+                .filter_map(|(kind, record)| Some((kind, record?)))
+            {
+                if let Ok(record) = serde_json::from_str::<Value>(&json)
+                    && record["node"] == *stream.info.node
+                    && stream.accepts(kind, &record)
+                {
+                    stream.take(kind, &record, at_ms, classes);
+                }
+            }
             let json = crate::record::to_json(&stream.view(classes));
             stream.feed(feed, FeedKind::Elsewhere, json.into());
             known.insert(id, stream);
@@ -282,11 +317,21 @@ impl Hub {
         let Ok(record) = serde_json::from_str::<Value>(json) else { return };
         let (Some(id), Some(node)) = (record["stream"].as_str(), record["node"].as_str()) else { return };
         let (feed, classes) = (&self.shared.feed, &self.shared.classes);
-        let mut known = self.shared.elsewhere.0.lock();
-        let Some(stream) = known.get_mut(id).filter(|stream| *stream.info.node == *node) else { return };
         // The machine has handed it over: the fleet says who watches it.
-        let is_removed = kind == RecordKind::State && record["state"] == "removed";
-        if is_removed || !stream.accepts(kind, &record) {
+        if kind == RecordKind::State && record["state"] == "removed" {
+            return;
+        }
+        let mut list = self.shared.elsewhere.0.lock();
+        let ElsewhereState { streams, early } = &mut *list;
+        let Some(stream) = streams.get_mut(id).filter(|stream| *stream.info.node == *node) else {
+            if let Some(place) = EARLY_KINDS.iter().position(|known| *known == kind)
+                && (early.len() < EARLY_MAX || early.contains_key(id))
+            {
+                early.entry(id.into()).or_default()[place] = Some((json.into(), at_ms));
+            }
+            return;
+        };
+        if !stream.accepts(kind, &record) {
             return;
         }
         stream.take(kind, &record, at_ms, classes);
@@ -299,15 +344,16 @@ impl Hub {
 
     /// The streams that other machines watch and `each` selects, which gets their ids, groups and the numbers of their last items.
     pub(super) fn elsewhere(&self, mut each: impl FnMut(&Arc<str>, Option<&str>, u64) -> bool) -> Vec<Box<RawValue>> {
-        let known = self.shared.elsewhere.0.lock();
-        let selected = known.values().filter(|stream| each(&stream.info.id, stream.info.group.as_deref(), stream.fed));
+        let list = self.shared.elsewhere.0.lock();
+        let selected =
+            list.streams.values().filter(|stream| each(&stream.info.id, stream.info.group.as_deref(), stream.fed));
         selected.map(|stream| to_raw_value(&stream.view(&self.shared.classes)).expect(SERIALISES)).collect()
     }
 
     /// The machine that watches stream `id`, and the address of its page, if another one does.
     pub fn watched_by(&self, id: &str) -> Option<(Arc<str>, Option<Arc<str>>)> {
-        let known = self.shared.elsewhere.0.lock();
-        known.get(id).map(|stream| (stream.info.node.clone(), stream.info.page.clone()))
+        let list = self.shared.elsewhere.0.lock();
+        list.streams.get(id).map(|stream| (stream.info.node.clone(), stream.info.page.clone()))
     }
 }
 
@@ -352,6 +398,7 @@ mod tests {
         hub.elsewhere_record(RecordKind::Second, &second("b", 1, 0, "tennis"), 1000);
         assert!(rows(&hub).is_empty(), "nobody watches it");
         hub.set_elsewhere(vec![info("b", 3)]);
+        assert_eq!(rows(&hub)[0]["estimate"], Value::Null, "of an epoch that is over");
         let state = json!({ "type": "state", "stream": "court", "node": "b", "epoch": 3, "state": "playing", "at": "2024-05-01T10:00:00Z" });
         hub.elsewhere_record(RecordKind::State, &state.to_string(), 900);
         let onset =
@@ -376,9 +423,10 @@ mod tests {
         assert_eq!(row["estimate"]["on_air"], json!([{ "label": "tennis", "probability": 0.8 }]));
         assert_eq!((&row["estimate"]["index"], row["spans"].as_array().unwrap().len()), (&json!(5), 1));
         assert_eq!(hub.watched_by("court"), Some(("b".into(), Some("http://b:8080/".into()))));
-        // Another machine has it, and then nobody.
+        // Another machine has it, whose second arrived first, and then nobody.
         hub.set_elsewhere(vec![info("c", 4)]);
-        assert_eq!((&rows(&hub)[0]["node"], &rows(&hub)[0]["state"]), (&json!("c"), &json!("connecting")));
+        assert_eq!((&rows(&hub)[0]["node"], &rows(&hub)[0]["state"]), (&json!("c"), &json!("playing")));
+        assert_eq!(rows(&hub)[0]["estimate"]["index"], 9);
         hub.set_elsewhere(Vec::new());
         assert!(rows(&hub).is_empty() && hub.watched_by("court").is_none());
     }
