@@ -1,4 +1,4 @@
-//! The flags of a fleet, for `touchline run` and `touchline stream`. They serialise to the keys of `[fleet]`.
+//! The flags of a fleet, for `touchline run`, `touchline stream` and `touchline pack`. They serialise to the keys of `[fleet]`.
 
 use std::path::PathBuf;
 
@@ -63,6 +63,16 @@ pub struct FleetArgs {
     /// Bound of that spool, 1 to 1000000 [default: 256]. Beyond it the oldest records are dropped and counted.
     #[arg(long = "fleet-spool-max-mb", value_name = "MB")]
     spool_max_mb: Option<u32>,
+    /// Folder of the packs that this machine fetches from the fleet [default: touchline-packs/NODE beside the file of --state, or in the
+    /// working directory].
+    #[arg(long = "fleet-packs", value_name = "DIR")]
+    packs: Option<PathBuf>,
+    /// Address of this machine's page for people, as in https://node-a.example:8080/. Pages of other machines lead there.
+    #[arg(long = "fleet-page", value_name = "URL")]
+    page: Option<String>,
+    /// Show the streams of the other machines as well [default: true]. Each machine then reads the records of all.
+    #[arg(long = "fleet-follow", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    follow: Option<bool>,
     /// Limit of the hand-over of all streams when the program stops, 0 to 3600 [default: 15].
     #[arg(long = "fleet-drain-s", value_name = "SECONDS")]
     drain_s: Option<u32>,

@@ -11,7 +11,7 @@ use super::fleet_args::FleetLogin;
 use super::run::split_name;
 use touchline_core::error::{Error, Result};
 use touchline_core::redact;
-use touchline_serve::config::{self, free_id, stream_id};
+use touchline_serve::config::{self, FleetSettings, free_id, stream_id};
 use touchline_serve::control::streams::NewStream;
 use touchline_serve::fleet::view::FleetView;
 use touchline_serve::fleet::{FleetAdmin, NodeState, StreamRecord};
@@ -90,12 +90,23 @@ struct FleetFlags<'a> {
     fleet: &'a FleetLogin,
 }
 
-pub fn stream(args: StreamArgs) -> Result<()> {
-    let flags = FleetFlags { fleet: &args.fleet };
+/// The fleet of flags and environment.
+fn fleet_of(login: &FleetLogin) -> Result<FleetSettings> {
+    let flags = FleetFlags { fleet: login };
     let settings = super::settings_of(&flags, |key| key.path.starts_with("fleet."), |name| std::env::var_os(name))?;
-    let fleet = settings.fleet.ok_or_else(|| {
+    settings.fleet.ok_or_else(|| {
         Error::Usage("no fleet is given; add --fleet nats://HOST:4222, or set TOUCHLINE_FLEET".to_owned())
-    })?;
+    })
+}
+
+/// A connection to the fleet of flags and environment, with its name.
+pub fn admin(login: &FleetLogin) -> Result<(FleetAdmin, String)> {
+    let fleet = fleet_of(login)?;
+    Ok((FleetAdmin::connect(&fleet)?, fleet.name))
+}
+
+pub fn stream(args: StreamArgs) -> Result<()> {
+    let fleet = fleet_of(&args.fleet)?;
     let known = |id: &str| stream_id(id).map_err(Error::Usage);
     match args.command {
         StreamCommand::Add(add) => {
@@ -151,7 +162,7 @@ fn json_of(view: &FleetView) -> String {
     let mut view = serde_json::to_value(view).expect("the view is a struct with string keys");
     if let Some(keys) = view.as_object_mut() {
         // These are facts about a machine's own process.
-        keys.retain(|key, _| !["node", "may_publish", "problem"].contains(&key.as_str()));
+        keys.retain(|key, _| !["node", "may_publish", "problem", "rollout"].contains(&key.as_str()));
     }
     format!("{view:#}")
 }
@@ -183,7 +194,8 @@ fn table(view: &FleetView) -> String {
     text
 }
 
-fn print(text: &str) -> Result<()> {
+/// Writes to standard output.
+pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.map_err(|e| Error::output("standard output", e.to_string(), "check what reads it"))

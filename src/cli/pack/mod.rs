@@ -1,10 +1,11 @@
-//! `touchline pack`: builds, calibrates and inspects packs, and imports and exports networks.
+//! `touchline pack`: builds, calibrates and inspects packs, imports and exports networks, and brings packs to a fleet.
 
 #[cfg(feature = "train")]
 mod build;
 #[cfg(feature = "train")]
 mod calibrate;
 mod export;
+mod fleet;
 mod import;
 mod inspect;
 
@@ -32,6 +33,14 @@ enum PackCommand {
     Export(export::ExportArgs),
     /// Import weights from elsewhere into a new pack or into a copy of a pack.
     Import(import::ImportArgs),
+    /// Put a pack into the object store of a fleet.
+    Publish(fleet::PublishArgs),
+    /// List the packs in the object store of a fleet.
+    List(fleet::ListArgs),
+    /// Remove a pack from the object store of a fleet.
+    Remove(fleet::RemoveArgs),
+    /// Bring a published pack to all machines of a fleet in stages: start, status, halt.
+    Rollout(fleet::RolloutArgs),
 }
 
 pub fn pack(args: PackArgs) -> Result<()> {
@@ -43,5 +52,9 @@ pub fn pack(args: PackArgs) -> Result<()> {
         PackCommand::Inspect(args) => inspect::inspect(&args),
         PackCommand::Export(args) => export::export(&args),
         PackCommand::Import(args) => import::import(args),
+        PackCommand::Publish(args) => fleet::publish(&args),
+        PackCommand::List(args) => fleet::list(&args),
+        PackCommand::Remove(args) => fleet::remove(&args),
+        PackCommand::Rollout(args) => fleet::rollout(&args),
     }
 }

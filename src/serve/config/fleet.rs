@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use url::Url;
 
 use super::sink::{Mistake, Receiver, SinkFile, SinkKind, SinkSettings, SpoolMaxMb, TimeoutS};
 use super::stream_id;
@@ -30,6 +31,9 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// Folder of the spool by default, beside the file of the store or in the working directory.
 const SPOOL: &str = "touchline-spool";
+
+/// Folder of the packs of the fleet by default, beside the file of the store or in the working directory.
+const PACKS: &str = "touchline-packs";
 
 /// The capacity of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +124,14 @@ pub struct FleetFile {
     pub spool: Option<PathBuf>,
     /// Bound of the spool, MB (1,000,000 bytes); beyond it the oldest records are dropped and counted.
     pub spool_max_mb: Option<SpoolMaxMb>,
+    /// Folder of the packs that the machine fetches from the fleet, on a local disk; by default touchline-packs/NODE beside the file of
+    /// `state`, or in the working directory.
+    pub packs: Option<PathBuf>,
+    /// Address of this machine's page for people, as in https://node-a.example:8080/. Pages of other machines lead there.
+    #[schemars(length(min = 1))]
+    pub page: Option<String>,
+    /// Show the streams of the other machines as well. Each machine then reads the records of all.
+    pub follow: Option<bool>,
     /// The user of the login.
     #[schemars(length(min = 1))]
     pub user: Option<String>,
@@ -156,6 +168,12 @@ pub struct FleetSettings {
     pub labels: BTreeMap<String, String>,
     /// Limit of the hand-over when the program stops, seconds.
     pub drain_s: u32,
+    /// Folder of the packs of the fleet.
+    pub packs: PathBuf,
+    /// Address of this machine's page for people.
+    pub page: Option<Url>,
+    /// Whether the streams of the other machines are shown.
+    pub follow: bool,
     /// Address and login of the server, and the sink of the fleet's records.
     pub sink: SinkSettings,
 }
@@ -168,6 +186,7 @@ impl FleetFile {
             capacity: Some(Capacity::Auto),
             spool_max_mb: Some(SpoolMaxMb::of::<256>()),
             drain_s: Some(DRAIN),
+            follow: Some(true),
             ..Self::default()
         }
     }
@@ -198,10 +217,21 @@ impl FleetFile {
             wrong.push(("labels", text));
             BTreeMap::new()
         });
-        let spool = self.spool.unwrap_or_else(|| {
-            let folder = state.and_then(Path::parent).map_or_else(|| PathBuf::from(SPOOL), |parent| parent.join(SPOOL));
-            folder.join(self.node.as_deref().unwrap_or("node"))
+        let page = self.page.as_deref().map(|text| {
+            let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+            url.filter(|url| url.username().is_empty() && url.password().is_none())
         });
+        if page == Some(None) {
+            let text =
+                "the address of the page is ill-formed; write http://HOST:PORT/ or https://HOST/, without a login";
+            wrong.push(("page", text.to_owned()));
+        }
+        let folder_of = |name: &str| {
+            let folder = state.and_then(Path::parent).map_or_else(|| PathBuf::from(name), |parent| parent.join(name));
+            folder.join(self.node.as_deref().unwrap_or("node"))
+        };
+        let spool = self.spool.unwrap_or_else(|| folder_of(SPOOL));
+        let packs = self.packs.unwrap_or_else(|| folder_of(PACKS));
         let sink = SinkFile {
             name: FLEET_SINK.to_owned(),
             kind: SinkKind::Nats,
@@ -237,7 +267,8 @@ impl FleetFile {
                 }
                 let (capacity, drain_s) = (self.capacity.unwrap_or_default().milli(), self.drain_s);
                 let drain_s = drain_s.unwrap_or(DRAIN).get();
-                Ok(Some(FleetSettings { name, node: self.node, capacity, labels, drain_s, sink }))
+                let (node, page, follow) = (self.node, page.flatten(), self.follow.unwrap_or(true));
+                Ok(Some(FleetSettings { name, node, capacity, labels, drain_s, packs, page, follow, sink }))
             }
             (_, Err(mistake)) => {
                 wrong.push(mistake);
@@ -284,6 +315,7 @@ mod tests {
         let fleet = fleet(text).unwrap().unwrap();
         assert_eq!((fleet.name.as_str(), fleet.capacity, fleet.labels["gpu"].as_str()), ("tv", 2500, "true"));
         assert_eq!(fleet.sink.spool, Path::new("/var/lib/touchline/touchline-spool/a"));
+        assert_eq!(fleet.packs, Path::new("/var/lib/touchline/touchline-packs/a"));
         let Receiver::Nats { nats, .. } = &fleet.sink.receiver else { panic!() };
         assert_eq!(
             (nats.subject.as_str(), nats.create_stream.as_deref()),
@@ -300,6 +332,8 @@ mod tests {
             ("url = \"nats://h\"\nname = \"a.b\"", "name", "ill-formed"),
             ("url = \"nats://h\"\nnode = \"a b\"", "node", "ill-formed"),
             ("url = \"nats://h\"\nlabels = [\"gpu\"]", "labels", "NAME=VALUE"),
+            ("url = \"nats://h\"\npage = \"node-a\"", "page", "ill-formed"),
+            ("url = \"nats://h\"\npage = \"http://ann:pl4nt@h\"", "page", "without a login"),
             ("url = \"nats://h\"\nclient_cert = \"c\"", "client_cert", "needs its key"),
             ("url = \"nats://h\"\nuser = \"u\"\ncredentials_file = \"c\"", "credentials_file", "remove user"),
         ] {

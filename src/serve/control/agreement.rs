@@ -69,6 +69,12 @@ impl Agreement {
         self.dropped[why as usize] += 1;
     }
 
+    /// Seconds with the same label, and all.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        let all = self.streams.values().chain([&self.gone]);
+        all.fold((0, 0), |(same, seconds), counts| (same + counts.same, seconds + counts.same + counts.different))
+    }
+
     pub(crate) fn view<'a>(&'a self, classes: &'a ClassSet) -> AgreementView<'a> {
         let mut all = self.gone;
         self.streams.values().for_each(|counts| all.add(counts));

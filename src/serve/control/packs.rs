@@ -3,7 +3,7 @@
 //! [`crate::update`] loads and swaps packs, `pack_routes` answers over HTTP.
 
 use parking_lot::{Mutex, MutexGuard};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -35,6 +35,8 @@ pub enum PackTrigger {
     Signal,
     /// The pack's directory changed.
     Watch,
+    /// A rollout of the fleet.
+    Fleet,
 }
 
 /// A successful update.
@@ -130,12 +132,28 @@ impl PackControl {
     /// [`PackRefusalKind::Busy`] while another update is in progress, [`PackRefusalKind::NotReady`] if the pack thread
     /// has ended.
     pub fn submit(&self, path: Option<PathBuf>) -> Result<oneshot::Receiver<PackOutcome>, PackRefusal> {
+        self.submit_for(PackTrigger::Http, path)
+    }
+
+    /// As [`PackControl::submit`], for a rollout of the fleet: `dir` may be outside the root of packs.
+    ///
+    /// # Errors
+    /// As [`PackControl::submit`].
+    pub fn submit_fleet(&self, dir: PathBuf) -> Result<oneshot::Receiver<PackOutcome>, PackRefusal> {
+        self.submit_for(PackTrigger::Fleet, Some(dir))
+    }
+
+    fn submit_for(
+        &self,
+        trigger: PackTrigger,
+        path: Option<PathBuf>,
+    ) -> Result<oneshot::Receiver<PackOutcome>, PackRefusal> {
         if self.in_progress.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_err() {
             let advice = "retry when it is finished; GET /api/v1/pack shows the outcome";
             return Err(PackRefusal::new(PackRefusalKind::Busy, "another update is in progress", advice));
         }
         let (answer, outcome) = oneshot::channel();
-        if self.requests.try_send(PackRequest { trigger: PackTrigger::Http, path, answer: Some(answer) }).is_err() {
+        if self.requests.try_send(PackRequest { trigger, path, answer: Some(answer) }).is_err() {
             self.finished();
             return Err(PackRefusal::new(
                 PackRefusalKind::NotReady,
@@ -227,6 +245,13 @@ impl PackStatus {
     /// Counts a second that both packs decided. Returns the mean absolute difference of the probabilities.
     pub fn compared(&self, stream: &str, main: &SecondPrediction, shadow: &SecondPrediction) -> Option<f64> {
         self.state().shadow.as_mut().map(|s| s.agreement.compared(stream, main, shadow))
+    }
+
+    /// Seconds with the same label, and all seconds, that the shadow from the directory `dir` was compared on; `None` if there is no such
+    /// shadow.
+    pub fn compared_with(&self, dir: &Path) -> Option<(u64, u64)> {
+        let state = self.state();
+        state.shadow.as_ref().filter(|shadow| shadow.pack.dir == dir).map(|shadow| shadow.agreement.totals())
     }
 
     /// Removes a stream.

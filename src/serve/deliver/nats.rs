@@ -21,10 +21,16 @@ use crate::connect::{causes, filled};
 
 pub(super) struct Nats {
     settings: NatsSettings,
+    url: Url,
+    sink: SinkSettings,
     login: NatsLogin,
     timeout: Duration,
     instance: Arc<str>,
     context: Option<Context>,
+}
+
+fn login(url: &Url, settings: &SinkSettings, instance: &str) -> Result<NatsLogin, String> {
+    NatsLogin::open(url, settings, format!("touchline-{instance}-{}", settings.name))
 }
 
 impl Nats {
@@ -33,7 +39,9 @@ impl Nats {
     pub fn open(url: &Url, nats: &NatsSettings, settings: &SinkSettings, instance: &Arc<str>) -> Result<Self, String> {
         Ok(Self {
             settings: nats.clone(),
-            login: NatsLogin::open(url, settings, format!("touchline-{instance}-{}", settings.name))?,
+            login: login(url, settings, instance)?,
+            url: url.clone(),
+            sink: settings.clone(),
             timeout: settings.timeout,
             instance: instance.clone(),
             context: None,
@@ -100,6 +108,9 @@ impl Nats {
         let host = self.login.host().to_owned();
         let limit = self.timeout;
         let late = |_| Failure::retry(format!("{host}: the server does not answer within {} s", limit.as_secs()));
+        // A password may have been replaced since.
+        let login = login(&self.url, &self.sink, &self.instance);
+        self.login = login.map_err(|e| Failure::retry(format!("{host}: {e}")))?;
         // Without an end the client would connect again by itself, and send records that are sent again from the spool.
         let options = self.login.options().max_reconnects(1);
         let client = timeout(limit, options.connect(self.login.url())).await.map_err(late)?;

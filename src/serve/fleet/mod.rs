@@ -9,6 +9,8 @@
 //! | [`FleetKey::Node`] | [`NodeRecord`]: session, capacity, labels, state | the node, when it joins, drains and leaves; anyone, once it is fenced |
 //! | [`FleetKey::Stream`] | [`StreamRecord`]: settings, cost, needs | users |
 //! | [`FleetKey::Lease`] | [`Lease`]: owner, epoch, next owner | who takes, moves or gives back the stream |
+//! | [`FleetKey::Rollout`] | [`rollout::Rollout`]: a pack on its way to all nodes | users; the node whose turn it is; anyone, if it is lost |
+//! | [`FleetKey::Pack`] | [`rollout::PackReport`]: the pack of a node | the node |
 //!
 //! Every write names the revision that it replaces, so of two writers one wins. That gives the rules their force:
 //!
@@ -30,6 +32,7 @@ mod admin;
 mod host;
 mod node;
 mod placement;
+pub mod rollout;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -43,10 +46,10 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use admin::FleetAdmin;
-pub use host::{FleetDrain, FleetHost};
+pub use admin::{FleetAdmin, short};
+pub use host::{FleetControls, FleetDrain, FleetHost, FleetLogin};
 pub use node::{FleetAction, FleetNode, FleetStoreError, FleetStoreResult, NodeOptions, OpId, StartCause};
-pub use store::{FleetChange, FleetSnapshot, FleetStore, FleetStoreFailure};
+pub use store::{FleetChange, FleetSnapshot, FleetStore, FleetStoreFailure, LastSecond};
 
 /// Name of a node.
 pub type NodeName = Arc<str>;
@@ -65,6 +68,10 @@ pub enum FleetKey {
     Stream(StreamId),
     /// The lease of a stream. All nodes observe it.
     Lease(StreamId),
+    /// The rollout of a pack. All nodes observe it.
+    Rollout,
+    /// The pack of a node. All nodes observe it.
+    Pack(NodeName),
 }
 
 /// The renewal of a node.
@@ -102,6 +109,9 @@ pub struct NodeRecord {
     pub labels: BTreeMap<String, String>,
     /// Whether it takes streams.
     pub state: NodeState,
+    /// Address of its page, if it has given one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<String>,
 }
 
 /// The definition of a stream.
@@ -147,6 +157,10 @@ pub enum FleetValue {
     Stream(StreamRecord),
     /// Of [`FleetKey::Lease`].
     Lease(Lease),
+    /// Of [`FleetKey::Rollout`].
+    Rollout(Box<rollout::Rollout>),
+    /// Of [`FleetKey::Pack`].
+    Pack(rollout::PackReport),
 }
 
 /// The times of the protocol, nanoseconds.

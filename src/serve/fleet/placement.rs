@@ -124,7 +124,7 @@ mod tests {
     use std::sync::Arc;
 
     fn node(capacity: u32) -> NodeRecord {
-        NodeRecord { session: 1, capacity, labels: BTreeMap::new(), state: NodeState::Active }
+        NodeRecord { session: 1, capacity, labels: BTreeMap::new(), state: NodeState::Active, page: None }
     }
 
     fn stream(cost: u32) -> StreamRecord {

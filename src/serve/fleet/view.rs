@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::rollout::{
+    ComparedSeconds, PackRef, PackReport, PackStep, Rollout, RolloutHalt, RolloutRules, RolloutStage,
+};
 use super::{Lease, NodeName, NodeRecord, NodeState, StreamId, StreamRecord};
 use crate::metrics::FleetCounts;
+use crate::record::format::rfc3339;
 
 /// The machines, streams and leases of a fleet.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -24,6 +28,58 @@ pub struct FleetView {
     pub nodes: Vec<FleetNodeView>,
     /// The streams, by id.
     pub streams: Vec<FleetStreamView>,
+    /// The last rollout of a pack; null before the first.
+    pub rollout: Option<RolloutView>,
+}
+
+/// A pack on its way to all machines.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "FleetRollout")]
+pub struct RolloutView {
+    /// The pack.
+    pub pack: PackRef,
+    /// The pack of the fleet before; null: each machine's own.
+    pub former: Option<PackRef>,
+    /// How far it is.
+    pub stage: RolloutStage,
+    /// The machine that compares it, and takes it first.
+    pub canary: String,
+    /// What the pack must do.
+    #[serde(flatten)]
+    pub rules: RolloutRules,
+    /// What the canary has compared; null if it does not compare.
+    pub compared: Option<ComparedSeconds>,
+    /// The machine that takes the pack now, or is watched after that.
+    pub turn: Option<String>,
+    /// The machines that have taken it.
+    pub swapped: Vec<String>,
+    /// Why it was halted.
+    pub halt: Option<RolloutHalt>,
+    /// What happened, the latest last.
+    pub log: Vec<RolloutStepView>,
+}
+
+/// Something that happened in a rollout.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "FleetRolloutStep")]
+pub struct RolloutStepView {
+    /// When.
+    #[schemars(extend("format" = "date-time"))]
+    pub at: String,
+    /// What.
+    pub text: String,
+}
+
+/// The pack of a machine.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "FleetNodePack")]
+pub struct NodePackView {
+    /// Digest of the pack of the fleet that it runs; null: a pack of its own.
+    pub digest: Option<String>,
+    /// What it does about packs.
+    pub step: PackStep,
+    /// Why it could not do what it should.
+    pub problem: Option<String>,
 }
 
 /// A machine.
@@ -42,6 +98,8 @@ pub struct FleetNodeView {
     pub streams: usize,
     /// What it has.
     pub labels: BTreeMap<String, String>,
+    /// Its pack; null for a machine that has not reported it.
+    pub pack: Option<NodePackView>,
 }
 
 /// A stream.
@@ -81,6 +139,7 @@ impl FleetView {
                 load: 0,
                 streams: 0,
                 labels: node.labels.clone(),
+                pack: None,
             })
             .collect();
         let streams = streams
@@ -106,7 +165,39 @@ impl FleetView {
                 }
             })
             .collect();
-        Self { name: name.to_owned(), node: None, may_publish: false, problem: None, nodes, streams }
+        Self { name: name.to_owned(), node: None, may_publish: false, problem: None, nodes, streams, rollout: None }
+    }
+
+    /// Adds the rollout and the packs of the machines.
+    pub fn add_packs<'a>(
+        &mut self,
+        rollout: Option<&Rollout>,
+        reports: impl Iterator<Item = (&'a NodeName, &'a PackReport)>,
+    ) {
+        let reports: BTreeMap<&NodeName, &PackReport> = reports.collect();
+        for node in &mut self.nodes {
+            node.pack = reports.get(&NodeName::from(node.name.as_str())).map(|report| NodePackView {
+                digest: report.running.clone(),
+                step: report.step,
+                problem: report.problem.clone(),
+            });
+        }
+        self.rollout = rollout.map(|rollout| RolloutView {
+            pack: rollout.pack.clone(),
+            former: rollout.former.clone(),
+            stage: rollout.stage,
+            canary: rollout.canary.node.to_string(),
+            rules: rollout.rules,
+            compared: reports.get(&rollout.canary.node).and_then(|report| report.compared),
+            turn: rollout.turn.as_ref().map(|turn| turn.node.to_string()),
+            swapped: rollout.swapped.iter().map(|member| member.node.to_string()).collect(),
+            halt: rollout.halt.clone(),
+            log: rollout
+                .log
+                .iter()
+                .map(|step| RolloutStepView { at: rfc3339(step.unix_ns), text: step.text.clone() })
+                .collect(),
+        });
     }
 
     /// The numbers for the metrics; `leases` is the number of streams that this machine watches.

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::Keys;
+use crate::hub::Hub;
 use crate::record::to_json;
 
 /// The body of every error.
@@ -64,6 +65,13 @@ pub(crate) fn not_found(error: &str, advice: &str) -> Response {
 
 pub(crate) fn no_stream(id: &str) -> Response {
     not_found(&format!("there is no stream {id:?}"), "GET /api/v1/streams lists the ids")
+}
+
+/// As [`no_stream`], for a stream that another machine of the fleet may watch.
+pub(crate) fn no_stream_here(hub: &Hub, id: &str) -> Response {
+    let Some((node, page)) = hub.watched_by(id) else { return no_stream(id) };
+    let advice = page.map_or("ask that machine".to_owned(), |page| format!("ask that machine: {page}"));
+    not_found(&format!("machine {node:?} of the fleet watches stream {id:?}"), &advice)
 }
 
 /// Refuses a body. `who` names the request.

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
-use super::answer::{ApiError, json, no_stream};
+use super::answer::{ApiError, json, no_stream_here};
 use super::app_state::AppState;
 use super::extract::{Parameters, Place};
 use super::stream_routes::StreamPath;
@@ -69,7 +69,7 @@ fn events_of(events: mpsc::Receiver<Result<Event, Infallible>>) -> Response {
     (status = 404),
 ))]
 pub(crate) async fn stream(State(server): State<AppState>, Place(StreamPath { id }): Place<StreamPath>) -> Response {
-    let Some(subscription) = server.hub.subscribe(&id) else { return no_stream(&id) };
+    let Some(subscription) = server.hub.subscribe(&id) else { return no_stream_here(&server.hub, &id) };
     let (to, events) = mpsc::channel(CONNECTION_EVENTS);
     tokio::spawn(send_live(server, id, subscription, to));
     events_of(events)
@@ -133,13 +133,17 @@ pub(crate) struct StreamsQuery {
     stream: Option<String>,
     /// Groups of streams, separated by commas. Without it all groups.
     group: Option<String>,
+    /// Streams that other machines of the fleet watch as well.
+    #[serde(default)]
+    #[param(default = false)]
+    fleet: bool,
 }
 
 /// Which types.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct TypesQuery {
-    /// Types, separated by commas: those of the records, estimate, and stream. Without it all types.
+    /// Types, separated by commas: those of the records, estimate, stream, and elsewhere. Without it all types.
     r#type: Option<String>,
 }
 
@@ -154,11 +158,13 @@ impl StreamsQuery {
     fn filter(&self, hub: &Hub) -> Result<FeedFilter, ApiError> {
         let names = |text: &Option<String>| list(text.as_deref(), |name| Ok(name.to_owned())).unwrap_or_default();
         let streams = names(&self.stream);
-        if let Some(id) = streams.iter().flatten().find(|id| !hub.has_stream(id)) {
+        if let Some(id) =
+            streams.iter().flatten().find(|id| !hub.has_stream(id) && !(self.fleet && hub.watched_by(id).is_some()))
+        {
             let advice = "GET /api/v1/streams lists the ids";
             return Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no stream {id:?}"), advice));
         }
-        Ok(FeedFilter { streams, groups: names(&self.group), kinds: None })
+        Ok(FeedFilter { streams, groups: names(&self.group), kinds: None, fleet: self.fleet })
     }
 }
 
@@ -177,7 +183,8 @@ pub(crate) async fn overview(
 /// Streams server-sent events of all streams, or some, over one connection.
 ///
 /// The first event is `snapshot` (the body of GET /api/v1/overview). Then come the records, `estimate` (a short answer each
-/// second) and `stream` (a stream was added, or its settings changed). Every event has an id. A client that sends it in
+/// second), `stream` (a stream was added, or its settings changed) and, with `fleet`, `elsewhere` (another machine watches a stream, or
+/// does not any more: then `node` is null). Every event has an id. A client that sends it in
 /// Last-Event-ID resumes after that event without a snapshot if the server still has the events. After lost events the server
 /// sends `lagged` and a new snapshot.
 #[utoipa::path(get, path = "/api/v1/live", operation_id = "live",

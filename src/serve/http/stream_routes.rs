@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 
-use super::answer::{ApiError, json, media_type, no_stream, refuse_body, unknown_key};
+use super::answer::{ApiError, json, media_type, no_stream_here, refuse_body, unknown_key};
 use super::app_state::{AppState, StreamAccess};
 use super::extract::Place;
 use crate::control::streams::{NewStream, StreamChange, StreamControl, StreamPatch, StreamRefusal, StreamRefusalKind};
@@ -79,7 +79,7 @@ pub(crate) async fn list(State(state): State<AppState>) -> Response {
 pub(crate) async fn get(State(state): State<AppState>, Place(StreamPath { id }): Place<StreamPath>) -> Response {
     match state.hub.stream_json(&id) {
         Some(body) => (tag(&state, &id), json(body)).into_response(),
-        None => no_stream(&id),
+        None => no_stream_here(&state.hub, &id),
     }
 }
 

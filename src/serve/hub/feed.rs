@@ -29,6 +29,8 @@ pub enum FeedKind {
     Estimate,
     /// A stream is new, or its settings changed.
     Stream,
+    /// Another machine of the fleet watches a stream, or does not any more.
+    Elsewhere,
 }
 
 impl FeedKind {
@@ -38,12 +40,17 @@ impl FeedKind {
             FeedKind::Record(kind) => kind.as_str(),
             FeedKind::Estimate => "estimate",
             FeedKind::Stream => "stream",
+            FeedKind::Elsewhere => "elsewhere",
         }
     }
 
     /// All types.
     pub fn all() -> impl Iterator<Item = Self> {
-        RecordKind::ALL.into_iter().map(FeedKind::Record).chain([FeedKind::Estimate, FeedKind::Stream])
+        RecordKind::ALL.into_iter().map(FeedKind::Record).chain([
+            FeedKind::Estimate,
+            FeedKind::Stream,
+            FeedKind::Elsewhere,
+        ])
     }
 }
 
@@ -69,6 +76,8 @@ pub struct FeedItem {
     pub json: Arc<str>,
     stream: Arc<str>,
     group: Option<Arc<str>>,
+    /// Of a stream that another machine watches.
+    is_elsewhere: bool,
 }
 
 /// Which items a subscriber receives. `None` selects all.
@@ -80,6 +89,8 @@ pub struct FeedFilter {
     pub groups: Option<HashSet<String>>,
     /// Types.
     pub kinds: Option<HashSet<FeedKind>>,
+    /// Streams that other machines of the fleet watch as well.
+    pub fleet: bool,
 }
 
 impl FeedFilter {
@@ -90,7 +101,8 @@ impl FeedFilter {
     }
 
     fn has(&self, item: &FeedItem) -> bool {
-        self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&item.kind))
+        (self.fleet || !item.is_elsewhere)
+            && self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&item.kind))
             && self.has_stream(&item.stream, item.group.as_deref())
     }
 }
@@ -136,11 +148,26 @@ impl Feed {
 
     /// Appends an item and returns its number.
     pub(super) fn push(&self, stream: Arc<str>, group: Option<Arc<str>>, kind: FeedKind, json: Arc<str>) -> u64 {
+        self.push_item(FeedItem { sequence: 0, kind, json, stream, group, is_elsewhere: false })
+    }
+
+    /// As [`Feed::push`], for a stream that another machine watches.
+    pub(super) fn push_elsewhere(
+        &self,
+        stream: Arc<str>,
+        group: Option<Arc<str>>,
+        kind: FeedKind,
+        json: Arc<str>,
+    ) -> u64 {
+        self.push_item(FeedItem { sequence: 0, kind, json, stream, group, is_elsewhere: true })
+    }
+
+    fn push_item(&self, item: FeedItem) -> u64 {
         let mut memory = self.memory.lock();
         memory.sequence += 1;
-        memory.bytes += json.len();
+        memory.bytes += item.json.len();
         let sequence = memory.sequence;
-        memory.items.push_back(FeedItem { sequence, kind, json, stream, group });
+        memory.items.push_back(FeedItem { sequence, ..item });
         while memory.bytes > MEMORY_BYTES
             && let Some(oldest) = memory.items.pop_front()
         {

@@ -109,8 +109,8 @@ impl StreamHandle {
     /// As [`StreamHandle::next_run`], and reserves the number in the archive, so that no later process uses it. Waits
     /// for the disk.
     pub fn reserve_run(&self) -> RunId {
-        // A lost span has a run of its own, before that of the source.
-        let is_after_loss = self.tenure().is_some_and(|tenure| tenure.lost().is_some());
+        // A lost span has a run of its own, before that of the source. While a stream is prepared it is not known whether there is one.
+        let is_after_loss = self.tenure().is_some_and(|tenure| tenure.lost().is_some() || tenure.epoch().is_none());
         let run = RunId(self.next_run().0.wrapping_add(is_after_loss.into()));
         // Without the lock: other streams continue while this one waits.
         let archive = self.hub.shared.archive.read().clone();

@@ -5,6 +5,7 @@
 //! learns how many. The hub does no networking.
 
 mod archive;
+mod elsewhere;
 mod facts;
 mod feed;
 mod handle;
@@ -37,6 +38,9 @@ use crate::sink::DeliveryBoard;
 pub use archive::{
     Archive, HistoryCursor, HistoryFilter, KeptSegment, KeptTime, Restored, StoredRecord, StoredSegment, TimeOfContent,
 };
+pub use elsewhere::ElsewhereInfo;
+use elsewhere::ElsewhereList;
+pub(crate) use elsewhere::ElsewhereView;
 pub use facts::{StreamFacts, StreamInfo, StreamOwner, VoteFacts};
 use feed::Feed;
 pub use feed::{FeedBatch, FeedCursor, FeedFilter, FeedItem, FeedKind};
@@ -131,6 +135,8 @@ struct HubShared {
     clock: Arc<dyn Clock>,
     /// In the order in which they were added.
     streams: RwLock<Vec<Arc<Stream>>>,
+    /// Streams that other machines of the fleet watch.
+    elsewhere: ElsewhereList,
     feed: Arc<Feed>,
     archive: RwLock<Option<Arc<dyn Archive>>>,
     /// Why the program is not ready; `None` if it is.
@@ -172,6 +178,7 @@ impl Hub {
             metrics,
             clock,
             streams,
+            elsewhere: ElsewhereList::default(),
             feed,
             archive,
             not_ready,

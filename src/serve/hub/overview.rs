@@ -1,6 +1,7 @@
 //! What a wall shows of every stream: its summary, its last answer, and the last ten minutes as spans.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -8,7 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::history::{HistoryEntry, HistoryOutcome};
 use super::view::{SummaryView, raw};
-use super::{FeedCursor, FeedFilter, Hub, LiveState, Stream};
+use super::{ElsewhereView, FeedCursor, FeedFilter, Hub, LiveState, Stream};
 use crate::record::format::millis;
 use crate::record::types::Probability;
 use crate::record::{Published, SERIALISES, to_json};
@@ -30,6 +31,10 @@ pub(crate) struct OverviewView {
     /// In the order in which they were added.
     #[schemars(with = "Vec<StreamOverviewView>")]
     streams: Vec<Box<RawValue>>,
+    /// Streams that other machines of the fleet watch, by id. Only with `fleet`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<ElsewhereView>")]
+    elsewhere: Option<Vec<Box<RawValue>>>,
 }
 
 /// A stream on a wall.
@@ -84,7 +89,7 @@ struct OnAirView<'a> {
 /// Seconds in a row with the same answer.
 #[derive(Debug, PartialEq, Serialize, JsonSchema)]
 #[schemars(rename = "Span")]
-struct SpanView<'a> {
+pub(super) struct SpanView<'a> {
     /// When its first second was published, milliseconds since 1970-01-01 UTC.
     from_ms: i64,
     /// When its last second was published.
@@ -97,7 +102,7 @@ struct SpanView<'a> {
 }
 
 /// `history` as spans.
-fn spans<'a>(history: &VecDeque<HistoryEntry>, classes: &'a ClassSet) -> Vec<SpanView<'a>> {
+pub(super) fn spans<'a>(history: &VecDeque<HistoryEntry>, classes: &'a ClassSet) -> Vec<SpanView<'a>> {
     let mut spans: Vec<SpanView<'a>> = Vec::new();
     for entry in history {
         let reason = match entry.verdict {
@@ -145,17 +150,27 @@ impl Hub {
         self.overview(filter, |_, _| {})
     }
 
-    fn overview(&self, filter: &FeedFilter, mut each: impl FnMut(&Stream, &LiveState)) -> String {
+    /// `each` gets the ids of the streams, and the numbers of their last items.
+    fn overview(&self, filter: &FeedFilter, mut each: impl FnMut(&Arc<str>, u64)) -> String {
         let mut rows = Vec::new();
         // One lock at a time: a snapshot of all streams at once would delay publishing.
         for stream in self.streams() {
             let live = stream.live();
             if filter.has_stream(&stream.id, live.group.as_deref()) {
-                each(&stream, &live);
+                each(&stream.id, live.fed);
                 rows.push(to_raw_value(&self.stream_view(&stream, &live)).expect(SERIALISES));
             }
         }
-        to_json(&OverviewView { now_ms: self.shared.clock.unix_ns().div_euclid(1_000_000), streams: rows })
+        let elsewhere = filter.fleet.then(|| {
+            self.elsewhere(|id, group, fed| {
+                let is_selected = filter.has_stream(id, group);
+                if is_selected {
+                    each(id, fed);
+                }
+                is_selected
+            })
+        });
+        to_json(&OverviewView { now_ms: self.shared.clock.unix_ns().div_euclid(1_000_000), streams: rows, elsewhere })
     }
 
     /// Follows what `filter` selects from now on. Returns the overview, the id of the newest item, and the items after it: they
@@ -164,7 +179,7 @@ impl Hub {
         let mut cursor = self.shared.feed.end(filter);
         let id = self.shared.feed.id(cursor.before());
         let filter = cursor.filter().clone();
-        let overview = self.overview(&filter, |stream, live| cursor.contains(&stream.id, live.fed));
+        let overview = self.overview(&filter, |id, fed| cursor.contains(id, fed));
         (overview, id, cursor)
     }
 
@@ -227,8 +242,6 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::{Value, json};
 
     use super::*;

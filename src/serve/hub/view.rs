@@ -55,6 +55,8 @@ pub(crate) struct SummaryView<'a> {
     id: &'a str,
     /// Redacted.
     uri: String,
+    /// The machine of the fleet that watches it; null without a fleet.
+    node: Option<&'a str>,
     pace: Pace,
     settings: Option<&'a StreamFacts>,
     #[serde(flatten)]
@@ -237,6 +239,7 @@ impl Hub {
         SummaryView {
             id: &stream.id,
             uri: source.uri.to_string(),
+            node: stream.tenure.as_ref().map(|tenure| tenure.node()),
             pace: source.pace,
             settings: live.facts.as_ref(),
             state: StateFields::new(&live.state, live.since_unix_ns),

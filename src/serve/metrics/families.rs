@@ -9,6 +9,7 @@ use super::clips::ClipFamilies;
 use super::delivery::Deliveries;
 use super::fleet::FleetFamilies;
 use super::frame_share::FrameShares;
+use super::health::HealthCounters;
 use super::http;
 use super::labels::{StageThread, Viewer};
 use super::output::OutputFamilies;
@@ -60,6 +61,7 @@ pub(in crate::metrics) struct Families {
     pub(super) sink_dropped: IntCounterVec,
     pub(super) deliveries: Deliveries,
     pub(super) panics: Vec<IntCounter>,
+    pub(super) health: HealthCounters,
     pub(super) records_skipped: IntCounter,
     pub(super) up: IntGaugeVec,
     pub(super) classified: IntCounterVec,
@@ -237,6 +239,7 @@ impl Families {
                 "1 while the estimate over the vote window is not sure enough to be an answer, else 0.",
                 &["stream"],
             ),
+            health: HealthCounters::default(),
             gapped: counters(
                 r,
                 "touchline_seconds_gapped_total",

@@ -1,9 +1,9 @@
 //! The fleet, as this machine sees it. Without a fleet nothing of it is exported.
 
-use prometheus::{IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Registry};
 
 use super::Metrics;
-use super::families::{counters, int_gauges};
+use super::families::{counters, gauges, int_gauges};
 
 pub(super) struct FleetFamilies {
     may_publish: IntGaugeVec,
@@ -14,6 +14,10 @@ pub(super) struct FleetFamilies {
     taken: IntCounterVec,
     unpublished: IntCounterVec,
     lost: IntCounterVec,
+    rollout: IntGaugeVec,
+    agreement: GaugeVec,
+    rolled: IntGaugeVec,
+    pack: IntGaugeVec,
 }
 
 impl FleetFamilies {
@@ -52,6 +56,25 @@ impl FleetFamilies {
                 "touchline_fleet_lost_seconds_total",
                 "Seconds for which no machine published a stream that this one took over.",
                 &[],
+            ),
+            rollout: int_gauges(
+                r,
+                "touchline_fleet_rollout_stage",
+                "1 for the stage of the last rollout of a pack, 0 for the others.",
+                &["stage"],
+            ),
+            agreement: gauges(
+                r,
+                "touchline_fleet_rollout_agreement",
+                "Share of the seconds on which both packs of the canary agree, while it compares.",
+                &[],
+            ),
+            rolled: int_gauges(r, "touchline_fleet_rollout_nodes", "Machines that have the pack of the rollout.", &[]),
+            pack: int_gauges(
+                r,
+                "touchline_fleet_pack_info",
+                "1: the pack of the fleet that this machine runs, by its digest; the digest is empty for a pack of its own.",
+                &["digest"],
             ),
         }
     }
@@ -98,6 +121,19 @@ pub struct FleetCounts {
     pub leases: usize,
 }
 
+/// The last rollout of a pack.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RolloutCounts {
+    /// Its stage, of all stages.
+    pub stage: Option<&'static str>,
+    /// Share of the compared seconds with the same label.
+    pub agreement: Option<f64>,
+    /// Machines that have the pack.
+    pub nodes: usize,
+    /// Digest of the pack of the fleet that this machine runs; empty for a pack of its own.
+    pub digest: String,
+}
+
 /// The metrics of the fleet.
 pub struct FleetMetrics<'a>(&'a FleetFamilies);
 
@@ -135,6 +171,23 @@ impl FleetMetrics<'_> {
         set(&self.0.streams, &NONE, counts.streams);
         set(&self.0.unwatched, &NONE, counts.unwatched);
         set(&self.0.leases, &NONE, counts.leases);
+    }
+
+    /// Sets the rollout; `stages` are the names of all stages.
+    pub fn rollout(&self, stages: &[&'static str], counts: &RolloutCounts) {
+        for stage in stages.iter().filter(|_| counts.stage.is_some()) {
+            self.0.rollout.with_label_values(&[*stage]).set((counts.stage == Some(*stage)).into());
+        }
+        if counts.stage.is_none() {
+            self.0.rollout.reset();
+        }
+        match counts.agreement {
+            Some(agreement) => self.0.agreement.with_label_values(&NONE).set(agreement),
+            None => self.0.agreement.reset(),
+        }
+        self.0.rolled.with_label_values(&NONE).set(i64::try_from(counts.nodes).unwrap_or(i64::MAX));
+        self.0.pack.reset();
+        self.0.pack.with_label_values(&[&counts.digest]).set(1);
     }
 
     /// Counts a stream that this machine took.

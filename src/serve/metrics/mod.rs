@@ -11,6 +11,7 @@ mod delivery;
 mod families;
 mod fleet;
 mod frame_share;
+mod health;
 mod http;
 mod labels;
 mod output;
@@ -33,7 +34,8 @@ use touchline_core::observer::{DeviceFault, Observer, Stage};
 
 pub use clips::ClipResult;
 pub use delivery::{DeliveryMetrics, Loss};
-pub use fleet::{FleetCounts, FleetMetrics, Takeover};
+pub use fleet::{FleetCounts, FleetMetrics, RolloutCounts, Takeover};
+pub use health::PackHealth;
 pub use http::HttpRefusal;
 pub use labels::{StageThread, Viewer};
 pub use output::OutputMetrics;
@@ -58,6 +60,7 @@ impl Observer for Metrics {
 
     fn device_fault(&self, fault: DeviceFault) {
         self.families.device_faults[fault as usize].inc();
+        self.families.health.failed();
     }
 }
 
@@ -105,6 +108,11 @@ impl Metrics {
         stream.remove(&self.families);
     }
 
+    /// What tells whether the running pack does well.
+    pub fn pack_health(&self) -> PackHealth {
+        self.families.health.read()
+    }
+
     /// Counts records that were not stored.
     pub fn store_lost(&self, count: u64) {
         self.families.store_lost.inc_by(count);
@@ -137,6 +145,9 @@ impl Metrics {
     /// Counts a contained panic.
     pub fn panicked(&self, stage: StageThread) {
         self.families.panics[stage as usize].inc();
+        if matches!(stage, StageThread::Infer | StageThread::Shadow) {
+            self.families.health.failed();
+        }
     }
 
     /// Counts records that a subscriber was too slow for.

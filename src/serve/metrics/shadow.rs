@@ -4,6 +4,7 @@ use prometheus::{Histogram, IntCounter};
 use serde::Serialize;
 
 use super::families::Families;
+use super::health::HealthCounters;
 use super::stream::forget;
 
 /// Why the shadow did not decide a second that the running pack decided.
@@ -40,6 +41,7 @@ pub struct ShadowMetrics {
     /// In the order of [`ShadowDrop::ALL`].
     dropped: [IntCounter; ShadowDrop::ALL.len()],
     difference: Histogram,
+    health: HealthCounters,
 }
 
 impl ShadowMetrics {
@@ -50,6 +52,7 @@ impl ShadowMetrics {
             different: seconds("different"),
             dropped: ShadowDrop::ALL.map(|why| families.shadow_dropped.with_label_values(&[id, why.as_str()])),
             difference: families.shadow_difference.with_label_values(&[id]),
+            health: families.health.clone(),
         }
     }
 
@@ -72,5 +75,8 @@ impl ShadowMetrics {
     /// Counts a second that the shadow did not decide.
     pub fn dropped(&self, why: ShadowDrop) {
         self.dropped[why as usize].inc();
+        if why == ShadowDrop::Compute {
+            self.health.failed();
+        }
     }
 }

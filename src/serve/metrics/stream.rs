@@ -7,6 +7,7 @@ use prometheus::core::{MetricVec, MetricVecBuilder};
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::families::Families;
+use super::health::HealthCounters;
 use super::{ShadowMetrics, nanos_to_seconds};
 use touchline_core::cause::Cause;
 use touchline_core::clip::GapReason;
@@ -70,6 +71,7 @@ pub struct StreamMetrics {
     signals: Vec<(IntCounter, IntGauge)>,
     /// By modality, in the order of [`Modality::ALL`].
     decided: Vec<IntCounter>,
+    health: HealthCounters,
 }
 
 impl StreamMetrics {
@@ -124,6 +126,7 @@ impl StreamMetrics {
                 })
                 .into(),
             decided: Modality::ALL.iter().map(|m| families.decided.with_label_values(&[id, m.as_str()])).collect(),
+            health: families.health.clone(),
         }
     }
 
@@ -223,12 +226,14 @@ impl StreamMetrics {
         self.classified.inc();
         self.unknown_seconds.inc_by(u64::from(is_unknown));
         self.decided[modality as usize].inc();
+        self.health.decided();
         self.last_decision.set(unix_ns as f64 / 1e9);
     }
 
     /// Counts a second without a decision.
     pub fn gapped(&self, reason: GapReason) {
         self.gapped[reason as usize].inc();
+        self.health.gapped(reason);
     }
 
     /// Counts a second whose signal shows `signals`.

@@ -3,6 +3,7 @@
 mod crash_guard;
 mod driver;
 mod manager;
+mod models;
 mod notify;
 mod parts;
 mod publisher;
@@ -38,7 +39,8 @@ use crate::update::UpdateConfig;
 use crate::workers::Batching;
 use driver::GstDriver;
 use manager::{InitialStream, ManagerDependencies, ManagerInbox, Rules, StreamManager};
-use parts::{ModelThreads, SharedParts};
+use models::ModelThreads;
+use parts::SharedParts;
 use publisher::{Publisher, PublisherInbox};
 use server::Controls;
 use shutdown::ShutdownTimer;
@@ -143,22 +145,22 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
     let (stream_control, requests) = StreamControl::new();
     let policy = Arc::new(SourcePolicy::new(&config.sources)?);
     let ring = config.record.as_ref().map(recording::ring_options);
-    let teach = parts::teach(&config, &packs, &pack_control, past, &shared)?;
+    let teach = models::teach(&config, &packs, &pack_control, past, &shared)?;
     let controls = Controls::new(&pack_control, &stream_control, &policy, (clips, teach.clone()));
     let server = shared.start_server(&runtime, &config, controls, std::mem::take(&mut contents.log_outs))?;
-    let (packs, how) = ((packs, pack_control.clone(), pack_requests), (config.batching, config.signals));
+    let (packs, how) = ((packs, pack_control.clone(), pack_requests), models::model_use(&config));
     let models = ModelThreads::start((config.pack, config.shadow), how, packs, teach, &shared)?;
     let workers = &models.workers;
     shared.announce(&server);
 
-    let start = starting(config.streams, contents, shared.store.as_ref(), config.fleet.is_some());
+    let (is_in_fleet, has_state) = (config.fleet.is_some(), config.state.is_some());
+    let start = starting(config.streams, contents, shared.store.as_ref(), is_in_fleet);
     let rules = Rules {
         max_streams: config.max_streams.get() as usize,
-        is_in_fleet: config.fleet.is_some(),
+        is_in_fleet,
         retry: config.retry,
         latency_ms: config.latency_ms.get(),
-        is_service: config.fleet.is_some()
-            || server.address.is_some() && (config.state.is_some() || start.initial.is_empty()),
+        is_service: is_in_fleet || server.address.is_some() && (has_state || start.initial.is_empty()),
         lingers: config.linger && server.address.is_some(),
     };
     let lines = if rules.is_service { usize::MAX } else { start.initial.len() };
@@ -178,16 +180,16 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
     shared.ready();
 
     let shutdown = ShutdownTimer::new(shared.clock.clone());
-    let on_hang_up = parts::on_hang_up(publisher.sinks().reopener(), server.reload.clone(), pack_control);
-    let (fleet, hand_over) = shared.join_fleet(config.fleet, config.latency_ms, stream_control)?;
-    let (reload, stop) = shared.catch_signals(&runtime, on_hang_up, &shutdown, hand_over);
+    let fleet = shared.join_fleet(config.fleet, config.latency_ms, (stream_control, &pack_control, &models))?;
+    let on_hang_up = parts::on_hang_up(publisher.sinks().reopener(), server.reload.clone(), pack_control, fleet.login);
+    let (reload, stop) = shared.catch_signals(&runtime, on_hang_up, &shutdown, fleet.hand_over);
     let watchdog = shared.watch(&publisher, workers, commands_to.clone())?;
     let ended = parts::start_manager(manager, ManagerInbox { requests, reports, reload, stop }, commands_to)?;
     let published = publisher.publish(&PublisherInbox { decided: workers.decided.clone(), news, commands });
 
     shutdown.begin();
     drop(publisher);
-    parts::leave(fleet, &shutdown);
+    parts::leave(fleet.host, &shutdown);
     let result = parts::result_of(&ended, published.is_ok())?;
     shared.write_store(published.is_ok(), &shutdown);
     parts::stop(&shutdown, (server, runtime), watchdog, models, store_thread);

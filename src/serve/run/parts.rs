@@ -1,12 +1,9 @@
 //! The parts of a run: how each is started, and the order in which they stop.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use touchline_compute::features::signal::SignalConfig;
-use touchline_compute::models::pack::Pack;
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::spawn;
@@ -14,34 +11,32 @@ use touchline_media::gst::clips::ring::RingOptions;
 use touchline_media::guard::SourcePolicy;
 use touchline_media::uri::Pacing;
 
+use super::RunConfig;
 use super::driver::{GstDriver, recorded};
 use super::manager::{Ended, ManagerDependencies, ManagerInbox, Reader, StreamManager};
+use super::models::ModelThreads;
 use super::notify::{ServiceManager, Watchdog};
 use super::publisher::{News, Publisher, PublisherCommand};
 use super::server::{Controls, HandOver, Reload, Server, catch_signals};
 use super::shutdown::ShutdownTimer;
-use super::{RunConfig, TeachConfig};
 use crate::clips::ClipAccess;
 use crate::config::{FleetSettings, LatencyMs};
-use crate::control::packs::{PackControl, PackRequest};
+use crate::control::packs::PackControl;
 use crate::control::probes::ProbeControl;
 use crate::control::streams::StreamControl;
 use crate::deliver;
-use crate::fleet::FleetHost;
+use crate::fleet::{FleetControls, FleetHost, FleetLogin};
 use crate::http::access::{LogOuts, SessionArchive};
 use crate::hub::{Hub, HubInfo};
 use crate::metrics::Metrics;
 use crate::outputs::OutputSink;
 use crate::recording::{self, ClipSink};
-use crate::shadow::Shadow;
 use crate::sink::jsonl::JsonlWriter;
 use crate::sink::terminal::{Terminal, announce};
 use crate::sink::{JsonLines, Sink, Sinks};
 use crate::store::{Contents, Store, StoreThread};
-use crate::teach::learn::{LearnSettings, Learner, ShadowSlot};
-use crate::teach::{CorrectionStore, Memory, PastSeconds, TeachAccess, TeachThread};
-use crate::update::{UpdateConfig, Updater};
-use crate::workers::{Batching, Feeds, PosterThread, Workers};
+use crate::teach::PastSeconds;
+use crate::workers::Workers;
 
 /// How long the store may take to write pending records at shutdown.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -202,7 +197,7 @@ impl SharedParts {
         self.service_manager.ready();
     }
 
-    /// Joins the fleet. Returns its thread, and what is done before the program stops.
+    /// Joins the fleet, if the program is in one.
     ///
     /// # Errors
     /// As [`FleetHost::start`].
@@ -210,13 +205,16 @@ impl SharedParts {
         &self,
         settings: Option<FleetSettings>,
         latency_ms: LatencyMs,
-        control: StreamControl,
-    ) -> Result<(Option<FleetHost>, HandOver)> {
-        let Some(settings) = settings else { return Ok((None, None)) };
+        (streams, packs, models): (StreamControl, &PackControl, &ModelThreads),
+    ) -> Result<JoinedFleet> {
+        let (Some(settings), Some(shadow)) = (settings, models.fleet_shadow.clone()) else {
+            return Ok(JoinedFleet { host: None, login: None, hand_over: None });
+        };
         let limit = Duration::from_secs(settings.drain_s.into());
-        let fleet = FleetHost::start(settings, latency_ms.get(), &self.hub, control)?;
-        let drain = fleet.drain();
-        Ok((Some(fleet), Some((drain, limit))))
+        let controls = FleetControls { streams, packs: packs.clone(), shadow };
+        let host = FleetHost::start(settings, latency_ms.get(), &self.hub, controls)?;
+        let (login, hand_over) = (Some(host.login()), Some((host.drain(), limit)));
+        Ok(JoinedFleet { host: Some(host), login, hand_over })
     }
 
     /// Starts the watchdog thread, if a service manager wants messages.
@@ -249,107 +247,13 @@ impl SharedParts {
     }
 }
 
-/// The memory of seconds, the folder of corrections, and what learns from them; [`None`] if nothing can be corrected.
-///
-/// # Errors
-/// A folder that cannot be used, or a program whose path is not known.
-pub(super) fn teach(
-    config: &RunConfig,
-    packs: &UpdateConfig,
-    control: &PackControl,
-    past: Option<Arc<dyn PastSeconds>>,
-    SharedParts { hub, clock, .. }: &SharedParts,
-) -> Result<Option<TeachAccess>> {
-    let Some(TeachConfig { settings, learns }) = config.teach.clone() else { return Ok(None) };
-    let program = std::env::current_exe()
-        .map_err(|e| Error::Internal(format!("the path of the program is not known, which learning needs: {e}")))?;
-    let rate = config.pack.sample_rate();
-    let memory = Arc::new(Memory::new(settings.memory_bytes, settings.memory_s, rate, clock.clone()));
-    let store = CorrectionStore::open(settings, hub.classes().clone(), clock.clone(), hub.metrics().clone())?;
-    let store = Arc::new(store.with_past(past));
-    let settings = LearnSettings { program, can_learn: learns, root: packs.root.clone() };
-    let learner = Learner::new(settings, store.clone(), control.clone(), hub.clone());
-    hub.set_teaches(true);
-    Ok(Some(TeachAccess { memory, store, learner }))
-}
-
-/// The shadow of packs that have learned.
-struct LearnShadow {
-    shadow: Arc<Shadow>,
-    packs: UpdateConfig,
-    hub: Hub,
-}
-
-impl ShadowSlot for LearnShadow {
-    fn start(&self, dir: &Path) -> Result<()> {
-        let (running, _) =
-            self.hub.pack_status().running().ok_or_else(|| Error::Internal("there is no running pack".into()))?;
-        let mut pack = Pack::open(dir)?;
-        pack.precision = running.precision;
-        pack.placement = running.placement.clone();
-        self.shadow.start(pack, self.packs.shown(dir), &running)
-    }
-
-    fn stop(&self) {
-        self.shadow.stop();
-    }
-}
-
-/// The threads that run models. The fields are in the order in which they are dropped if a later part fails to start.
-pub(super) struct ModelThreads {
-    updater: Updater,
-    pub(super) workers: Workers,
-    shadow: Option<Arc<Shadow>>,
-    teach: Option<(TeachThread, Learner)>,
-    posters: Option<PosterThread>,
-}
-
-impl ModelThreads {
-    /// Loads and warms up the packs: the one that decides, and the shadow.
-    ///
-    /// # Errors
-    /// A pack that cannot be used, or a thread that cannot be started.
-    pub(super) fn start(
-        (pack, shadow_pack): (Pack, Option<Pack>),
-        (batching, signals): (Batching, SignalConfig),
-        (packs, control, requests): (UpdateConfig, PackControl, Receiver<PackRequest>),
-        teach: Option<TeachAccess>,
-        shared: &SharedParts,
-    ) -> Result<Self> {
-        let (hub, clock) = (&shared.hub, &shared.clock);
-        let mut feeds = Feeds::default();
-        let memory = teach.as_ref().map(|teach| teach.memory.clone());
-        let shadow = (shadow_pack.is_some() || memory.is_some()).then(|| Arc::new(Shadow::new(hub, memory)));
-        feeds.shadow = shadow.as_ref().map(|shadow| shadow.feed());
-        if let (Some(shadow), Some(other)) = (&shadow, shadow_pack) {
-            let shown = packs.shown(&other.dir);
-            shadow.start(other, shown, &pack)?;
-        }
-        let teach = match (teach, &shadow) {
-            (Some(TeachAccess { memory, learner, .. }), Some(shadow)) => {
-                let slot = LearnShadow { shadow: shadow.clone(), packs: packs.clone(), hub: hub.clone() };
-                learner.connect(Arc::new(slot));
-                let (thread, feed) = TeachThread::start(memory, hub.metrics().clone(), clock.clone())?;
-                feeds.teach = Some(feed);
-                Some((thread, learner))
-            }
-            _ => None,
-        };
-        // Only a store keeps them.
-        let posters = match shared.store.is_some() {
-            true => {
-                let (thread, feed) = PosterThread::start(hub)?;
-                feeds.posters = Some(feed);
-                Some(thread)
-            }
-            false => None,
-        };
-        let workers = Workers::start_with_feeds(pack, batching, hub.metrics().clone(), clock.clone(), feeds)?;
-        let workers = workers.with_signals(signals);
-        let (models, swapper) = (workers.models().clone(), workers.swapper());
-        let updater = Updater::start(packs, models, swapper, (control, requests), hub.clone(), clock.clone())?;
-        Ok(Self { updater, workers, shadow, teach, posters })
-    }
+/// The place of a program in its fleet; empty without one.
+pub(super) struct JoinedFleet {
+    pub(super) host: Option<FleetHost>,
+    /// Reads the login again.
+    pub(super) login: Option<FleetLogin>,
+    /// Done before the program stops.
+    pub(super) hand_over: HandOver,
 }
 
 /// Outputs, and what the API needs of the recorded media, if there are any.
@@ -397,16 +301,20 @@ pub(super) fn add_sinks(to: &mut Sinks, terminal: Option<Terminal>, outputs: Vec
     outputs.into_iter().try_for_each(|sink| to.add_boxed(sink))
 }
 
-/// What SIGHUP reads again besides the configuration file: outputs, tokens and TLS files, the pack.
+/// What SIGHUP reads again besides the configuration file: outputs, tokens and TLS files, the pack, the login of the fleet.
 pub(super) fn on_hang_up(
     reopen_outputs: impl Fn() + Send + Sync + 'static,
     server: Reload,
     packs: PackControl,
+    fleet: Option<FleetLogin>,
 ) -> impl Fn() + Send + Sync + 'static {
     move || {
         reopen_outputs();
         server.reload();
         packs.reload();
+        if let Some(login) = &fleet {
+            login.reload();
+        }
     }
 }
 
@@ -465,7 +373,7 @@ pub(super) fn stop(
     shutdown: &ShutdownTimer,
     (server, runtime): (Server, tokio::runtime::Runtime),
     watchdog: Option<Watchdog>,
-    ModelThreads { updater, workers, shadow, teach, posters }: ModelThreads,
+    ModelThreads { updater, workers, shadow, teach, posters, .. }: ModelThreads,
     store_thread: Option<StoreThread>,
 ) {
     shutdown.at("stopping the server");

@@ -1,7 +1,7 @@
 //! The pack thread: replaces the running pack between two batches, or rejects the new one and keeps the old one.
 //!
 //! It reads, verifies, builds and warms up the new pack; the inference thread only swaps. It runs one update at a time,
-//! requested over HTTP, by SIGHUP, or by a change of the watched directory.
+//! requested over HTTP, by SIGHUP, by a rollout of the fleet, or by a change of the watched directory.
 
 mod watch;
 
@@ -155,8 +155,8 @@ impl PackWorker {
     }
 
     fn handle_request(&mut self, request: PackRequest) {
-        let over_http = request.trigger == PackTrigger::Http;
-        if !over_http {
+        let is_counted = matches!(request.trigger, PackTrigger::Http | PackTrigger::Fleet);
+        if !is_counted {
             self.control.begun();
         }
         let outcome = self.update(request.trigger, request.path.as_deref());
@@ -178,6 +178,7 @@ impl PackWorker {
     /// Takes or refuses a pack; logs, counts and publishes the outcome.
     fn update(&mut self, trigger: PackTrigger, asked: Option<&Path>) -> PackOutcome {
         let shown = match asked {
+            Some(path) if trigger == PackTrigger::Fleet => self.config.shown(path),
             // It is logged: a line break would forge a log line.
             Some(path) => path
                 .strip_prefix(&self.config.root)
@@ -188,7 +189,8 @@ impl PackWorker {
             None => self.config.shown(&self.running.pack().dir),
         };
         let metrics = self.hub.metrics().clone();
-        let outcome = contained(&metrics, || self.attempt(asked)).map_err(|refused| self.without_root(refused));
+        let outcome = contained(&metrics, || self.attempt(trigger, asked));
+        let outcome = outcome.map_err(|refused| self.without_root(refused, asked));
         metrics.pack_update(outcome.is_ok());
         match &outcome {
             Ok(applied) if applied.unchanged => tracing::info!("pack {shown}: unchanged"),
@@ -202,10 +204,11 @@ impl PackWorker {
         outcome
     }
 
-    fn attempt(&mut self, asked: Option<&Path>) -> PackOutcome {
+    fn attempt(&mut self, trigger: PackTrigger, asked: Option<&Path>) -> PackOutcome {
         let began_ns = self.clock.mono_ns();
         let running = self.running.pack().clone();
         let dir = match asked {
+            Some(path) if trigger == PackTrigger::Fleet => path.to_owned(),
             Some(path) => self.config.resolve(path)?,
             None => running.dir.clone(),
         };
@@ -249,9 +252,12 @@ impl PackWorker {
     }
 
     /// Removes the root from paths: clients do not learn where the packs are on this machine.
-    fn without_root(&self, mut refused: PackRefusal) -> PackRefusal {
-        let root = format!("{}/", self.config.root.display());
-        refused.error = touchline_core::redact::text(&refused.error.replace(&root, ""));
+    fn without_root(&self, mut refused: PackRefusal, asked: Option<&Path>) -> PackRefusal {
+        let folders = asked.and_then(Path::parent).into_iter().chain([&*self.config.root]);
+        for folder in folders.filter(|folder| folder.is_absolute()) {
+            refused.error = refused.error.replace(&format!("{}/", folder.display()), "");
+        }
+        refused.error = touchline_core::redact::text(&refused.error);
         refused
     }
 }

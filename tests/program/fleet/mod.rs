@@ -2,7 +2,10 @@
 //!
 //! Nothing here limits a time: the rules hold on a slow machine too, where streams may move more often.
 
+mod login;
 mod nats;
+mod packs;
+mod page;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,8 +75,13 @@ fn entries(records: &[Value]) -> Vec<Entry> {
 
 impl FleetBench {
     fn start(nodes: &[&'static str]) -> Option<Self> {
+        Self::start_with(nodes, |_| ())
+    }
+
+    /// As [`FleetBench::start`], with a server that was prepared first.
+    fn start_with(nodes: &[&'static str], prepare: impl FnOnce(&mut Nats)) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let nats = Nats::start(folder.path())?;
+        let nats = Nats::start(folder.path(), prepare)?;
         let mut bench = Self { folder, nats, names: BTreeSet::new(), nodes: BTreeMap::new() };
         nodes.iter().for_each(|node| bench.run(node));
         Some(bench)
@@ -83,10 +91,16 @@ impl FleetBench {
     fn run(&mut self, node: &'static str) {
         let folder = self.folder.path().join(node);
         std::fs::create_dir_all(&folder).unwrap();
-        let spool = folder.join("spool").display().to_string();
+        let [spool, packs] = ["spool", "packs"].map(|name| folder.join(name).display().to_string());
         let url = self.nats.url();
         let arguments = ["--fleet", &url, "--node", node, "--capacity", "100000", "--fleet-spool", &spool];
-        let arguments = arguments.map(str::to_owned);
+        let arguments: Vec<String> =
+            [&arguments[..], &["--fleet-packs", &packs, "--fleet-page", &format!("http://{node}.example/")]]
+                .concat()
+                .into_iter()
+                .map(str::to_owned)
+                .collect();
+        let arguments = [arguments, self.nats.login()].concat();
         self.names.insert(node);
         self.nodes.insert(node, Live::start_with(&folder, "127.0.0.1", &arguments));
     }
@@ -94,7 +108,7 @@ impl FleetBench {
     /// Runs `touchline stream`.
     fn stream(&self, arguments: &[&str]) -> String {
         let mut command = touchline();
-        command.args(["stream", "--fleet", &self.nats.url()]).args(arguments);
+        command.args(["stream", "--fleet", &self.nats.url()]).args(self.nats.login()).args(arguments);
         let output = finish(&mut command);
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
@@ -134,6 +148,13 @@ impl FleetBench {
             let all = self.entries();
             streams.iter().all(|id| number(&all, id) >= number(&before, id) + count)
         });
+    }
+
+    /// Number of records that a machine has delivered to JetStream.
+    fn sent(&self, node: &str) -> u64 {
+        let metrics = self.nodes[node].get("/metrics");
+        let line = metrics.lines().find(|line| line.starts_with("touchline_sink_sent_records_total{sink=\"fleet\""));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
     }
 
     /// What the fleet is, as a machine reports it.
@@ -243,6 +264,37 @@ fn streams_are_watched_once_and_taken_over_from_a_machine_that_is_killed() {
     bench.run(victim);
     until("its return", || bench.state(other, victim) == "active");
     bench.check();
+}
+
+#[test]
+fn an_owner_that_dies_during_a_planned_move_leaves_a_span_that_is_recorded() {
+    let _alone = alone();
+    let Some(mut bench) = FleetBench::start(&["a", "b"]) else { return };
+    bench.add(&["court"]);
+    bench.wait_for_seconds(&["court"], 3);
+    let (owner, epoch) = bench.owner("court").unwrap();
+    let other = if owner == "a" { "b" } else { "a" };
+    bench.stream(&["move", "court", other]);
+    // Its successor has seen no second yet.
+    bench.nodes[&*owner].signal("KILL");
+    until("the other machine to publish", || {
+        bench.owner("court").is_some_and(|(node, now)| node == other && now > epoch)
+    });
+    until("the lost span", || bench.entries_of(other).iter().any(|entry| entry.lost.is_some()));
+    bench.wait_for_seconds(&["court"], 3);
+    bench.check();
+    assert_eq!(bench.check_coverage("court"), 1);
+    // A planned move of a live owner leaves none.
+    let owner = *bench.nodes.keys().find(|node| **node == owner).unwrap();
+    bench.run(owner);
+    until("its return", || bench.state(other, owner) == "active");
+    let epoch = bench.owner("court").unwrap().1;
+    bench.stream(&["move", "court", owner]);
+    until("the move", || bench.owner("court").is_some_and(|(node, now)| node == owner && now > epoch));
+    assert_eq!(bench.stop(other), 0);
+    bench.wait_for_seconds(&["court"], 12);
+    bench.check();
+    assert_eq!(bench.check_coverage("court"), 1);
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::common::skip::{Lacks, skip};
 use crate::common::wait::until;
@@ -19,19 +20,45 @@ const PROGRAM: &str = "/usr/sbin/nats-server";
 pub struct Nats {
     folder: PathBuf,
     pub port: u16,
+    /// The file of the password, if there is a login.
+    password: Option<PathBuf>,
     process: Option<Child>,
 }
 
 impl Nats {
     /// [`None`] without the program: the test is skipped.
-    pub fn start(folder: &Path) -> Option<Self> {
+    pub fn start(folder: &Path, prepare: impl FnOnce(&mut Self)) -> Option<Self> {
         if !Path::new(PROGRAM).is_file() {
             skip(Lacks::Tool, &format!("no {PROGRAM}"));
             return None;
         }
-        let mut nats = Self { folder: folder.join("jetstream"), port: free_tcp_port(), process: None };
+        let mut nats = Self { folder: folder.join("jetstream"), port: free_tcp_port(), password: None, process: None };
+        prepare(&mut nats);
         nats.run();
         Some(nats)
+    }
+
+    /// Replaces the password of the login, first in its file and then in the server, which closes connections that have the former one.
+    pub fn set_password(&mut self, password: &str) {
+        let file = self.folder.with_extension("password");
+        std::fs::write(&file, password).unwrap();
+        self.password = Some(file);
+        let users = format!("authorization {{ users: [ {{ user: ann, password: {password} }} ] }}\n");
+        std::fs::write(self.configuration(), users).unwrap();
+        if let Some(process) = &self.process {
+            let pid = process.0.id().to_string();
+            assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+        }
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.folder.with_extension("conf")
+    }
+
+    /// The arguments of the login.
+    pub fn login(&self) -> Vec<String> {
+        let file = self.password.iter().map(|file| file.display().to_string());
+        file.flat_map(|file| ["--fleet-user".into(), "ann".into(), "--fleet-secret-file".into(), file]).collect()
     }
 
     pub fn url(&self) -> String {
@@ -48,9 +75,30 @@ impl Nats {
         let port = self.port.to_string();
         let mut command = Command::new(PROGRAM);
         command.args(["-js", "-a", "127.0.0.1", "-p", &port, "-sd"]).arg(&self.folder);
+        if self.password.is_some() {
+            command.arg("-c").arg(self.configuration());
+        }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         self.process = Some(Child(child));
         until("the start of nats-server", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+    }
+
+    /// Puts another content into the object store in place of an object.
+    pub fn corrupt(&self, object: &str) {
+        let mut client = Client::connect(self.port);
+        let subject = format!("$O.touchline-main.M.{}", BASE64_URL_SAFE.encode(object));
+        let last = json!({ "last_by_subj": subject });
+        let found = client.request("$JS.API.STREAM.MSG.GET.OBJ_touchline-main", &last);
+        let info = BASE64_STANDARD.decode(found["message"]["data"].as_str().unwrap()).unwrap();
+        let mut info: Value = serde_json::from_slice(&info).unwrap();
+        let content = json!({ "weights": "of another pack" });
+        let acknowledged = client.request("$O.touchline-main.C.other", &content);
+        assert!(acknowledged["seq"].is_number(), "{acknowledged}");
+        (info["nuid"], info["chunks"], info["size"]) = (json!("other"), json!(1), json!(content.to_string().len()));
+        let digest = Sha256::digest(content.to_string());
+        info["digest"] = json!(format!("SHA-256={}", BASE64_URL_SAFE.encode(digest)));
+        let acknowledged = client.request(&subject, &info);
+        assert!(acknowledged["seq"].is_number(), "{acknowledged}");
     }
 
     /// The subject, the id and the record of each message that JetStream keeps of the fleet's records.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 use crate::config::FleetSettings;
+use crate::fleet::rollout::{RolloutAction, TaskFailure};
 use crate::fleet::{FleetAction, FleetChange, FleetStore, FleetStoreError, FleetStoreResult, NodeName, OpId, StreamId};
+use crate::fleet::{FleetKey, FleetValue};
 use crate::record::FleetTenure;
 
 /// When an operation is given up. Several fit into a lease, so that one without an answer does not end it.
@@ -18,6 +20,9 @@ const LAST_SECOND_LIMIT: Duration = Duration::from_secs(1);
 
 /// The pause after a connection or a watch that failed.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// Number of such pauses without a connection, after which the login is read again.
+const LOST_AFTER: u32 = 2;
 
 /// Changes that wait for the node.
 const CHANGES: usize = 1024;
@@ -30,6 +35,20 @@ pub(super) enum HostEvent {
     Trouble(String),
     Changed(FleetChange),
     Done(OpId, FleetStoreResult),
+    /// The records of a stream whose preparation began end with this number.
+    Prepared {
+        stream: StreamId,
+        sequence: u64,
+    },
+    /// The dead owner before of a stream that was taken over published it until then, nanoseconds since 1970-01-01 UTC.
+    OwnerEnded {
+        tenure: Arc<FleetTenure>,
+        unix_ns: i64,
+    },
+    /// A task of a rollout has ended.
+    PackTask(Box<RolloutAction>, Result<(), TaskFailure>),
+    /// A write of a rollout has ended, with what the key has now, if that is known.
+    PackWritten(FleetKey, Option<(FleetValue, u64)>),
     /// Since when no node has published a stream, nanoseconds since 1970-01-01 UTC.
     LastSecond {
         stream: StreamId,
@@ -41,8 +60,8 @@ pub(super) enum HostEvent {
 type Events = mpsc::UnboundedSender<HostEvent>;
 
 /// Connects to the store, and follows its changes. Does not return while the host exists.
-pub(super) async fn follow(settings: FleetSettings, node: NodeName, events: Events) {
-    let store = loop {
+pub(super) async fn follow(settings: FleetSettings, node: NodeName, login: Arc<Notify>, events: Events) {
+    let mut store = loop {
         match FleetStore::connect(&settings, &node).await {
             Ok(store) => break store,
             Err(e) => {
@@ -53,9 +72,19 @@ pub(super) async fn follow(settings: FleetSettings, node: NodeName, events: Even
             }
         }
     };
-    if events.send(HostEvent::Connected(Box::new(store.clone()))).is_err() {
-        return;
+    loop {
+        if events.send(HostEvent::Connected(Box::new(store.clone()))).is_err() {
+            return;
+        }
+        store = tokio::select! {
+            () = watch(&store, &events) => return,
+            new = reconnected(&store, &settings, &node, &login) => new,
+        };
     }
+}
+
+/// Follows the changes of the store while the host exists.
+async fn watch(store: &FleetStore, events: &Events) {
     loop {
         let (to, mut changes) = mpsc::channel(CHANGES);
         let forward = async {
@@ -73,6 +102,38 @@ pub(super) async fn follow(settings: FleetSettings, node: NodeName, events: Even
             return;
         }
         sleep(RETRY).await;
+    }
+}
+
+/// A new connection in place of `store`, with the login read again: on request, and when the connection was lost for a while, because a
+/// password may have been replaced. Until there is one, the client of `store` continues to try with the login that it has.
+async fn reconnected(store: &FleetStore, settings: &FleetSettings, node: &NodeName, login: &Notify) -> FleetStore {
+    loop {
+        let is_requested = tokio::select! {
+            () = login.notified() => true,
+            () = lost(store) => false,
+        };
+        match FleetStore::connect(settings, node).await {
+            Ok(new) if is_requested || !store.is_connected() => {
+                tracing::info!("fleet: connected to NATS with the login read again");
+                return new;
+            }
+            Ok(_) => {}
+            Err(e) if is_requested => {
+                let text = touchline_core::redact::text(&e.to_string());
+                tracing::error!("fleet: {text}; the former connection stays in use");
+            }
+            Err(e) => tracing::debug!("fleet: {e}"),
+        }
+    }
+}
+
+/// Returns when the connection was lost for a while.
+async fn lost(store: &FleetStore) {
+    let mut pauses = 0;
+    while pauses < LOST_AFTER {
+        sleep(RETRY).await;
+        pauses = if store.is_connected() { 0 } else { pauses + 1 };
     }
 }
 
@@ -105,7 +166,8 @@ pub(super) fn last_second(
     let (store, events) = (store.clone(), events.clone());
     tokio::spawn(async move {
         let answer = timeout(LAST_SECOND_LIMIT, store.last_second(&stream)).await;
-        let unix_ns = answer.ok().and_then(Result::ok).flatten().unwrap_or(otherwise);
+        let last = answer.ok().and_then(Result::ok).flatten();
+        let unix_ns = last.map_or(otherwise, |last| last.until_ns);
         let _ = events.send(HostEvent::LastSecond { stream, tenure, unix_ns });
     });
 }

@@ -2,50 +2,52 @@
 //!
 //! ```text
 //! store ── changes, answers ──► FleetNode ── actions ──► store
+//!                               RolloutNode ───────────► store, object store, shadow, pack thread
 //!                 ticks ──────►           ──────────────► stream manager (watch, drop)
 //!                                         ── until when ─► publisher (PublishingRight)
 //! ```
 
+mod elsewhere;
+mod hand_overs;
 mod link;
+mod packs;
+mod report;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use self::hand_overs::HandOvers;
 use self::link::{HostEvent, follow, perform};
-use super::view::FleetView;
+use self::packs::PackHost;
 use super::{
-    FleetAction, FleetKey, FleetNode, FleetStore, FleetTimes, FleetValue, NodeName, NodeOptions, NodeState, StartCause,
-    StreamId, StreamRecord,
+    FleetAction, FleetKey, FleetNode, FleetStore, FleetTimes, FleetValue, Holder, NodeName, NodeOptions, NodeState,
+    StartCause, StreamId, StreamRecord,
 };
 use crate::config::FleetSettings;
 use crate::connect::host_name;
+use crate::control::packs::PackControl;
 use crate::control::streams::{FleetRequest, NewStream, StreamControl};
 use crate::hub::Hub;
 use crate::hub::notice::Notice;
 use crate::metrics::Takeover;
 use crate::record::{FleetTenure, PublishingRight};
+use crate::teach::learn::ShadowSlot;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::spawn;
-use touchline_core::time::NANOS_PER_SECOND;
 
 /// Between two ticks of the node.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Between two updates of the status.
-const STATUS_EVERY_NS: u64 = NANOS_PER_SECOND;
-
 /// How long leaving the fleet may take at the end.
 const RESIGN_LIMIT: Duration = Duration::from_secs(1);
-
-/// How long the right to publish may be absent before the page shows it.
-const NOTICE_AFTER_NS: u64 = 3 * NANOS_PER_SECOND;
 
 enum HostCommand {
     /// Hand all streams over. The answer comes when that is done, or cannot be done.
@@ -57,7 +59,8 @@ enum HostCommand {
 /// The thread of the fleet. Dropping it ends the session.
 pub struct FleetHost {
     commands: mpsc::UnboundedSender<HostCommand>,
-    thread: Option<JoinHandle<()>>,
+    login: Arc<Notify>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 /// What requests a hand-over. Cloning shares it.
@@ -74,18 +77,41 @@ impl FleetDrain {
     }
 }
 
+/// How the fleet changes what this machine does.
+#[derive(Clone)]
+pub struct FleetControls {
+    /// Watches and drops streams.
+    pub streams: StreamControl,
+    /// Swaps packs.
+    pub packs: PackControl,
+    /// Compares packs.
+    pub shadow: Arc<dyn ShadowSlot>,
+}
+
+/// What reads the login to NATS again. Cloning shares it.
+#[derive(Clone)]
+pub struct FleetLogin(Arc<Notify>);
+
+impl FleetLogin {
+    /// Reads the files of the login and of TLS again, and connects with them. The former connection stays if that fails.
+    pub fn reload(&self) {
+        self.0.notify_one();
+    }
+}
+
 impl FleetHost {
     /// Starts the thread. `latency_ms` is the jitter buffer of streams without one of their own.
     ///
     /// # Errors
     /// If the system refuses to start a thread, or has no random numbers.
-    pub fn start(settings: FleetSettings, latency_ms: u32, hub: &Hub, control: StreamControl) -> Result<Self> {
+    pub fn start(settings: FleetSettings, latency_ms: u32, hub: &Hub, controls: FleetControls) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|e| Error::Internal(format!("cannot start the asynchronous runtime of the fleet: {e}")))?;
         let (commands, requests) = mpsc::unbounded_channel();
-        let machine = FleetMachine::new(settings, latency_ms, hub.clone(), control)?;
+        let machine = FleetMachine::new(settings, latency_ms, hub.clone(), controls)?;
+        let login = machine.login.clone();
         let metrics = hub.metrics().clone();
         let thread = spawn("fleet", move || {
             // A panic ends the renewals, and other machines take the streams over.
@@ -93,8 +119,15 @@ impl FleetHost {
             {
                 tracing::error!("the fleet's thread panicked: this machine publishes no stream until a restart");
             }
+            // A file that is being fetched must not delay the end.
+            runtime.shutdown_background();
         })?;
-        Ok(Self { commands, thread: Some(thread) })
+        Ok(Self { commands, login, thread: Some(thread) })
+    }
+
+    /// Reads the login again.
+    pub fn login(&self) -> FleetLogin {
+        FleetLogin(self.login.clone())
     }
 
     /// Requests hand-overs.
@@ -120,6 +153,11 @@ struct FleetMachine {
     hub: Hub,
     clock: Arc<dyn Clock>,
     control: StreamControl,
+    packs: PackHost,
+    hand_overs: HandOvers,
+    /// Reads the records of other machines.
+    follower: Option<JoinHandle<()>>,
+    login: Arc<Notify>,
     right: PublishingRight,
     /// The streams that this machine prepares or watches.
     tenures: BTreeMap<StreamId, Arc<FleetTenure>>,
@@ -141,17 +179,20 @@ struct FleetMachine {
 }
 
 impl FleetMachine {
-    fn new(settings: FleetSettings, latency_ms: u32, hub: Hub, control: StreamControl) -> Result<Self> {
+    fn new(settings: FleetSettings, latency_ms: u32, hub: Hub, controls: FleetControls) -> Result<Self> {
         let node_name: NodeName = settings.node.clone().unwrap_or_else(host_name).into();
         let mut session = [0; 8];
         let filled = SystemRandom::new().fill(&mut session);
         filled.map_err(|_| Error::Internal("the system has no random numbers for the fleet".into()))?;
         let clock = hub.clock().clone();
+        let session = u64::from_le_bytes(session);
+        let packs = PackHost::new(node_name.clone(), session, settings.packs.clone(), &controls, &hub);
         let options = NodeOptions {
             name: node_name.clone(),
-            session: u64::from_le_bytes(session),
+            session,
             capacity: settings.capacity,
             labels: settings.labels.clone(),
+            page: settings.page.as_ref().map(ToString::to_string),
             times: FleetTimes::default(),
         };
         let notice = Notice::new("");
@@ -165,7 +206,11 @@ impl FleetMachine {
             latency_ms,
             hub,
             clock,
-            control,
+            control: controls.streams,
+            packs,
+            hand_overs: HandOvers::default(),
+            follower: None,
+            login: Arc::default(),
             right: PublishingRight::default(),
             tenures: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -183,7 +228,12 @@ impl FleetMachine {
     }
 
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<HostCommand>) {
-        let link = tokio::spawn(follow(self.settings.clone(), self.node_name.clone(), self.events.0.clone()));
+        let link = tokio::spawn(follow(
+            self.settings.clone(),
+            self.node_name.clone(),
+            self.login.clone(),
+            self.events.0.clone(),
+        ));
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -210,6 +260,10 @@ impl FleetMachine {
         let now_ns = self.clock.mono_ns();
         match event {
             HostEvent::Connected(store) => {
+                if let Some(follower) = self.follower.take() {
+                    follower.abort();
+                }
+                self.follower = self.settings.follow.then(|| elsewhere::follow((*store).clone(), self.hub.clone()));
                 (self.store, self.trouble) = (Some(*store), None);
             }
             HostEvent::Trouble(cause) => {
@@ -226,6 +280,7 @@ impl FleetMachine {
                     _ => None,
                 };
                 let changed = changed.filter(|(id, stream)| self.node.stream(id).is_some_and(|known| known != stream));
+                self.packs.observe(&key, value.clone());
                 let actions = self.node.observe(&key, value, now_ns);
                 self.act(actions);
                 if let Some((id, stream)) = changed
@@ -238,6 +293,14 @@ impl FleetMachine {
             HostEvent::Done(op, result) => {
                 let actions = self.node.done(op, result, now_ns);
                 self.act(actions);
+            }
+            HostEvent::Prepared { stream, sequence } => self.hand_overs.prepared(stream, sequence),
+            // The publisher compares it with the first second that it has published.
+            HostEvent::OwnerEnded { tenure, unix_ns } => tenure.lost_since(unix_ns),
+            HostEvent::PackTask(action, outcome) => self.packs.task_done(&action, outcome, now_ns),
+            HostEvent::PackWritten(key, value) => {
+                self.packs.written(&key, value);
+                self.has_changed = true;
             }
             HostEvent::LastSecond { stream, tenure, unix_ns } => {
                 let is_current = self.tenures.get(&stream).is_some_and(|current| Arc::ptr_eq(current, &tenure));
@@ -265,6 +328,8 @@ impl FleetMachine {
                 let _ = done.send(());
             }
         }
+        self.hand_overs.tick(now_ns, &self.node, self.store.as_ref(), &self.events.0);
+        self.packs.tick(now_ns, &self.node, self.store.as_ref(), &self.events.0);
         self.report(now_ns);
     }
 
@@ -285,13 +350,15 @@ impl FleetMachine {
                 }
                 FleetAction::Prepare(id) => {
                     let tenure = self.tenure(&id);
+                    self.hand_overs.prepare(self.store.as_ref(), id.clone(), &self.events.0);
                     if let Some(stream) = self.node.stream(&id).cloned() {
                         tracing::info!("fleet: {id}: preparing to take it over");
                         self.watch(&id, &stream, tenure);
                     }
                 }
-                FleetAction::Start { stream, epoch, cause } => self.start(&stream, epoch, cause),
+                FleetAction::Start { stream, epoch, cause, before } => self.start(&stream, epoch, cause, before),
                 FleetAction::Stop(id) => {
+                    self.hand_overs.forget(&id);
                     let ended = self.tenures.remove(&id).filter(|tenure| tenure.epoch().is_some());
                     self.ended.extend(ended.map(|tenure| (id.clone(), tenure)));
                     tracing::info!("fleet: {id}: no longer watched here");
@@ -315,7 +382,7 @@ impl FleetMachine {
         self.tenures.entry(id.clone()).or_insert_with(new).clone()
     }
 
-    fn start(&mut self, id: &StreamId, epoch: u64, cause: StartCause) {
+    fn start(&mut self, id: &StreamId, epoch: u64, cause: StartCause, before: Option<Holder>) {
         let is_prepared = self.tenures.contains_key(id);
         let tenure = self.tenure(id);
         tenure.take(epoch);
@@ -326,7 +393,10 @@ impl FleetMachine {
         };
         self.hub.metrics().fleet().took(takeover);
         tracing::info!("fleet: {id}: published here with epoch {epoch} ({})", takeover.as_str());
-        let Some(stream) = self.node.stream(id).cloned().filter(|_| !is_prepared) else { return };
+        if is_prepared {
+            return self.hand_overs.take(id.clone(), tenure, before, self.clock.mono_ns());
+        }
+        let Some(stream) = self.node.stream(id).cloned() else { return };
         match (cause, &self.store) {
             (StartCause::Lost, Some(store)) => {
                 // The owner before renewed itself last that long ago.
@@ -353,63 +423,6 @@ impl FleetMachine {
                 Err(e) => refused(e.to_string()),
             },
             Err(e) => refused(e.to_string()),
-        }
-    }
-
-    /// Updates metrics, status and page.
-    fn report(&mut self, now_ns: u64) {
-        let is_connected = self.store.as_ref().is_some_and(FleetStore::is_connected);
-        match (std::mem::replace(&mut self.was_connected, is_connected), is_connected) {
-            (false, true) => tracing::info!("fleet: connected to NATS"),
-            (true, false) => tracing::warn!("fleet: the connection to NATS is lost"),
-            _ => {}
-        }
-        let may_publish = self.node.may_publish(now_ns);
-        if may_publish {
-            if self.silent_since_ns.take().is_some() {
-                self.has_changed = true;
-                self.notice.set("");
-            }
-        } else {
-            let since_ns = *self.silent_since_ns.get_or_insert(now_ns);
-            let is_ending = self.node.state() != NodeState::Active;
-            if now_ns.saturating_sub(since_ns) > NOTICE_AFTER_NS && !is_ending && self.notice.text().is_empty() {
-                self.has_changed = true;
-                self.notice.set(format!(
-                    "Fleet {}: this machine publishes nothing: {}",
-                    self.settings.name,
-                    self.problem()
-                ));
-            }
-        }
-        if self.node.waits_for_its_name() && !std::mem::replace(&mut self.is_name_logged, true) {
-            let name = &self.node_name;
-            tracing::warn!("fleet: a process with the name {name:?} was there; this one waits until it is gone");
-        }
-        if !self.has_changed || now_ns < self.status_due_ns {
-            return;
-        }
-        (self.has_changed, self.status_due_ns) = (false, now_ns + STATUS_EVERY_NS);
-        let mut view = FleetView::new(&self.settings.name, self.node.nodes(), self.node.streams());
-        self.hub.metrics().fleet().counts(&view.counts(self.node.owned().count()));
-        self.hub.metrics().fleet().may_publish(may_publish);
-        view.node = Some(self.node_name.to_string());
-        view.may_publish = may_publish;
-        view.problem = (!may_publish).then(|| self.problem());
-        self.hub.set_fleet(serde_json::to_string(&view).ok());
-    }
-
-    /// Why this machine does not publish.
-    fn problem(&self) -> String {
-        if let Some(trouble) = &self.trouble {
-            return trouble.clone();
-        }
-        match &self.store {
-            Some(store) if store.is_connected() && self.node.waits_for_its_name() => {
-                "another process has the name of this machine".to_owned()
-            }
-            Some(store) if store.is_connected() => "the store does not acknowledge this machine".to_owned(),
-            _ => "no connection to NATS; streams are not published".to_owned(),
         }
     }
 

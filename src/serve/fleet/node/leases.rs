@@ -46,12 +46,14 @@ impl FleetNode {
         if is_mine && self.is_publishing && !self.owned.contains_key(id) {
             let moving_since_ns = lease.next.is_some().then_some(now_ns);
             self.owned.insert(id.clone(), Owned { epoch: lease.epoch, moving_since_ns });
-            let cause = match (self.preparing.remove(id), self.leases.get(id)) {
+            let before = self.leases.get(id).and_then(|(lease, _)| lease.owner.clone());
+            let cause = match (self.preparing.remove(id), &before) {
+                (Some(_), Some(owner)) if !self.is_live(owner) => StartCause::Lost,
                 (Some(_), _) => StartCause::Planned,
-                (None, Some((Lease { owner: Some(_), .. }, _))) => StartCause::Lost,
-                (None, _) => StartCause::First,
+                (None, Some(_)) => StartCause::Lost,
+                (None, None) => StartCause::First,
             };
-            actions.push(FleetAction::Start { stream: id.clone(), epoch: lease.epoch, cause });
+            actions.push(FleetAction::Start { stream: id.clone(), epoch: lease.epoch, cause, before });
         }
         let is_next = lease.next.as_ref() == Some(&me) && self.is_publishing && self.state == NodeState::Active;
         if is_next && !self.preparing.contains_key(id) {
@@ -93,11 +95,6 @@ impl FleetNode {
         for id in self.streams.keys().cloned().collect::<Vec<_>>() {
             self.note_free(&id, now_ns);
         }
-    }
-
-    pub(super) fn is_live(&self, holder: &Holder) -> bool {
-        let node = self.nodes.get(&holder.node);
-        node.is_some_and(|(node, _)| node.session == holder.session && node.state != NodeState::Gone)
     }
 
     pub(super) fn is_writing_lease(&self, id: &StreamId) -> bool {

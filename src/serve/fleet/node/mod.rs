@@ -57,6 +57,8 @@ pub enum FleetAction {
         epoch: u64,
         /// Why this node watches it.
         cause: StartCause,
+        /// Who watched it before, if another process did.
+        before: Option<Holder>,
     },
     /// Stops watching a stream, and preparing for it.
     Stop(StreamId),
@@ -71,7 +73,7 @@ pub enum FleetAction {
 pub enum StartCause {
     /// Nobody watched it.
     First,
-    /// It is prepared, and the owner before has handed it over.
+    /// It is prepared, and the owner before, who was there, has handed it over.
     Planned,
     /// Its owner was lost, or this node could not publish it for a while.
     Lost,
@@ -88,6 +90,8 @@ pub struct NodeOptions {
     pub capacity: u32,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Address of its page, if it has one for people.
+    pub page: Option<String>,
     /// The times of the protocol.
     pub times: FleetTimes,
 }
@@ -336,6 +340,12 @@ impl FleetNode {
     /// Whether a process with this node's name renews itself, so that this one must wait.
     pub fn waits_for_its_name(&self) -> bool {
         matches!(self.renewal, RenewalState::Foreign { renewal, .. } if !renewal.is_fenced)
+    }
+
+    /// Whether the session of a node is neither fenced nor over, as far as this node knows.
+    pub fn is_live(&self, holder: &Holder) -> bool {
+        let node = self.nodes.get(&holder.node);
+        node.is_some_and(|(node, _)| node.session == holder.session && node.state != NodeState::Gone)
     }
 
     /// Whether the node takes streams.

@@ -105,8 +105,8 @@ impl FleetNode {
     }
 
     pub(super) fn write_own_record(&mut self, actions: &mut Vec<FleetAction>) {
-        let NodeOptions { name, session, capacity, labels, .. } = self.options.clone();
-        let wanted = NodeRecord { session, capacity, labels, state: self.state };
+        let NodeOptions { name, session, capacity, labels, page, .. } = self.options.clone();
+        let wanted = NodeRecord { session, capacity, labels, state: self.state, page };
         let known = self.nodes.get(&name);
         let is_waiting = self.pending.values().any(|pending| matches!(pending, Pending::Node));
         if !is_waiting && known.is_none_or(|(record, _)| *record != wanted) {

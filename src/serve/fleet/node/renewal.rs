@@ -22,6 +22,7 @@ impl FleetNode {
                 stream: id.clone(),
                 epoch: owned.epoch,
                 cause: StartCause::Lost,
+                before: None,
             }));
         } else {
             self.stop_all(actions);

@@ -125,7 +125,7 @@ impl FleetWorld {
             world.start(n);
             let Process { name, number, .. } = &world.processes[n];
             let (labels, state) = (BTreeMap::new(), NodeState::Active);
-            let record = NodeRecord { session: *number, capacity, labels, state };
+            let record = NodeRecord { session: *number, capacity, labels, state, page: None };
             world.set(FleetKey::Node(name.clone()), FleetValue::Node(record));
         }
         for n in 0..streams {
@@ -187,6 +187,7 @@ impl FleetWorld {
             session: number,
             capacity: self.capacity,
             labels: BTreeMap::new(),
+            page: None,
             times: self.times,
         };
         let machine = FleetNode::new(options, offset + (self.now as f64 * rate) as u64);

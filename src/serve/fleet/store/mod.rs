@@ -5,6 +5,8 @@
 //! connects again by itself; requests that are sent meanwhile have no answer.
 
 mod key;
+mod packs;
+mod records;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +25,7 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
 use self::key::{WATCHED, key_of, text_of};
+pub(crate) use self::packs::is_digest;
 use super::{FleetKey, FleetStoreError, FleetStoreResult, FleetValue};
 use crate::config::sink::Receiver;
 use crate::config::{FleetSettings, RecordKind, records_stream};
@@ -33,6 +36,9 @@ use touchline_core::time::NANOS_PER_SECOND;
 
 /// The longest pause before the client connects again. Much shorter than a lease, which must survive a restart of the server.
 const RECONNECT_MAX: Duration = Duration::from_millis(250);
+
+/// Records of a stream that are read to find the last second of a lost owner: a move takes 20 s at most.
+const SECONDS_READ: usize = 100;
 
 /// How long a request of the command line may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -229,36 +235,82 @@ impl FleetStore {
         .map_err(late)?
     }
 
-    /// Wall time of the end of the last second that the fleet's records have of a stream, nanoseconds since 1970-01-01 UTC; `None` if they
-    /// have none.
+    /// The last second that the fleet's records have of a stream; `None` if they have none.
     ///
     /// # Errors
     /// [`FleetStoreError::Unavailable`] without an answer.
-    pub async fn last_second(&self, stream: &str) -> Result<Option<i64>, FleetStoreError> {
-        #[derive(Deserialize)]
-        struct Delivered {
-            data: Second,
-        }
-        #[derive(Deserialize)]
-        struct Second {
-            wall: Option<Wall>,
-        }
-        #[derive(Deserialize)]
-        struct Wall {
-            time: String,
-        }
+    pub async fn last_second(&self, stream: &str) -> Result<Option<LastSecond>, FleetStoreError> {
         let records = self.context.get_stream_no_info(records_stream(&self.name)).await.map_err(unavailable)?;
-        // No part of the template is the instance.
-        let subject = subject(&self.subject, "", stream, RecordKind::Second);
-        let message = match records.get_last_raw_message_by_subject(&subject).await {
+        let message = match records.get_last_raw_message_by_subject(&self.seconds_of(stream)).await {
             Ok(message) => message,
             Err(e) if matches!(e.kind(), LastRawMessageErrorKind::NoMessageFound) => return Ok(None),
             Err(e) => return Err(unavailable(e)),
         };
-        let delivered: Delivered = serde_json::from_slice(&message.payload).map_err(unavailable)?;
-        let began = delivered.data.wall.and_then(|wall| parse_rfc3339(&wall.time).ok());
-        Ok(began.map(|began| began.saturating_add_unsigned(NANOS_PER_SECOND)))
+        let until = second(&message.payload)?.map(|(_, until_ns)| until_ns);
+        Ok(until.map(|until_ns| LastSecond { sequence: message.sequence, until_ns }))
     }
+
+    /// When the last second of a stream ended that has an epoch before `epoch`, nanoseconds since 1970-01-01 UTC, among its records from
+    /// `sequence` on; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`FleetStoreError::Unavailable`] without an answer.
+    pub async fn last_second_before(
+        &self,
+        stream: &str,
+        sequence: u64,
+        epoch: u64,
+    ) -> Result<Option<i64>, FleetStoreError> {
+        let records = self.context.get_stream_no_info(records_stream(&self.name)).await.map_err(unavailable)?;
+        let (subject, mut sequence, mut last) = (self.seconds_of(stream), sequence, None);
+        for _ in 0..SECONDS_READ {
+            let message = match records.get_first_raw_message_by_subject(&subject, sequence).await {
+                Ok(message) => message,
+                Err(e) if matches!(e.kind(), LastRawMessageErrorKind::NoMessageFound) => break,
+                Err(e) => return Err(unavailable(e)),
+            };
+            sequence = message.sequence + 1;
+            let until = second(&message.payload)?.filter(|(of, _)| *of < epoch).map(|(_, until_ns)| until_ns);
+            last = last.max(until);
+        }
+        Ok(last)
+    }
+
+    /// The subject of the seconds of a stream.
+    fn seconds_of(&self, stream: &str) -> String {
+        // No part of the template is the instance.
+        subject(&self.subject, "", stream, RecordKind::Second)
+    }
+}
+
+/// A second of the records of a fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastSecond {
+    /// Number of the record.
+    pub sequence: u64,
+    /// Wall time of its end, nanoseconds since 1970-01-01 UTC.
+    pub until_ns: i64,
+}
+
+/// Epoch and wall time of the end of a second; `None` if it has no wall time.
+fn second(payload: &[u8]) -> Result<Option<(u64, i64)>, FleetStoreError> {
+    #[derive(Deserialize)]
+    struct SecondEnvelope {
+        data: Second,
+    }
+    #[derive(Deserialize)]
+    struct Second {
+        #[serde(default)]
+        epoch: u64,
+        wall: Option<Wall>,
+    }
+    #[derive(Deserialize)]
+    struct Wall {
+        time: String,
+    }
+    let SecondEnvelope { data: Second { epoch, wall } } = serde_json::from_slice(payload).map_err(unavailable)?;
+    let began = wall.and_then(|wall| parse_rfc3339(&wall.time).ok());
+    Ok(began.map(|began| (epoch, began.saturating_add_unsigned(NANOS_PER_SECOND))))
 }
 
 /// The stream of a bucket, as all clients of NATS create it. The client's own function first asks for the limits of the account, in a form
@@ -289,6 +341,8 @@ fn json(value: &FleetValue) -> Vec<u8> {
         FleetValue::Node(node) => serde_json::to_vec(node),
         FleetValue::Stream(stream) => serde_json::to_vec(stream),
         FleetValue::Lease(lease) => serde_json::to_vec(lease),
+        FleetValue::Rollout(rollout) => serde_json::to_vec(rollout),
+        FleetValue::Pack(report) => serde_json::to_vec(report),
     };
     json.expect("records of the fleet are structs and maps with string keys")
 }
@@ -304,6 +358,8 @@ fn value_of(key: &FleetKey, entry: &kv::Entry) -> Option<(FleetValue, u64)> {
         FleetKey::Node(_) => serde_json::from_slice(json).map(FleetValue::Node),
         FleetKey::Stream(_) => serde_json::from_slice(json).map(FleetValue::Stream),
         FleetKey::Lease(_) => serde_json::from_slice(json).map(FleetValue::Lease),
+        FleetKey::Rollout => serde_json::from_slice(json).map(FleetValue::Rollout),
+        FleetKey::Pack(_) => serde_json::from_slice(json).map(FleetValue::Pack),
     };
     match value {
         Ok(value) => Some((value, entry.revision)),

@@ -2,7 +2,7 @@
 
 import { sessionEnded, url } from "./base.js";
 
-const KINDS = ["stream", "estimate", "state", "incident", "expectation"];
+const KINDS = ["stream", "elsewhere", "estimate", "state", "incident", "expectation"];
 const RETRY_MS = 2000;
 const PING_MS = 5000;
 // Failures in a row before the wall shows an outage.
@@ -29,7 +29,7 @@ export class Feed {
   #open() {
     clearTimeout(this.#timer);
     this.#source?.close();
-    const source = new EventSource(url(`api/v1/live?type=${KINDS.join(",")}`));
+    const source = new EventSource(url(`api/v1/live?fleet=true&type=${KINDS.join(",")}`));
     this.#source = source;
     source.addEventListener("snapshot", (e) => {
       this.#answers();

@@ -24,6 +24,7 @@ export class Tile {
   #strip = make("canvas", "spans");
   #name = make("span", "name");
   #flag = make("span", "flag");
+  #node = make("span", "node");
   #title = make("strong");
   #share = make("em");
   #detail = make("span", "detail");
@@ -44,7 +45,7 @@ export class Tile {
     this.#picture.setAttribute("aria-hidden", "true");
     this.#strip.setAttribute("aria-hidden", "true");
     const head = make("div", "head");
-    head.append(this.#name, this.#flag);
+    head.append(this.#name, this.#node, this.#flag);
     const answer = make("div", "answer");
     const line = make("div", "line");
     line.append(this.#title, this.#share);
@@ -68,6 +69,7 @@ export class Tile {
     const { element } = this;
     const name = stream.settings?.label ?? stream.id;
     setText(this.#name, name);
+    this.#where(stream);
     setText(this.#title, answer.title);
     const share = answer.probability ?? null;
     const sign = share === null ? answer.icon : "";
@@ -83,9 +85,24 @@ export class Tile {
     element.dataset.level = answer.level === BAD ? "bad" : answer.level === WARN ? "warn" : "calm";
     const there = this.hasPicture && stream.tracks?.video !== false;
     element.dataset.picture = there ? (stream.state !== "playing" || now - this.#pictureAt > OLD_MS ? "old" : "there") : "none";
-    this.#shown = { title: answer.title, sign, flag };
-    const words = `${name}: ${answer.title}${this.#share.textContent ? ` ${this.#share.textContent}` : ""}. ${answer.detail}`;
+    Object.assign(this.#shown, { title: answer.title, sign, flag });
+    const words = `${name}${this.#node.textContent ? `, ${this.#node.textContent}` : ""}: ${answer.title}${this.#share.textContent ? ` ${this.#share.textContent}` : ""}. ${answer.detail}`;
     if (this.link.getAttribute("aria-label") !== words) this.link.setAttribute("aria-label", words);
+  }
+
+  // In a fleet: the machine that watches the stream. A stream of another machine has its picture and its page there.
+  #where({ id, node, elsewhere, page }) {
+    const text = node ? (elsewhere ? `on ${node}, no picture here` : `on ${node}`) : "";
+    setText(this.#node, text);
+    this.#node.hidden = text === "";
+    const query = `?stream=${encodeURIComponent(id)}`;
+    const href = !elsewhere ? query : page ? new URL(query, page).href : null;
+    if (this.#shown.href === href) return;
+    this.#shown.href = href;
+    if (href === null) this.link.removeAttribute("href");
+    else this.link.href = href;
+    this.element.dataset.elsewhere = Boolean(elsewhere);
+    if (elsewhere) this.#pictureAt = 0;
   }
 
   // Takes a decoded picture that arrived at `now`, ms.

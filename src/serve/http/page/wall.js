@@ -35,7 +35,10 @@ const SORTS = { "": "Problems first", given: "As configured", name: "Name", labe
 // Answers that join in a span: a second apart, and some jitter.
 const PAUSE_MS = 2500;
 
+// What is shown: own streams, and in a fleet those that other machines watch, which have `elsewhere`.
 const streams = new Map();
+// Own streams that another machine watches: this one prepares to take them over.
+const hidden = new Map();
 const tiles = new Map();
 const known = { lost: false, ready: false, mayChange: false, ahead: 0, shown: [], current: null };
 const serverNow = () => Date.now() + known.ahead;
@@ -255,10 +258,29 @@ function forget(id) {
   tiles.delete(id);
 }
 
+// Another machine watches a stream, or does not any more.
+function move(data) {
+  const shown = streams.get(data.id);
+  if (data.node !== null) {
+    if (shown && !shown.elsewhere) hidden.set(data.id, shown);
+    streams.set(data.id, { ...data, elsewhere: true });
+  } else if (shown?.elsewhere) {
+    const own = hidden.get(data.id);
+    hidden.delete(data.id);
+    if (own) streams.set(data.id, own);
+    else forget(data.id);
+  }
+  soon();
+}
+
 const tell = {
-  snapshot({ now_ms: now, streams: rows }) {
+  snapshot({ now_ms: now, streams: own, elsewhere = [] }) {
     known.ahead = now - Date.now();
     known.ready = true;
+    const others = new Set(elsewhere.map(({ id }) => id));
+    hidden.clear();
+    for (const row of own) if (others.has(row.id)) hidden.set(row.id, row);
+    const rows = [...own.filter(({ id }) => !others.has(id)), ...elsewhere.map((row) => ({ ...row, elsewhere: true }))];
     const ids = new Set(rows.map(({ id }) => id));
     for (const id of [...streams.keys()]) if (!ids.has(id)) forget(id);
     // In the order of the server.
@@ -267,11 +289,14 @@ const tell = {
     update();
   },
   item(kind, data) {
+    if (kind === "elsewhere") return move(data);
     if (kind === "stream") {
-      streams.set(data.id, data);
+      (streams.get(data.id)?.elsewhere ? hidden : streams).set(data.id, data);
       return soon();
     }
-    const stream = streams.get(data.stream);
+    let stream = streams.get(data.stream);
+    // Records name their machine: that of a stream that this machine prepares is not shown.
+    if (stream?.elsewhere && data.node && data.node !== stream.node) stream = hidden.get(data.stream);
     if (!stream) return;
     if (kind === "estimate") {
       stream.estimate = data;
@@ -288,7 +313,9 @@ const tell = {
       const { state, kind, cause, advice, attempt, retry_in_ms, tracks } = data;
       const down = state === "playing" ? null : (stream.down_since ?? (kind || stream.state === "playing" ? since : null));
       Object.assign(stream, { state, kind, cause, advice, attempt, retry_in_ms, tracks, since, down_since: down });
-      if (state === "removed") forget(data.stream);
+      if (state === "removed" && !stream.elsewhere) {
+        if (!hidden.delete(data.stream)) forget(data.stream);
+      }
     }
     soon();
   },
@@ -355,6 +382,6 @@ new Feed(tell);
 new Pictures(() =>
   known.shown.filter((tile) => {
     const stream = streams.get(tile.id);
-    return tile.visible && stream && stream.tracks?.video !== false && (stream.state === "playing" || !tile.hasPicture);
+    return tile.visible && stream && !stream.elsewhere && stream.tracks?.video !== false && (stream.state === "playing" || !tile.hasPicture);
   }),
 );

@@ -23,8 +23,8 @@ const INTERRUPTED: usize = 8;
 pub(super) struct FleetStanding {
     /// Seconds that wait, with the backlog at their time.
     waiting: VecDeque<(SecondOutcome, u32)>,
-    /// The state and the span that was lost are published.
-    has_begun: bool,
+    /// Run and wall time of the first published second, nanoseconds since 1970-01-01 UTC.
+    first: Option<(RunId, i64)>,
 }
 
 impl Publisher {
@@ -59,22 +59,26 @@ impl Publisher {
             DecidedItem::Outcome { outcome, .. } => Some(outcome),
             DecidedItem::News(_) => None,
         });
-        // A lost span ends with the first second.
-        if let Some(first) = first.filter(|_| !running.fleet.has_begun) {
-            running.fleet.has_begun = true;
-            self.is_interruption_logged = false;
-            let handle = running.stream.handle().clone();
-            // While the stream was prepared, its state was not published.
-            let mut records = if waiting.is_empty() { Vec::new() } else { vec![handle.state_record()] };
+        let handle = running.stream.handle().clone();
+        let mut records = Vec::new();
+        if let Some(first) = first.filter(|_| running.fleet.first.is_none()) {
             let wall_ns = match first {
                 SecondOutcome::Predicted(second) => second.wall.unix_ns,
                 SecondOutcome::Gap(_) => self.clock.unix_ns(),
             };
-            if let Some(from_ns) =
+            running.fleet.first = Some((first.run(), wall_ns));
+            self.is_interruption_logged = false;
+            // While the stream was prepared, its state was not published.
+            records.extend((!waiting.is_empty()).then(|| handle.state_record()));
+        }
+        // A lost span ends with the first second. After a planned move it is known later.
+        if let Some((run, wall_ns)) = running.fleet.first
+            && let Some(from_ns) =
                 handle.tenure().and_then(|tenure| tenure.take_lost()).filter(|from_ns| *from_ns < wall_ns)
-            {
-                records.push(handle.publish_lost(RunId(first.run().0.wrapping_sub(1)), from_ns, wall_ns));
-            }
+        {
+            records.push(handle.publish_lost(RunId(run.0.wrapping_sub(1)), from_ns, wall_ns));
+        }
+        if !records.is_empty() {
             self.send(&handle, ItemContent::RecordsOnly, records);
         }
         for (outcome, backlog) in waiting {

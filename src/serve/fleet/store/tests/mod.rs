@@ -1,3 +1,5 @@
+mod packs;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -10,6 +12,7 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::config::{ConfigFile, SettingSources, resolve};
 use crate::deliver::tests::servers::{Process, free_port, installed};
+use crate::fleet::rollout::{Member, Rollout, RolloutRules};
 use crate::fleet::{Holder, Lease, NodeRecord, NodeState, Renewal, StreamRecord};
 use crate::wait::until;
 
@@ -45,7 +48,7 @@ fn stream(uri: &str) -> FleetValue {
 
 fn node() -> FleetValue {
     let (labels, state) = (BTreeMap::new(), NodeState::Active);
-    FleetValue::Node(NodeRecord { session: 7, capacity: 1000, labels, state })
+    FleetValue::Node(NodeRecord { session: 7, capacity: 1000, labels, state, page: Some("http://a:8080/".into()) })
 }
 
 fn renewal(count: u64) -> FleetValue {
@@ -239,7 +242,24 @@ fn the_last_second_of_a_stream_is_found_in_its_records() {
         }
     });
     assert_eq!(last("other"), Ok(None));
-    assert_eq!(last("court.1"), Ok(Some(parse_rfc3339("2024-05-01T10:00:02.5Z").unwrap())));
+    let until_ns = parse_rfc3339("2024-05-01T10:00:02.5Z").unwrap();
+    assert_eq!(last("court.1"), Ok(Some(LastSecond { sequence: 2, until_ns })));
+    // Records of another stream and of the successor follow.
+    bench.runtime.block_on(async {
+        let client = async_nats::connect(format!("127.0.0.1:{}", bench.port)).await.unwrap();
+        let context = jetstream::new(client);
+        for (stream, epoch, time) in
+            [("other", 1, "30"), ("court_1", 1, "03.5"), ("court_1", 2, "20"), ("court_1", 2, "21")]
+        {
+            let wall = json!({ "time": format!("2024-05-01T10:00:{time:0>2}Z") });
+            let event = json!({ "data": { "epoch": epoch, "wall": wall } }).to_string();
+            context.publish(format!("touchline.tv.{stream}.second"), event.into()).await.unwrap().await.unwrap();
+        }
+    });
+    let before = |sequence, epoch| bench.runtime.block_on(bench.store.last_second_before("court.1", sequence, epoch));
+    assert_eq!(before(2, 2), Ok(Some(parse_rfc3339("2024-05-01T10:00:04.5Z").unwrap())));
+    assert_eq!(before(1, 1), Ok(Some(until_ns)), "records without an epoch are older than all");
+    assert_eq!(before(5, 2), Ok(None));
 }
 
 #[test]
@@ -255,7 +275,12 @@ fn the_rights_of_the_deployed_configuration_suffice_and_are_limited() {
     std::fs::write(&config, text).unwrap();
     std::fs::write(&password, "pl4nt-node").unwrap();
     let mut command = Command::new(&program);
-    command.arg("-c").arg(&config).env("NODE_PASSWORD", "pl4nt-node").env("READER_PASSWORD", "pl4nt-reader");
+    command
+        .arg("-c")
+        .arg(&config)
+        .env("NODE_PASSWORD", "pl4nt-node")
+        .env("READER_PASSWORD", "pl4nt-reader")
+        .env("PACKS_PASSWORD", "pl4nt-packs");
     let _server = Process::start(&mut command, port);
     let keys = format!("user = \"touchline\"\nsecret_file = {password:?}");
     let mut of_main = settings(port, &keys);
@@ -273,6 +298,60 @@ fn the_rights_of_the_deployed_configuration_suffice_and_are_limited() {
         assert_eq!(store.snapshot().await.unwrap().len(), 1);
     });
     while next(&mut changes).1.is_none_or(|(value, _)| value != lease(2)) {}
+    // The records of other machines.
+    runtime.block_on(async {
+        let config = jetstream::stream::Config {
+            name: records_stream("main"),
+            subjects: vec!["touchline.main.*.*".into()],
+            ..Default::default()
+        };
+        store.context.create_stream(config).await.unwrap();
+        let mut found = Vec::new();
+        let publish = |time: &str| {
+            let event = format!(r#"{{"time":"2024-05-01T10:00:{time}Z","data":{{"stream":"court.1"}}}}"#);
+            store.context.publish("touchline.main.court_1.state", event.into())
+        };
+        for time in ["00", "01"] {
+            publish(time).await.unwrap().await.unwrap();
+        }
+        let (to, mut records) = mpsc::unbounded_channel();
+        let take = |kind, json: &str, at_ms: i64| to.send((kind, json.to_owned(), at_ms)).unwrap();
+        tokio::select! {
+            failure = store.records(take) => panic!("{failure}"),
+            () = async {
+                found.extend(records.recv().await);
+                publish("02").await.unwrap().await.unwrap();
+                found.extend(records.recv().await);
+            } => {}
+        }
+        let state = |at_ms| (RecordKind::State, r#"{"stream":"court.1"}"#.to_owned(), at_ms);
+        assert_eq!(found, [1_714_557_601_000, 1_714_557_602_000].map(state), "the last one, and then the new ones");
+    });
+    // Packs are published with another login, and machines can only read them.
+    let (dir, fetched) = (packs::pack(folder.path(), "first", b"weights"), folder.path().join("fetched"));
+    let denied =
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), store.publish_pack(&dir)).await });
+    assert!(!matches!(denied, Ok(Ok(_))), "{denied:?}");
+    std::fs::write(&password, "pl4nt-packs").unwrap();
+    let mut of_packs = settings(port, &keys.replacen("touchline", "packs", 1));
+    of_packs.name = "main".into();
+    let publisher = runtime.block_on(FleetStore::connect(&of_packs, "p")).unwrap();
+    let published = runtime.block_on(publisher.publish_pack(&dir)).unwrap();
+    assert_eq!(runtime.block_on(publisher.packs()).unwrap(), [published.clone()]);
+    store.fetch_pack(runtime.handle(), &published, &fetched).unwrap();
+    let rollout = |id| {
+        let canary = Member { node: "a".into(), process: 1 };
+        let rules = RolloutRules { agreement: 0.9, seconds: 10, watch_s: 1 };
+        FleetValue::Rollout(Box::new(Rollout::new(id, published.clone(), None, canary, rules)))
+    };
+    runtime.block_on(async {
+        let (_, revision) = publisher.put(&FleetKey::Rollout, &rollout(1), None).await.unwrap().unwrap();
+        store.put(&FleetKey::Rollout, &rollout(2), Some(revision)).await.unwrap();
+        assert_eq!(publisher.snapshot().await.unwrap()[&FleetKey::Rollout].0, rollout(2));
+        let lease = tokio::time::timeout(Duration::from_secs(1), publisher.put(&key, &lease(9), None)).await;
+        assert!(!matches!(lease, Ok(Ok(_))), "{lease:?}");
+        publisher.remove_pack(&published.digest).await.unwrap();
+    });
     // Another fleet on the same server is out of reach.
     let mut other = of_main.clone();
     other.name = "other".into();

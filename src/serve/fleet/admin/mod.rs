@@ -1,7 +1,10 @@
-//! What a person does with a fleet: adds and removes streams, moves one, drains a machine.
+//! What a person does with a fleet: adds and removes streams, moves one, drains a machine, rolls a pack out.
+
+mod packs;
 
 use tokio::runtime::Runtime;
 
+pub use self::packs::short;
 use super::view::FleetView;
 use super::{
     FleetKey, FleetSnapshot, FleetStore, FleetStoreError, FleetValue, Holder, Lease, NodeRecord, NodeState,
@@ -90,7 +93,17 @@ impl FleetAdmin {
             }
             _ => None,
         });
-        Ok(FleetView::new(&self.name, nodes, streams))
+        let mut view = FleetView::new(&self.name, nodes, streams);
+        let rollout = match all.get(&FleetKey::Rollout) {
+            Some((FleetValue::Rollout(rollout), _)) => Some(&**rollout),
+            _ => None,
+        };
+        let reports = all.iter().filter_map(|(key, (value, _))| match (key, value) {
+            (FleetKey::Pack(name), FleetValue::Pack(report)) => Some((name, report)),
+            _ => None,
+        });
+        view.add_packs(rollout, reports);
+        Ok(view)
     }
 
     /// Adds a stream, or replaces its definition.
@@ -170,6 +183,10 @@ fn unknown_stream(id: &str) -> Error {
 fn node_of<'a>(all: &'a FleetSnapshot, node: &str) -> Result<&'a NodeRecord> {
     match all.get(&FleetKey::Node(node.into())) {
         Some((FleetValue::Node(record), _)) => Ok(record),
-        _ => Err(Error::Usage(format!("there is no machine {node:?}; `touchline stream list` lists them"))),
+        _ => Err(unknown_node(node)),
     }
+}
+
+fn unknown_node(node: &str) -> Error {
+    Error::Usage(format!("there is no machine {node:?}; `touchline stream list` lists them"))
 }
