@@ -135,6 +135,8 @@ pub struct FleetFile {
     pub client_key: Option<PathBuf>,
     /// Limit of the hand-over of all streams when the program stops, seconds.
     pub drain_s: Option<DrainS>,
+    /// Score recordings of the fleet (`touchline fleet score`) while streams leave room.
+    pub archives: Option<bool>,
 }
 
 /// Limit of a hand-over, seconds.
@@ -156,6 +158,8 @@ pub struct FleetSettings {
     pub labels: BTreeMap<String, String>,
     /// Limit of the hand-over when the program stops, seconds.
     pub drain_s: u32,
+    /// Whether it scores recordings.
+    pub archives: bool,
     /// Address and login of the server, and the sink of the fleet's records.
     pub sink: SinkSettings,
 }
@@ -168,6 +172,7 @@ impl FleetFile {
             capacity: Some(Capacity::Auto),
             spool_max_mb: Some(SpoolMaxMb::of::<256>()),
             drain_s: Some(DRAIN),
+            archives: Some(true),
             ..Self::default()
         }
     }
@@ -237,7 +242,8 @@ impl FleetFile {
                 }
                 let (capacity, drain_s) = (self.capacity.unwrap_or_default().milli(), self.drain_s);
                 let drain_s = drain_s.unwrap_or(DRAIN).get();
-                Ok(Some(FleetSettings { name, node: self.node, capacity, labels, drain_s, sink }))
+                let archives = self.archives.unwrap_or(true);
+                Ok(Some(FleetSettings { name, node: self.node, capacity, labels, drain_s, archives, sink }))
             }
             (_, Err(mistake)) => {
                 wrong.push(mistake);

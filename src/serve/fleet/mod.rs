@@ -46,6 +46,7 @@ use serde::{Deserialize, Serialize};
 pub use admin::FleetAdmin;
 pub use host::{FleetDrain, FleetHost};
 pub use node::{FleetAction, FleetNode, FleetStoreError, FleetStoreResult, NodeOptions, OpId, StartCause};
+pub(crate) use store::bucket_config;
 pub use store::{FleetChange, FleetSnapshot, FleetStore, FleetStoreFailure};
 
 /// Name of a node.

@@ -7,6 +7,7 @@ use prometheus::{
 
 use super::clips::ClipFamilies;
 use super::delivery::Deliveries;
+use super::archive::ArchiveFamilies;
 use super::fleet::FleetFamilies;
 use super::frame_share::FrameShares;
 use super::http;
@@ -51,6 +52,7 @@ pub(in crate::metrics) struct Families {
     pub(super) thumbnails: IntCounter,
     pub(super) probes: Vec<IntCounter>,
     pub(super) reloads: Reloads,
+    pub(super) archive: ArchiveFamilies,
     pub(super) fleet: FleetFamilies,
     pub(super) store_lost: IntCounter,
     pub(super) device_faults: Vec<IntCounter>,
@@ -180,6 +182,7 @@ impl Families {
             device_faults: DeviceFault::ALL.iter().map(|f| fault_family.with_label_values(&[f.as_str()])).collect(),
             frame_share: FrameShares::new(r),
             reloads: Reloads::new(r),
+            archive: ArchiveFamilies::new(r),
             fleet: FleetFamilies::new(r),
             store_lost: counters(
                 r,

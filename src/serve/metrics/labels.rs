@@ -21,11 +21,13 @@ pub enum StageThread {
     Teach,
     /// Shares streams with other machines.
     Fleet,
+    /// Has recordings scored.
+    Archive,
 }
 
 impl StageThread {
     /// In the order of the variants.
-    pub const ALL: [StageThread; 9] = [
+    pub const ALL: [StageThread; 10] = [
         StageThread::Clip,
         StageThread::Infer,
         StageThread::Sink,
@@ -35,6 +37,7 @@ impl StageThread {
         StageThread::Store,
         StageThread::Teach,
         StageThread::Fleet,
+        StageThread::Archive,
     ];
 
     /// Value of the label `stage`.
@@ -49,6 +52,7 @@ impl StageThread {
             StageThread::Store => "store",
             StageThread::Teach => "teach",
             StageThread::Fleet => "fleet",
+            StageThread::Archive => "archive",
         }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Nothing is measured here: callers measure and report.
 
+mod archive;
 mod clips;
 mod delivery;
 mod families;
@@ -33,6 +34,7 @@ use touchline_core::observer::{DeviceFault, Observer, Stage};
 
 pub use clips::ClipResult;
 pub use delivery::{DeliveryMetrics, Loss};
+pub use archive::{ArchiveEnd, ArchiveMetrics};
 pub use fleet::{FleetCounts, FleetMetrics, Takeover};
 pub use http::HttpRefusal;
 pub use labels::{StageThread, Viewer};

@@ -21,6 +21,8 @@ use super::publisher::{News, Publisher, PublisherCommand};
 use super::server::{Controls, HandOver, Reload, Server, catch_signals};
 use super::shutdown::ShutdownTimer;
 use super::{RunConfig, TeachConfig};
+use crate::archive::room::LiveSample;
+use crate::archive::{ArchiveHost, ArchiveParts, LiveLoad};
 use crate::clips::ClipAccess;
 use crate::config::{FleetSettings, LatencyMs};
 use crate::control::packs::{PackControl, PackRequest};
@@ -41,7 +43,7 @@ use crate::store::{Contents, Store, StoreThread};
 use crate::teach::learn::{LearnSettings, Learner, ShadowSlot};
 use crate::teach::{CorrectionStore, Memory, TeachAccess, TeachThread};
 use crate::update::{UpdateConfig, Updater};
-use crate::workers::{Batching, Feeds, Workers};
+use crate::workers::{Batching, Feeds, Intake, Workers};
 
 /// How long the store may take to write pending records at shutdown.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -216,6 +218,28 @@ impl SharedParts {
         Ok((Some(fleet), Some((drain, limit))))
     }
 
+    /// Takes recordings of the fleet, if it may.
+    ///
+    /// # Errors
+    /// As [`ArchiveHost::start`].
+    pub(super) fn take_recordings(
+        &self,
+        settings: Option<FleetSettings>,
+        fleet: Option<&FleetHost>,
+        workers: &Workers,
+    ) -> Result<Option<ArchiveHost>> {
+        let (Some(settings), Some(fleet)) = (settings.filter(|settings| settings.archives), fleet) else {
+            return Ok(None);
+        };
+        let program = std::env::current_exe().map_err(|e| {
+            Error::Internal(format!("the path of the program is not known, which scoring recordings needs: {e}"))
+        })?;
+        let live = MachineLoad { intake: workers.intake().clone(), cost: fleet.cost(), clock: self.clock.clone() };
+        let pack = workers.pack().dir.clone();
+        let (metrics, clock) = (self.hub.metrics().clone(), self.clock.clone());
+        ArchiveHost::start(ArchiveParts { settings, program, pack, metrics, clock, live: Box::new(live) }).map(Some)
+    }
+
     /// Starts the watchdog thread, if a service manager wants messages.
     ///
     /// # Errors
@@ -338,6 +362,28 @@ impl ModelThreads {
     }
 }
 
+/// What the streams of this machine need.
+struct MachineLoad {
+    intake: Intake,
+    cost: Arc<AtomicU32>,
+    clock: Arc<dyn Clock>,
+}
+
+impl LiveLoad for MachineLoad {
+    fn sample(&mut self) -> LiveSample {
+        let pressure = self.intake.pressure();
+        let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        let [whole, rest] = [used.tv_sec, used.tv_nsec].map(|part| u64::try_from(part).unwrap_or(0));
+        LiveSample {
+            now_ns: self.clock.mono_ns(),
+            waiting: pressure.waiting,
+            sheds: pressure.sheds,
+            processor_ns: whole.saturating_mul(NANOS_PER_SECOND).saturating_add(rest),
+            cost: self.cost.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// Outputs, and access to the clips if there are any.
 pub(super) type Outputs = (Vec<Box<dyn Sink>>, Option<ClipAccess>);
 
@@ -440,7 +486,9 @@ pub(super) fn result_of(ended: &Receiver<Ended>, is_published: bool) -> Result<R
 }
 
 /// Leaves the fleet, after the last record is published.
-pub(super) fn leave(fleet: Option<FleetHost>, shutdown: &ShutdownTimer) {
+pub(super) fn leave((fleet, archive): (Option<FleetHost>, Option<ArchiveHost>), shutdown: &ShutdownTimer) {
+    shutdown.at("giving recordings back to the fleet");
+    drop(archive);
     shutdown.at("leaving the fleet");
     drop(fleet);
 }

@@ -10,6 +10,7 @@ mod link;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -57,6 +58,7 @@ enum HostCommand {
 /// The thread of the fleet. Dropping it ends the session.
 pub struct FleetHost {
     commands: mpsc::UnboundedSender<HostCommand>,
+    cost: Arc<AtomicU32>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -86,6 +88,7 @@ impl FleetHost {
             .map_err(|e| Error::Internal(format!("cannot start the asynchronous runtime of the fleet: {e}")))?;
         let (commands, requests) = mpsc::unbounded_channel();
         let machine = FleetMachine::new(settings, latency_ms, hub.clone(), control)?;
+        let cost = machine.cost.clone();
         let metrics = hub.metrics().clone();
         let thread = spawn("fleet", move || {
             // A panic ends the renewals, and other machines take the streams over.
@@ -94,7 +97,12 @@ impl FleetHost {
                 tracing::error!("the fleet's thread panicked: this machine publishes no stream until a restart");
             }
         })?;
-        Ok(Self { commands, thread: Some(thread) })
+        Ok(Self { commands, cost, thread: Some(thread) })
+    }
+
+    /// Cost of the streams that this machine watches, in thousandths of a processor core. It follows them.
+    pub fn cost(&self) -> Arc<AtomicU32> {
+        self.cost.clone()
     }
 
     /// Requests hand-overs.
@@ -138,6 +146,7 @@ struct FleetMachine {
     has_changed: bool,
     is_name_logged: bool,
     was_connected: bool,
+    cost: Arc<AtomicU32>,
 }
 
 impl FleetMachine {
@@ -179,6 +188,7 @@ impl FleetMachine {
             has_changed: true,
             is_name_logged: false,
             was_connected: false,
+            cost: Arc::default(),
         })
     }
 
@@ -390,6 +400,8 @@ impl FleetMachine {
             return;
         }
         (self.has_changed, self.status_due_ns) = (false, now_ns + STATUS_EVERY_NS);
+        let costs = self.tenures.keys().filter_map(|id| self.node.stream(id)).map(|stream| stream.cost);
+        self.cost.store(costs.fold(0, u32::saturating_add), Ordering::Relaxed);
         let mut view = FleetView::new(&self.settings.name, self.node.nodes(), self.node.streams());
         self.hub.metrics().fleet().counts(&view.counts(self.node.owned().count()));
         self.hub.metrics().fleet().may_publish(may_publish);
