@@ -6,6 +6,7 @@ mod manager;
 mod notify;
 mod parts;
 mod publisher;
+mod recordings;
 mod server;
 mod shutdown;
 

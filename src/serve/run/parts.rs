@@ -21,8 +21,7 @@ use super::publisher::{News, Publisher, PublisherCommand};
 use super::server::{Controls, HandOver, Reload, Server, catch_signals};
 use super::shutdown::ShutdownTimer;
 use super::{RunConfig, TeachConfig};
-use crate::archive::room::LiveSample;
-use crate::archive::{ArchiveHost, ArchiveParts, LiveLoad};
+use crate::archive::ArchiveHost;
 use crate::clips::ClipAccess;
 use crate::config::{FleetSettings, LatencyMs};
 use crate::control::packs::{PackControl, PackRequest};
@@ -43,7 +42,7 @@ use crate::store::{Contents, Store, StoreThread};
 use crate::teach::learn::{LearnSettings, Learner, ShadowSlot};
 use crate::teach::{CorrectionStore, Memory, TeachAccess, TeachThread};
 use crate::update::{UpdateConfig, Updater};
-use crate::workers::{Batching, Feeds, Intake, Workers};
+use crate::workers::{Batching, Feeds, Workers};
 
 /// How long the store may take to write pending records at shutdown.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -218,28 +217,6 @@ impl SharedParts {
         Ok((Some(fleet), Some((drain, limit))))
     }
 
-    /// Takes recordings of the fleet, if it may.
-    ///
-    /// # Errors
-    /// As [`ArchiveHost::start`].
-    pub(super) fn take_recordings(
-        &self,
-        settings: Option<FleetSettings>,
-        fleet: Option<&FleetHost>,
-        workers: &Workers,
-    ) -> Result<Option<ArchiveHost>> {
-        let (Some(settings), Some(fleet)) = (settings.filter(|settings| settings.archives), fleet) else {
-            return Ok(None);
-        };
-        let program = std::env::current_exe().map_err(|e| {
-            Error::Internal(format!("the path of the program is not known, which scoring recordings needs: {e}"))
-        })?;
-        let live = MachineLoad { intake: workers.intake().clone(), cost: fleet.cost(), clock: self.clock.clone() };
-        let pack = workers.pack().dir.clone();
-        let (metrics, clock) = (self.hub.metrics().clone(), self.clock.clone());
-        ArchiveHost::start(ArchiveParts { settings, program, pack, metrics, clock, live: Box::new(live) }).map(Some)
-    }
-
     /// Starts the watchdog thread, if a service manager wants messages.
     ///
     /// # Errors
@@ -359,28 +336,6 @@ impl ModelThreads {
         let (models, swapper) = (workers.models().clone(), workers.swapper());
         let updater = Updater::start(packs, models, swapper, (control, requests), hub.clone(), clock.clone())?;
         Ok(Self { updater, workers, shadow, teach })
-    }
-}
-
-/// What the streams of this machine need.
-struct MachineLoad {
-    intake: Intake,
-    cost: Arc<AtomicU32>,
-    clock: Arc<dyn Clock>,
-}
-
-impl LiveLoad for MachineLoad {
-    fn sample(&mut self) -> LiveSample {
-        let pressure = self.intake.pressure();
-        let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-        let [whole, rest] = [used.tv_sec, used.tv_nsec].map(|part| u64::try_from(part).unwrap_or(0));
-        LiveSample {
-            now_ns: self.clock.mono_ns(),
-            waiting: pressure.waiting,
-            sheds: pressure.sheds,
-            processor_ns: whole.saturating_mul(NANOS_PER_SECOND).saturating_add(rest),
-            cost: self.cost.load(Ordering::Relaxed),
-        }
     }
 }
 
