@@ -167,7 +167,8 @@ fn address(place: &str) -> Result<String> {
     if is_store(place) || place.starts_with("file://") {
         return Ok(place.to_owned());
     }
-    let unusable = |e: &dyn std::fmt::Display| Error::Usage(format!("{place}: {e}; give a folder or s3://BUCKET/PREFIX"));
+    let unusable =
+        |e: &dyn std::fmt::Display| Error::Usage(format!("{place}: {e}; give a folder or s3://BUCKET/PREFIX"));
     let path = std::path::absolute(place).map_err(|e| unusable(&e))?;
     url::Url::from_file_path(&path).map(String::from).map_err(|()| unusable(&"not a path"))
 }

@@ -183,12 +183,7 @@ impl Scorer {
     }
 
     /// Takes the outcomes of one queue until its end.
-    fn outcomes(
-        &self,
-        path: &Path,
-        queue: QueueId,
-        take: &mut dyn FnMut(SecondOutcome) -> Result<()>,
-    ) -> Result<()> {
+    fn outcomes(&self, path: &Path, queue: QueueId, take: &mut dyn FnMut(SecondOutcome) -> Result<()>) -> Result<()> {
         loop {
             let decided =
                 self.workers.decided.recv().map_err(|_| Error::Internal("the inference thread ended".into()))?;

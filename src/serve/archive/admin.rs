@@ -151,8 +151,13 @@ impl ArchiveAdmin {
         }
         let known = self.store.read::<ArchiveJob>(&key).await.map_err(|e| self.failed(e))?;
         let Some((known, _)) = known else { return Err(self.failed(StoreFailure::Conflict)) };
-        if (ArchiveJob { submitted_ns: known.submitted_ns, is_cancelled: false, ..job }) != (ArchiveJob { is_cancelled: false, ..known.clone() }) {
-            let text = format!("job {:?} exists with another pack, other settings or other results; choose another name", new.name);
+        if (ArchiveJob { submitted_ns: known.submitted_ns, is_cancelled: false, ..job })
+            != (ArchiveJob { is_cancelled: false, ..known.clone() })
+        {
+            let text = format!(
+                "job {:?} exists with another pack, other settings or other results; choose another name",
+                new.name
+            );
             return Err(Error::Usage(text));
         }
         if known.is_cancelled {
@@ -202,7 +207,8 @@ impl ArchiveAdmin {
                     continue;
                 }
                 let attempt = recording.attempt + 1;
-                let again = ArchiveRecording { state: RecordingState::Open, parts: Vec::new(), attempt, ..recording.clone() };
+                let again =
+                    ArchiveRecording { state: RecordingState::Open, parts: Vec::new(), attempt, ..recording.clone() };
                 let written = self.store.write(&recording_key(name, id), &again, Some(*revision)).await;
                 written.map_err(|e| self.failed(e))?;
                 let item = WorkItem { job: name.to_owned(), recording: id.clone(), part: 0, attempt };

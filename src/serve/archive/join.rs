@@ -74,16 +74,19 @@ pub fn join(
     let mut votes = StreamVote::new(*vote, classes.len(), Pace::File);
     let path = folder.join(RECORDS);
     let mut file = BufWriter::new(File::create(&path).map_err(|e| unwritable(&path, &e))?);
-    let mut write = |records: &mut dyn Iterator<Item = String>| {
-        records
-            .try_for_each(|record| file.write_all(record.as_bytes()).and_then(|()| file.write_all(b"\n")))
-            .map_err(|e| unwritable(&path, &e))
+    let mut write = |records: Vec<String>| {
+        let mut records = records.iter();
+        let written = records.try_for_each(|record| {
+            file.write_all(record.as_bytes())?;
+            file.write_all(b"\n")
+        });
+        written.map_err(|e| unwritable(&path, &e))
     };
     let (mut rows, mut seconds, mut gaps) = (SecondRows::default(), 0, 0);
     for outcome in outcomes {
         let outcome = outcome?;
         let published = votes.take(outcome, 0, None, 0);
-        write(&mut recorder.published(&published).into_iter())?;
+        write(recorder.published(&published))?;
         match &published.outcome {
             SecondOutcome::Predicted(_) => seconds += 1,
             SecondOutcome::Gap(_) => gaps += 1,
@@ -93,8 +96,8 @@ pub fn join(
         rows.push(&published.outcome, estimate, classes);
     }
     let (events, segments) = votes.finish();
-    write(&mut events.iter().map(|event| recorder.event(event, None)))?;
-    write(&mut segments.iter().map(|segment| recorder.segment(segment)))?;
+    write(events.iter().map(|event| recorder.event(event, None)).collect())?;
+    write(segments.iter().map(|segment| recorder.segment(segment)).collect())?;
     file.flush().map_err(|e| unwritable(&path, &e))?;
     let path = folder.join(TABLE);
     rows.write(name, &path).map_err(|e| unwritable(&path, &e))?;
@@ -173,7 +176,10 @@ mod tests {
         let rows: Vec<String> = reader.get_row_iter(None).unwrap().map(|row| row.unwrap().to_string()).collect();
         assert_eq!(rows.len(), 3);
         assert!(rows[0].contains("recording: \"a.mp4\", run: 0, index: 0, pts_ns: 0, class: \"soccer\""), "{rows:?}");
-        assert!(rows[2].contains("pts_ns: 2000000000, class: null") && rows[2].contains("gap: \"no-media\""), "{rows:?}");
+        assert!(
+            rows[2].contains("pts_ns: 2000000000, class: null") && rows[2].contains("gap: \"no-media\""),
+            "{rows:?}"
+        );
         let records = std::fs::read_to_string(folder.path().join(RECORDS)).unwrap();
         assert_eq!(records.lines().filter(|line| line.contains("\"type\":\"second\"")).count(), 2);
     }

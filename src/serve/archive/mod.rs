@@ -115,10 +115,11 @@ impl ArchiveRecording {
     /// Its id in a job: the same recording, pack and settings have the same one.
     pub fn id(&self, job: &ArchiveJob) -> String {
         let mut hash = Sha256::new();
+        let size = self.size.to_string();
         let ArchiveJob { manifest_sha256, variables, part_seconds: _, .. } = job;
         let variables = variables.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
-        let size = self.size.to_string();
-        for part in [&self.url, &size, &self.version, manifest_sha256].map(String::as_str).into_iter().chain(variables) {
+        for part in [&self.url, &size, &self.version, manifest_sha256].map(String::as_str).into_iter().chain(variables)
+        {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }

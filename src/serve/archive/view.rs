@@ -124,7 +124,8 @@ impl JobView {
                 }
             }
         }
-        let recent: Vec<&DonePart> = done.iter().filter(|part| now_ns.saturating_sub(part.ended_ns) < RATE_NS).collect();
+        let recent: Vec<&DonePart> =
+            done.iter().filter(|part| now_ns.saturating_sub(part.ended_ns) < RATE_NS).collect();
         let over_s = now_ns.saturating_sub(job.submitted_ns).clamp(1_000_000_000, RATE_NS) as f64 / 1e9;
         if !recent.is_empty() {
             view.rate = Some(recent.iter().map(|part| part.seconds as f64).sum::<f64>() / over_s);

@@ -342,9 +342,8 @@ impl PartWork<'_> {
         for part in 1..=count {
             let key = part_key(&WorkItem { part, ..self.item.clone() });
             let known = self.bench.store.read::<ArchivePart>(&key).await?;
-            let is_decided = |(part, _): Revised<ArchivePart>| {
-                part.attempt == self.item.attempt && part.seconds.is_some()
-            };
+            let is_decided =
+                |(part, _): Revised<ArchivePart>| part.attempt == self.item.attempt && part.seconds.is_some();
             if !known.is_some_and(is_decided) {
                 // The machine that ends the last one finds this one.
                 return Ok(());

@@ -176,7 +176,9 @@ async fn run(parts: ArchiveParts, session: u64, mut stopped: oneshot::Receiver<(
             tokio::task::spawn_local(async move { machine.report().await });
         }
     }
-    slots.iter().for_each(|slot| drop(slot.control.send(WorkControl::GiveBack)));
+    for slot in &slots {
+        slot.control.send_replace(WorkControl::GiveBack);
+    }
     let all = async { while tasks.join_next().await.is_some() {} };
     if timeout(GIVE_BACK_LIMIT, all).await.is_err() {
         tracing::warn!("archive: not all parts were given back; other machines take them when they are missed");

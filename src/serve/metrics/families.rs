@@ -5,9 +5,9 @@ use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use super::archive::ArchiveFamilies;
 use super::clips::ClipFamilies;
 use super::delivery::Deliveries;
-use super::archive::ArchiveFamilies;
 use super::fleet::FleetFamilies;
 use super::frame_share::FrameShares;
 use super::http;

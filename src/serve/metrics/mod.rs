@@ -32,9 +32,9 @@ use touchline_core::decision::PackStamp;
 use touchline_core::labels::ClassSet;
 use touchline_core::observer::{DeviceFault, Observer, Stage};
 
+pub use archive::{ArchiveEnd, ArchiveMetrics};
 pub use clips::ClipResult;
 pub use delivery::{DeliveryMetrics, Loss};
-pub use archive::{ArchiveEnd, ArchiveMetrics};
 pub use fleet::{FleetCounts, FleetMetrics, Takeover};
 pub use http::HttpRefusal;
 pub use labels::{StageThread, Viewer};

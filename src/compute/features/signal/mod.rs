@@ -104,11 +104,16 @@ impl SignalDetector {
     pub fn knows_pictures(&self) -> bool {
         let Some(unknown) = &self.unknown else { return true };
         let is_off = self.config.off.contains(Signal::Freeze);
-        let has_lasted = |hold: &Hold| hold.began().is_none_or(|began| {
-            // One that began with the first second may have begun earlier.
-            unknown.since.is_some_and(|since| began > since) || hold.is_on()
-        });
-        unknown.since.is_some() && (unknown.is_freeze_known || is_off) && has_lasted(&self.bars) && has_lasted(&self.black)
+        let has_lasted = |hold: &Hold| {
+            hold.began().is_none_or(|began| {
+                // One that began with the first second may have begun earlier.
+                unknown.since.is_some_and(|since| began > since) || hold.is_on()
+            })
+        };
+        unknown.since.is_some()
+            && (unknown.is_freeze_known || is_off)
+            && has_lasted(&self.bars)
+            && has_lasted(&self.black)
     }
 
     /// Examines the next second of the run. Returns its signals, and appends those that began or ended.
@@ -205,7 +210,8 @@ impl SignalDetector {
     fn learn_reference(&mut self, frame: &Frame, is_cleared: bool) {
         let Some(unknown) = self.unknown.as_mut().filter(|unknown| !unknown.is_freeze_known) else { return };
         // The reference before is the last frame, or equals it but for noise.
-        let is_new = unknown.last.as_ref().is_some_and(|last| self.noise.differs_from_all_like(last.view(), frame.view()));
+        let is_new =
+            unknown.last.as_ref().is_some_and(|last| self.noise.differs_from_all_like(last.view(), frame.view()));
         unknown.is_freeze_known = is_cleared || is_new;
         unknown.last = (!unknown.is_freeze_known).then(|| frame.clone());
     }
