@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
@@ -14,7 +14,6 @@ use super::score::{expand, is_recording};
 use touchline_compute::models::pack::Pack;
 use touchline_core::clock::SystemClock;
 use touchline_core::error::{Error, Result};
-use touchline_core::redact;
 use touchline_serve::archive::objects::FoundObject;
 use touchline_serve::archive::view::JobView;
 use touchline_serve::archive::{ArchiveAdmin, NewJob};
@@ -173,24 +172,17 @@ fn address(place: &str) -> Result<String> {
     url::Url::from_file_path(&path).map(String::from).map_err(|()| unusable(&"not a path"))
 }
 
-/// The recordings of a source, with their names in records.
-fn find(admin: &ArchiveAdmin, source: &str) -> Result<Vec<(FoundObject, String)>> {
+/// The recordings of a source.
+fn find(admin: &ArchiveAdmin, source: &str) -> Result<Vec<FoundObject>> {
     if is_store(source) {
-        let found = admin.find(source, is_recording)?;
-        let named = |object: FoundObject| {
-            let name = redact::text(&object.url);
-            (object, name)
-        };
-        return Ok(found.into_iter().map(named).collect());
+        return admin.find(source, is_recording);
     }
     let path = std::path::absolute(source).unwrap_or_else(|_| PathBuf::from(source));
-    let files = expand(std::slice::from_ref(&path))?;
-    let of = |file: &Path| {
-        let url = address(&file.to_string_lossy())?;
-        let found = admin.find(&url, |_| true)?;
-        Ok((found.into_iter().next().expect("one is found, or it is an error"), file.to_string_lossy().into_owned()))
-    };
-    files.iter().map(|file| of(file)).collect()
+    let mut found = Vec::new();
+    for file in expand(std::slice::from_ref(&path))? {
+        found.extend(admin.find(&address(&file.to_string_lossy())?, |_| true)?);
+    }
+    Ok(found)
 }
 
 fn table(view: &JobView) -> String {

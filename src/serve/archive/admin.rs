@@ -86,12 +86,12 @@ impl ArchiveAdmin {
         Ok(found)
     }
 
-    /// Submits recordings, given with their names in records. What the job has already is not scored again.
+    /// Submits recordings. What the job has already is not scored again.
     ///
     /// # Errors
     /// [`Error::Usage`] if the job exists with other settings, [`Error::Output`] if the results cannot be written or the server does not
     /// acknowledge.
-    pub fn submit(&self, new: &NewJob, recordings: &[(FoundObject, String)]) -> Result<Submitted> {
+    pub fn submit(&self, new: &NewJob, recordings: &[FoundObject]) -> Result<Submitted> {
         if !is_name(&new.name) {
             let text = format!("job name {:?} is ill-formed; use 1 to 64 letters, digits, '-' and '_'", new.name);
             return Err(Error::Usage(text));
@@ -104,8 +104,8 @@ impl ArchiveAdmin {
             let written = results.child(&new.name).child("job.json").put(json).await;
             written.map_err(|e| Error::output("the results", e, "then submit again"))?;
             let mut submitted = Submitted::default();
-            for (object, name) in recordings {
-                let recording = ArchiveRecording::new(object, name.clone());
+            for object in recordings {
+                let recording = ArchiveRecording::new(object);
                 let (id, key) = (recording.id(&job), recording_key(&new.name, &recording.id(&job)));
                 let known = match self.store.write(&key, &recording, None).await {
                     Ok(_) => {

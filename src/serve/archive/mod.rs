@@ -94,7 +94,7 @@ pub struct ArchiveRecording {
     pub state: RecordingState,
     /// Its parts. Empty before it is divided, and for short ones.
     pub parts: Vec<PartPlan>,
-    /// It is scored in one piece, whatever its length: it is damaged.
+    /// It is scored in one piece, because it is damaged.
     pub is_whole: bool,
     /// How often it was begun anew. Messages of earlier attempts are dropped.
     pub attempt: u32,
@@ -102,14 +102,15 @@ pub struct ArchiveRecording {
 
 impl ArchiveRecording {
     /// A recording that was found in a store.
-    pub fn new(object: &FoundObject, name: String) -> Self {
-        let FoundObject { url, size, version } = object.clone();
+    pub fn new(object: &FoundObject) -> Self {
+        let FoundObject { url, name, size, version } = object.clone();
         Self { url, size, version, name, state: RecordingState::Open, parts: Vec::new(), is_whole: false, attempt: 0 }
     }
 
     /// The object that it was when it was submitted.
     pub fn object(&self) -> FoundObject {
-        FoundObject { url: self.url.clone(), size: self.size, version: self.version.clone() }
+        let Self { url, name, size, version, .. } = self;
+        FoundObject { url: url.clone(), name: name.clone(), size: *size, version: version.clone() }
     }
 
     /// Its id in a job: the same recording, pack and settings have the same one.
@@ -180,8 +181,9 @@ mod tests {
 
     #[test]
     fn a_recording_is_itself_with_the_same_version_pack_and_settings() {
-        let object = FoundObject { url: "s3://b/a.mp4".into(), size: 7, version: "e".into() };
-        let id = |object: &FoundObject, job: &ArchiveJob| ArchiveRecording::new(object, "a".into()).id(job);
+        let object =
+            FoundObject { url: "s3://b/a.mp4".into(), name: "s3://b/a.mp4".into(), size: 7, version: "e".into() };
+        let id = |object: &FoundObject, job: &ArchiveJob| ArchiveRecording::new(object).id(job);
         let same = id(&object, &job());
         assert_eq!(id(&object, &ArchiveJob { part_seconds: 60, submitted_ns: 5, ..job() }), same);
         assert_eq!(same.len(), 16);
@@ -199,8 +201,9 @@ mod tests {
 
     #[test]
     fn records_are_json_with_flat_states() {
-        let object = FoundObject { url: "s3://b/a.mp4".into(), size: 7, version: "e".into() };
-        let mut recording = ArchiveRecording::new(&object, "a".into());
+        let object =
+            FoundObject { url: "s3://b/a.mp4".into(), name: "s3://b/a.mp4".into(), size: 7, version: "e".into() };
+        let mut recording = ArchiveRecording::new(&object);
         recording.state = RecordingState::SetAside { reason: "no pictures".into() };
         let json = serde_json::to_string(&recording).unwrap();
         assert!(json.contains("\"state\":\"set-aside\",\"reason\":\"no pictures\""), "{json}");

@@ -34,6 +34,8 @@ pub struct ObjectPlace {
 pub struct FoundObject {
     /// Its address.
     pub url: String,
+    /// Its address for people: nothing in it is encoded, and that of a file is its path.
+    pub name: String,
     /// Size, bytes.
     pub size: u64,
     /// Its entity tag, or the time of its last change.
@@ -45,7 +47,17 @@ impl FoundObject {
         // Of a file, the tag has the number of the file, which differs between machines.
         let tag = meta.e_tag.clone().filter(|_| !url.starts_with("file:"));
         let version = tag.unwrap_or_else(|| meta.last_modified.timestamp_micros().to_string());
-        Self { url, size: meta.size, version }
+        let name = name_of(&url, &meta.location);
+        Self { url, name, size: meta.size, version }
+    }
+}
+
+/// The name for people of the object `location` at `url`.
+fn name_of(url: &str, location: &ObjectPath) -> String {
+    let Ok(parsed) = Url::parse(url) else { return url.to_owned() };
+    match parsed.to_file_path() {
+        Ok(path) if parsed.scheme() == "file" => path.to_string_lossy().into_owned(),
+        _ => format!("{}://{}/{location}", parsed.scheme(), parsed.authority()),
     }
 }
 

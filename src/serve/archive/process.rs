@@ -60,7 +60,7 @@ impl TaskProcess {
         let (Some(mut stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
             return Err("the process for a recording has no pipes".to_owned());
         };
-        // If it ends at once, its end says why.
+        // If it ends at once, its end gives the reason.
         let _ = stdin.write_all(&json).await;
         drop(stdin);
         let errors = tokio::spawn(last_line(stderr));

@@ -208,7 +208,7 @@ impl ArchiveStore {
         let read = async {
             let bucket = self.bucket().await?;
             let mut jobs = BTreeMap::<String, JobKeys>::new();
-            // A watch without entries does not tell that there are none.
+            // A watch of no entries never ends.
             let stream = bucket.stream.get_info().await.map_err(|e| failed(&e))?;
             if stream.state.messages == 0 {
                 return Ok(jobs);
@@ -239,7 +239,7 @@ impl ArchiveStore {
 
 /// The next message for a consumer; `None` if there is none within `limit`.
 pub(super) async fn next_message(consumer: &PullConsumer, limit: Duration) -> Result<Option<Message>, String> {
-    let messages = consumer.fetch().max_messages(1).expires(limit).messages().await;
+    let messages = consumer.batch().max_messages(1).expires(limit).messages().await;
     let mut messages = messages.map_err(|e| causes(&e))?;
     messages.next().await.transpose().map_err(|e| e.to_string())
 }

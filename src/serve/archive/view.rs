@@ -158,11 +158,11 @@ mod tests {
         };
         let mut keys = JobKeys { job: Some((job, 1)), ..JobKeys::default() };
         let mut add = |id: &str, size, state, parts: &[(usize, ArchivePart)]| {
-            let object = FoundObject { url: format!("file:///{id}"), size, version: "1".into() };
+            let object = FoundObject { url: format!("file:///{id}"), name: id.into(), size, version: "1".into() };
             let count = parts.iter().filter(|(number, _)| *number > 0).count() as u64;
             let plan = |n| PartPlan { from: n * 1200, to: (n + 1) * 1200, starts: Vec::new() };
             let parts_of = (0..count).map(plan).collect();
-            let recording = ArchiveRecording { state, parts: parts_of, ..ArchiveRecording::new(&object, id.into()) };
+            let recording = ArchiveRecording { state, parts: parts_of, ..ArchiveRecording::new(&object) };
             keys.recordings.insert(id.into(), (recording, 1));
             for (number, part) in parts {
                 keys.parts.insert((id.into(), *number), (part.clone(), 1));

@@ -16,7 +16,7 @@ use super::{ArchiveJob, ArchivePart, ArchiveRecording, RecordingState, TRIES, Wo
 use crate::metrics::{ArchiveEnd, Metrics};
 use touchline_core::clock::Clock;
 
-/// Between two messages that the work goes on. Several fit into the time after which it would be given to another machine.
+/// Between two messages that the work continues. Several fit into the time after which it would be given to another machine.
 const KEEP_ALIVE: Duration = Duration::from_millis(ACK_WAIT.as_millis() as u64 / 4);
 
 /// The pause before a part that failed is tried again.
@@ -289,11 +289,11 @@ impl PartWork<'_> {
         }
     }
 
-    /// Says that the work goes on, and checks that it is wanted.
+    /// Says that the work continues, and checks that it is wanted.
     async fn is_wanted(&self) -> Result<(), WorkFailure> {
-        // Without an answer the work goes on: it may be acknowledged in time.
+        // Without an answer the work continues: it may be acknowledged in time.
         if let Err(e) = self.message.ack_with(AckKind::Progress).await {
-            tracing::debug!("archive: the server is not told that work goes on: {e}");
+            tracing::debug!("archive: the server is not told that work continues: {e}");
         }
         match self.bench.store.read::<ArchiveJob>(&job_key(&self.item.job)).await {
             Ok(Some((job, _))) if !job.is_cancelled => Ok(()),

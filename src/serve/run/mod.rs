@@ -180,8 +180,7 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
 
     let shutdown = ShutdownTimer::new(shared.clock.clone());
     let on_hang_up = parts::on_hang_up(publisher.sinks().reopener(), server.reload.clone(), pack_control);
-    let (fleet, hand_over) = shared.join_fleet(config.fleet.clone(), config.latency_ms, stream_control)?;
-    let archive = shared.take_recordings(config.fleet, fleet.as_ref(), workers)?;
+    let (fleet, hand_over) = shared.join_fleet(config.fleet, config.latency_ms, stream_control, workers)?;
     let (reload, stop) = shared.catch_signals(&runtime, on_hang_up, &shutdown, hand_over);
     let watchdog = shared.watch(&publisher, workers, commands_to.clone())?;
     let ended = parts::start_manager(manager, ManagerInbox { requests, reports, reload, stop }, commands_to)?;
@@ -189,7 +188,7 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
 
     shutdown.begin();
     drop(publisher);
-    parts::leave((fleet, archive), &shutdown);
+    parts::leave(fleet, &shutdown);
     let result = parts::result_of(&ended, published.is_ok())?;
     shared.write_store(published.is_ok(), &shutdown);
     parts::stop(&shutdown, (server, runtime), watchdog, models, store_thread);

@@ -200,21 +200,23 @@ impl SharedParts {
         self.service_manager.ready();
     }
 
-    /// Joins the fleet. Returns its thread, and what is done before the program stops.
+    /// Joins the fleet. Returns its threads, and what is done before the program stops.
     ///
     /// # Errors
-    /// As [`FleetHost::start`].
+    /// As [`FleetHost::start`] and [`ArchiveHost::start`].
     pub(super) fn join_fleet(
         &self,
         settings: Option<FleetSettings>,
         latency_ms: LatencyMs,
         control: StreamControl,
-    ) -> Result<(Option<FleetHost>, HandOver)> {
-        let Some(settings) = settings else { return Ok((None, None)) };
+        workers: &Workers,
+    ) -> Result<(FleetThreads, HandOver)> {
+        let Some(settings) = settings else { return Ok(((None, None), None)) };
         let limit = Duration::from_secs(settings.drain_s.into());
-        let fleet = FleetHost::start(settings, latency_ms.get(), &self.hub, control)?;
+        let fleet = FleetHost::start(settings.clone(), latency_ms.get(), &self.hub, control)?;
+        let archive = self.take_recordings(settings, &fleet, workers)?;
         let drain = fleet.drain();
-        Ok((Some(fleet), Some((drain, limit))))
+        Ok(((Some(fleet), archive), Some((drain, limit))))
     }
 
     /// Starts the watchdog thread, if a service manager wants messages.
@@ -440,8 +442,11 @@ pub(super) fn result_of(ended: &Receiver<Ended>, is_published: bool) -> Result<R
     Ok(result)
 }
 
+/// The threads of a machine in a fleet.
+pub(super) type FleetThreads = (Option<FleetHost>, Option<ArchiveHost>);
+
 /// Leaves the fleet, after the last record is published.
-pub(super) fn leave((fleet, archive): (Option<FleetHost>, Option<ArchiveHost>), shutdown: &ShutdownTimer) {
+pub(super) fn leave((fleet, archive): FleetThreads, shutdown: &ShutdownTimer) {
     shutdown.at("giving recordings back to the fleet");
     drop(archive);
     shutdown.at("leaving the fleet");

@@ -22,13 +22,13 @@ impl SharedParts {
     /// As [`ArchiveHost::start`].
     pub(super) fn take_recordings(
         &self,
-        settings: Option<FleetSettings>,
-        fleet: Option<&FleetHost>,
+        settings: FleetSettings,
+        fleet: &FleetHost,
         workers: &Workers,
     ) -> Result<Option<ArchiveHost>> {
-        let (Some(settings), Some(fleet)) = (settings.filter(|settings| settings.archives), fleet) else {
+        if !settings.archives {
             return Ok(None);
-        };
+        }
         let program = std::env::current_exe().map_err(|e| {
             Error::Internal(format!("the path of the program is not known, which scoring recordings needs: {e}"))
         })?;

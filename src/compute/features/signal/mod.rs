@@ -99,7 +99,7 @@ impl SignalDetector {
         self.unknown = Some(UnknownPast { since: None, last: None, is_freeze_known: false });
     }
 
-    /// Whether the signals no longer depend on what was forgotten: a picture has differed from whatever a freeze may have begun with, and
+    /// Whether the signals no longer depend on what was forgotten: a picture has differed from every one that a freeze may have begun with, and
     /// bars and black have ended or lasted for their hold times.
     pub fn knows_pictures(&self) -> bool {
         let Some(unknown) = &self.unknown else { return true };
