@@ -270,7 +270,7 @@ impl PartWork<'_> {
         }
     }
 
-    /// Waits for `work`, and says meanwhile that it goes on.
+    /// Waits for `work`, and says meanwhile that it continues.
     async fn alive<T>(&self, work: impl Future<Output = T>) -> Result<T, WorkFailure> {
         let mut control = self.control.clone();
         let mut work = std::pin::pin!(work);
