@@ -218,6 +218,7 @@ impl DecodeFilter {
 mod tests {
     use super::*;
     use touchline_core::clip::{PlanSelector, SamplingPlan};
+    use touchline_core::selection::DecodeStart;
     use touchline_core::tier::SharedTier;
 
     const FRAME_NS: u64 = NANOS_PER_SECOND / 25;
@@ -264,6 +265,46 @@ mod tests {
                 all.windows(2).all(|pair| (pair[1].2 == FilterAction::Drain) == (tier == DecodeTier::Key && pair[0].1));
             assert!(drained, "the decoder is drained after each key picture, and only then: {tier:?}");
         }
+    }
+
+    #[test]
+    fn a_window_begins_with_its_key_picture() {
+        for (start, first) in [(DecodeStart::Key(Pts(150 * FRAME_NS)), 150), (DecodeStart::Never, 300)] {
+            let window = Arc::new(DecodeWindow::new(start));
+            let plan = SamplingPlan { rgb_frames: 2, flow_pairs: 0, flow_gap_ns: FRAME_NS };
+            let selection = PlanSelector::selection(&plan).within(window.clone());
+            let mut filter = DecodeFilter::new(selection.clone());
+            for (n, _, action) in decided(&mut filter, 0) {
+                let expected = match n {
+                    50 => FilterAction::Drain,
+                    51.. if n < first => FilterAction::LeaveOut,
+                    _ => FilterAction::Decode,
+                };
+                assert_eq!(action, expected, "{start:?}: picture {n}");
+            }
+            assert_eq!(window.keys(), [0, 50, 100, 150, 200, 250].map(|n| Pts(n * FRAME_NS)));
+            assert_eq!((filter.is_resuming(), window.has_begun()), (first == 300, first == 150));
+            // Another decoder of the recording.
+            assert_eq!(DecodeFilter::new(selection).is_resuming(), first == 300);
+        }
+    }
+
+    #[test]
+    fn pictures_that_refer_to_what_a_window_lacks_are_left_out() {
+        let plan = SamplingPlan { rgb_frames: 2, flow_pairs: 0, flow_gap_ns: FRAME_NS };
+        let window = Arc::new(DecodeWindow::new(DecodeStart::Key(Pts(100 * FRAME_NS))));
+        let mut filter = DecodeFilter::new(PlanSelector::selection(&plan).within(window));
+        let mut offer = |n: u64, is_key| {
+            let frame = CodedPicture::frame(CodedKind::Reference);
+            filter.decide(is_key, frame, n * FRAME_NS, Pts(n * FRAME_NS))
+        };
+        for n in [0, 50, 100] {
+            offer(n, true);
+        }
+        assert_eq!((offer(98, false), offer(99, false)), (FilterAction::LeaveOut, FilterAction::LeaveOut));
+        assert_eq!(offer(101, false), FilterAction::Decode);
+        // The next open group has all that it refers to.
+        assert_eq!((offer(150, true), offer(148, false)), (FilterAction::Decode, FilterAction::Decode));
     }
 
     #[test]
