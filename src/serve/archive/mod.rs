@@ -21,6 +21,8 @@ mod process;
 pub mod room;
 mod store;
 pub mod task;
+#[cfg(test)]
+mod tests;
 pub mod view;
 mod work;
 mod worker;
@@ -164,10 +166,10 @@ impl WorkItem {
 }
 
 #[cfg(test)]
-mod tests {
+mod record_tests {
     use super::*;
 
-    fn job() -> ArchiveJob {
+    pub(super) fn job() -> ArchiveJob {
         ArchiveJob {
             results: "file:///results".into(),
             pack: "compact".into(),

@@ -64,13 +64,13 @@ impl From<StoreFailure> for WorkFailure {
 }
 
 /// A part that this machine works on.
-struct PartWork<'a> {
+pub(super) struct PartWork<'a> {
     bench: &'a WorkBench,
     item: WorkItem,
     message: &'a Message,
     job: ArchiveJob,
     recording: Revised<ArchiveRecording>,
-    part: Revised<ArchivePart>,
+    pub(super) part: Revised<ArchivePart>,
     folder: PathBuf,
     control: watch::Receiver<WorkControl>,
 }
@@ -98,7 +98,7 @@ pub(super) async fn work(bench: &WorkBench, message: &Message, control: watch::R
 }
 
 /// Takes the part for this machine; `None` if there is nothing to do.
-async fn begin<'a>(
+pub(super) async fn begin<'a>(
     bench: &'a WorkBench,
     item: WorkItem,
     message: &'a Message,

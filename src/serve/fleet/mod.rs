@@ -47,6 +47,8 @@ pub use admin::FleetAdmin;
 pub use host::{FleetDrain, FleetHost};
 pub use node::{FleetAction, FleetNode, FleetStoreError, FleetStoreResult, NodeOptions, OpId, StartCause};
 pub(crate) use store::bucket_config;
+#[cfg(test)]
+pub(crate) use store::tests::deployed;
 pub use store::{FleetChange, FleetSnapshot, FleetStore, FleetStoreFailure};
 
 /// Name of a node.
