@@ -65,7 +65,7 @@ fn clip(fixtures: &Fixtures, name: &str, seconds: u32) -> PathBuf {
         "-f lavfi -i testsrc2=size=96x54:rate=5:duration={seconds} -f lavfi -i sine=frequency=440:duration={seconds} \
          -c:v libx264 -preset ultrafast -g 5 -pix_fmt yuv420p -c:a aac"
     );
-    PathBuf::from(fixtures.make(name, &arguments))
+    fixtures.make(name, &arguments)
 }
 
 /// The processes of a machine that work on recordings.
