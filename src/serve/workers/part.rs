@@ -65,8 +65,10 @@ impl PartFilter {
             push(ClipOutput::Ended(End::Finished));
             return false;
         }
-        let seconds = &mut self.report.lock().seconds;
-        *seconds = Some((seconds.map_or(index, |(first, _)| first), index + 1));
+        {
+            let mut report = self.report.lock();
+            report.seconds = Some((report.seconds.map_or(index, |(first, _)| first), index + 1));
+        }
         if let Some(seen_from) = self.range.seen_from {
             if index >= seen_from && !std::mem::replace(&mut self.has_forgotten, true) {
                 self.filter.forget_pictures();
