@@ -126,7 +126,7 @@ fn is_zombie(pid: u32) -> bool {
     stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('Z') || rest.is_empty())
 }
 
-/// An S3 server with the bucket `tv`.
+/// An S3 server with the bucket `media`.
 struct Store {
     python: PathBuf,
     port: u16,
@@ -142,7 +142,7 @@ impl Store {
         let server = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let store = Self { python, port, _server: Child(server) };
         until("the S3 server", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        store.python("s3.create_bucket(Bucket='tv')", &[]);
+        store.python("s3.create_bucket(Bucket='media')", &[]);
         Some(store)
     }
 
@@ -169,15 +169,15 @@ impl Store {
     }
 
     fn put(&self, key: &str, path: &Path) {
-        self.python("s3.upload_file(sys.argv[1], 'tv', sys.argv[2])", &[path.to_str().unwrap(), key]);
+        self.python("s3.upload_file(sys.argv[1], 'media', sys.argv[2])", &[path.to_str().unwrap(), key]);
     }
 
     fn keys(&self) -> String {
-        self.python("print('\\n'.join(o['Key'] for o in s3.list_objects_v2(Bucket='tv')['Contents']))", &[])
+        self.python("print('\\n'.join(o['Key'] for o in s3.list_objects_v2(Bucket='media')['Contents']))", &[])
     }
 
     fn get(&self, key: &str) -> String {
-        self.python("print(s3.get_object(Bucket='tv', Key=sys.argv[1])['Body'].read().decode(), end='')", &[key])
+        self.python("print(s3.get_object(Bucket='media', Key=sys.argv[1])['Body'].read().decode(), end='')", &[key])
     }
 }
 
@@ -195,17 +195,17 @@ fn recordings_of_an_s3_store_are_scored_there_and_a_broken_one_is_set_aside() {
     }
     store.put("in/notes.txt", &broken);
     let variables = store.variables();
-    let submit = ["submit", "s3://tv/in", "--name", "tv", "--results", "s3://tv/out", "--part-seconds", "15"];
+    let submit = ["submit", "s3://media/in", "--name", "tv", "--results", "s3://media/out", "--part-seconds", "15"];
     assert!(bench.score(&submit, &variables).contains("3 recordings are queued, 0 were known"));
     assert!(bench.score(&submit, &variables).contains("0 recordings are queued, 3 were known"));
     bench.run_with("a", &variables);
     bench.run_with("b", &variables);
     let job = bench.wait_for_job("tv");
     assert_eq!((&job["done"], &job["seconds"]), (&2.into(), &51.into()), "{job}");
-    assert_eq!(job["set_aside"][0]["recording"], "s3://tv/in/broken.mp4", "{job}");
+    assert_eq!(job["set_aside"][0]["recording"], "s3://media/in/broken.mp4", "{job}");
     let reason = job["set_aside"][0]["reason"].as_str().unwrap();
     assert!(!reason.is_empty(), "{job}");
-    for (key, path) in [("tv/in/a b.mp4", &short), ("tv/in/long.mp4", &long)] {
+    for (key, path) in [("media/in/a b.mp4", &short), ("media/in/long.mp4", &long)] {
         let path = path.to_str().unwrap();
         let name = format!("\"stream\":\"s3://{key}\"");
         let expected = scored(path, fixtures.path()).replace(&format!("\"stream\":\"{path}\""), &name);
