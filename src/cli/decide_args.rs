@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::run::named;
 use super::signal::SignalArgs;
@@ -12,7 +13,8 @@ use super::vote::VoteArgs;
 use super::{Compute, settings_of};
 use touchline_core::error::Result;
 use touchline_media::options::TierChoice;
-use touchline_serve::config::{Key, Settings};
+use touchline_serve::archive::task::ScoreVariables;
+use touchline_serve::config::{self, Key, Settings};
 
 #[derive(Debug, Args, Serialize)]
 pub struct DecideArgs {
@@ -39,6 +41,35 @@ impl DecideArgs {
         settings_of(self, Self::has, read)
     }
 
+    /// The settings as variables, which another process reads: those of flags and of the variables that `read` reads.
+    ///
+    /// # Errors
+    /// As [`DecideArgs::settings`].
+    pub(super) fn variables(&self, read: impl Fn(&str) -> Option<OsString>) -> Result<ScoreVariables> {
+        self.settings(&read)?;
+        let (mut layer, _) = config::environment(read, Self::has);
+        layer.extend(config::flags(self));
+        let text = |value: &Value| match value {
+            Value::String(text) => text.clone(),
+            Value::Array(all) => all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+            other => other.to_string(),
+        };
+        let variable = |(path, entry): (&String, &config::Entry)| {
+            let key = config::RUN_KEYS.find(path).filter(|key| Self::has(key))?;
+            Some((key.variable(), text(&entry.value)))
+        };
+        Ok(layer.iter().filter_map(variable).collect())
+    }
+
+    /// The settings of [`DecideArgs::variables`].
+    ///
+    /// # Errors
+    /// As [`DecideArgs::settings`].
+    pub(super) fn settings_of(variables: &ScoreVariables) -> Result<Settings> {
+        let read = |name: &str| variables.get(name).map(OsString::from);
+        settings_of(&Value::Object(serde_json::Map::new()), Self::has, read)
+    }
+
     /// Whether `score` takes the key from the environment.
     fn has(key: &Key) -> bool {
         Compute::has(key) || key.path == "tier" || key.path.starts_with("vote.") || key.path.starts_with("signal.")
@@ -52,7 +83,6 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     use super::*;
-    use touchline_serve::config;
 
     #[derive(Parser)]
     struct Cli {
@@ -86,6 +116,19 @@ mod tests {
             let refused = settings(flags, variables).unwrap_err().to_string();
             assert!(refused.contains(word), "{refused}");
         }
+    }
+
+    #[test]
+    fn settings_survive_as_variables() {
+        let flags = ["--vote-window=7", "--signal-off=black,freeze", "--signal-freeze-db=-50.5", "--tier=full"];
+        let variables = [("TOUCHLINE_VOTE_ONSET", "0.8"), ("TOUCHLINE_VOTE_WINDOW", "5"), ("TOUCHLINE_FLEET", "x")];
+        let read = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        let args = Cli::try_parse_from(["score"].iter().chain(&flags)).unwrap().args;
+        let all = args.variables(read).unwrap();
+        assert_eq!(all.len(), 5, "{all:?}");
+        let (there, here) = (DecideArgs::settings_of(&all).unwrap(), args.settings(read).unwrap());
+        assert_eq!((there.vote, there.signals, there.tier), (here.vote, here.signals, here.tier));
+        assert_eq!((there.vote.window, there.vote.onset), (7, 0.8));
     }
 
     #[test]

@@ -76,4 +76,7 @@ pub struct FleetArgs {
     /// Limit of the hand-over of all streams when the program stops, 0 to 3600 [default: 15].
     #[arg(long = "fleet-drain-s", value_name = "SECONDS")]
     drain_s: Option<u32>,
+    /// Score recordings of the fleet (touchline fleet score) while streams leave room [default: true].
+    #[arg(long = "fleet-archives", value_name = "true|false")]
+    archives: Option<bool>,
 }

@@ -12,6 +12,7 @@ mod doctor;
 #[cfg(feature = "train")]
 mod evaluate;
 mod export;
+mod fleet;
 mod fleet_args;
 mod installation;
 mod pack;
@@ -61,6 +62,7 @@ use touchline_serve::config::{Key, PrecisionChoice, SettingSources, Settings};
   touchline render match.mp4 -o annotated.mp4         the label on the picture
   touchline config check touchline.toml               validate a configuration without running it
   touchline stream list --fleet nats://nats.example   the streams that machines share
+  touchline fleet score submit s3://archive/2024 --name season24 --results s3://archive/labels
   touchline doctor                                    list what this machine lacks, and how to install it
 
 Exit codes:
@@ -103,6 +105,8 @@ enum Command {
     Config(config::ConfigArgs),
     /// Add, list, move and remove the streams of a fleet, and drain its machines.
     Stream(Box<stream::StreamArgs>),
+    /// Score archives with the machines of a fleet.
+    Fleet(Box<fleet::FleetCommandArgs>),
     /// Report what this machine lacks (plugins, weights, GPU) and how to install it.
     Doctor(doctor::DoctorArgs),
     /// Build, calibrate or inspect a model pack, or import weights into one.
@@ -117,6 +121,9 @@ enum Command {
     /// Receives and decodes one source, in a process of its own.
     #[command(name = touchline_media::worker::SUBCOMMAND, hide = true)]
     SourceWorker(source_worker::SourceWorkerArgs),
+    /// Scores a part of a recording, in a process of its own.
+    #[command(name = touchline_serve::archive::task::SUBCOMMAND, hide = true)]
+    ArchiveWorker,
 }
 
 /// The form of the log.
@@ -245,6 +252,7 @@ impl Cli {
             Command::Export(args) => export::export(&args),
             Command::Config(args) => config::config(args),
             Command::Stream(args) => stream::stream(*args),
+            Command::Fleet(args) => fleet::fleet(*args),
             Command::Doctor(args) => doctor::doctor(&args),
             Command::Pack(args) => pack::pack(args),
             #[cfg(feature = "train")]
@@ -255,6 +263,7 @@ impl Cli {
             }
             Command::Manual(args) => installation::manual(&args),
             Command::SourceWorker(args) => source_worker::source_worker(&args),
+            Command::ArchiveWorker => score::work(),
         }
     }
 }

@@ -1,4 +1,6 @@
 //! The types of the decision chain: scores of one modality, prediction of one second, estimate over a window, event.
+//!
+//! [`SecondOutcome`] serialises exactly, numbers by their bits, so that one process can decide a second and another can vote over it.
 
 use std::sync::Arc;
 
@@ -13,10 +15,11 @@ use crate::time::{Pts, RunId, WallTime};
 use crate::timecode::TimecodeMark;
 
 /// Softmax of one modality for one second, over the classes of the pack.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModalityScores {
     /// Mean probability per class over the frames (or pairs) of the second; sums to 1. Classes that the modality's
     /// model does not know have 0.
+    #[serde(with = "bits_of_all")]
     pub scores: Vec<f32>,
     /// Majority vote over the per-frame labels; ties go to the higher mean probability.
     pub label: ClassId,
@@ -34,7 +37,7 @@ impl ModalityScores {
 }
 
 /// One value per modality. A missing modality is `None`, never zeros.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PerModality<T> {
     /// The pictures.
     pub rgb: T,
@@ -70,7 +73,7 @@ impl<T> PerModality<T> {
 }
 
 /// Why this modality decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DecisionReason {
     /// A label of the second has this modality in the class-to-modality table.
@@ -82,22 +85,24 @@ pub enum DecisionReason {
 }
 
 /// The fused label and probabilities of one second.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// The class.
     pub label: ClassId,
     /// Probability of `label`.
+    #[serde(with = "bits")]
     pub probability: f32,
     /// The modality that decided.
     pub modality: Modality,
     /// Why it decided.
     pub why: DecisionReason,
     /// Fused probability per class of the pack; sums to 1.
+    #[serde(with = "bits_of_all")]
     pub probabilities: Vec<f32>,
 }
 
 /// Identifies the pack that made a decision, independent of its directory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PackStamp {
     /// Name of the pack.
     pub name: String,
@@ -109,7 +114,7 @@ pub struct PackStamp {
 }
 
 /// One classified second.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SecondPrediction {
     /// Run of the second.
     pub run: RunId,
@@ -122,12 +127,14 @@ pub struct SecondPrediction {
     /// The fused decision.
     pub decision: Decision,
     /// Least probability of an answer, of the pack that decided: below it the second is unknown. 0: every second is answered.
+    #[serde(with = "bits")]
     pub known_from: f32,
     /// The share of the sampled frames and pairs that the models saw.
     pub frame_share: FrameShare,
     /// Which coded pictures were decoded.
     pub tier: DecodeTier,
     /// The pack that decided.
+    #[serde(with = "shared")]
     pub pack: Arc<PackStamp>,
     /// Wall time of the start of the second.
     pub wall: WallTime,
@@ -155,7 +162,8 @@ impl SecondPrediction {
 }
 
 /// The result of one second: a prediction or a gap.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[expect(clippy::large_enum_variant, reason = "one a second of a stream, and most are predictions")]
 pub enum SecondOutcome {
     /// The second was classified.
@@ -265,6 +273,47 @@ pub enum EventReason {
     NoProgramme,
     /// The stream ended.
     Ended,
+}
+
+/// A number by its bits.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(number: &f32, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u32(number.to_bits())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
+        u32::deserialize(from).map(f32::from_bits)
+    }
+}
+
+/// Numbers by their bits.
+mod bits_of_all {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(numbers: &[f32], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(numbers.iter().map(|number| number.to_bits()))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
+        Vec::<u32>::deserialize(from).map(|all| all.into_iter().map(f32::from_bits).collect())
+    }
+}
+
+/// What is shared, as its value: serde has [`std::sync::Arc`] behind a feature only.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, to: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().serialize(to)
+    }
+
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<T>, D::Error> {
+        T::deserialize(from).map(Arc::new)
+    }
 }
 
 /// Predictions for the tests of modules that read decisions.

@@ -8,6 +8,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
 
 use crate::tier::{DecodeTier, SharedTier};
 use crate::time::Pts;
@@ -47,24 +50,79 @@ pub trait FrameSelector: Send {
     }
 }
 
+/// Where the decoding of a recording begins, for a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeStart {
+    /// With the key picture at this time. Pictures that are shown before it and depend on earlier ones are left out.
+    Key(Pts),
+    /// Nowhere.
+    Never,
+}
+
+/// The part of a recording whose pictures are decoded. The first group of pictures always is, because it shows the format. Of pictures that
+/// are left out, the times are known, so that the seconds are cut as in the whole recording.
+///
+/// Codecs whose references are not known are decoded from the beginning.
+#[derive(Debug)]
+pub struct DecodeWindow {
+    start: DecodeStart,
+    has_begun: AtomicBool,
+    keys: Mutex<Vec<Pts>>,
+}
+
+impl DecodeWindow {
+    /// A window that begins at `start`.
+    pub fn new(start: DecodeStart) -> Self {
+        Self { start, has_begun: AtomicBool::new(false), keys: Mutex::default() }
+    }
+
+    /// Takes the time of a key picture. Returns whether decoding begins with it.
+    pub fn key(&self, pts: Pts) -> bool {
+        self.keys.lock().push(pts);
+        self.start == DecodeStart::Key(pts) && !self.has_begun.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether decoding has begun. A recording can have one decoder after the other.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
+    }
+
+    /// The times of all key pictures so far, in the order of decoding. Empty for codecs that are decoded from the beginning.
+    pub fn keys(&self) -> Vec<Pts> {
+        self.keys.lock().clone()
+    }
+}
+
 /// The frame selection of a stream: makes a [`FrameSelector`] for each connection. Cheap to clone.
 #[derive(Clone)]
 pub struct FrameSelection {
     make: Arc<dyn Fn(SharedTier) -> Box<dyn FrameSelector> + Send + Sync>,
     tier: SharedTier,
     wanted: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+    window: Option<Arc<DecodeWindow>>,
 }
 
 impl FrameSelection {
     /// A selection whose selectors come from `make`, which receives the tier of the stream. The tier is [`DecodeTier::Full`].
     pub fn new(make: impl Fn(SharedTier) -> Box<dyn FrameSelector> + Send + Sync + 'static) -> Self {
-        Self { make: Arc::new(make), tier: SharedTier::new(DecodeTier::Full), wanted: None }
+        Self { make: Arc::new(make), tier: SharedTier::new(DecodeTier::Full), wanted: None, window: None }
     }
 
     /// Decodes by `tier`.
     #[must_use]
     pub fn at(self, tier: SharedTier) -> Self {
         Self { tier, ..self }
+    }
+
+    /// Decodes only the pictures of `window`.
+    #[must_use]
+    pub fn within(self, window: Arc<DecodeWindow>) -> Self {
+        Self { window: Some(window), ..self }
+    }
+
+    /// The part of a recording whose pictures are decoded; `None`: all of it.
+    pub fn window(&self) -> Option<&Arc<DecodeWindow>> {
+        self.window.as_ref()
     }
 
     /// The current tier.

@@ -28,10 +28,12 @@
 //! | [`outputs`] | the sink that feeds live pictures with labels |
 //! | [`workers`] | the threads of the clip builder and of inference |
 //! | [`update`] | swaps the pack |
+//! | [`archive`] | recordings that the machines of a fleet score |
 //! | [`run`] | starts and ends all of them; the stream manager and the publisher |
 
 #![deny(missing_docs)]
 
+pub mod archive;
 pub mod backlog;
 pub mod clips;
 pub mod config;

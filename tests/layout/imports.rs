@@ -116,6 +116,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["outputs"],
             &["workers"],
             &["update"],
+            &["archive"],
             &["run"],
         ],
     ),

@@ -1,6 +1,7 @@
 //! The whole program: decisions against real servers, added and removed streams, pack updates, bad input, secrets.
 #![cfg(feature = "gst")]
 
+mod archive;
 mod bad_input;
 mod client;
 mod clips;

@@ -1,5 +1,6 @@
 //! `touchline score`: the decisions of `run`, offline, for files.
 
+mod part;
 mod scorer;
 mod tables;
 
@@ -16,6 +17,7 @@ use super::progress::Bar;
 use touchline_core::error::{Error, Result};
 use touchline_serve::sink::jsonl::JsonlWriter;
 
+pub(super) use self::part::work;
 pub(super) use self::scorer::decide;
 
 /// Still pictures, by extension: one second with RGB only.
@@ -133,8 +135,13 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     }
 }
 
+/// Whether a folder is searched for files of this name.
+pub(super) fn is_recording(name: &str) -> bool {
+    extension(Path::new(name)).is_some_and(|extension| is_known(&extension))
+}
+
 /// Files as given, folders searched through; sorted within a folder, so that the order is the same everywhere.
-fn expand(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+pub(super) fn expand(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for input in inputs {
         if !input.is_dir() {

@@ -12,10 +12,12 @@ use touchline_compute::models::pack::Pack;
 use touchline_core::cause::Cause;
 use touchline_core::clip::{ClipOutput, ClipSecond, PlanSelector};
 use touchline_core::clock::{Clock, SystemClock};
+use touchline_core::decision::SecondOutcome;
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, Pace};
 use touchline_core::labels::ClassSet;
 use touchline_core::segment::{ClosedSegment, Segment};
+use touchline_core::selection::DecodeWindow;
 use touchline_core::tier::SharedTier;
 use touchline_core::vote::{VideoVote, VoteConfig};
 use touchline_media::Open;
@@ -29,7 +31,7 @@ use touchline_serve::config::{self, Settings};
 use touchline_serve::live::StreamVote;
 use touchline_serve::metrics::Metrics;
 use touchline_serve::record::Recorder;
-use touchline_serve::workers::{DecidedItem, Workers};
+use touchline_serve::workers::{DecidedItem, PartRange, PartReport, Workers};
 
 /// The label of a recording of which the models are not sure enough.
 const UNKNOWN: &str = "unknown";
@@ -80,6 +82,13 @@ impl FileState {
     }
 }
 
+/// How the decision of a part ended.
+pub(super) struct PartEnd {
+    pub(super) report: PartReport,
+    /// The recording is damaged.
+    pub(super) is_damaged: bool,
+}
+
 /// Decides a recording with the settings of `flags` and the environment. `take` receives the records of each second.
 ///
 /// # Errors
@@ -93,13 +102,14 @@ pub(in crate::cli) fn decide(flags: &DecideArgs, path: &Path, take: RecordTaker<
 pub(super) type RecordTaker<'a> = &'a mut dyn FnMut(&[String]) -> Result<()>;
 
 pub(super) struct Scorer {
-    workers: Workers,
+    pub(super) workers: Workers,
     opener: GstOpener,
+    options: GstOptions,
     /// Of the opener's sources, all together.
     counters: Arc<Counters>,
     pub(super) classes: Arc<ClassSet>,
     pub(super) clips: Option<ClipCutter>,
-    vote: VoteConfig,
+    pub(super) vote: VoteConfig,
     tier: SharedTier,
 }
 
@@ -120,10 +130,10 @@ impl Scorer {
             ..GstOptions::default()
         };
         let counters = options.counters.clone();
-        let opener = GstOpener::new(options, clock.clone())?;
+        let opener = GstOpener::new(options.clone(), clock.clone())?;
         let classes = Arc::new(pack.classes.clone());
         let workers = Workers::start(pack, 1, Metrics::new(), clock)?.with_signals(signals);
-        Ok(Self { workers, opener, counters, classes, clips: None, vote, tier })
+        Ok(Self { workers, opener, options, counters, classes, clips: None, vote, tier })
     }
 
     pub(super) fn file(&mut self, path: &Path, take: RecordTaker<'_>) -> Result<Labelled> {
@@ -142,6 +152,69 @@ impl Scorer {
         let (queue, to) = self.workers.add_stream("score", Pace::File, 0, self.tier.clone(), Box::new(|_| ()))?;
         let _source = self.opener.open(&address(path), to)?;
         self.collect(path, queue, damage_before, take)
+    }
+
+    /// Decides a part of a recording. `take` receives its outcomes.
+    ///
+    /// # Errors
+    /// As [`Scorer::file`], and those of `take`.
+    pub(super) fn part(
+        &mut self,
+        path: &Path,
+        range: PartRange,
+        window: Option<&Arc<DecodeWindow>>,
+        take: &mut dyn FnMut(SecondOutcome) -> Result<()>,
+    ) -> Result<PartEnd> {
+        let selection = match (self.options.selection.clone(), window) {
+            (Some(selection), Some(window)) => Some(selection.within(window.clone())),
+            (selection, _) => selection,
+        };
+        let options = GstOptions { selection, ..self.options.clone() };
+        let opener = GstOpener::new(options, Arc::new(SystemClock::new()))?;
+        let damage_before = self.counters.damage();
+        let (queue, to, report) = self.workers.add_part("score", range, self.tier.clone(), Box::new(|_| ()))?;
+        let source = opener.open(&address(path), to)?;
+        let ended = self.outcomes(path, queue, take);
+        self.workers.remove_queue(queue);
+        drop(source);
+        ended?;
+        let report = *report.lock();
+        Ok(PartEnd { report, is_damaged: self.counters.damage() > damage_before })
+    }
+
+    /// Takes the outcomes of one queue until its end.
+    fn outcomes(&self, path: &Path, queue: QueueId, take: &mut dyn FnMut(SecondOutcome) -> Result<()>) -> Result<()> {
+        loop {
+            let decided =
+                self.workers.decided.recv().map_err(|_| Error::Internal("the inference thread ended".into()))?;
+            match decided.item {
+                // The tail of a part that ended.
+                _ if decided.queue != queue => {}
+                DecidedItem::Outcome { outcome, .. } => take(outcome)?,
+                DecidedItem::News(ClipOutput::Ended(End::Failed { kind, cause, advice })) => {
+                    return Err(Error::source_failure(kind, path.to_string_lossy(), cause, advice));
+                }
+                DecidedItem::News(ClipOutput::Ended(End::Finished)) => return Ok(()),
+                DecidedItem::News(_) => {}
+            }
+        }
+    }
+
+    /// The outcome of a still picture.
+    ///
+    /// # Errors
+    /// As [`Scorer::file`].
+    pub(super) fn still(&mut self, path: &Path) -> Result<SecondOutcome> {
+        let queue = self.workers.add_queue(Pace::File);
+        self.workers.push(queue, ClipOutput::Second(picture(path, self.workers.pack().frame_height)?));
+        self.workers.push(queue, ClipOutput::Ended(End::Finished));
+        let mut found = None;
+        self.outcomes(path, queue, &mut |outcome| {
+            found = Some(outcome);
+            Ok(())
+        })?;
+        self.workers.remove_queue(queue);
+        found.ok_or_else(|| Error::Internal("a picture has no decision".into()))
     }
 
     /// Takes the decisions of one queue until its end.

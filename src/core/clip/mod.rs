@@ -183,7 +183,7 @@ impl GapReason {
 }
 
 /// One second of a run that has no decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// Run of the second.
     pub run: RunId,

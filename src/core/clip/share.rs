@@ -1,9 +1,12 @@
 //! Reduces the number of sampled pictures under load.
 
+use serde::{Deserialize, Serialize};
+
 use super::{ClipSecond, FlowPair};
 
 /// A share of the sampled frames and pairs, in fifths and never zero: the default plan samples five of each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct FrameShare(u8);
 
 impl FrameShare {

@@ -183,6 +183,11 @@ impl CodedReader {
         tracing::debug!(coding = ?self.coding, "coded pictures");
     }
 
+    /// Whether the format tells which pictures begin a group.
+    pub const fn knows_references(&self) -> bool {
+        !matches!(self.coding, Coding::Other)
+    }
+
     /// Reads the headers of a picture, of which only those of interest are looked at: a key picture counts as a reference.
     pub fn read(&mut self, buffer: &gst::BufferRef, is_key: bool) -> CodedPicture {
         let is_loose_field = matches!(self.coding, Coding::H265 { .. })

@@ -169,7 +169,8 @@ impl DecoderState {
 
     /// Checks for errors of the decoder since the last call.
     fn note_errors(&mut self, graph: &Weak<Graph>) {
-        if self.errors.has_new() && self.damaged.note() {
+        let is_expected = self.filter.as_ref().is_some_and(DecodeFilter::is_resuming);
+        if self.errors.has_new() && !is_expected && self.damaged.note() {
             self.wait.mark_damaged();
             if let Some(graph) = graph.upgrade() {
                 graph.counters.faults.fetch_add(1, Ordering::Relaxed);
@@ -240,7 +241,8 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
                 let is_corrupt = buffer.flags().contains(gst::BufferFlags::CORRUPTED);
                 let is_spoiled = pts_ns.is_some_and(|pts_ns| state.damaged.take(pts_ns));
                 // Undecodable pictures of an open group are not damage.
-                let is_expected = !is_corrupt && state.damaged.is_open && state.damaged.keys <= 1;
+                let is_open = !is_corrupt && state.damaged.is_open && state.damaged.keys <= 1;
+                let is_expected = is_open || state.filter.as_ref().is_some_and(DecodeFilter::is_resuming);
                 let why = if is_expected { DropReason::BeforeKeyFrame } else { DropReason::Corrupt };
                 (is_corrupt || is_spoiled, pts_ns, why)
             }

@@ -9,10 +9,12 @@
 //! The filter sees pictures in decoding order, before the times of their neighbours are known, and predicts these from the distance
 //! of earlier pictures.
 
+use std::sync::Arc;
+
 use gstreamer as gst;
 
 use super::coded::{CodedField, CodedKind, CodedPicture, CodedReader};
-use touchline_core::selection::{FrameSelection, FrameSelector};
+use touchline_core::selection::{DecodeWindow, FrameSelection, FrameSelector};
 use touchline_core::tier::DecodeTier;
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
 
@@ -25,7 +27,12 @@ const TIMES: usize = 48;
 /// The latest of these have neighbours that may not have arrived yet.
 const UNSETTLED: usize = 16;
 
+/// Groups of pictures after the begin of a window in which errors of the decoder are expected: it lacks the pictures before.
+pub(super) const RESUMING_GROUPS: u32 = 2;
+
 /// The state of the filter for one decoder.
+///
+/// Before the key picture with which its [`DecodeWindow`] begins, it leaves out everything but the first group of pictures.
 pub(super) struct DecodeFilter {
     selection: FrameSelection,
     selector: Box<dyn FrameSelector>,
@@ -44,6 +51,12 @@ pub(super) struct DecodeFilter {
     resumed_ns: Option<u64>,
     /// The decoder holds a key picture that later pictures would release.
     is_holding: bool,
+    /// Until the key picture of the window comes.
+    window: Option<Arc<DecodeWindow>>,
+    /// The window has not begun.
+    is_before: bool,
+    /// Groups of pictures in which errors are expected.
+    resuming: u32,
 }
 
 /// What to do with a coded picture.
@@ -60,7 +73,11 @@ pub(super) enum FilterAction {
 impl DecodeFilter {
     pub fn new(selection: FrameSelection) -> Self {
         let selector = selection.start();
+        let window = selection.window().cloned();
         Self {
+            is_before: window.as_ref().is_some_and(|window| !window.has_begun()),
+            window,
+            resuming: 0,
             selection,
             selector,
             reader: CodedReader::new(),
@@ -78,6 +95,10 @@ impl DecodeFilter {
     /// Takes the format of the coded pictures.
     pub fn set_format(&mut self, caps: &gst::CapsRef) {
         self.reader.set_format(caps);
+        if !self.reader.knows_references() {
+            // References may lead anywhere.
+            (self.window, self.is_before) = (None, false);
+        }
         (self.keys, self.first_field) = (0, None);
         self.times.clear();
     }
@@ -124,7 +145,30 @@ impl DecodeFilter {
         }
     }
 
+    /// Whether errors of the decoder are expected, because the window has just begun.
+    pub fn is_resuming(&self) -> bool {
+        self.is_before || self.resuming > 0
+    }
+
     fn decide_frame(&mut self, is_key: bool, kind: CodedKind, running_ns: u64, pts: Pts) -> FilterAction {
+        let was_decoding = !self.is_before || self.keys == 1;
+        if is_key {
+            self.resuming = self.resuming.saturating_sub(1);
+            if self.window.as_ref().is_some_and(|window| window.key(pts)) && self.is_before {
+                // The pictures before it were left out.
+                (self.is_before, self.is_broken, self.resuming) = (false, true, RESUMING_GROUPS);
+            }
+        }
+        let action = self.decide_in_tier(is_key, kind, running_ns, pts);
+        if !self.is_before || self.keys <= 1 {
+            return action;
+        }
+        self.is_holding = false;
+        // The decoder outputs what it holds of the first group, so that no picture comes after later times.
+        if was_decoding { FilterAction::Drain } else { FilterAction::LeaveOut }
+    }
+
+    fn decide_in_tier(&mut self, is_key: bool, kind: CodedKind, running_ns: u64, pts: Pts) -> FilterAction {
         if self.times.len() == TIMES {
             self.times.remove(0);
         }
@@ -174,6 +218,7 @@ impl DecodeFilter {
 mod tests {
     use super::*;
     use touchline_core::clip::{PlanSelector, SamplingPlan};
+    use touchline_core::selection::DecodeStart;
     use touchline_core::tier::SharedTier;
 
     const FRAME_NS: u64 = NANOS_PER_SECOND / 25;
@@ -220,6 +265,46 @@ mod tests {
                 all.windows(2).all(|pair| (pair[1].2 == FilterAction::Drain) == (tier == DecodeTier::Key && pair[0].1));
             assert!(drained, "the decoder is drained after each key picture, and only then: {tier:?}");
         }
+    }
+
+    #[test]
+    fn a_window_begins_with_its_key_picture() {
+        for (start, first) in [(DecodeStart::Key(Pts(150 * FRAME_NS)), 150), (DecodeStart::Never, 300)] {
+            let window = Arc::new(DecodeWindow::new(start));
+            let plan = SamplingPlan { rgb_frames: 2, flow_pairs: 0, flow_gap_ns: FRAME_NS };
+            let selection = PlanSelector::selection(&plan).within(window.clone());
+            let mut filter = DecodeFilter::new(selection.clone());
+            for (n, _, action) in decided(&mut filter, 0) {
+                let expected = match n {
+                    50 => FilterAction::Drain,
+                    51.. if n < first => FilterAction::LeaveOut,
+                    _ => FilterAction::Decode,
+                };
+                assert_eq!(action, expected, "{start:?}: picture {n}");
+            }
+            assert_eq!(window.keys(), [0, 50, 100, 150, 200, 250].map(|n| Pts(n * FRAME_NS)));
+            assert_eq!((filter.is_resuming(), window.has_begun()), (first == 300, first == 150));
+            // Another decoder of the recording.
+            assert_eq!(DecodeFilter::new(selection).is_resuming(), first == 300);
+        }
+    }
+
+    #[test]
+    fn pictures_that_refer_to_what_a_window_lacks_are_left_out() {
+        let plan = SamplingPlan { rgb_frames: 2, flow_pairs: 0, flow_gap_ns: FRAME_NS };
+        let window = Arc::new(DecodeWindow::new(DecodeStart::Key(Pts(100 * FRAME_NS))));
+        let mut filter = DecodeFilter::new(PlanSelector::selection(&plan).within(window));
+        let mut offer = |n: u64, is_key| {
+            let frame = CodedPicture::frame(CodedKind::Reference);
+            filter.decide(is_key, frame, n * FRAME_NS, Pts(n * FRAME_NS))
+        };
+        for n in [0, 50, 100] {
+            offer(n, true);
+        }
+        assert_eq!((offer(98, false), offer(99, false)), (FilterAction::LeaveOut, FilterAction::LeaveOut));
+        assert_eq!(offer(101, false), FilterAction::Decode);
+        // The next open group has all that it refers to.
+        assert_eq!((offer(150, true), offer(148, false)), (FilterAction::Decode, FilterAction::Decode));
     }
 
     #[test]

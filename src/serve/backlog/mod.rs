@@ -59,6 +59,8 @@ struct BacklogState {
     /// Scratch space: queues by their last turn.
     order: Vec<(u64, QueueId)>,
     overload: Overload,
+    /// Times that live seconds were given up.
+    sheds: u64,
     closed: bool,
     nudged: bool,
     /// Shutdown: seconds become gaps as they arrive.
@@ -83,6 +85,15 @@ impl fmt::Debug for Backlog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backlog").field("state", &self.state).finish_non_exhaustive()
     }
+}
+
+/// How busy live streams keep inference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LivePressure {
+    /// Seconds of live streams that wait.
+    pub waiting: usize,
+    /// Times that seconds were given up, since the start.
+    pub sheds: u64,
 }
 
 /// A second taken by [`Backlog::take`], with the items before it in its queue.
@@ -158,7 +169,7 @@ impl Backlog {
         if state.closed {
             return false;
         }
-        let BacklogState { queues, overload, sheds_all, .. } = &mut *state;
+        let BacklogState { queues, overload, sheds, sheds_all, .. } = &mut *state;
         let Some(queue) = queues.get_mut(&queue) else { return false };
         // Taken after the wait for room.
         let since_ns = self.clock.mono_ns();
@@ -166,6 +177,7 @@ impl Backlog {
             if queue.pace == Pace::Live && queue.seconds >= LIVE_SECONDS {
                 shed_oldest(queue);
                 overload.shed(since_ns);
+                *sheds += 1;
             }
             queue.seconds += 1;
         }
@@ -215,6 +227,13 @@ impl Backlog {
         }
     }
 
+    /// How busy the live streams keep inference.
+    pub fn pressure(&self) -> LivePressure {
+        let state = self.lock();
+        let live = state.queues.values().filter(|queue| queue.pace == Pace::Live);
+        LivePressure { waiting: live.map(|queue| queue.seconds).sum(), sheds: state.sheds }
+    }
+
     /// Makes [`Backlog::take`] return, with or without work.
     pub fn nudge(&self) {
         self.lock().nudged = true;
@@ -250,6 +269,7 @@ impl BacklogState {
         }
         if has_shed {
             self.overload.shed(now_ns);
+            self.sheds += 1;
         }
     }
 

@@ -147,6 +147,8 @@ pub struct FleetFile {
     pub client_key: Option<PathBuf>,
     /// Limit of the hand-over of all streams when the program stops, seconds.
     pub drain_s: Option<DrainS>,
+    /// Score recordings of the fleet (`touchline fleet score`) while streams leave room.
+    pub archives: Option<bool>,
 }
 
 /// Limit of a hand-over, seconds.
@@ -174,6 +176,8 @@ pub struct FleetSettings {
     pub page: Option<Url>,
     /// Whether the streams of the other machines are shown.
     pub follow: bool,
+    /// Whether it scores recordings.
+    pub archives: bool,
     /// Address and login of the server, and the sink of the fleet's records.
     pub sink: SinkSettings,
 }
@@ -187,6 +191,7 @@ impl FleetFile {
             spool_max_mb: Some(SpoolMaxMb::of::<256>()),
             drain_s: Some(DRAIN),
             follow: Some(true),
+            archives: Some(true),
             ..Self::default()
         }
     }
@@ -268,7 +273,8 @@ impl FleetFile {
                 let (capacity, drain_s) = (self.capacity.unwrap_or_default().milli(), self.drain_s);
                 let drain_s = drain_s.unwrap_or(DRAIN).get();
                 let (node, page, follow) = (self.node, page.flatten(), self.follow.unwrap_or(true));
-                Ok(Some(FleetSettings { name, node, capacity, labels, drain_s, packs, page, follow, sink }))
+                let archives = self.archives.unwrap_or(true);
+                Ok(Some(FleetSettings { name, node, capacity, labels, drain_s, packs, page, follow, archives, sink }))
             }
             (_, Err(mistake)) => {
                 wrong.push(mistake);

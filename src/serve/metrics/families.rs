@@ -5,6 +5,7 @@ use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use super::archive::ArchiveFamilies;
 use super::clips::ClipFamilies;
 use super::delivery::Deliveries;
 use super::fleet::FleetFamilies;
@@ -52,6 +53,7 @@ pub(in crate::metrics) struct Families {
     pub(super) thumbnails: IntCounter,
     pub(super) probes: Vec<IntCounter>,
     pub(super) reloads: Reloads,
+    pub(super) archive: ArchiveFamilies,
     pub(super) fleet: FleetFamilies,
     pub(super) store_lost: IntCounter,
     pub(super) posters_dropped: IntCounter,
@@ -183,6 +185,7 @@ impl Families {
             device_faults: DeviceFault::ALL.iter().map(|f| fault_family.with_label_values(&[f.as_str()])).collect(),
             frame_share: FrameShares::new(r),
             reloads: Reloads::new(r),
+            archive: ArchiveFamilies::new(r),
             fleet: FleetFamilies::new(r),
             posters_dropped: counters(
                 r,

@@ -23,6 +23,8 @@ pub enum StageThread {
     Fleet,
     /// Makes pictures for segments.
     Posters,
+    /// Has recordings scored.
+    Archive,
 }
 
 impl StageThread {
@@ -38,6 +40,7 @@ impl StageThread {
         StageThread::Teach,
         StageThread::Fleet,
         StageThread::Posters,
+        StageThread::Archive,
     ];
 
     /// Value of the label `stage`.
@@ -53,6 +56,7 @@ impl StageThread {
             StageThread::Teach => "teach",
             StageThread::Fleet => "fleet",
             StageThread::Posters => "posters",
+            StageThread::Archive => "archive",
         }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Nothing is measured here: callers measure and report.
 
+mod archive;
 mod clips;
 mod delivery;
 mod families;
@@ -32,6 +33,7 @@ use touchline_core::decision::PackStamp;
 use touchline_core::labels::ClassSet;
 use touchline_core::observer::{DeviceFault, Observer, Stage};
 
+pub use archive::{ArchiveEnd, ArchiveMetrics};
 pub use clips::ClipResult;
 pub use delivery::{DeliveryMetrics, Loss};
 pub use fleet::{FleetCounts, FleetMetrics, RolloutCounts, Takeover};

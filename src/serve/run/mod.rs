@@ -7,6 +7,7 @@ mod models;
 mod notify;
 mod parts;
 mod publisher;
+mod recordings;
 mod server;
 mod shutdown;
 
@@ -189,7 +190,7 @@ pub fn run_with_sinks(mut config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Resul
 
     shutdown.begin();
     drop(publisher);
-    parts::leave(fleet.host, &shutdown);
+    parts::leave((fleet.host, fleet.archive), &shutdown);
     let result = parts::result_of(&ended, published.is_ok())?;
     shared.write_store(published.is_ok(), &shutdown);
     parts::stop(&shutdown, (server, runtime), watchdog, models, store_thread);

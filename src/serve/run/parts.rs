@@ -19,6 +19,7 @@ use super::notify::{ServiceManager, Watchdog};
 use super::publisher::{News, Publisher, PublisherCommand};
 use super::server::{Controls, HandOver, Reload, Server, catch_signals};
 use super::shutdown::ShutdownTimer;
+use crate::archive::ArchiveHost;
 use crate::clips::ClipAccess;
 use crate::config::{FleetSettings, LatencyMs};
 use crate::control::packs::PackControl;
@@ -200,7 +201,7 @@ impl SharedParts {
     /// Joins the fleet, if the program is in one.
     ///
     /// # Errors
-    /// As [`FleetHost::start`].
+    /// As [`FleetHost::start`] and [`ArchiveHost::start`].
     pub(super) fn join_fleet(
         &self,
         settings: Option<FleetSettings>,
@@ -208,13 +209,14 @@ impl SharedParts {
         (streams, packs, models): (StreamControl, &PackControl, &ModelThreads),
     ) -> Result<JoinedFleet> {
         let (Some(settings), Some(shadow)) = (settings, models.fleet_shadow.clone()) else {
-            return Ok(JoinedFleet { host: None, login: None, hand_over: None });
+            return Ok(JoinedFleet { host: None, archive: None, login: None, hand_over: None });
         };
         let limit = Duration::from_secs(settings.drain_s.into());
         let controls = FleetControls { streams, packs: packs.clone(), shadow };
-        let host = FleetHost::start(settings, latency_ms.get(), &self.hub, controls)?;
+        let host = FleetHost::start(settings.clone(), latency_ms.get(), &self.hub, controls)?;
+        let archive = self.take_recordings(settings, &host, &models.workers)?;
         let (login, hand_over) = (Some(host.login()), Some((host.drain(), limit)));
-        Ok(JoinedFleet { host: Some(host), login, hand_over })
+        Ok(JoinedFleet { host: Some(host), archive, login, hand_over })
     }
 
     /// Starts the watchdog thread, if a service manager wants messages.
@@ -250,6 +252,8 @@ impl SharedParts {
 /// The place of a program in its fleet; empty without one.
 pub(super) struct JoinedFleet {
     pub(super) host: Option<FleetHost>,
+    /// Scores recordings.
+    pub(super) archive: Option<ArchiveHost>,
     /// Reads the login again.
     pub(super) login: Option<FleetLogin>,
     /// Done before the program stops.
@@ -362,8 +366,13 @@ pub(super) fn result_of(ended: &Receiver<Ended>, is_published: bool) -> Result<R
     Ok(result)
 }
 
+/// The threads of a machine in a fleet.
+pub(super) type FleetThreads = (Option<FleetHost>, Option<ArchiveHost>);
+
 /// Leaves the fleet, after the last record is published.
-pub(super) fn leave(fleet: Option<FleetHost>, shutdown: &ShutdownTimer) {
+pub(super) fn leave((fleet, archive): FleetThreads, shutdown: &ShutdownTimer) {
+    shutdown.at("giving recordings back to the fleet");
+    drop(archive);
     shutdown.at("leaving the fleet");
     drop(fleet);
 }

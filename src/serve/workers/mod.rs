@@ -11,6 +11,7 @@
 //! no decided second is lost.
 
 mod inference;
+mod part;
 mod posters;
 mod programme;
 #[cfg(test)]
@@ -24,9 +25,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use self::inference::Infer;
+use self::part::PartFilter;
+pub use self::part::{PartRange, PartReport};
 pub use self::posters::{PosterFeed, PosterThread};
 use self::programme::ProgrammeFilter;
-use crate::backlog::{Backlog, QueueId};
+use crate::backlog::{Backlog, LivePressure, QueueId};
 use crate::metrics::{Metrics, StageThread};
 use crate::relief::AutoTiers;
 use crate::shadow::ShadowFeed;
@@ -227,6 +230,23 @@ impl Workers {
         self.intake.add_stream(id, pace, behind_ns, RunId(0), tier, tap)
     }
 
+    /// Adds a recording of which a part is decided. Returns its queue, the channel for its source, and what is found meanwhile.
+    ///
+    /// # Errors
+    /// As [`Intake::add_stream`].
+    pub fn add_part(
+        &self,
+        id: &str,
+        range: PartRange,
+        tier: SharedTier,
+        tap: Tap,
+    ) -> Result<(QueueId, Sender<MediaItem>, Arc<Mutex<PartReport>>)> {
+        let (filter, report) = PartFilter::new(self.intake.signals, range);
+        let stream = StreamBegin { id, pace: Pace::File, behind_ns: 0, first: RunId(0), tier };
+        let (queue, to) = self.intake.add(stream, SecondFilter::Part(filter), tap)?;
+        Ok((queue, to, report))
+    }
+
     /// As [`Intake::remove_queue`].
     pub fn remove_queue(&self, queue: QueueId) {
         self.intake.remove_queue(queue);
@@ -295,6 +315,16 @@ impl Intake {
         tier: SharedTier,
         tap: Tap,
     ) -> Result<(QueueId, Sender<MediaItem>)> {
+        let filter = SecondFilter::All(ProgrammeFilter::new(self.signals));
+        self.add(StreamBegin { id, pace, behind_ns, first, tier }, filter, tap)
+    }
+
+    fn add(
+        &self,
+        StreamBegin { id, pace, behind_ns, first, tier }: StreamBegin<'_>,
+        filter: SecondFilter,
+        tap: Tap,
+    ) -> Result<(QueueId, Sender<MediaItem>)> {
         let queue = self.backlog.add_queue(pace);
         if let Some(shadow) = &self.feeds.shadow {
             shadow.add_stream(queue, id);
@@ -313,7 +343,6 @@ impl Intake {
             behind_ns,
         });
         let builder = builder.from_run(first).at(tier);
-        let filter = ProgrammeFilter::new(self.signals);
         let (backlog, metrics) = (Arc::clone(&self.backlog), self.metrics.clone());
         let clip = move || {
             // The stream fails and the program continues.
@@ -331,6 +360,11 @@ impl Intake {
         clips.retain(|clip| !clip.is_finished());
         clips.push(clip);
         Ok((queue, to))
+    }
+
+    /// How busy the live streams keep inference.
+    pub fn pressure(&self) -> LivePressure {
+        self.backlog.pressure()
     }
 
     /// Removes the queue of a stream that has ended. Its waiting seconds are not decided.
@@ -363,9 +397,35 @@ impl Intake {
     }
 }
 
+/// A stream that is added.
+struct StreamBegin<'a> {
+    id: &'a str,
+    pace: Pace,
+    behind_ns: u64,
+    first: RunId,
+    tier: SharedTier,
+}
+
+/// What lies between the clip builder and the backlog.
+enum SecondFilter {
+    /// Of a stream.
+    All(ProgrammeFilter),
+    /// Of a part of a recording.
+    Part(PartFilter),
+}
+
+impl SecondFilter {
+    fn pass(&mut self, output: ClipOutput, push: impl FnMut(ClipOutput) -> bool) -> bool {
+        match self {
+            Self::All(filter) => filter.pass(output, push),
+            Self::Part(filter) => filter.pass(output, push),
+        }
+    }
+}
+
 fn clip_loop(
     mut builder: ClipBuilder,
-    mut filter: ProgrammeFilter,
+    mut filter: SecondFilter,
     media: &Receiver<MediaItem>,
     (backlog, queue): (&Backlog, QueueId),
     mut tap: Tap,

@@ -18,6 +18,16 @@ impl ProgrammeFilter {
         Self { detector: SignalDetector::new(config), incidents: Vec::new() }
     }
 
+    /// The pictures before the next second are not known.
+    pub(super) fn forget_pictures(&mut self) {
+        self.detector.forget_pictures();
+    }
+
+    /// Whether nothing depends on pictures that are not known.
+    pub(super) fn knows_pictures(&self) -> bool {
+        self.detector.knows_pictures()
+    }
+
     /// Passes `output` to `push`, after the incidents that come before it. Returns false as soon as `push` does.
     pub(super) fn pass(&mut self, output: ClipOutput, mut push: impl FnMut(ClipOutput) -> bool) -> bool {
         let output = self.filter(output);

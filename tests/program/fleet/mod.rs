@@ -2,6 +2,7 @@
 //!
 //! Nothing here limits a time: the rules hold on a slow machine too, where streams may move more often.
 
+mod archive;
 mod login;
 mod nats;
 mod packs;

@@ -61,6 +61,16 @@ impl Hold {
         true
     }
 
+    /// Since when it holds.
+    pub const fn began(&self) -> Option<Pts> {
+        self.began
+    }
+
+    /// Whether it has lasted for the hold time at the end of a second.
+    pub const fn is_on(&self) -> bool {
+        self.is_on
+    }
+
     /// Whether it holds.
     pub fn holds(&self) -> bool {
         self.began.is_some()

@@ -53,10 +53,22 @@ pub struct SignalDetector {
     silence: Hold,
     /// The frame with which a freeze began or would begin, and when.
     reference: Option<(Frame, Pts)>,
+    /// What was seen before is not known: the first frame since, and the last one while the reference may be another.
+    unknown: Option<UnknownPast>,
     /// End of the last second with frames.
     seen_until: Pts,
     /// End of the last second with sound.
     heard_until: Pts,
+}
+
+/// The pictures before a moment are not known.
+#[derive(Debug)]
+struct UnknownPast {
+    /// Start of the first second that was seen.
+    since: Option<Pts>,
+    /// The last frame, while an unknown one may be the reference of a freeze.
+    last: Option<Frame>,
+    is_freeze_known: bool,
 }
 
 impl SignalDetector {
@@ -74,10 +86,34 @@ impl SignalDetector {
             freeze: hold(Signal::Freeze),
             silence: hold(Signal::Silence),
             reference: None,
+            unknown: None,
             seen_until: Pts(0),
             heard_until: Pts(0),
             config,
         }
+    }
+
+    /// The pictures before the next second are not known. Sound is.
+    pub fn forget_pictures(&mut self) {
+        self.end_pictures(&mut Vec::new());
+        self.unknown = Some(UnknownPast { since: None, last: None, is_freeze_known: false });
+    }
+
+    /// Whether the signals no longer depend on what was forgotten: a picture has differed from every one that a freeze may have begun with, and
+    /// bars and black have ended or lasted for their hold times.
+    pub fn knows_pictures(&self) -> bool {
+        let Some(unknown) = &self.unknown else { return true };
+        let is_off = self.config.off.contains(Signal::Freeze);
+        let has_lasted = |hold: &Hold| {
+            hold.began().is_none_or(|began| {
+                // One that began with the first second may have begun earlier.
+                unknown.since.is_some_and(|since| began > since) || hold.is_on()
+            })
+        };
+        unknown.since.is_some()
+            && (unknown.is_freeze_known || is_off)
+            && has_lasted(&self.bars)
+            && has_lasted(&self.black)
     }
 
     /// Examines the next second of the run. Returns its signals, and appends those that began or ended.
@@ -93,6 +129,7 @@ impl SignalDetector {
     /// The run is over: every condition ends, for nothing is known about the time until the next run.
     pub fn finish(&mut self, incidents: &mut Vec<Incident>) {
         self.end_pictures(incidents);
+        self.unknown = None;
         self.silence.end(self.heard_until, incidents);
         (self.seen_until, self.heard_until) = (Pts(0), Pts(0));
     }
@@ -103,6 +140,8 @@ impl SignalDetector {
         if frames.is_empty() {
             if end.0.saturating_sub(self.seen_until.0) > BRIDGE_NS {
                 self.end_pictures(incidents);
+                // Nothing is left of what was before, unless that is where it was forgotten.
+                self.unknown.take_if(|unknown| unknown.since.is_some());
             }
         } else {
             signals = self.pictures(start, end, frames, incidents);
@@ -135,6 +174,9 @@ impl SignalDetector {
         let off = self.config.off;
         // In all frames so far.
         let (mut bars, mut black, mut freeze) = (true, true, true);
+        if let Some(unknown) = &mut self.unknown {
+            unknown.since.get_or_insert(start);
+        }
         for (n, frame) in frames.iter().enumerate() {
             let at = if n == 0 { start } else { frame.pts };
             let view = frame.view();
@@ -142,6 +184,7 @@ impl SignalDetector {
             let is_bars = !is_black && !off.contains(Signal::Bars) && self.bars_of.is_bars(view);
             self.black.observe(is_black, at, incidents);
             self.bars.observe(is_bars, at, incidents);
+            self.learn_reference(frame, is_black || is_bars);
             let is_frozen = if is_black || is_bars || off.contains(Signal::Freeze) {
                 self.freeze.end(at, incidents);
                 self.reference = None;
@@ -161,6 +204,16 @@ impl SignalDetector {
             (has_lasted && is_throughout).then_some(signal)
         });
         lasted.collect()
+    }
+
+    /// Notes whether the reference of a freeze is known after `frame`.
+    fn learn_reference(&mut self, frame: &Frame, is_cleared: bool) {
+        let Some(unknown) = self.unknown.as_mut().filter(|unknown| !unknown.is_freeze_known) else { return };
+        // The reference before is the last frame, or equals it but for noise.
+        let is_new =
+            unknown.last.as_ref().is_some_and(|last| self.noise.differs_from_all_like(last.view(), frame.view()));
+        unknown.is_freeze_known = is_cleared || is_new;
+        unknown.last = (!unknown.is_freeze_known).then(|| frame.clone());
     }
 
     /// Whether the frame is frozen: it equals the reference. Otherwise it becomes the reference.

@@ -67,10 +67,21 @@ impl FreezeNoise {
 
     /// Whether two pictures are equal but for noise. False when their sizes differ, and without pixels.
     pub fn is_same(self, a: RgbView<'_>, b: RgbView<'_>) -> bool {
+        self.differ_at_most(a, b, 1)
+    }
+
+    /// Whether every picture that equals `a` but for noise differs from `b`: by the triangle inequality, if `a` and `b` differ by more
+    /// than twice the noise.
+    pub fn differs_from_all_like(self, a: RgbView<'_>, b: RgbView<'_>) -> bool {
+        !self.differ_at_most(a, b, 2)
+    }
+
+    /// Whether two pictures differ by at most `times` the noise.
+    fn differ_at_most(self, a: RgbView<'_>, b: RgbView<'_>, times: u64) -> bool {
         if (a.width, a.height) != (b.width, b.height) || a.data.is_empty() {
             return false;
         }
-        let most = (self.share * 256.0 * a.data.len() as f64) as u64;
+        let most = times * (self.share * 256.0 * a.data.len() as f64) as u64;
         let mut sum = 0;
         for (a, b) in a.data.chunks(CHUNK).zip(b.data.chunks(CHUNK)) {
             sum += difference(a, b);

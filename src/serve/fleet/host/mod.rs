@@ -15,6 +15,7 @@ mod report;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::thread;
 use std::time::Duration;
 
@@ -59,6 +60,7 @@ enum HostCommand {
 /// The thread of the fleet. Dropping it ends the session.
 pub struct FleetHost {
     commands: mpsc::UnboundedSender<HostCommand>,
+    cost: Arc<AtomicU32>,
     login: Arc<Notify>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -112,6 +114,7 @@ impl FleetHost {
         let (commands, requests) = mpsc::unbounded_channel();
         let machine = FleetMachine::new(settings, latency_ms, hub.clone(), controls)?;
         let login = machine.login.clone();
+        let cost = machine.cost.clone();
         let metrics = hub.metrics().clone();
         let thread = spawn("fleet", move || {
             // A panic ends the renewals, and other machines take the streams over.
@@ -122,12 +125,17 @@ impl FleetHost {
             // A file that is being fetched must not delay the end.
             runtime.shutdown_background();
         })?;
-        Ok(Self { commands, login, thread: Some(thread) })
+        Ok(Self { commands, cost, login, thread: Some(thread) })
     }
 
     /// Reads the login again.
     pub fn login(&self) -> FleetLogin {
         FleetLogin(self.login.clone())
+    }
+
+    /// Cost of the streams that this machine watches, in thousandths of a processor core. It follows them.
+    pub fn cost(&self) -> Arc<AtomicU32> {
+        self.cost.clone()
     }
 
     /// Requests hand-overs.
@@ -176,6 +184,7 @@ struct FleetMachine {
     has_changed: bool,
     is_name_logged: bool,
     was_connected: bool,
+    cost: Arc<AtomicU32>,
 }
 
 impl FleetMachine {
@@ -224,6 +233,7 @@ impl FleetMachine {
             has_changed: true,
             is_name_logged: false,
             was_connected: false,
+            cost: Arc::default(),
         })
     }
 

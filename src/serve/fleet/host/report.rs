@@ -1,5 +1,7 @@
 //! What this machine says about the fleet: metrics, status and page.
 
+use std::sync::atomic::Ordering;
+
 use super::{FleetMachine, elsewhere};
 use crate::fleet::view::FleetView;
 use crate::fleet::{FleetStore, NodeState};
@@ -48,6 +50,8 @@ impl FleetMachine {
             self.notice.set(if is_said { format!("Fleet {}: {text}", self.settings.name) } else { text });
         }
         self.packs.report();
+        let costs = self.tenures.keys().filter_map(|id| self.node.stream(id)).map(|stream| stream.cost);
+        self.cost.store(costs.fold(0, u32::saturating_add), Ordering::Relaxed);
         if self.settings.follow {
             self.hub.set_elsewhere(elsewhere::streams(&self.node, &self.node_name));
         }

@@ -8,7 +8,7 @@ mod key;
 mod packs;
 mod records;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,6 +42,9 @@ const SECONDS_READ: usize = 100;
 
 /// How long a request of the command line may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the bucket is for.
+const DESCRIPTION: &str = "streams, leases and machines of a fleet of Touchline";
 
 /// A change of a watched key: its value with the revision, or `None` if it was deleted.
 pub type FleetChange = (FleetKey, Option<(FleetValue, u64)>);
@@ -96,6 +99,11 @@ impl FleetStore {
         Ok(Self { client, context, name, host, subject, bucket: Arc::default() })
     }
 
+    /// JetStream, for other buckets and streams of the fleet.
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// Whether the server answers.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
@@ -112,7 +120,7 @@ impl FleetStore {
             Ok(bucket) => bucket,
             Err(_) => {
                 // Another machine may create it at the same time.
-                let created = self.context.create_stream(bucket_config(&name)).await;
+                let created = self.context.create_stream(bucket_config(&name, DESCRIPTION)).await;
                 self.context.get_key_value(&name).await.map_err(|e| {
                     let cause = created.err().map_or_else(|| causes(&e), |e| causes(&e));
                     let advice = "start nats-server with -js, or create the bucket and give this login its rights";
@@ -315,10 +323,10 @@ fn second(payload: &[u8]) -> Result<Option<(u64, i64)>, FleetStoreError> {
 
 /// The stream of a bucket, as all clients of NATS create it. The client's own function first asks for the limits of the account, in a form
 /// that servers of version 2.9 do not answer.
-fn bucket_config(name: &str) -> stream::Config {
+pub(crate) fn bucket_config(name: &str, description: &str) -> stream::Config {
     stream::Config {
         name: format!("KV_{name}"),
-        description: Some("streams, leases and machines of a fleet of Touchline".to_owned()),
+        description: Some(description.to_owned()),
         subjects: vec![format!("$KV.{name}.>")],
         max_messages_per_subject: 1,
         discard: stream::DiscardPolicy::New,

@@ -262,16 +262,15 @@ fn the_last_second_of_a_stream_is_found_in_its_records() {
     assert_eq!(before(5, 2), Ok(None));
 }
 
-#[test]
-fn the_rights_of_the_deployed_configuration_suffice_and_are_limited() {
-    let Some(program) = installed("nats-server") else { return };
-    let (folder, port, runtime) = (tempfile::tempdir().unwrap(), free_port(), runtime());
+/// A server with the deployed configuration, and the settings of a machine of its fleet. [`None`] without the program.
+pub(crate) fn deployed(folder: &Path) -> Option<(Process, FleetSettings)> {
+    let (program, port) = (installed("nats-server")?, free_port());
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/nats-server.conf");
     let text = std::fs::read_to_string(config).unwrap();
     let text = text.replace("0.0.0.0:4222", &format!("127.0.0.1:{port}"));
-    let store_dir = folder.path().join("jetstream").display().to_string();
+    let store_dir = folder.join("jetstream").display().to_string();
     let text = text.replace("/var/lib/nats", &store_dir).replace("100GB", "1GB");
-    let [config, password] = ["nats.conf", "password"].map(|name| folder.path().join(name));
+    let [config, password] = ["nats.conf", "password"].map(|name| folder.join(name));
     std::fs::write(&config, text).unwrap();
     std::fs::write(&password, "pl4nt-node").unwrap();
     let mut command = Command::new(&program);
@@ -281,10 +280,17 @@ fn the_rights_of_the_deployed_configuration_suffice_and_are_limited() {
         .env("NODE_PASSWORD", "pl4nt-node")
         .env("READER_PASSWORD", "pl4nt-reader")
         .env("PACKS_PASSWORD", "pl4nt-packs");
-    let _server = Process::start(&mut command, port);
+    let server = Process::start(&mut command, port);
     let keys = format!("user = \"touchline\"\nsecret_file = {password:?}");
     let mut of_main = settings(port, &keys);
     of_main.name = "main".into();
+    Some((server, of_main))
+}
+
+#[test]
+fn the_rights_of_the_deployed_configuration_suffice_and_are_limited() {
+    let (folder, runtime) = (tempfile::tempdir().unwrap(), runtime());
+    let Some((_server, of_main)) = deployed(folder.path()) else { return };
     let store = runtime.block_on(FleetStore::connect(&of_main, "a")).unwrap();
     let (key, here) = (FleetKey::Lease("court.1".into()), FleetKey::Renewal("a".into()));
     let (to, mut changes) = mpsc::channel(10);
