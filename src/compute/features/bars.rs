@@ -67,7 +67,7 @@ fn margins(view: RgbView<'_>) -> Option<Bars> {
     let (mut left, mut right) = (view.width, view.width);
     for row in rows.skip(top).take(view.height - top - bottom) {
         left = left.min(row.iter().position(is_bright).map_or(view.width, |at| at / 3));
-        right = right.min(row.iter().rev().position(|value| is_bright(value)).map_or(view.width, |at| at / 3));
+        right = right.min(row.iter().rev().position(is_bright).map_or(view.width, |at| at / 3));
         if (left, right) == (0, 0) {
             break;
         }

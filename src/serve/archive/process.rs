@@ -84,17 +84,14 @@ impl TaskProcess {
 
     /// Waits for news. Can be cancelled.
     pub(super) async fn next(&mut self) -> ProcessNews {
-        loop {
-            match self.lines.next_line().await {
-                Ok(Some(line)) => match serde_json::from_str(&line) {
-                    Ok(TaskLine::Decided(seconds)) => return ProcessNews::Decided(seconds),
-                    Ok(TaskLine::Answer(answer)) => self.answer = Some(answer),
-                    Err(e) => tracing::debug!("a process for a recording wrote something else: {e}"),
-                },
-                // Its output is closed, so it has ended or is about to.
-                Ok(None) | Err(_) => break,
+        while let Ok(Some(line)) = self.lines.next_line().await {
+            match serde_json::from_str(&line) {
+                Ok(TaskLine::Decided(seconds)) => return ProcessNews::Decided(seconds),
+                Ok(TaskLine::Answer(answer)) => self.answer = Some(answer),
+                Err(e) => tracing::debug!("a process for a recording wrote something else: {e}"),
             }
         }
+        // Its output is closed, so it has ended or is about to.
         let status = self.child.wait().await;
         let said = (&mut self.errors).await.ok().flatten();
         ProcessNews::Ended(match (status, self.answer.take()) {

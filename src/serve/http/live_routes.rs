@@ -159,7 +159,7 @@ impl StreamsQuery {
         let names = |text: &Option<String>| list(text.as_deref(), |name| Ok(name.to_owned())).unwrap_or_default();
         let streams = names(&self.stream);
         if let Some(id) =
-            streams.iter().flatten().find(|id| !hub.has_stream(id) && !(self.fleet && hub.watched_by(id).is_some()))
+            streams.iter().flatten().find(|id| !(hub.has_stream(id) || self.fleet && hub.watched_by(id).is_some()))
         {
             let advice = "GET /api/v1/streams lists the ids";
             return Err(ApiError::new(StatusCode::NOT_FOUND, format!("there is no stream {id:?}"), advice));

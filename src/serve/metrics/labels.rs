@@ -29,7 +29,7 @@ pub enum StageThread {
 
 impl StageThread {
     /// In the order of the variants.
-    pub const ALL: [StageThread; 10] = [
+    pub const ALL: [StageThread; 11] = [
         StageThread::Clip,
         StageThread::Infer,
         StageThread::Sink,

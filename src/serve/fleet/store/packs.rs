@@ -195,10 +195,10 @@ impl FleetStore {
         for file in &list.files {
             let bytes = std::fs::read(dir.join(&file.name)).map_err(|e| failed(format!("{}: {e}", file.name)))?;
             let sha256 = Sha256::digest(&bytes);
-            if hex(&sha256) != file.sha256 {
+            if hex(sha256) != file.sha256 {
                 return Err(failed(format!("{} changes while it is read; retry when it does not", file.name)));
             }
-            let own = format!("SHA-256={}", BASE64_URL_SAFE.encode(&sha256));
+            let own = format!("SHA-256={}", BASE64_URL_SAFE.encode(sha256));
             if objects.info(&file.sha256).await.is_ok_and(|info| info.digest == Some(own) && !info.deleted) {
                 continue;
             }

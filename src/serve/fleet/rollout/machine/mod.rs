@@ -149,8 +149,9 @@ impl RolloutNode {
             (FleetKey::Rollout, Some((FleetValue::Rollout(rollout), revision))) => self.changed(*rollout, revision),
             (FleetKey::Rollout, _) => (self.rollout, self.local) = (None, Local::default()),
             (FleetKey::Pack(node), Some((FleetValue::Pack(report), revision))) => {
-                if self.reports.get(node).is_none_or(|(_, known)| *known < revision) {
-                    self.reports.insert(node.clone(), (report, revision));
+                let known = self.reports.entry(node.clone()).or_insert_with(|| (report.clone(), revision));
+                if known.1 < revision {
+                    *known = (report, revision);
                 }
             }
             (FleetKey::Pack(node), _) => drop(self.reports.remove(node)),

@@ -338,12 +338,12 @@ fn the_rights_of_the_deployed_configuration_suffice_and_are_limited() {
     let denied =
         runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), store.publish_pack(&dir)).await });
     assert!(!matches!(denied, Ok(Ok(_))), "{denied:?}");
-    std::fs::write(&password, "pl4nt-packs").unwrap();
-    let mut of_packs = settings(port, &keys.replacen("touchline", "packs", 1));
-    of_packs.name = "main".into();
+    std::fs::write(folder.path().join("password"), "pl4nt-packs").unwrap();
+    let mut of_packs = of_main.clone();
+    of_packs.sink.user = Some("packs".into());
     let publisher = runtime.block_on(FleetStore::connect(&of_packs, "p")).unwrap();
     let published = runtime.block_on(publisher.publish_pack(&dir)).unwrap();
-    assert_eq!(runtime.block_on(publisher.packs()).unwrap(), [published.clone()]);
+    assert_eq!(runtime.block_on(publisher.packs()).unwrap(), std::slice::from_ref(&published));
     store.fetch_pack(runtime.handle(), &published, &fetched).unwrap();
     let rollout = |id| {
         let canary = Member { node: "a".into(), process: 1 };
