@@ -48,6 +48,20 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
+def server_seconds(pid):
+    """Processor time of the threads that serve HTTP. Those of the streams vary more than what is measured."""
+    total = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        try:
+            name, rest = open(f"/proc/{pid}/task/{task}/stat").read().split("(", 1)[1].rsplit(")", 1)
+        except OSError:
+            continue
+        if name.startswith("tokio"):
+            fields = rest.split()
+            total += int(fields[11]) + int(fields[12])
+    return total / TICKS
+
+
 def tree(root):
     """The processes below `root`, with it."""
     parents = {}
@@ -98,10 +112,11 @@ def viewer(port, ids, parts, stop, counts):
 
 
 def measured(pid, seconds):
-    """Share of a core that the program takes."""
-    before, began = cpu_seconds(pid), time.monotonic()
+    """Shares of a core that the program takes, and of it the threads that serve HTTP."""
+    before, began = (cpu_seconds(pid), server_seconds(pid)), time.monotonic()
     time.sleep(seconds)
-    return (cpu_seconds(pid) - before) / (time.monotonic() - began)
+    after, passed = (cpu_seconds(pid), server_seconds(pid)), time.monotonic() - began
+    return [(end - begin) / passed for begin, end in zip(before, after)]
 
 
 def with_viewers(pid, port, ids, parts, count, seconds, settle):
@@ -188,7 +203,7 @@ def main():
             else:
                 sys.exit("not all streams play")
             time.sleep(15)
-            costs, bases, rates = [], [], []
+            costs, served, bases, rates = [], [], [], []
             for pair in range(arguments.pairs):
                 # The order alternates too.
                 halves = {}
@@ -199,15 +214,16 @@ def main():
                     else:
                         halves[half], rate = with_viewers(running.pid, port, ids, arguments.parts, arguments.viewers, arguments.seconds, 5)
                         rates.append(rate)
-                cost = 100 * (halves["with"] - halves["without"])
-                costs.append(cost * 10 / arguments.viewers)
-                bases.append(100 * halves["without"])
-                print(f"pair {pair + 1}: {100 * halves['without']:.2f} % of a core without viewers, {100 * halves['with']:.2f} % with"
+                cost, serving = (1000 * (a - b) / arguments.viewers for a, b in zip(halves["with"], halves["without"]))
+                costs.append(cost)
+                served.append(serving)
+                bases.append(100 * halves["without"][0])
+                print(f"pair {pair + 1}: {100 * halves['without'][0]:.2f} % of a core without viewers, {100 * halves['with'][0]:.2f} % with"
                       f" {arguments.viewers}: {costs[-1]:+.2f} % for ten viewers", flush=True)
             error = statistics.stdev(costs) / len(costs) ** 0.5 if len(costs) > 1 else float("nan")
             events, pictures, polls = (statistics.mean(rate[i] for rate in rates) for i in range(3))
             print(f"{arguments.streams} streams: {statistics.mean(bases):.1f} % of a core without viewers")
-            print(f"ten viewers: {statistics.mean(costs):.2f} ± {error:.2f} % of a core (limit 2 %)")
+            print(f"ten viewers: {statistics.mean(costs):.2f} ± {error:.2f} % of a core (limit 2 %), of it {statistics.mean(served):.2f} % in the threads that serve HTTP")
             print(f"a viewer: {events / 1000:.1f} kB/s of events, {pictures / 1000:.1f} kB/s of pictures in {polls:.2f} answers/s")
             if not arguments.no_browser and shutil.which("chromedriver"):
                 share, tiles = browser(port, arguments.seconds)
