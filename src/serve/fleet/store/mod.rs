@@ -37,6 +37,9 @@ use touchline_core::time::NANOS_PER_SECOND;
 /// The longest pause before the client connects again. Much shorter than a lease, which must survive a restart of the server.
 const RECONNECT_MAX: Duration = Duration::from_millis(250);
 
+/// How long the server may send nothing of a snapshot that is not complete by its count.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(2);
+
 /// Records of a stream that are read to find the last second of a lost owner: a move takes 20 s at most.
 const SECONDS_READ: usize = 100;
 
@@ -217,7 +220,8 @@ impl FleetStore {
                 return Ok(all);
             }
             let mut entries = bucket.watch_with_history(WATCHED).await.map_err(|e| failed(causes(&e)))?;
-            while let Some(entry) = entries.next().await {
+            // A value that is replaced while it is sent may take the count of those that are left with it: then a pause ends them.
+            while let Ok(Some(entry)) = timeout(SNAPSHOT_PAUSE, entries.next()).await {
                 let entry = entry.map_err(|e| failed(causes(&e)))?;
                 if let Some(key) = key_of(&entry.key) {
                     match value_of(&key, &entry) {
