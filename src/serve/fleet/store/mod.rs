@@ -211,16 +211,16 @@ impl FleetStore {
             let bucket = self.bucket().await?;
             let mut keys = bucket.keys().await.map_err(|e| failed(causes(&e)))?;
             let mut is_empty = true;
-            while let Some(key) = keys.next().await {
+            // A value that is replaced while it is sent may take the count of those that are left with it: then a pause ends them.
+            while is_empty && let Ok(Some(key)) = timeout(SNAPSHOT_PAUSE, keys.next()).await {
                 let key = key_of(&key.map_err(|e| failed(causes(&e)))?);
-                is_empty &= key.is_none_or(|key| matches!(key, FleetKey::Renewal(_)));
+                is_empty = key.is_none_or(|key| matches!(key, FleetKey::Renewal(_)));
             }
             let mut all = FleetSnapshot::new();
             if is_empty {
                 return Ok(all);
             }
             let mut entries = bucket.watch_with_history(WATCHED).await.map_err(|e| failed(causes(&e)))?;
-            // A value that is replaced while it is sent may take the count of those that are left with it: then a pause ends them.
             while let Ok(Some(entry)) = timeout(SNAPSHOT_PAUSE, entries.next()).await {
                 let entry = entry.map_err(|e| failed(causes(&e)))?;
                 if let Some(key) = key_of(&entry.key) {
