@@ -43,8 +43,12 @@ impl Nats {
         let file = self.folder.with_extension("password");
         std::fs::write(&file, password).unwrap();
         self.password = Some(file);
-        let users = format!("authorization {{ users: [ {{ user: ann, password: {password} }} ] }}\n");
-        std::fs::write(self.configuration(), users).unwrap();
+        // A server that reads its file again forgets what its arguments say of JetStream.
+        let folder = self.folder.display();
+        let text = format!(
+            "jetstream {{ store_dir: \"{folder}\" }}\nauthorization {{ users: [ {{ user: ann, password: {password} }} ] }}\n"
+        );
+        std::fs::write(self.configuration(), text).unwrap();
         if let Some(process) = &self.process {
             let pid = process.0.id().to_string();
             assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
@@ -74,9 +78,11 @@ impl Nats {
     pub fn run(&mut self) {
         let port = self.port.to_string();
         let mut command = Command::new(PROGRAM);
-        command.args(["-js", "-a", "127.0.0.1", "-p", &port, "-sd"]).arg(&self.folder);
+        command.args(["-a", "127.0.0.1", "-p", &port]);
         if self.password.is_some() {
             command.arg("-c").arg(self.configuration());
+        } else {
+            command.args(["-js", "-sd"]).arg(&self.folder);
         }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         self.process = Some(Child(child));

@@ -37,6 +37,9 @@ use touchline_core::time::NANOS_PER_SECOND;
 /// The longest pause before the client connects again. Much shorter than a lease, which must survive a restart of the server.
 const RECONNECT_MAX: Duration = Duration::from_millis(250);
 
+/// How long the server may send nothing of a snapshot that is not complete by its count.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(2);
+
 /// Records of a stream that are read to find the last second of a lost owner: a move takes 20 s at most.
 const SECONDS_READ: usize = 100;
 
@@ -216,16 +219,17 @@ impl FleetStore {
             let bucket = self.bucket().await?;
             let mut keys = bucket.keys().await.map_err(|e| failed(causes(&e)))?;
             let mut is_empty = true;
-            while let Some(key) = keys.next().await {
+            // A value that is replaced while it is sent may take the count of those that are left with it: then a pause ends them.
+            while is_empty && let Ok(Some(key)) = timeout(SNAPSHOT_PAUSE, keys.next()).await {
                 let key = key_of(&key.map_err(|e| failed(causes(&e)))?);
-                is_empty &= key.is_none_or(|key| matches!(key, FleetKey::Renewal(_)));
+                is_empty = key.is_none_or(|key| matches!(key, FleetKey::Renewal(_)));
             }
             let mut all = FleetSnapshot::new();
             if is_empty {
                 return Ok(all);
             }
             let mut entries = bucket.watch_with_history(WATCHED).await.map_err(|e| failed(causes(&e)))?;
-            while let Some(entry) = entries.next().await {
+            while let Ok(Some(entry)) = timeout(SNAPSHOT_PAUSE, entries.next()).await {
                 let entry = entry.map_err(|e| failed(causes(&e)))?;
                 if let Some(key) = key_of(&entry.key) {
                     match value_of(&key, &entry) {
