@@ -55,7 +55,7 @@ enum ScoreCommand {
     /// Show how far jobs are.
     Status {
         #[arg(value_name = "NAME")]
-        name: Option<String>,
+        job: Option<String>,
         /// Print JSON instead of a table.
         #[arg(long)]
         json: bool,
@@ -63,12 +63,12 @@ enum ScoreCommand {
     /// Queue the recordings that were set aside again, and all that are not done after a cancellation.
     Retry {
         #[arg(value_name = "NAME")]
-        name: String,
+        job: String,
     },
     /// Cancel a job. Its results stay.
     Cancel {
         #[arg(value_name = "NAME")]
-        name: String,
+        job: String,
     },
 }
 
@@ -78,8 +78,9 @@ struct SubmitArgs {
     #[arg(value_name = "SOURCE", required = true)]
     sources: Vec<String>,
     /// Name of the job: letters, digits, '-' and '_'.
-    #[arg(long, value_name = "NAME")]
-    name: String,
+    // Not `name`: that is the id of --fleet-name.
+    #[arg(long = "name", value_name = "NAME")]
+    job: String,
     /// Where the results go: s3://BUCKET/PREFIX or a folder. There they are NAME/RECORDING.jsonl, as of touchline score --jsonl, and
     /// NAME/RECORDING.parquet, a row for each second.
     #[arg(long, value_name = "URL|DIR")]
@@ -120,24 +121,24 @@ pub fn fleet(args: FleetCommandArgs) -> Result<()> {
             for source in &sources {
                 recordings.extend(find(&admin, source)?);
             }
-            let name = args.name;
+            let name = args.job;
             let new = NewJob { name: name.clone(), results, pack: pack.stamp(), variables, part_seconds };
             let submitted = admin.submit(&new, &recordings)?;
             let (added, known) = (submitted.added, submitted.known);
             print(&format!("job {name}: {added} recordings are queued, {known} were known\n"))
         }
-        ScoreCommand::Status { name, json } => {
-            let views = connect()?.status(name.as_deref())?;
+        ScoreCommand::Status { job, json } => {
+            let views = connect()?.status(job.as_deref())?;
             let json_of = || serde_json::to_string_pretty(&views).expect("a view is structs, texts and numbers");
             print(&if json { format!("{}\n", json_of()) } else { views.iter().map(table).collect() })
         }
-        ScoreCommand::Retry { name } => {
-            let count = connect()?.retry(&name)?;
-            print(&format!("job {name}: {count} recordings are queued again\n"))
+        ScoreCommand::Retry { job } => {
+            let count = connect()?.retry(&job)?;
+            print(&format!("job {job}: {count} recordings are queued again\n"))
         }
-        ScoreCommand::Cancel { name } => {
-            connect()?.cancel(&name)?;
-            print(&format!("job {name} is cancelled\n"))
+        ScoreCommand::Cancel { job } => {
+            connect()?.cancel(&job)?;
+            print(&format!("job {job} is cancelled\n"))
         }
     }
 }
