@@ -15,6 +15,8 @@ mod export;
 mod fleet;
 mod fleet_args;
 mod installation;
+#[cfg(feature = "train")]
+mod numbers;
 mod pack;
 mod paths;
 mod progress;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
+use super::numbers::{fraction, not_negative, positive, share};
 use super::progress::Bar;
 use touchline_compute::features::params::PictureParams;
 use touchline_compute::gpu::placement::DeviceChoice;
@@ -468,27 +469,6 @@ fn size(text: &str) -> Result<(usize, usize), String> {
     let side = |text: &str| text.parse::<usize>().ok().filter(|n| (96..=1024).contains(n) && n % 32 == 0);
     let sides = text.split_once('x').and_then(|(w, h)| side(w).zip(side(h)));
     sides.ok_or_else(|| "must be WIDTHxHEIGHT as in 320x192, both multiples of 32 from 96 to 1024".to_owned())
-}
-
-fn number(text: &str) -> Result<f64, String> {
-    text.parse::<f64>().ok().filter(|v| v.is_finite()).ok_or_else(|| "must be a number".to_owned())
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    number(text).and_then(|v| if v > 0.0 { Ok(v) } else { Err("must be above 0".into()) })
-}
-
-fn not_negative(text: &str) -> Result<f64, String> {
-    number(text).and_then(|v| if v >= 0.0 { Ok(v) } else { Err("must be 0 or more".into()) })
-}
-
-fn fraction(text: &str) -> Result<f64, String> {
-    positive(text).and_then(|v| if v <= 1.0 { Ok(v) } else { Err("must be above 0 and at most 1".into()) })
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    number(text)
-        .and_then(|v| if (0.0..1.0).contains(&v) { Ok(v) } else { Err("must be at least 0 and below 1".into()) })
 }
 
 #[cfg(test)]

@@ -16,14 +16,14 @@ const ALL_BUT_CHANNELS: (usize, usize, usize) = (0, 2, 3);
 
 /// Where and how precisely the graph computes.
 #[derive(Debug)]
-pub(super) struct Graph {
+pub(super) struct TensorGraph {
     device: Device,
     /// Type of the values and weights of convolutions.
     numbers: DType,
 }
 
 /// A forward pass.
-struct Forward<'a> {
+struct GraphPass<'a> {
     numbers: DType,
     mode: Mode,
     /// The batch norms so far in training mode. Their statistics are read once at the end, because each read waits for the device.
@@ -38,7 +38,7 @@ struct Normed<'a> {
     statistics: Tensor,
 }
 
-impl Graph {
+impl TensorGraph {
     /// A graph on `device`. `numbers` is `f32`, or `bf16` for mixed precision.
     pub(super) fn new(device: Device, numbers: DType) -> Self {
         Self { device, numbers }
@@ -52,7 +52,7 @@ impl Graph {
         mode: Mode,
         watched: Option<&mut Watched>,
     ) -> Result<Tensor> {
-        let mut forward = Forward { numbers: self.numbers, mode, norms: Vec::new() };
+        let mut forward = GraphPass { numbers: self.numbers, mode, norms: Vec::new() };
         let mut x = x.to_device(&self.device)?.transpose(0, 1)?.contiguous()?;
         for block in blocks {
             x = forward.block(block, &x)?;
@@ -62,7 +62,7 @@ impl Graph {
     }
 }
 
-impl<'a> Forward<'a> {
+impl<'a> GraphPass<'a> {
     fn block(&mut self, block: &'a Block, x: &Tensor) -> Result<Tensor> {
         let before = self.layers(&block.pre, x)?;
         let main = self.layers(&block.main, &before)?;

@@ -15,7 +15,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
 pub use build::{Built, build};
-use graph::Graph;
+use graph::TensorGraph;
 use layers::{Layer, Mode};
 
 use touchline_compute::models::{Architecture, Network, Tensors};
@@ -41,14 +41,14 @@ enum Computation {
     /// By the kernels of `touchline-compute`, on the CPU.
     Kernels(Engine),
     /// By candle.
-    Graph(Graph),
+    Graph(TensorGraph),
 }
 
 impl Computation {
     fn on(device: &Device) -> Self {
         match device {
             Device::Cpu => Computation::Kernels(Engine::new(Precision::F32)),
-            device => Computation::Graph(Graph::new(device.clone(), DType::F32)),
+            device => Computation::Graph(TensorGraph::new(device.clone(), DType::F32)),
         }
     }
 }
@@ -180,7 +180,7 @@ impl Net {
 
     /// Lets candle compute the blocks, with convolutions in `numbers`.
     fn in_graph(self, numbers: DType) -> Self {
-        let graph = Graph::new(self.device().clone(), numbers);
+        let graph = TensorGraph::new(self.device().clone(), numbers);
         Self { computation: Computation::Graph(graph), ..self }
     }
 
