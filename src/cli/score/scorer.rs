@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::clips::ClipCutter;
 use super::super::decide_args::DecideArgs;
@@ -14,7 +15,7 @@ use touchline_core::clip::{ClipOutput, ClipSecond, PlanSelector};
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::decision::SecondOutcome;
 use touchline_core::error::{Error, Result};
-use touchline_core::item::{End, Pace};
+use touchline_core::item::{End, MediaItem, Pace};
 use touchline_core::labels::ClassSet;
 use touchline_core::segment::{ClosedSegment, Segment};
 use touchline_core::selection::DecodeWindow;
@@ -172,14 +173,18 @@ impl Scorer {
         let options = GstOptions { selection, ..self.options.clone() };
         let opener = GstOpener::new(options, Arc::new(SystemClock::new()))?;
         let damage_before = self.counters.damage();
-        let (queue, to, report) = self.workers.add_part("score", range, self.tier.clone(), Box::new(|_| ()))?;
+        // The damage up to the last item of the part: the source fails when its items are not wanted any more.
+        let damage = Arc::new(AtomicU64::new(damage_before));
+        let (counters, seen) = (self.counters.clone(), damage.clone());
+        let tap = Box::new(move |_: &MediaItem| seen.store(counters.damage(), Ordering::Relaxed));
+        let (queue, to, report) = self.workers.add_part("score", range, self.tier.clone(), tap)?;
         let source = opener.open(&address(path), to)?;
         let ended = self.outcomes(path, queue, take);
         self.workers.remove_queue(queue);
         drop(source);
         ended?;
         let report = *report.lock();
-        Ok(PartEnd { report, is_damaged: self.counters.damage() > damage_before })
+        Ok(PartEnd { report, is_damaged: damage.load(Ordering::Relaxed) > damage_before })
     }
 
     /// Takes the outcomes of one queue until its end.
@@ -319,7 +324,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use touchline_core::item::{MediaItem, Tracks};
+    use touchline_core::item::Tracks;
     use touchline_serve::workers::Tap;
 
     #[derive(Parser)]

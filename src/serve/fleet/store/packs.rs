@@ -348,7 +348,7 @@ fn fetch_file(runtime: &Handle, objects: &ObjectStore, file: &PackFile, path: &P
     let mut out = File::create(path).map_err(cannot)?;
     let (mut hash, mut count, mut block) = (Sha256::new(), 0, vec![0; BLOCK]);
     loop {
-        let read = runtime.block_on(timeout(READ_LIMIT, object.read(&mut block)));
+        let read = runtime.block_on(async { timeout(READ_LIMIT, object.read(&mut block)).await });
         let length = read.map_err(|_| later(format!("NATS does not send {name}")))?.map_err(read_failure)?;
         if length == 0 {
             break;

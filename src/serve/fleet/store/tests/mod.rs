@@ -27,11 +27,14 @@ fn server(program: &Path, folder: &Path, port: u16, arguments: &[&str]) -> Proce
     Process::start(&mut command, port)
 }
 
-fn settings(port: u16, keys: &str) -> FleetSettings {
+fn settings(name: &str, port: u16, keys: &str) -> FleetSettings {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.toml");
-    std::fs::write(&path, format!("[fleet]\nurl = \"nats://127.0.0.1:{port}\"\nname = \"tv\"\nnode = \"a\"\n{keys}"))
-        .unwrap();
+    std::fs::write(
+        &path,
+        format!("[fleet]\nurl = \"nats://127.0.0.1:{port}\"\nname = \"{name}\"\nnode = \"a\"\n{keys}"),
+    )
+    .unwrap();
     let file = ConfigFile::read(&path).unwrap();
     resolve(SettingSources { file, ..SettingSources::default() }).unwrap().fleet.unwrap()
 }
@@ -69,7 +72,7 @@ impl StoreBench {
         let program = installed("nats-server")?;
         let (folder, port, runtime) = (tempfile::tempdir().unwrap(), free_port(), runtime());
         let server = Some(server(&program, folder.path(), port, &[]));
-        let store = runtime.block_on(FleetStore::connect(&settings(port, ""), "a")).unwrap();
+        let store = runtime.block_on(FleetStore::connect(&settings("tv", port, ""), "a")).unwrap();
         Some(Self { runtime, store, folder, port, server })
     }
 
@@ -197,7 +200,7 @@ fn values_and_the_watch_survive_a_restart_of_the_server() {
 fn a_login_that_is_refused_and_a_server_without_jetstream_are_reported() {
     let Some(program) = installed("nats-server") else { return };
     let (folder, port, runtime) = (tempfile::tempdir().unwrap(), free_port(), runtime());
-    let connect = |keys: &str| runtime.block_on(FleetStore::connect(&settings(port, keys), "a"));
+    let connect = |keys: &str| runtime.block_on(FleetStore::connect(&settings("tv", port, keys), "a"));
     let refused = connect("").err().unwrap().to_string();
     assert!(refused.contains("127.0.0.1") && refused.contains("check its address"), "{refused}");
     let user = KeyPair::new_user();
@@ -282,9 +285,7 @@ pub(crate) fn deployed(folder: &Path) -> Option<(Process, FleetSettings)> {
         .env("PACKS_PASSWORD", "pl4nt-packs");
     let server = Process::start(&mut command, port);
     let keys = format!("user = \"touchline\"\nsecret_file = {password:?}");
-    let mut of_main = settings(port, &keys);
-    of_main.name = "main".into();
-    Some((server, of_main))
+    Some((server, settings("main", port, &keys)))
 }
 
 #[test]
@@ -358,6 +359,7 @@ fn the_rights_of_the_deployed_configuration_suffice_and_are_limited() {
         assert!(!matches!(lease, Ok(Ok(_))), "{lease:?}");
         publisher.remove_pack(&published.digest).await.unwrap();
     });
+    std::fs::write(folder.path().join("password"), "pl4nt-node").unwrap();
     // Another fleet on the same server is out of reach.
     let mut other = of_main.clone();
     other.name = "other".into();
