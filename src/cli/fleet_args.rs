@@ -67,7 +67,7 @@ pub struct FleetArgs {
     /// working directory].
     #[arg(long = "fleet-packs", value_name = "DIR")]
     packs: Option<PathBuf>,
-    /// Address of this machine's page for people, as in https://node-a.example:8080/. Pages of other machines lead there.
+    /// Address of this machine's page for people (http or https). Pages of other machines lead there.
     #[arg(long = "fleet-page", value_name = "URL")]
     page: Option<String>,
     /// Show the streams of the other machines as well [default: true]. Each machine then reads the records of all.

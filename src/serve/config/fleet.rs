@@ -127,7 +127,7 @@ pub struct FleetFile {
     /// Folder of the packs that the machine fetches from the fleet, on a local disk; by default touchline-packs/NODE beside the file of
     /// `state`, or in the working directory.
     pub packs: Option<PathBuf>,
-    /// Address of this machine's page for people, as in https://node-a.example:8080/. Pages of other machines lead there.
+    /// Address of this machine's page for people (http or https). Pages of other machines lead there.
     #[schemars(length(min = 1))]
     pub page: Option<String>,
     /// Show the streams of the other machines as well. Each machine then reads the records of all.

@@ -76,7 +76,7 @@ impl PosterBook {
         true
     }
 
-    /// A frame as a poster: a JPEG of at most [`WIDTH`] pixels.
+    /// A frame as a poster: a JPEG of at most 320 pixels.
     ///
     /// # Errors
     /// A frame that cannot be encoded.
