@@ -139,6 +139,10 @@ struct DecoderState {
     filter: Option<DecodeFilter>,
     damaged: DamagedPictures,
     errors: ErrorWatch,
+    /// It is the decoder of a recording.
+    is_alone: bool,
+    /// PTS of the coded picture before, ns.
+    before_ns: Option<u64>,
     into: Option<gst::FormattedSegment<gst::ClockTime>>,
     out_of: Option<gst::FormattedSegment<gst::ClockTime>>,
 }
@@ -148,7 +152,8 @@ impl DecoderState {
     fn coded(&mut self, buffer: &gst::BufferRef, pts_ns: Option<u64>, graph: &Graph) -> PictureAction {
         let flags = buffer.flags();
         let is_key = !flags.contains(gst::BufferFlags::DELTA_UNIT);
-        let action = self.wait.offer(pts_ns, flags.contains(gst::BufferFlags::DISCONT), is_key);
+        let action = self.wait.offer(pts_ns, self.is_break(buffer, pts_ns), is_key);
+        self.before_ns = pts_ns.or(self.before_ns);
         if action != PictureAction::Pass {
             return action;
         }
@@ -165,6 +170,13 @@ impl DecoderState {
         }
         self.damaged.decode(pts_ns, is_key);
         action
+    }
+
+    /// Whether data before the picture are missing. Matroska has no decoding times, and GStreamer's parsers take the first step back to a
+    /// B-picture for a break.
+    fn is_break(&self, buffer: &gst::BufferRef, pts_ns: Option<u64>) -> bool {
+        let is_step_back = self.is_alone && buffer.dts().is_none() && pts_ns.is_some() && pts_ns < self.before_ns;
+        buffer.flags().contains(gst::BufferFlags::DISCONT) && !is_step_back
     }
 
     /// Checks for errors of the decoder since the last call.
@@ -189,7 +201,16 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
     let (Some(sink), Some(src)) = (element.static_pad("sink"), element.static_pad("src")) else { return };
     let (damaged, errors) = (DamagedPictures::default(), ErrorWatch::default());
     let (wait, filter) = (KeyFrameWait::new(), selection.map(DecodeFilter::new));
-    let shared = Arc::new(Mutex::new(DecoderState { wait, filter, damaged, errors, into: None, out_of: None }));
+    let shared = Arc::new(Mutex::new(DecoderState {
+        wait,
+        filter,
+        damaged,
+        errors,
+        is_alone,
+        before_ns: None,
+        into: None,
+        out_of: None,
+    }));
     let state = shared.clone();
     let output = src.downgrade();
     let weak = Arc::downgrade(graph);

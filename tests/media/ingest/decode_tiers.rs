@@ -38,6 +38,19 @@ fn assert_same(all: &[String], some: &[String], name: &str) {
     assert_eq!(all.len(), some.len(), "{name}");
 }
 
+/// Matroska has no decoding times, so GStreamer's parser marks a B-picture near the begin as one after a break.
+#[test]
+fn matroska_with_b_pictures_loses_none() {
+    let dir = Fixtures::new();
+    let source = "-f lavfi -i testsrc2=size=160x90:rate=25:duration=4 -c:v libx264 -preset veryfast -bf 2 -g 100 -pix_fmt yuv420p";
+    let path = dir.make("b.mkv", source);
+    let options = GstOptions::default();
+    let counters = options.counters.clone();
+    let (seconds, _) = cut_with(text(&path), &PLAN, &SharedTier::new(DecodeTier::Full), options);
+    assert!(seconds.len() >= 4, "{seconds:?}");
+    assert_eq!(counters.damage(), 0);
+}
+
 #[test]
 fn lean_decoding_changes_no_sample() {
     let dir = Fixtures::new();
