@@ -1,15 +1,14 @@
 //! `touchline fleet`: what the machines of a fleet do besides watching streams.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::decide_args::DecideArgs;
 use super::fleet_args::FleetLogin;
+use super::print;
 use super::score::{expand, is_recording};
 use touchline_compute::models::pack::Pack;
 use touchline_core::clock::SystemClock;
@@ -95,18 +94,8 @@ struct SubmitArgs {
     decide: DecideArgs,
 }
 
-/// The flags as keys of the file.
-#[derive(Serialize)]
-struct FleetFlags<'a> {
-    fleet: &'a FleetLogin,
-}
-
 pub fn fleet(args: FleetCommandArgs) -> Result<()> {
-    let flags = FleetFlags { fleet: &args.fleet };
-    let settings = super::settings_of(&flags, |key| key.path.starts_with("fleet."), |name| std::env::var_os(name))?;
-    let fleet = settings.fleet.ok_or_else(|| {
-        Error::Usage("no fleet is given; add --fleet nats://HOST:4222, or set TOUCHLINE_FLEET".to_owned())
-    })?;
+    let fleet = args.fleet.settings()?;
     let connect = || ArchiveAdmin::connect(&fleet, Arc::new(SystemClock::new()));
     let FleetCommand::Score(command) = args.command;
     match command {
@@ -207,10 +196,4 @@ fn table(view: &JobView) -> String {
         let _ = writeln!(text, "  set aside  {}: {}", aside.recording, aside.reason);
     }
     text
-}
-
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|e| Error::output("standard output", e.to_string(), "check what reads it"))
 }

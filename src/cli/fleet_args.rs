@@ -6,7 +6,14 @@ use clap::Args;
 use serde::Serialize;
 
 use super::run::checked;
-use touchline_serve::config::Capacity;
+use touchline_core::error::{Error, Result};
+use touchline_serve::config::{Capacity, FleetSettings};
+
+/// The flags as keys of the file.
+#[derive(Serialize)]
+struct FleetFlags<'a> {
+    fleet: &'a FleetLogin,
+}
 
 /// Name, address and login of a fleet.
 #[derive(Clone, Debug, Args, Serialize)]
@@ -36,6 +43,20 @@ pub struct FleetLogin {
     /// Private key of that certificate (PEM).
     #[arg(long = "fleet-client-key", value_name = "FILE", global = true)]
     client_key: Option<PathBuf>,
+}
+
+impl FleetLogin {
+    /// The settings of the fleet, from these flags and the environment.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a value that cannot be used, and when no fleet is given.
+    pub fn settings(&self) -> Result<FleetSettings> {
+        let flags = FleetFlags { fleet: self };
+        let settings = super::settings_of(&flags, |key| key.path.starts_with("fleet."), |name| std::env::var_os(name))?;
+        settings.fleet.ok_or_else(|| {
+            Error::Usage("no fleet is given; add --fleet nats://HOST:4222, or set TOUCHLINE_FLEET".to_owned())
+        })
+    }
 }
 
 /// A machine of a fleet.

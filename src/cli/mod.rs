@@ -36,6 +36,7 @@ mod vote;
 mod wav;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -179,6 +180,16 @@ fn settings_of(
     let (environment, problems) = settings::environment(read, is_ours);
     let sources = SettingSources { environment, problems, flags: settings::flags(flags), ..SettingSources::default() };
     settings::resolve(sources).map_err(|problems| settings::refused(&problems))
+}
+
+/// Writes to standard output.
+///
+/// # Errors
+/// [`Error::Output`] if nothing reads it.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|e| Error::output("standard output", e.to_string(), "check what reads it"))
 }
 
 /// Sets how the pack's networks run.

@@ -1,17 +1,16 @@
 //! `touchline stream`: the streams of a fleet.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::fleet_args::FleetLogin;
+use super::print;
 use super::run::split_name;
 use touchline_core::error::{Error, Result};
 use touchline_core::redact;
-use touchline_serve::config::{self, FleetSettings, free_id, stream_id};
+use touchline_serve::config::{self, free_id, stream_id};
 use touchline_serve::control::streams::NewStream;
 use touchline_serve::fleet::view::FleetView;
 use touchline_serve::fleet::{FleetAdmin, NodeState, StreamRecord};
@@ -84,29 +83,14 @@ struct AddArgs {
     replace: bool,
 }
 
-/// The flags as keys of the file.
-#[derive(Serialize)]
-struct FleetFlags<'a> {
-    fleet: &'a FleetLogin,
-}
-
-/// The fleet of flags and environment.
-fn fleet_of(login: &FleetLogin) -> Result<FleetSettings> {
-    let flags = FleetFlags { fleet: login };
-    let settings = super::settings_of(&flags, |key| key.path.starts_with("fleet."), |name| std::env::var_os(name))?;
-    settings.fleet.ok_or_else(|| {
-        Error::Usage("no fleet is given; add --fleet nats://HOST:4222, or set TOUCHLINE_FLEET".to_owned())
-    })
-}
-
 /// A connection to the fleet of flags and environment, with its name.
 pub fn admin(login: &FleetLogin) -> Result<(FleetAdmin, String)> {
-    let fleet = fleet_of(login)?;
+    let fleet = login.settings()?;
     Ok((FleetAdmin::connect(&fleet)?, fleet.name))
 }
 
 pub fn stream(args: StreamArgs) -> Result<()> {
-    let fleet = fleet_of(&args.fleet)?;
+    let fleet = args.fleet.settings()?;
     let known = |id: &str| stream_id(id).map_err(Error::Usage);
     match args.command {
         StreamCommand::Add(add) => {
@@ -192,13 +176,6 @@ fn table(view: &FleetView) -> String {
         let _ = writeln!(text, "{:<nodes$}{state:<10}{:>8}  {load:>13}  {labels}", node.name, node.streams);
     }
     text
-}
-
-/// Writes to standard output.
-pub fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|e| Error::output("standard output", e.to_string(), "check what reads it"))
 }
 
 #[cfg(test)]

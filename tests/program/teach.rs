@@ -118,7 +118,10 @@ fn seconds_that_left_the_memory_are_corrected_from_the_ring() {
     until("the seconds to leave the memory", || (from..from + LENGTH).all(|index| !watched.is_held(&run, index)));
     let recalled = watched.correct(&run, from, &tennis);
     assert_eq!((recalled.status, &recalled.body["seconds"]), (201, &json!(LENGTH)), "{}", recalled.text);
-    assert_eq!(recalled.body["decision"]["label"], early[1]["label"], "what was decided is known");
+    assert_eq!(
+        recalled.body["decision"]["label"], early[1]["label"],
+        "the decision about seconds that left the memory is known"
+    );
     let recalled = watched.take_back(&recalled.body, "recalled");
     // The decoder, the conversion and the choice are the same, and so is each byte.
     let pictures = packets(&held, "0:v");

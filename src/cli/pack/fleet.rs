@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::cli::fleet_args::FleetLogin;
-use crate::cli::stream::{admin, print};
+use crate::cli::print;
+use crate::cli::stream::admin;
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::error::Result;
 use touchline_serve::fleet::rollout::{PackStep, RolloutRules, RolloutStage};

@@ -1,10 +1,11 @@
 //! `touchline archive-worker`: works on a task of an archive. Started by the program itself, not by people.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::super::decide_args::DecideArgs;
+use super::super::print;
 use super::scorer::{PartEnd, Scorer};
 use super::{PICTURES, extension};
 use touchline_compute::models::pack::Pack;
@@ -48,11 +49,8 @@ pub(in crate::cli) fn work() -> Result<()> {
 }
 
 fn say(line: &TaskLine) -> Result<()> {
-    let mut text = serde_json::to_vec(line).expect("a line is enums and numbers");
-    text.push(b'\n');
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(&text).and_then(|()| out.flush());
-    written.map_err(|e| Error::output("standard output", e.to_string(), "check what reads it"))
+    let json = serde_json::to_string(line).expect("a line is enums and numbers");
+    print(&format!("{json}\n"))
 }
 
 fn joined(

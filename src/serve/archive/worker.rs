@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use ring::rand::{SecureRandom, SystemRandom};
-use sha2::{Digest, Sha256};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -20,6 +19,7 @@ use super::work::{WorkBench, WorkControl, work};
 use crate::config::FleetSettings;
 use crate::connect::host_name;
 use crate::metrics::{Metrics, StageThread};
+use touchline_compute::models::sha256_hex;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::spawn;
@@ -257,5 +257,5 @@ async fn take_one(machine: Rc<ArchiveMachine>, mut control: watch::Receiver<Work
 fn manifest_digest(pack: &Path) -> std::result::Result<String, String> {
     let path = pack.join("pack.toml");
     let manifest = std::fs::read(&path).map_err(|e| format!("{}: {e}; restore the pack", path.display()))?;
-    Ok(Sha256::digest(manifest).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(sha256_hex(&manifest))
 }

@@ -30,7 +30,7 @@ pub struct PartReport {
     pub runs: u32,
     /// The first second and the one after the last, so far.
     pub seconds: Option<(u64, u64)>,
-    /// The signals of the part depend on pictures that are not there, and none of it was decided.
+    /// No second of the part was decided, because its signals depend on earlier pictures that were not decoded.
     pub is_unknown: bool,
 }
 

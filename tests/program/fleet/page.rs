@@ -41,7 +41,11 @@ fn each_machine_shows_the_streams_of_all_and_leads_to_their_pages() {
     };
     crate::common::wait::until("later seconds", || second(5));
     let own: Value = serde_json::from_str(&bench.nodes[other].get("/api/v1/overview")).unwrap();
-    assert_eq!((&own["streams"], own.get("elsewhere")), (&json!([]), None), "only who asks for the fleet gets it");
+    assert_eq!(
+        (&own["streams"], own.get("elsewhere")),
+        (&json!([]), None),
+        "streams of other machines are listed only with fleet=true"
+    );
     let refused = crate::common::api::ask(&bench.nodes[other].address, "GET", "/api/v1/streams/one", None, &[]);
     assert_eq!(refused.status, 404);
     assert!(refused.text.contains(&format!("http://{owner}.example/")), "{refused:?}");

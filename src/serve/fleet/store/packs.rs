@@ -24,6 +24,7 @@ use crate::config::records_stream;
 use crate::connect::causes;
 use crate::fleet::rollout::{HaltReason, PackRef, TaskFailure};
 use touchline_compute::models::pack::{MANIFEST, Pack};
+use touchline_compute::models::sha256_hex;
 use touchline_core::labels::Modality;
 
 /// Prefix of the names of packs.
@@ -85,7 +86,7 @@ impl PackList {
     /// The SHA-256 of the files' hashes and names, hexadecimal.
     fn digest(files: &[PackFile]) -> String {
         let lines: String = files.iter().map(|file| format!("{}  {}\n", file.sha256, file.name)).collect();
-        hex(Sha256::digest(lines))
+        sha256_hex(lines.as_bytes())
     }
 
     /// What is wrong with a list, if anything is.
