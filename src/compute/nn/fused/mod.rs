@@ -4,6 +4,8 @@
 //! and clamps in the same pass. Borders of zeros are stored with each value, so borders need no special case and no columns
 //! are written. Memory is kept from call to call.
 
+#[cfg(target_arch = "x86_64")]
+mod compiled;
 mod cost;
 mod edges;
 pub(super) mod format;

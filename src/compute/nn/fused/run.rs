@@ -4,6 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+#[cfg(target_arch = "x86_64")]
+use super::compiled;
 use super::format::{Bf16Format, F32Format, Int8Format, ValueFormat};
 use super::graph::{CacheLine, INPUT};
 use super::kernel::{self, ConvRows, DepthwiseRow, LANES, Prefetch};
@@ -11,8 +13,6 @@ use super::level::{Level, Precision};
 use super::plan::{ConvPlan, Plan, Split, Step, StepKind, ValueLayout};
 use super::progress::TaskProgress;
 use super::simd::{self, Portable, SimdVector};
-#[cfg(target_arch = "x86_64")]
-use super::simd::{Avx2, Avx512};
 
 /// Memory for a plan: the values of a few pictures, scratch for every thread, and the progress of each step. The steps that
 /// write values also write their borders, so nothing from an earlier run is read.
@@ -161,27 +161,6 @@ unsafe impl Send for SharedPointer {}
 // SAFETY: as above.
 unsafe impl Sync for SharedPointer {}
 
-#[cfg(target_arch = "x86_64")]
-macro_rules! compiled_for {
-    ($name:ident, $lanes:ty, $format:ty, $features:literal) => {
-        /// # Safety
-        /// As [`Call::task`].
-        #[target_feature(enable = $features)]
-        unsafe fn $name(call: &Call<'_>, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
-            // SAFETY: the caller's promise.
-            unsafe { call.task::<$lanes, $format>(step, pictures, task, thread) }
-        }
-    };
-}
-#[cfg(target_arch = "x86_64")]
-compiled_for!(avx512_bf16, Avx512, Bf16Format, "avx512f,avx512bf16,avx2,fma");
-#[cfg(target_arch = "x86_64")]
-compiled_for!(avx512_vnni, Avx512, Int8Format, "avx512f,avx512bw,avx512vnni,avx2,fma");
-#[cfg(target_arch = "x86_64")]
-compiled_for!(avx512, Avx512, F32Format, "avx512f,avx2,fma");
-#[cfg(target_arch = "x86_64")]
-compiled_for!(avx2, Avx2, F32Format, "avx2,fma");
-
 pub(super) struct Call<'a> {
     pub(super) plan: &'a Plan,
     level: Level,
@@ -250,26 +229,14 @@ impl Call<'_> {
     unsafe fn dispatch(&self, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
         // SAFETY: the level is there, and a higher one has the instructions of the lower; the rest is the caller's promise.
         unsafe {
-            match (self.level, self.precision) {
-                #[cfg(target_arch = "x86_64")]
-                (Level::Avx512Bf16, Precision::Bf16) => avx512_bf16(self, step, pictures, task, thread),
-                #[cfg(target_arch = "x86_64")]
-                (Level::Avx512Vnni | Level::Avx512Bf16, Precision::Int8) => {
-                    avx512_vnni(self, step, pictures, task, thread);
-                }
-                #[cfg(target_arch = "x86_64")]
-                (Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16, Precision::F32) => {
-                    avx512(self, step, pictures, task, thread)
-                }
-                #[cfg(target_arch = "x86_64")]
-                (Level::Avx2, Precision::F32) => avx2(self, step, pictures, task, thread),
-                #[cfg(not(target_arch = "x86_64"))]
-                (_, Precision::F32) => self.task::<Portable, F32Format>(step, pictures, task, thread),
-                #[cfg(target_arch = "x86_64")]
-                (Level::Portable, Precision::F32) => self.task::<Portable, F32Format>(step, pictures, task, thread),
-                // Without instructions for bf16 or bytes there is nothing to gain: one form for all levels.
-                (_, Precision::Bf16) => self.task::<Portable, Bf16Format>(step, pictures, task, thread),
-                (_, Precision::Int8) => self.task::<Portable, Int8Format>(step, pictures, task, thread),
+            #[cfg(target_arch = "x86_64")]
+            if compiled::task((self.level, self.precision), self, step, pictures, (task, thread)) {
+                return;
+            }
+            match self.precision {
+                Precision::F32 => self.task::<Portable, F32Format>(step, pictures, task, thread),
+                Precision::Bf16 => self.task::<Portable, Bf16Format>(step, pictures, task, thread),
+                Precision::Int8 => self.task::<Portable, Int8Format>(step, pictures, task, thread),
             }
         }
     }
@@ -296,7 +263,7 @@ impl Call<'_> {
     /// # Safety
     /// The processor has the instructions of `L`; no other thread has this task; all earlier steps are done.
     #[inline(always)]
-    unsafe fn task<L: SimdVector, F: ValueFormat>(
+    pub(super) unsafe fn task<L: SimdVector, F: ValueFormat>(
         &self,
         step: &Step,
         pictures: (usize, usize),

@@ -159,6 +159,61 @@ impl SimdVector for Avx512 {
 #[derive(Clone, Copy)]
 pub struct Avx2(__m256, __m256);
 
+impl Avx2 {
+    #[inline(always)]
+    fn words(self) -> [__m256i; 2] {
+        // SAFETY: an AVX2 register exists only where the caller has checked AVX2, here and below.
+        unsafe { [_mm256_castps_si256(self.0), _mm256_castps_si256(self.1)] }
+    }
+
+    #[inline(always)]
+    fn of_words([low, high]: [__m256i; 2]) -> Self {
+        unsafe { Self(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)) }
+    }
+
+    /// `sum + a₀ · b₀ + a₁ · b₁` of pairs of bf16.
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: __m256, a: __m256, b: __m256) -> __m256 {
+        unsafe {
+            let upper = |x| _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000u32 as i32)));
+            let lower = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(x)));
+            _mm256_fmadd_ps(lower(a), lower(b), _mm256_fmadd_ps(upper(a), upper(b), sum))
+        }
+    }
+
+    /// Values as bf16 in the lower halves of the lanes, rounded as [`super::super::format::bf16_bits`].
+    #[inline(always)]
+    unsafe fn bf16(values: __m256) -> __m256i {
+        unsafe {
+            let bits = _mm256_castps_si256(values);
+            let upper = _mm256_srli_epi32::<16>(bits);
+            let odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+            let half = _mm256_add_epi32(_mm256_set1_epi32(0x7fff), odd);
+            let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half));
+            let quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+            let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(values, values));
+            _mm256_blendv_epi8(rounded, quiet, is_nan)
+        }
+    }
+
+    /// `sum` plus the products of four `u8` and four `i8` in each lane, exactly: `maddubs` would saturate.
+    #[inline(always)]
+    unsafe fn dot_bytes(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        unsafe {
+            let a = [_mm256_and_si256(a, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(a)];
+            let b = [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)), _mm256_srai_epi16::<8>(b)];
+            let products = _mm256_add_epi32(_mm256_madd_epi16(a[0], b[0]), _mm256_madd_epi16(a[1], b[1]));
+            _mm256_add_epi32(sum, products)
+        }
+    }
+
+    /// Rounded to nearest, ties to even; at most 255, NaN as the smallest integer.
+    #[inline(always)]
+    unsafe fn whole(values: __m256) -> __m256i {
+        unsafe { _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(255.0), values)) }
+    }
+}
+
 // SAFETY: the caller has checked AVX2 and FMA; the rest as above.
 impl SimdVector for Avx2 {
     const WIDE: bool = false;
@@ -167,7 +222,73 @@ impl SimdVector for Avx2 {
     unsafe fn turn() {}
     #[inline(always)]
     unsafe fn turn_u8(from: *const f32, (): ()) -> Self {
-        unsafe { super::turn_u8_plainly(from) }
+        unsafe {
+            let pixel = |n| _mm_loadu_si128(from.cast::<__m128i>().add(n));
+            let (first, last) = ([pixel(0), pixel(1)], [pixel(2), pixel(3)]);
+            let low = [_mm_unpacklo_epi8(first[0], first[1]), _mm_unpacklo_epi8(last[0], last[1])];
+            let high = [_mm_unpackhi_epi8(first[0], first[1]), _mm_unpackhi_epi8(last[0], last[1])];
+            let eight = |pairs: [__m128i; 2]| {
+                _mm256_set_m128i(_mm_unpackhi_epi16(pairs[0], pairs[1]), _mm_unpacklo_epi16(pairs[0], pairs[1]))
+            };
+            Self::of_words([eight(low), eight(high)])
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
+        unsafe { Self(Self::dot_pairs(self.0, a.0, b.0), Self::dot_pairs(self.1, a.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const f32) -> Self {
+        unsafe {
+            let eight = |n| {
+                let halves = _mm_loadu_si128(from.cast::<__m128i>().add(n));
+                _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves))
+            };
+            Self::of_words([eight(0), eight(1)])
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut f32) {
+        unsafe {
+            // Packing works within halves of the register.
+            let packed = _mm256_packus_epi32(Self::bf16(self.0), Self::bf16(self.1));
+            _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+        }
+    }
+    #[inline(always)]
+    unsafe fn pair_bf16(low: Self, high: Self) -> Self {
+        unsafe {
+            let pair = |low, high| _mm256_or_si256(Self::bf16(low), _mm256_slli_epi32::<16>(Self::bf16(high)));
+            Self::of_words([pair(low.0, high.0), pair(low.1, high.1)])
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_u8(self, a: Self, b: Self) -> Self {
+        let (sum, a, b) = (self.words(), a.words(), b.words());
+        unsafe { Self::of_words([Self::dot_bytes(sum[0], a[0], b[0]), Self::dot_bytes(sum[1], a[1], b[1])]) }
+    }
+    #[inline(always)]
+    unsafe fn whole_to_f32(self) -> Self {
+        let [low, high] = self.words();
+        unsafe { Self(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)) }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(from: *const f32) -> Self {
+        unsafe {
+            let bytes = _mm_loadu_si128(from.cast());
+            let eight = |bytes| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+            Self(eight(bytes), eight(_mm_unpackhi_epi64(bytes, bytes)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_u8(self, to: *mut f32) {
+        unsafe {
+            // Both instructions clamp, and work within halves of the register.
+            let halves = _mm256_packus_epi32(Self::whole(self.0), Self::whole(self.1));
+            let bytes = _mm256_packus_epi16(halves, halves);
+            let ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+            _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(ordered));
+        }
     }
     #[inline(always)]
     unsafe fn zero() -> Self {
