@@ -54,7 +54,7 @@ fn main() {
 
 /// Watches `url` and calls `on_second` for each second. Returns the number of gaps.
 fn watch(url: &str, duration: Duration, mut on_second: impl FnMut(&ClipSecond)) -> usize {
-    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
+    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000, signal_frames: 0 };
     let options =
         GstOptions { frame_height: 288, selection: Some(PlanSelector::selection(&plan)), ..GstOptions::default() };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());

@@ -55,7 +55,7 @@ fn clips(c: &mut Criterion) {
     let (rate_in, rate_out) = (48_000u32, 16_000u32);
     let config = ClipConfig {
         sample_rate: Some(rate_out),
-        plan: SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 },
+        plan: SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000, signal_frames: 0 },
         lag: LagLimits::for_pace(Pace::Live),
         behind_ns: 0,
     };

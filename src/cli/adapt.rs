@@ -105,8 +105,8 @@ fn cut(from: &[PathBuf], out: &Path, pack: &Pack) -> Result<Dataset> {
         out: out.to_path_buf(),
         frame_height: pack.frame_height,
         sample_rate: pack.audio.as_ref().map_or_else(|| MelParams::default().sample_rate, |a| a.input.mel.sample_rate),
-        // Motion does not learn here.
-        plan: SamplingPlan { flow_pairs: 0, ..pack.plan.clone() },
+        // Motion does not learn here, and neither do the signal detectors.
+        plan: SamplingPlan { flow_pairs: 0, signal_frames: 0, ..pack.plan.clone() },
         jobs: std::thread::available_parallelism().map_or(1, usize::from),
     };
     let mut bar: Option<Bar> = None;

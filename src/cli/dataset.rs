@@ -112,6 +112,7 @@ fn build(args: BuildArgs) -> Result<()> {
             rgb_frames: args.rgb_frames,
             flow_pairs: args.flow_pairs,
             flow_gap_ns: u64::from(args.flow_gap_ms) * 1_000_000,
+            signal_frames: 0,
         },
         jobs: args.jobs.map_or(cores, usize::from),
     };

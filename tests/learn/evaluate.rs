@@ -179,10 +179,12 @@ fn material_that_does_not_fit_the_pack_is_refused() {
     refused(&material, Side::Test, &["80 ms", "--flow-gap-ms 40"]);
     material.meta.plan.flow_gap_ns = 40_000_000;
     material.meta.plan.flow_pairs = 0;
-    refused(&material, Side::Test, &["no pairs", "--flow-pairs 5"]);
+    let pairs = pack.plan.flow_pairs;
+    refused(&material, Side::Test, &["no pairs", &format!("--flow-pairs {pairs}")]);
     material.meta.plan.flow_pairs = 3;
     let table = score_side(&pack, &material, Side::Test, cache.path(), &mut |_, _| ()).unwrap();
-    assert!(table.remarks[0].contains("3 pairs a second, but serving uses 5"), "{:?}", table.remarks);
+    let remark = format!("3 pairs a second, but serving uses {pairs}");
+    assert!(table.remarks[0].contains(&remark), "{:?}", table.remarks);
 }
 
 /// Runs the program. Returns its exit code, standard output and standard error.

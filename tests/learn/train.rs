@@ -16,14 +16,14 @@ use touchline_learn::record::{Collection, TensorSummary};
 /// Sources of each class; two go to the test side.
 const SOURCES: u32 = 15;
 
-/// Builds, splits, trains and evaluates `material/CSV` below `dir`. The names of the results start with `name`.
-fn chain(dir: &Path, csv: &str, name: &str) -> Evaluation {
+/// Builds, splits, trains and evaluates `material/CSV` below `dir` with `modalities`. The names of the results start with `name`.
+fn chain(dir: &Path, csv: &str, name: &str, modalities: &str) -> Evaluation {
     let pictures = if name == "true" { "stills" } else { "" };
     let plan = "--rgb-frames 2 --flow-pairs 2";
     run(dir, &format!("dataset build material/{csv} {pictures} -o {name}-set {plan}")).well();
     run(dir, &format!("dataset split {name}-set")).well();
     let train = format!(
-        "train all {name}-set -o {name}-run --init {} --unfreeze 1 --epochs 4 --dropout 0 --mixup 0 --batch 16 \
+        "train {modalities} {name}-set -o {name}-run --init {} --unfreeze 1 --epochs 4 --dropout 0 --mixup 0 --batch 16 \
          --views 1 --frames 1 --save-tensors 2",
         first_weights()
     );
@@ -64,7 +64,7 @@ fn learnable_material_gives_full_accuracy_and_shuffled_labels_do_not() {
     let labels = shuffled(&sources);
     write_csv(&dir.join("material/shuffled.csv"), &sources, |i| labels[i]);
 
-    let learnt = chain(dir, "true.csv", "true");
+    let learnt = chain(dir, "true.csv", "true", "all");
     assert_eq!(learnt.modalities, Modality::ALL);
     assert_eq!(learnt.classes, CLASSES);
     let fusion = report(&learnt, Level::Video, Predictor::Table);
@@ -81,7 +81,8 @@ fn learnable_material_gives_full_accuracy_and_shuffled_labels_do_not() {
     pack_keeps_models_that_were_not_trained(dir);
     pack_adapts_to_a_channel(dir, &sources);
 
-    let guessed = chain(dir, "shuffled.csv", "shuffled");
+    // The pictures identify the sources most clearly.
+    let guessed = chain(dir, "shuffled.csv", "shuffled", "rgb");
     let fusion = report(&guessed, Level::Video, Predictor::Table);
     assert!(fusion.n >= 6, "{}", fusion.n);
     // Chance is a third. If a split put the two halves of a recording on different sides, the accuracy would be 1,

@@ -20,6 +20,9 @@ use touchline_core::fusion::{FusionTable, TableEntry};
 use touchline_core::item::Tracks;
 use touchline_core::labels::{ClassId, ClassSet, Modality};
 
+/// Frames a second that the signal detectors of a running stream see: they time a condition to 0.2 s.
+const SIGNAL_FRAMES: u32 = 5;
+
 /// The model of a modality, validated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
@@ -161,6 +164,7 @@ impl Pack {
             rgb_frames: if rgb.is_some() { sampling.rgb_frames } else { 0 },
             flow_pairs: if flow.is_some() { sampling.flow_pairs } else { 0 },
             flow_gap_ns: flow.as_ref().map_or(40, |f| u64::from(f.input.gap_ms)) * 1_000_000,
+            signal_frames: if rgb.is_some() || flow.is_some() { SIGNAL_FRAMES } else { 0 },
         };
         Ok(Self {
             dir: dir.to_owned(),

@@ -49,6 +49,9 @@ pub struct SamplingPlan {
     pub flow_pairs: u32,
     /// Nominal distance of the two frames of a pair, ns.
     pub flow_gap_ns: u64,
+    /// Frames for the signal detectors, chosen as those of the RGB model. None in tiers that decode only some pictures.
+    #[serde(default)]
+    pub signal_frames: u32,
 }
 
 /// The sampled frames of one second.
@@ -71,20 +74,21 @@ impl SamplingPlan {
     ///   `c - gap / 2`, the second the later frame whose distance from the first is nearest to the gap (the shorter of
     ///   two equally near). The pair is taken when it is between half the gap and three times the gap long, its two
     ///   pictures are of one size, and only once.
+    /// - Signals: as RGB, for each of `signal_frames` parts.
     ///
     /// An unconverted picture is one that is not sampled ([`super::PlanSelector`]). Where that prediction was wrong because times
     /// went back, the choice is made among the converted pictures.
     pub(super) fn choose(&self, start: Pts, seen: &mut Vec<PendingFrame>) -> SampledFrames {
-        let (mut rgb, mut pairs) = (self.rgb_points(start.0, seen), self.flow_points(start.0, seen));
-        let is_there = |&index: &usize| matches!(seen[index], PendingFrame::Frame(_));
-        if !rgb.iter().chain(pairs.iter().flat_map(|p| [&p.first, &p.second])).all(is_there) {
+        let mut points = self.points(start.0, seen);
+        if !points.all().all(|index| matches!(seen[index], PendingFrame::Frame(_))) {
             seen.retain(|s| matches!(s, PendingFrame::Frame(_)));
-            (rgb, pairs) = (self.rgb_points(start.0, seen), self.flow_points(start.0, seen));
+            points = self.points(start.0, seen);
         }
         // Flow between two picture sizes is meaningless: the source changed there.
-        pairs.retain(|pair| seen[pair.first].size() == seen[pair.second].size());
+        points.pairs.retain(|pair| seen[pair.first].size() == seen[pair.second].size());
         let mut kept = [false; FRAMES_PER_SECOND_MAX];
-        rgb.iter().chain(pairs.iter().flat_map(|p| [&p.first, &p.second])).for_each(|&index| kept[index] = true);
+        points.all().for_each(|index| kept[index] = true);
+        let SampledPoints { mut rgb, mut pairs, signal: _ } = points;
         // Index of a kept frame after the others are removed.
         let place = |index: &mut usize| *index = kept[..*index].iter().filter(|k| **k).count();
         rgb.iter_mut().for_each(place);
@@ -96,26 +100,23 @@ impl SamplingPlan {
 
     /// The plan of a stream in `tier`.
     pub(super) fn in_tier(&self, tier: DecodeTier) -> Self {
-        Self { flow_pairs: if tier.has_flow() { self.flow_pairs } else { 0 }, ..self.clone() }
+        match tier.has_flow() {
+            true => self.clone(),
+            false => Self { flow_pairs: 0, signal_frames: 0, ..self.clone() },
+        }
     }
 
     /// Whether `seen[index]` is sampled from `seen`, the pictures of the second that starts at `start`, if all have one size.
     pub(super) fn samples(&self, start: u64, seen: &[PendingFrame], index: usize) -> bool {
-        self.rgb_points(start, seen).contains(&index)
-            || self.flow_points(start, seen).iter().any(|pair| pair.first == index || pair.second == index)
+        self.points(start, seen).all().any(|sampled| sampled == index)
     }
 
-    fn rgb_points(&self, start: u64, frames: &[PendingFrame]) -> Vec<usize> {
-        let mut chosen: Vec<usize> = Vec::with_capacity(frames.len().min(self.rgb_frames as usize));
-        for centre in centres(start, self.rgb_frames) {
-            // Points ascend, and so do the frames nearest to them: a repeated one can only be the last.
-            if let Some(index) = nearest(frames, pts, i128::from(centre))
-                && chosen.last() != Some(&index)
-            {
-                chosen.push(index);
-            }
+    fn points(&self, start: u64, seen: &[PendingFrame]) -> SampledPoints {
+        SampledPoints {
+            rgb: evenly(self.rgb_frames, start, seen),
+            pairs: self.flow_points(start, seen),
+            signal: evenly(self.signal_frames, start, seen),
         }
-        chosen
     }
 
     /// As indices into `frames`.
@@ -135,6 +136,35 @@ impl SamplingPlan {
         }
         chosen
     }
+}
+
+/// The sampled frames of one second as indices into all.
+struct SampledPoints {
+    rgb: Vec<usize>,
+    pairs: Vec<FlowPair>,
+    signal: Vec<usize>,
+}
+
+impl SampledPoints {
+    /// All indices, some of them repeatedly.
+    fn all(&self) -> impl Iterator<Item = usize> {
+        let pairs = self.pairs.iter().flat_map(|pair| [pair.first, pair.second]);
+        self.rgb.iter().chain(&self.signal).copied().chain(pairs)
+    }
+}
+
+/// The frame nearest to the middle of each of `parts` equal parts, each once, as indices into `frames`.
+fn evenly(parts: u32, start: u64, frames: &[PendingFrame]) -> Vec<usize> {
+    let mut chosen: Vec<usize> = Vec::with_capacity(frames.len().min(parts as usize));
+    for centre in centres(start, parts) {
+        // Points ascend, and so do the frames nearest to them: a repeated one can only be the last.
+        if let Some(index) = nearest(frames, pts, i128::from(centre))
+            && chosen.last() != Some(&index)
+        {
+            chosen.push(index);
+        }
+    }
+    chosen
 }
 
 fn pts(seen: &PendingFrame) -> u64 {

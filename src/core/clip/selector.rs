@@ -27,7 +27,8 @@ const DISORDER_SECONDS: u64 = 10;
 /// The purpose of a sampling point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PointKind {
-    Rgb,
+    /// One picture, for the RGB model or the signal detectors.
+    Single,
     /// The first picture of a pair.
     First,
     /// The second, known once the first is.
@@ -61,7 +62,7 @@ pub struct PlanSelector {
 impl PlanSelector {
     /// A selector for `plan` in a tier that may change.
     pub fn new(plan: SamplingPlan, tier: SharedTier) -> Self {
-        let most = 2 * plan.flow_pairs as usize + plan.rgb_frames as usize;
+        let most = 2 * plan.flow_pairs as usize + (plan.rgb_frames + plan.signal_frames) as usize;
         Self { plan, tier, last: None, seen: 0, open: Vec::with_capacity(most), keep_until: None }
     }
 
@@ -76,12 +77,12 @@ impl PlanSelector {
         let start = second.saturating_mul(NANOS_PER_SECOND);
         let half = i128::from(self.plan.flow_gap_ns / 2);
         let of = |point, at| OpenPoint { point, at, has_last: false };
+        let plan = self.plan.in_tier(self.tier.get());
         self.open.clear();
-        self.open.extend(centres(start, self.plan.rgb_frames).map(|at| of(PointKind::Rgb, i128::from(at))));
-        if self.tier.get().has_flow() {
-            self.open
-                .extend(centres(start, self.plan.flow_pairs).map(|at| of(PointKind::First, i128::from(at) - half)));
+        for count in [plan.rgb_frames, plan.signal_frames] {
+            self.open.extend(centres(start, count).map(|at| of(PointKind::Single, i128::from(at))));
         }
+        self.open.extend(centres(start, plan.flow_pairs).map(|at| of(PointKind::First, i128::from(at) - half)));
         self.seen = 0;
     }
 

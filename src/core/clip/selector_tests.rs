@@ -11,7 +11,7 @@ const MS: u64 = 1_000_000;
 const S: u64 = NANOS_PER_SECOND;
 
 fn plan(rgb_frames: u32, flow_pairs: u32, gap_ms: u64) -> SamplingPlan {
-    SamplingPlan { rgb_frames, flow_pairs, flow_gap_ns: gap_ms * MS }
+    SamplingPlan { rgb_frames, flow_pairs, flow_gap_ns: gap_ms * MS, signal_frames: 0 }
 }
 
 fn picture(pts: u64, keep: bool) -> PendingFrame {
@@ -92,7 +92,9 @@ fn a_steady_stream_converts_the_sampled_pictures_and_the_first_of_each_second() 
 fn the_samples_are_the_same_for_all_distances() {
     let mut lcg = Lcg(7);
     for round in 0..400 {
-        let plan = plan(lcg.below(9) as u32, lcg.below(9) as u32, [0, 10, 40, 100, 200, 700][lcg.below(6) as usize]);
+        let gap_ms = [0, 10, 40, 100, 200, 700][lcg.below(6) as usize];
+        let signal_frames = lcg.below(7) as u32;
+        let plan = SamplingPlan { signal_frames, ..plan(lcg.below(9) as u32, lcg.below(9) as u32, gap_ms) };
         let (mut time, mut times) = (lcg.below(3 * S), Vec::new());
         let usual = [4 * MS, 17 * MS, 33 * MS, 40 * MS, 120 * MS, 400 * MS][lcg.below(6) as usize];
         for _ in 0..300 {
@@ -161,7 +163,8 @@ fn regular((num, den): (u64, u64), grain: u64, offset: u64) -> Vec<u64> {
 #[test]
 fn pictures_that_are_not_decoded_are_never_sampled() {
     let rates = [(25, 1), (30_000, 1001), (30, 1), (50, 1), (60_000, 1001), (24_000, 1001), (10, 1), (3, 1)];
-    for plan in [plan(2, 5, 40), plan(5, 5, 40), plan(1, 0, 0), plan(2, 3, 100)] {
+    let with_signal = SamplingPlan { signal_frames: 5, ..plan(2, 1, 40) };
+    for plan in [plan(2, 5, 40), plan(5, 5, 40), plan(1, 0, 0), plan(2, 3, 100), with_signal] {
         for tier in DecodeTier::ALL {
             let selector = PlanSelector::new(plan.clone(), SharedTier::new(tier));
             let (mut skipped, mut all) = (0, 0);
@@ -189,8 +192,9 @@ fn pictures_that_are_not_decoded_are_never_sampled() {
                     }
                 }
             }
-            let pairs = if tier.has_flow() { plan.flow_pairs } else { 0 };
-            assert!(skipped * 4 > all || pairs == 5, "{plan:?} {tier:?}: {skipped} of {all}");
+            let plan = plan.in_tier(tier);
+            let pairs = plan.flow_pairs + plan.signal_frames;
+            assert!(skipped * 4 > all || pairs >= 5, "{plan:?} {tier:?}: {skipped} of {all}");
         }
     }
     // Unknown intervals, and times out of order: everything may be sampled.
@@ -204,9 +208,10 @@ fn pictures_that_are_not_decoded_are_never_sampled() {
 }
 
 #[test]
-fn a_tier_without_flow_samples_no_pairs() {
+fn a_tier_without_flow_samples_for_the_rgb_model_only() {
     let tier = SharedTier::new(DecodeTier::Lean);
-    let mut selector = PlanSelector::new(plan(1, 5, 40), tier.clone());
+    let plan = SamplingPlan { signal_frames: 10, ..plan(1, 5, 40) };
+    let mut selector = PlanSelector::new(plan, tier.clone());
     let kept = |selector: &mut PlanSelector, second: u64| {
         let offers = (0..25).map(|n: u64| selector.offer(Pts(second * S + n * 40 * MS)));
         offers.filter(|choices| choices.this == FrameChoice::Keep || choices.keep_held).count()

@@ -162,7 +162,12 @@ pub(super) fn open(dir: &Path) -> Result<Dataset> {
         });
         origins.push(ItemOrigin { root: line.root, key: line.key });
     }
-    let plan = SamplingPlan { rgb_frames: file.rgb_frames, flow_pairs: file.flow_pairs, flow_gap_ns: file.flow_gap_ns };
+    let plan = SamplingPlan {
+        rgb_frames: file.rgb_frames,
+        flow_pairs: file.flow_pairs,
+        flow_gap_ns: file.flow_gap_ns,
+        signal_frames: 0,
+    };
     let meta = Meta { format: file.format, frame_height: file.frame_height, sample_rate: file.sample_rate, plan };
     let sides = open_split(&dir.join(SPLIT), &items)?;
     // `join` leaves an absolute root unchanged.

@@ -104,7 +104,7 @@ fn media(content: &str, seconds: u64, seed: u64) -> Vec<MediaItem> {
 }
 
 fn plan() -> SamplingPlan {
-    SamplingPlan { rgb_frames: 2, flow_pairs: 2, flow_gap_ns: 100_000_000 }
+    SamplingPlan { rgb_frames: 2, flow_pairs: 2, flow_gap_ns: 100_000_000, signal_frames: 0 }
 }
 
 fn config(input: &Path, out: &Path) -> BuildConfig {

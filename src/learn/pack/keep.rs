@@ -8,25 +8,31 @@ use touchline_core::decision::PerModality;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassSet, Modality};
 
-/// Returns the manifest of the pack in `dir` and verifies its weights. `keeps_rgb` says whether its RGB model is kept; the number of frames
-/// per second matters to that model only.
+/// Returns the manifest of the pack in `dir` and verifies its weights. The models that are kept, because `models` lacks them, bring their
+/// numbers of frames and pairs a second to `sampling`.
 ///
 /// # Errors
-/// [`Error::Pack`] when the pack is damaged, [`Error::Data`] when its sampling differs from that of the trained models.
-pub(super) fn open(dir: &Path, sampling: &Sampling, keeps_rgb: bool) -> Result<Manifest> {
+/// [`Error::Pack`] when the pack is damaged, [`Error::Data`] when its pictures have another size than those of the trained models.
+pub(super) fn open(
+    dir: &Path,
+    sampling: &mut Sampling,
+    models: &PerModality<Option<TrainedModel>>,
+) -> Result<Manifest> {
     Pack::open(dir)?;
     let path = dir.join(MANIFEST);
     let text = std::fs::read_to_string(&path)
         .map_err(|e| Error::data(&path, format!("cannot read: {e}"), "check its permissions"))?;
     let manifest: Manifest = parse_toml(&text).map_err(|e| Error::data(&path, e, "use a complete pack"))?;
-    let theirs = if keeps_rgb {
-        manifest.sampling.clone()
-    } else {
-        Sampling { rgb_frames: sampling.rgb_frames, ..manifest.sampling.clone() }
-    };
-    if theirs != *sampling {
-        let cause = "it samples other frames of a second than the runs";
+    let Sampling { frame_height, rgb_frames, flow_pairs } = manifest.sampling;
+    if frame_height != sampling.frame_height {
+        let cause = format!("its pictures have {frame_height} lines, those of the runs {}", sampling.frame_height);
         return Err(Error::data(dir, cause, "train the other modalities too"));
+    }
+    if models.rgb.is_none() {
+        sampling.rgb_frames = rgb_frames;
+    }
+    if models.flow.is_none() {
+        sampling.flow_pairs = flow_pairs;
     }
     Ok(manifest)
 }

@@ -92,7 +92,7 @@ pub fn build(
     let mut manifest = draft(config, &models, &classes, &first.info, &building)?;
     let mut kept = Vec::new();
     if let Some(dir) = &config.keep {
-        let older = keep::open(dir, &first.info.sampling, models.rgb.is_none())?;
+        let older = keep::open(dir, &mut manifest.sampling, &models)?;
         kept = keep::keep((&older, dir), &models, &classes, &mut manifest, &building)?;
     }
     manifest.write(&building)?;

@@ -404,7 +404,7 @@ mod tests {
             out: dir.join("ds"),
             frame_height: 32,
             sample_rate: 32_000,
-            plan: SamplingPlan { rgb_frames: 1, flow_pairs: 0, flow_gap_ns: 40_000_000 },
+            plan: SamplingPlan { rgb_frames: 1, flow_pairs: 0, flow_gap_ns: 40_000_000, signal_frames: 0 },
             jobs: 1,
         };
         build(&config, &Replay::new(Pace::File, Vec::new()), &mut |_| {}).unwrap();

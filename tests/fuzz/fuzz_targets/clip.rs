@@ -66,7 +66,7 @@ fuzz_target!(|script: Script| {
     let pairs = u32::from(script.flow_pairs % 8);
     let mut builder = ClipBuilder::new(ClipConfig {
         sample_rate: script.wants_sound.then_some(16_000),
-        plan: SamplingPlan { rgb_frames: 5, flow_pairs: pairs, flow_gap_ns: 40_000_000 },
+        plan: SamplingPlan { rgb_frames: 5, flow_pairs: pairs, flow_gap_ns: 40_000_000, signal_frames: 0 },
         lag: LagLimits::for_pace(if script.live { Pace::Live } else { Pace::File }),
         behind_ns: 0,
     });

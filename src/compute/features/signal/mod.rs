@@ -7,8 +7,8 @@
 //! | freeze | the picture equals the one with which the freeze began, but for noise ([`picture`]) | `freezedetect` |
 //! | silence | no sample is louder than a level | `silencedetect` |
 //!
-//! A [`SignalDetector`] sees the seconds of one stream in order. It examines the frames that were sampled for the models, so times
-//! are exact to the distance of these frames: a condition that holds in the first frame of a second began with the second. A
+//! A [`SignalDetector`] sees the seconds of one stream in order. It examines all sampled frames: those of the models and those that are
+//! sampled for it (`signal_frames` of the plan). Times are exact to the distance of these frames: a condition that holds in the first frame of a second began with the second. A
 //! second has a signal when the condition holds in all of it and has lasted for the hold time at its end. Bars and black are
 //! not reported as freeze, although they do not change.
 //!

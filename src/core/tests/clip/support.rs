@@ -17,7 +17,7 @@ pub const RATE: u32 = 16_000;
 pub fn config(pace: Pace) -> ClipConfig {
     ClipConfig {
         sample_rate: Some(RATE),
-        plan: SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40 * MS },
+        plan: SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40 * MS, signal_frames: 0 },
         lag: LagLimits::for_pace(pace),
         behind_ns: 0,
     }

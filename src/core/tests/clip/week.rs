@@ -53,7 +53,7 @@ fn week(ppm: i128) -> WeekTotals {
     let camera = Camera { ppm };
     let config = ClipConfig {
         sample_rate: Some(RATE),
-        plan: SamplingPlan { rgb_frames: 1, flow_pairs: 0, flow_gap_ns: 40 * MS },
+        plan: SamplingPlan { rgb_frames: 1, flow_pairs: 0, flow_gap_ns: 40 * MS, signal_frames: 0 },
         lag: LagLimits::for_pace(Pace::Live),
         behind_ns: 0,
     };
