@@ -148,7 +148,7 @@ impl SourceObserver for NoObserver {
 fn child() {
     let (Ok(uris), Ok(count)) = (std::env::var(URIS), std::env::var(COUNT)) else { return };
     let (uris, count): (Vec<String>, u32) = (uris.split(' ').map(Into::into).collect(), count.parse().unwrap());
-    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
+    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000, signal_frames: 0 };
     let options = GstOptions {
         rtsp_transport: "tcp".into(),
         selection: Some(PlanSelector::selection(&plan)),

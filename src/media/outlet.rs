@@ -193,7 +193,8 @@ impl Outlet {
         Self { to, flags: Arc::new(StopFlags::new()) }
     }
 
-    /// Sends `item`; waits for room until a stop is requested.
+    /// Sends `item`; waits for room until a stop is requested. A dropped receiver is a stop request, so that the errors that follow
+    /// from it in the source do not count as faults of the media.
     ///
     /// # Errors
     /// [`Closed`] if neither this item nor a later one can be sent.
@@ -203,13 +204,18 @@ impl Outlet {
         }
         let item = match self.to.try_send(item) {
             Ok(()) => return Ok(()),
-            Err(TrySendError::Disconnected(_)) => return Err(Closed),
+            Err(TrySendError::Disconnected(_)) => return Err(self.closed()),
             Err(TrySendError::Full(item)) => item,
         };
         select! {
-            send(self.to, item) -> sent => sent.map_err(|_| Closed),
+            send(self.to, item) -> sent => sent.map_err(|_| self.closed()),
             recv(self.flags.stopping) -> _ => Err(Closed),
         }
+    }
+
+    fn closed(&self) -> Closed {
+        self.stop();
+        Closed
     }
 
     /// Sends the last item. Waits for room even after a stop, because every stream ends in-band, but not after
@@ -229,7 +235,7 @@ impl Outlet {
         self.flags.stop();
     }
 
-    /// Whether a stop was requested.
+    /// Whether a stop was requested, or the receiver was found to be dropped.
     pub fn stopped(&self) -> bool {
         self.flags.stop.load(Ordering::Acquire)
     }
@@ -293,6 +299,16 @@ mod tests {
         assert!(matches!(from.recv(), Ok(MediaItem::Opened(_))));
         assert!(matches!(from.recv(), Ok(MediaItem::Ended(End::Finished))));
         waiting.join().unwrap();
+    }
+
+    #[test]
+    fn a_dropped_receiver_stops_the_source() {
+        let (to, from) = crossbeam_channel::bounded(1);
+        let outlet = Outlet::new(to);
+        drop(from);
+        assert!(!outlet.stopped());
+        assert_eq!(outlet.clone().send(item()), Err(Closed));
+        assert!(outlet.stopped());
     }
 
     #[test]

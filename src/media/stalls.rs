@@ -43,6 +43,12 @@ impl StallDetector {
         Self { tracks: TRACKS.map(activity) }
     }
 
+    /// Expects pictures although the source says that it has none: their absence is a failure, but not reported before that.
+    pub fn expect_pictures(&mut self) {
+        let activity = &mut self.tracks[Track::Video.index()];
+        (activity.is_active, activity.is_stalled) = (true, true);
+    }
+
     /// Takes note of data of `track`. Returns how long it was silent, ns, if that was reported.
     pub fn received(&mut self, track: Track, now_ns: u64) -> Option<u64> {
         let activity = &mut self.tracks[track.index()];

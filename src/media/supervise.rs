@@ -42,7 +42,7 @@ pub struct Policy {
     /// No data from one track for this long, while the other continues, is reported ([`Incident::TrackStalled`]).
     pub track_stall: Duration,
     /// No pictures for this long is a failure, even if there is sound. Missing sound never is, because reconnecting would interrupt
-    /// the pictures.
+    /// the pictures. It also holds for a connection without pictures after one with pictures, but not for the next one.
     pub pictures_stall: Duration,
     /// The cause to report when both tracks stall.
     pub stall_cause: Cause,
@@ -398,8 +398,12 @@ impl SupervisorThread {
     fn opened(&mut self, tracks: Tracks, watch: &mut Option<StallDetector>, now_ns: u64) {
         let before = self.tracks.replace(tracks);
         let is_connected = watch.is_some();
-        *watch = Some(StallDetector::new(tracks, now_ns));
+        let watch = watch.insert(StallDetector::new(tracks, now_ns));
         if !is_connected {
+            // A restarted server may not send all tracks at first, and then never. One more connection tells whether the pictures are gone.
+            if before.is_some_and(|before| before.video) && !tracks.video {
+                watch.expect_pictures();
+            }
             if self.opened_once {
                 self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
             }

@@ -283,6 +283,32 @@ fn tracks_that_change_between_connections_are_reported() {
 }
 
 #[test]
+fn pictures_that_are_gone_after_a_reconnect_are_looked_for_once() {
+    let script = |video, end| Script { items: vec![MediaItem::Opened(Tracks { video, audio: true }), sound(1)], end };
+    let policy = Policy { pictures_stall: Duration::from_secs(5), ..Policy::default() };
+    let without = || script(false, None);
+    let b = bench(policy, vec![script(true, Some(End::Finished)), without(), without(), without()]);
+    let (to, from) = bounded(64);
+    let _source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    let next = |count| describe(&from.iter().take(count).collect::<Vec<_>>());
+    assert_eq!(next(5), ["opened", "pcm 1", "reconnect", "opened", "pcm 1"]);
+    b.clock.advance(6_000_000_000);
+    assert_eq!(next(3), ["reconnect", "opened", "pcm 1"]);
+    // Without pictures again: now only the silence of everything is a failure.
+    b.clock.advance(6_000_000_000);
+    assert!(from.recv_timeout(Duration::from_millis(1_500)).is_err(), "no stall before its time");
+    b.clock.advance(11_000_000_000);
+    assert_eq!(next(3), ["reconnect", "opened", "pcm 1"]);
+    let states = b.recorder.0.lock().unwrap();
+    let causes = states.iter().filter_map(|state| match state {
+        SourceState::Waiting { kind, .. } => Some(*kind),
+        _ => None,
+    });
+    assert_eq!(causes.collect::<Vec<_>>(), [Cause::Ended, Cause::PicturesStalled, Cause::Stalled]);
+    assert_eq!(*b.recorder.1.lock().unwrap(), [Incident::TrackLost { track: Track::Video }]);
+}
+
+#[test]
 fn a_later_track_is_not_a_reconnect() {
     let items = vec![
         MediaItem::Opened(Tracks { video: true, audio: false }),

@@ -85,7 +85,7 @@ fn a_recording_yields_the_same_in_a_worker() {
     let fixtures = Fixtures::new();
     let clip = fixtures.clip("clip.mp4", 3);
     let uri = clip.to_str().unwrap();
-    let plan = SamplingPlan { rgb_frames: 3, flow_pairs: 2, flow_gap_ns: 100_000_000 };
+    let plan = SamplingPlan { rgb_frames: 3, flow_pairs: 2, flow_gap_ns: 100_000_000, signal_frames: 0 };
     for plan in [None, Some(plan)] {
         let selection = plan.as_ref().map(touchline_core::clip::PlanSelector::selection);
         let (counters_inside, counters_outside) = (Arc::<Counters>::default(), Arc::<Counters>::default());
@@ -111,7 +111,7 @@ fn the_decode_tier_reaches_the_worker() {
     let fixtures = Fixtures::new();
     let source = "-f lavfi -i testsrc2=size=160x120:rate=25:duration=4 -c:v libx264 -preset ultrafast -g 25";
     let path = fixtures.make("keys.mp4", source);
-    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
+    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000, signal_frames: 0 };
     let tier = SharedTier::new(DecodeTier::Key);
     let selection = touchline_core::clip::PlanSelector::selection(&plan).at(tier);
     let options = GstOptions { selection: Some(selection), ..options("tier") };

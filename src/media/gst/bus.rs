@@ -222,8 +222,10 @@ impl PipelineSession {
     /// The end of a recording after the error `broken`, if there was one. If any data were decoded, it ends in order, as damaged.
     fn with_fault(&self, end: End, broken: Option<End>) -> End {
         match (end, broken) {
+            // What failed because the source was stopped is no damage.
+            _ if self.outlet.stopped() => End::Finished,
             (End::Finished, Some(End::Failed { cause, .. })) if self.graph.has_data() => {
-                self.graph.counters.faults.fetch_add(1, Ordering::Relaxed);
+                self.graph.count_fault();
                 tracing::info!(
                     stream = self.id,
                     uri = self.name,
@@ -288,7 +290,7 @@ impl PipelineSession {
                 let error = warning.error();
                 // Mostly missing packets. Only the first warning is logged; there may be thousands.
                 let is_fault = error.matches(gst::StreamError::Demux) || error.matches(gst::StreamError::Decode);
-                if is_fault && self.graph.counters.faults.fetch_add(1, Ordering::Relaxed) > 0 {
+                if is_fault && !self.graph.count_fault() {
                     return None;
                 }
                 // The text of rtspsrc when no packet arrived over UDP.

@@ -17,10 +17,10 @@ use super::debug::ErrorWatch;
 use super::decode_filter::{DecodeFilter, FilterAction};
 use super::frame_gate::handled;
 use super::graph::Graph;
-use super::left_out;
+use super::left_out::{self, Absence};
 use super::sinks::running_time;
 use crate::outlet::DropReason;
-use touchline_core::item::{MediaItem, Track};
+use touchline_core::item::Track;
 use touchline_core::selection::FrameSelection;
 use touchline_core::time::NANOS_PER_SECOND;
 
@@ -185,7 +185,7 @@ impl DecoderState {
         if self.errors.has_new() && !is_expected && self.damaged.note() {
             self.wait.mark_damaged();
             if let Some(graph) = graph.upgrade() {
-                graph.counters.faults.fetch_add(1, Ordering::Relaxed);
+                graph.count_fault();
             }
         }
     }
@@ -200,6 +200,8 @@ fn running_ns(segment: Option<&gst::FormattedSegment<gst::ClockTime>>, buffer: &
 pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool, selection: Option<FrameSelection>) {
     let (Some(sink), Some(src)) = (element.static_pad("sink"), element.static_pad("src")) else { return };
     let (damaged, errors) = (DamagedPictures::default(), ErrorWatch::default());
+    // Behind a window many times wait for the frame gate, and those of dropped pictures must not overtake them.
+    let is_ordered = selection.as_ref().is_some_and(|selection| selection.window().is_some());
     let (wait, filter) = (KeyFrameWait::new(), selection.map(DecodeFilter::new));
     let shared = Arc::new(Mutex::new(DecoderState {
         wait,
@@ -239,7 +241,10 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
         drop(state);
         match action {
             PictureAction::Pass => gst::PadProbeReturn::Ok,
-            PictureAction::Drop(why) => drop_picture(info, &weak, pts_ns, why),
+            PictureAction::Drop(why) => {
+                let output = output.upgrade().filter(|_| is_ordered);
+                drop_picture(info, &weak, pts_ns, why, output.as_ref())
+            }
             PictureAction::LeaveOutSecondField => handled(info, Ok(gst::FlowSuccess::Ok)),
             PictureAction::LeaveOut { is_held } => {
                 if is_held {
@@ -251,7 +256,7 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
         }
     });
     let (weak, state) = (Arc::downgrade(graph), shared);
-    src.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+    src.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
         let mut state = state.lock();
         let (is_garbled, pts_ns, why) = match &info.data {
             Some(gst::PadProbeData::Buffer(buffer)) => {
@@ -281,7 +286,11 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
             _ => return gst::PadProbeReturn::Ok,
         };
         drop(state);
-        if is_garbled { drop_picture(info, &weak, pts_ns, why) } else { gst::PadProbeReturn::Ok }
+        if is_garbled {
+            drop_picture(info, &weak, pts_ns, why, Some(pad).filter(|_| is_ordered))
+        } else {
+            gst::PadProbeReturn::Ok
+        }
     });
 }
 
@@ -294,19 +303,20 @@ fn leave_out(
 ) -> gst::PadProbeReturn {
     if let (Some(graph), Some(running_ns)) = (graph.upgrade(), pts_ns) {
         graph.counters.left_out.fetch_add(1, Ordering::Relaxed);
-        if let (Some(until_ns), Some(output)) = (graph.left_out.add(running_ns), output) {
+        if let (Some(until_ns), Some(output)) = (graph.left_out.add(running_ns, Absence::LeftOut), output) {
             output.push_event(left_out::event(until_ns));
         }
     }
     handled(info, Ok(gst::FlowSuccess::Ok))
 }
 
-/// Drops the picture of `info` and counts it. Sends its time if pictures of the track were sent before.
+/// Drops the picture of `info` and counts it. With `output` the frame gate behind it sends its time, in order; otherwise it is sent at once.
 fn drop_picture(
     info: &mut gst::PadProbeInfo<'_>,
     graph: &Weak<Graph>,
     pts_ns: Option<u64>,
     why: DropReason,
+    output: Option<&gst::Pad>,
 ) -> gst::PadProbeReturn {
     let mut result = Ok(gst::FlowSuccess::Ok);
     if let Some(graph) = graph.upgrade() {
@@ -314,12 +324,19 @@ fn drop_picture(
         if graph.counters.dropped(why) == 1 {
             tracing::info!(why = why.as_str(), "pictures are dropped: they are damaged or depend on missing ones");
         }
-        let place = pts_ns.and_then(|running_ns| graph.pts(Track::Video, running_ns));
-        let is_shown = graph.is_playing(Track::Video) && graph.items.load(Ordering::Relaxed) > 0;
-        if let Some(pts) = place.filter(|_| is_shown)
-            && graph.deliver(Track::Video, MediaItem::Lost { pts }).is_err()
-        {
-            result = Err(gst::FlowError::Flushing);
+        match (pts_ns, output) {
+            (Some(running_ns), Some(output)) => {
+                if let Some(until_ns) = graph.left_out.add(running_ns, Absence::Lost) {
+                    output.push_event(left_out::event(until_ns));
+                }
+            }
+            (Some(running_ns), None) => {
+                let place = graph.pts(Track::Video, running_ns);
+                if place.is_some_and(|pts| graph.lose_picture(pts).is_err()) {
+                    result = Err(gst::FlowError::Flushing);
+                }
+            }
+            (None, _) => {}
         }
     }
     handled(info, result)

@@ -224,7 +224,7 @@ mod tests {
     const FRAME_NS: u64 = NANOS_PER_SECOND / 25;
 
     fn filter(tier: &SharedTier) -> DecodeFilter {
-        let plan = SamplingPlan { rgb_frames: 2, flow_pairs: 0, flow_gap_ns: FRAME_NS };
+        let plan = SamplingPlan { rgb_frames: 2, flow_pairs: 0, flow_gap_ns: FRAME_NS, signal_frames: 0 };
         DecodeFilter::new(PlanSelector::selection(&plan).at(tier.clone()))
     }
 
@@ -271,7 +271,7 @@ mod tests {
     fn a_window_begins_with_its_key_picture() {
         for (start, first) in [(DecodeStart::Key(Pts(150 * FRAME_NS)), 150), (DecodeStart::Never, 300)] {
             let window = Arc::new(DecodeWindow::new(start));
-            let plan = SamplingPlan { rgb_frames: 2, flow_pairs: 0, flow_gap_ns: FRAME_NS };
+            let plan = SamplingPlan { rgb_frames: 2, flow_pairs: 0, flow_gap_ns: FRAME_NS, signal_frames: 0 };
             let selection = PlanSelector::selection(&plan).within(window.clone());
             let mut filter = DecodeFilter::new(selection.clone());
             for (n, _, action) in decided(&mut filter, 0) {
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn pictures_that_refer_to_what_a_window_lacks_are_left_out() {
-        let plan = SamplingPlan { rgb_frames: 2, flow_pairs: 0, flow_gap_ns: FRAME_NS };
+        let plan = SamplingPlan { rgb_frames: 2, flow_pairs: 0, flow_gap_ns: FRAME_NS, signal_frames: 0 };
         let window = Arc::new(DecodeWindow::new(DecodeStart::Key(Pts(100 * FRAME_NS))));
         let mut filter = DecodeFilter::new(PlanSelector::selection(&plan).within(window));
         let mut offer = |n: u64, is_key| {

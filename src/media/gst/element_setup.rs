@@ -138,7 +138,7 @@ fn count_errors(element: &gst::Element, graph: &Arc<Graph>) {
         if watch.lock().has_new()
             && let Some(graph) = graph.upgrade()
         {
-            graph.counters.faults.fetch_add(1, Ordering::Relaxed);
+            graph.count_fault();
         }
         gst::PadProbeReturn::Ok
     });

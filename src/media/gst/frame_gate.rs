@@ -12,7 +12,7 @@ use gstreamer::prelude::*;
 use parking_lot::Mutex;
 
 use super::graph::Graph;
-use super::left_out;
+use super::left_out::{self, Absence};
 use super::sinks::{PtsTracker, running_time};
 use touchline_core::clock::Clock;
 use touchline_core::item::{MediaItem, Track};
@@ -242,11 +242,14 @@ impl FrameGate {
         result.map(|_| ())
     }
 
-    /// Sends the times of pictures that were not decoded: those before running time `until_ns`, or all. The caller holds the stream
-    /// lock.
+    /// Sends the times of pictures that do not come: those before running time `until_ns`, or all. The caller holds the stream lock.
     fn release_left_out(&self, until_ns: Option<u64>) -> Result<(), gst::FlowError> {
-        for running_ns in self.graph.left_out.take(until_ns) {
+        for (running_ns, absence) in self.graph.left_out.take(until_ns) {
             let Some(pts) = self.graph.pts(Track::Video, running_ns) else { continue };
+            if absence == Absence::Lost {
+                self.graph.lose_picture(pts).map_err(|_| gst::FlowError::Flushing)?;
+                continue;
+            }
             let (keep_held, held) = {
                 let mut state = self.state.lock();
                 (state.selector.offer(pts).keep_held, state.held.take())

@@ -17,7 +17,7 @@ use super::bus::wake_message;
 use super::feed::TimelineMap;
 use super::left_out::LeftOutPictures;
 use super::progress::MediaProgress;
-use super::track_sync::TrackSync;
+use super::track_sync::{TrackSync, TrackWait};
 use crate::outlet::{Closed, Counters, Outlet};
 use crate::tone::Hdr;
 use touchline_core::clock::{Clock, Deadline};
@@ -219,6 +219,12 @@ impl Graph {
         self.changed.notify_all();
     }
 
+    /// Counts a fault of the media. After a stop nothing counts: decoders report errors when their output is refused. Returns whether it is
+    /// the first fault.
+    pub fn count_fault(&self) -> bool {
+        !self.outlet.stopped() && self.counters.faults.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
     /// The tracks that are wanted.
     pub fn wanted(&self) -> Vec<Track> {
         self.branches.iter().map(|b| b.track).collect()
@@ -311,6 +317,12 @@ impl Graph {
         Ok(())
     }
 
+    /// Sends the time of a picture that does not come, if pictures of the track were sent before. Errors are those of [`Graph::deliver`].
+    pub fn lose_picture(&self, pts: Pts) -> Result<(), Closed> {
+        let is_shown = self.is_playing(Track::Video) && self.items.load(Ordering::Relaxed) > 0;
+        if is_shown { self.deliver(Track::Video, MediaItem::Lost { pts }) } else { Ok(()) }
+    }
+
     /// Sends the current long picture once for every second that begins before the next picture, at `next_ns`.
     fn show_still(&self, next_ns: u64) -> Result<(), Closed> {
         let Some(still) = self.still.lock().take() else { return Ok(()) };
@@ -339,14 +351,13 @@ impl Graph {
     }
 
     fn send_data(&self, track: Track, item: MediaItem) -> Result<(), Closed> {
-        let Some((_, pts_ns)) = item.track_and_pts() else { return self.outlet.send(item) };
-        let pts_ns = pts_ns.0;
+        let Some((_, Pts(pts_ns))) = item.track_and_pts() else { return self.outlet.send(item) };
         let samples = if let MediaItem::Pcm(chunk) = &item { chunk.frames() as u64 } else { 0 };
         let is_lost = matches!(item, MediaItem::Lost { .. });
         self.progress.decoded(track, pts_ns);
         if let Some(sync) = self.sync.get() {
-            let is_queued = || self.has_queued(track.other());
-            sync.wait(track, pts_ns, self.progress.clock(), &|| self.outlet.stopped(), &is_queued);
+            let other_wait = || TrackWait::of(self.plays(track.other()), self.has_queued(track.other()));
+            sync.wait(track, pts_ns, self.progress.clock(), &|| self.outlet.stopped(), &other_wait);
         }
         let sent = self.progress.sending(|| self.outlet.send(item));
         if let Some(sync) = self.sync.get() {
@@ -405,6 +416,11 @@ impl Graph {
     /// Whether data of any track wait in the queues before the appsinks.
     pub fn is_queued(&self) -> bool {
         self.branches.iter().any(|branch| self.has_queued(branch.track))
+    }
+
+    /// Whether the appsink of `track` plays. Until then it holds its first data back.
+    fn plays(&self, track: Track) -> bool {
+        self.branches.iter().any(|b| b.track == track && b.sink.current_state() == gst::State::Playing)
     }
 
     /// Whether data of `track` wait in the queues before its appsink.

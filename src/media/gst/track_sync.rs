@@ -3,8 +3,11 @@
 //! Each track is decoded on its own thread, and sound is far cheaper than pictures. Without a bound, all sound of a short
 //! recording would arrive before its first second of pictures, and the clip builder would have to hold it. So the track that is
 //! ahead waits. The wait is limited: recordings whose tracks are badly interleaved, or begin at different times, need one track
-//! to continue before the other can. A track counts as without data only if the queues before it are empty. A decoder that
-//! waits for a busy machine does not count, because the resulting seconds must not depend on the machine.
+//! to continue before the other can. A track counts as without data only if the queues before it are empty. A decoder that waits for a busy
+//! machine does not count, because the resulting seconds must not depend on the machine.
+//!
+//! A pipeline that begins to play sets one appsink after the other, and the first may get its data before that returns. Waiting for the second
+//! then keeps it from playing, so the first lets one buffer pass from time to time until the second plays.
 
 use std::time::Duration;
 
@@ -20,8 +23,32 @@ const LEAD_MAX_NS: u64 = 2 * NANOS_PER_SECOND;
 /// A track that has neither delivered nor handled data for this long, and has none queued, is ignored until it advances again.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
 
+/// A track whose appsink does not play yet lets a buffer of the other one pass after this time.
+const START_AFTER: Duration = Duration::from_millis(100);
+
 /// How often a waiting track checks for a stop request.
 const POLL: Duration = Duration::from_millis(20);
+
+/// What a track that does not advance waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TrackWait {
+    /// Its appsink does not play yet.
+    Start,
+    /// Data are queued before its appsink.
+    Decoder,
+    /// Nothing is queued.
+    Data,
+}
+
+impl TrackWait {
+    pub fn of(plays: bool, has_queued: bool) -> Self {
+        match (plays, has_queued) {
+            (false, _) => TrackWait::Start,
+            (true, true) => TrackWait::Decoder,
+            (true, false) => TrackWait::Data,
+        }
+    }
+}
 
 /// The progress of one track.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,19 +78,21 @@ impl TrackSync {
         Self { tracks: Mutex::new([track_state(video), track_state(audio)]), moved: Condvar::new() }
     }
 
-    /// Waits until a buffer of `track` at `pts_ns` is not too far ahead, or `stopped` returns true. `is_queued` returns whether
-    /// data of the other track wait to be decoded.
+    /// Waits until a buffer of `track` at `pts_ns` is not too far ahead, or `stopped` returns true. `other_wait` returns what the other track
+    /// waits for.
     pub fn wait(
         &self,
         track: Track,
         pts_ns: u64,
         clock: &dyn Clock,
         stopped: &dyn Fn() -> bool,
-        is_queued: &dyn Fn() -> bool,
+        other_wait: &dyn Fn() -> TrackWait,
     ) {
         let (own, other) = (track.index(), track.other().index());
         let mut tracks = self.tracks.lock();
         let stuck_at = || Deadline::after(clock, STUCK_AFTER);
+        let check_at = || Deadline::after(clock, START_AFTER);
+        let mut next_check = check_at();
         let mut last = (tracks[other].at_ns, stuck_at());
         tracks[own].waits_at = Some(pts_ns);
         self.moved.notify_all();
@@ -76,16 +105,21 @@ impl TrackSync {
             }
             if that.busy || that.at_ns != last.0 {
                 last = (that.at_ns, stuck_at());
-            } else if last.1.is_over(clock) {
+            } else if next_check.is_over(clock) {
                 drop(tracks);
-                let goes_on = is_queued();
+                let wait = other_wait();
                 tracks = self.tracks.lock();
-                if tracks[other].at_ns == last.0 && !tracks[other].busy && !goes_on {
-                    tracks[other].stuck = true;
-                    break;
+                next_check = check_at();
+                let is_idle = tracks[other].at_ns == last.0 && !tracks[other].busy;
+                match wait {
+                    TrackWait::Start if is_idle => break,
+                    TrackWait::Data if is_idle && last.1.is_over(clock) => {
+                        tracks[other].stuck = true;
+                        break;
+                    }
+                    TrackWait::Decoder => last = (tracks[other].at_ns, stuck_at()),
+                    TrackWait::Start | TrackWait::Data => {}
                 }
-                last = (tracks[other].at_ns, stuck_at());
-                continue;
             }
             self.moved.wait_for(&mut tracks, POLL);
         }
@@ -117,6 +151,7 @@ mod tests {
 
     const SECOND: u64 = NANOS_PER_SECOND;
     const NEVER: &dyn Fn() -> bool = &|| false;
+    const NO_DATA: &dyn Fn() -> TrackWait = &|| TrackWait::Data;
 
     /// Advances `clock` and counts the checks of a waiting track, which call this.
     fn check(clock: &ManualClock, by: Duration, checks: &AtomicU64) -> bool {
@@ -128,12 +163,12 @@ mod tests {
     #[test]
     fn the_leading_track_waits_for_the_other() {
         let (sync, clock, checks) = (TrackSync::new(true, true), ManualClock::default(), AtomicU64::new(0));
-        sync.wait(Track::Audio, 2 * SECOND, &clock, NEVER, NEVER);
+        sync.wait(Track::Audio, 2 * SECOND, &clock, NEVER, NO_DATA);
         sync.done(Track::Audio, 2 * SECOND);
-        sync.wait(Track::Video, 0, &clock, NEVER, NEVER);
+        sync.wait(Track::Video, 0, &clock, NEVER, NO_DATA);
         let stopped = || check(&clock, 2 * STUCK_AFTER, &checks);
         std::thread::scope(|scope| {
-            let leader = scope.spawn(|| sync.wait(Track::Audio, 3 * SECOND, &clock, &stopped, NEVER));
+            let leader = scope.spawn(|| sync.wait(Track::Audio, 3 * SECOND, &clock, &stopped, NO_DATA));
             // The other track is busy, so it does not count as stuck.
             while checks.load(Ordering::Acquire) < 5 {
                 assert!(!leader.is_finished());
@@ -148,7 +183,7 @@ mod tests {
         let (sync, clock, checks) = (TrackSync::new(true, true), ManualClock::default(), AtomicU64::new(0));
         let stopped = || check(&clock, STUCK_AFTER / 5, &checks);
         for second in 3..1000 {
-            sync.wait(Track::Audio, second * SECOND, &clock, &stopped, NEVER);
+            sync.wait(Track::Audio, second * SECOND, &clock, &stopped, NO_DATA);
             sync.done(Track::Audio, second * SECOND);
         }
         assert_eq!(checks.into_inner(), 997 + 5, "five more checks of the first buffer");
@@ -159,26 +194,45 @@ mod tests {
         let (sync, clock, checks) = (TrackSync::new(true, true), ManualClock::default(), AtomicU64::new(0));
         let calls = Cell::new(0);
         // The video decoder gets no processor time for three times the limit for a track without data.
-        let is_queued = || {
+        let decodes = || {
             calls.set(calls.get() + 1);
             if calls.get() == 3 {
                 sync.done(Track::Video, 9 * SECOND);
             }
-            true
+            TrackWait::Decoder
         };
         // The lock is free during the call.
-        sync.wait(Track::Audio, 10 * SECOND, &clock, &|| check(&clock, 2 * STUCK_AFTER, &checks), &is_queued);
+        sync.wait(Track::Audio, 10 * SECOND, &clock, &|| check(&clock, 2 * STUCK_AFTER, &checks), &decodes);
         assert_eq!(calls.get(), 3);
+    }
+
+    #[test]
+    fn a_track_that_starts_late_lets_single_buffers_pass() {
+        let (sync, clock, checks) = (TrackSync::new(true, true), ManualClock::default(), AtomicU64::new(0));
+        let stopped = || check(&clock, START_AFTER / 5, &checks);
+        for tenth in 30..40 {
+            let at_ns = tenth * SECOND / 10;
+            sync.wait(Track::Audio, at_ns, &clock, &stopped, &|| TrackWait::Start);
+            sync.done(Track::Audio, at_ns);
+        }
+        assert_eq!(checks.load(Ordering::Relaxed), 10 * 6, "each buffer waits for the time");
+        // Then it plays, and is waited for as long as it decodes.
+        let plays = || {
+            sync.done(Track::Video, 3 * SECOND);
+            TrackWait::Decoder
+        };
+        sync.wait(Track::Audio, 5 * SECOND, &clock, &stopped, &plays);
+        assert_eq!(sync.tracks.lock()[0].at_ns, 3 * SECOND);
     }
 
     #[test]
     fn ended_and_absent_tracks_and_stops_delay_nothing() {
         let clock = ManualClock::default();
         let alone = TrackSync::new(false, true);
-        alone.wait(Track::Audio, 100 * SECOND, &clock, NEVER, NEVER);
+        alone.wait(Track::Audio, 100 * SECOND, &clock, NEVER, NO_DATA);
         let sync = TrackSync::new(true, true);
         sync.end(Track::Video);
-        sync.wait(Track::Audio, 100 * SECOND, &clock, NEVER, NEVER);
-        TrackSync::new(true, true).wait(Track::Audio, 100 * SECOND, &clock, &|| true, NEVER);
+        sync.wait(Track::Audio, 100 * SECOND, &clock, NEVER, NO_DATA);
+        TrackSync::new(true, true).wait(Track::Audio, 100 * SECOND, &clock, &|| true, NO_DATA);
     }
 }

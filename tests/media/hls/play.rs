@@ -190,7 +190,7 @@ impl Clock for Observer {
 
 /// Plays `uri` until its own end or a condition of `play_options`.
 pub fn play(uri: &str, play_options: PlayOptions) -> Outcome {
-    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
+    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000, signal_frames: 0 };
     let options = GstOptions {
         pacing: play_options.pacing,
         frame_height: play_options.frame_height,

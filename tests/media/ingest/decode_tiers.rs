@@ -1,14 +1,20 @@
 //! Decode tiers: pictures that are not sampled are not decoded, and the samples are the same.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use touchline_core::clip::{PlanSelector, SamplingPlan};
+use touchline_core::item::{MediaItem, Track};
+use touchline_core::selection::{DecodeStart, DecodeWindow};
 use touchline_core::tier::{DecodeTier, SharedTier};
+use touchline_core::time::Pts;
 use touchline_media::gst::GstOptions;
+use touchline_media::outlet::DropReason;
 
 use super::frame_selection::{PLAN, cut_with};
-use super::text;
+use super::{LIMIT, open, text};
 use crate::common::Fixtures;
+use crate::common::wait::until;
 
 /// The output of the clip builder as text, the number of converted pictures, and of those that were not decoded.
 fn cut(uri: &str, plan: &SamplingPlan, tier: DecodeTier) -> (Vec<String>, usize, usize) {
@@ -85,6 +91,41 @@ fn sparse_decoding_has_the_same_pictures_and_no_flow() {
     assert_same(&full, &sparse, "sparse");
     let (_, _, of_lean) = cut(text(&path), &PLAN, DecodeTier::Lean);
     assert!(left_out > of_lean, "{left_out} and {of_lean}");
+}
+
+/// The pictures before the first key picture of a window refer to some that are left out, and the decoder's probe drops them while others
+/// still wait to be converted.
+#[test]
+fn times_of_dropped_pictures_come_in_order() {
+    let dir = Fixtures::new();
+    let path = dir.make(
+        "open.mp4",
+        "-f lavfi -i testsrc2=size=160x90:rate=25:duration=9 -c:v libx264 -preset veryfast -bf 3 -b_strategy 0 \
+         -x264-params open-gop=1:keyint=25:min-keyint=25:scenecut=0 -pix_fmt yuv420p",
+    );
+    for _ in 0..5 {
+        let window = Arc::new(DecodeWindow::new(DecodeStart::Key(Pts::from_second(7))));
+        let selection = PlanSelector::selection(&PLAN).within(window);
+        let options = GstOptions { selection: Some(selection), ..GstOptions::default() };
+        let counters = options.counters.clone();
+        let (_source, from) = open(text(&path), options).unwrap();
+        // Nothing is received before the decoder is there: the times of what it left out wait.
+        until("a dropped picture", || counters.dropped(DropReason::BeforeKeyFrame) > 0);
+        let (mut latest, mut lost) = (Pts(0), 0);
+        loop {
+            let item = from.recv_timeout(LIMIT).expect("the recording has not ended");
+            lost += usize::from(matches!(item, MediaItem::Lost { .. }));
+            if let Some((Track::Video, pts)) = item.track_and_pts() {
+                // Less than what the clip builder takes for a jump.
+                assert!(pts.0 + 500_000_000 > latest.0, "{pts:?} after {latest:?}");
+                latest = latest.max(pts);
+            }
+            if matches!(item, MediaItem::Ended(_)) {
+                break;
+            }
+        }
+        assert!(lost > 0 && latest > Pts::from_second(8), "{lost} lost pictures, the last one at {latest:?}");
+    }
 }
 
 /// Fields of 50 moments a second, in frames of 25.

@@ -21,7 +21,8 @@ use touchline_serve::workers::{DecidedItem, Workers};
 use super::{LIMIT, open, text};
 use crate::common::Fixtures;
 
-pub(super) const PLAN: SamplingPlan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
+pub(super) const PLAN: SamplingPlan =
+    SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000, signal_frames: 0 };
 
 /// The output of the clip builder for a recording as text, and the numbers of converted and unconverted pictures.
 fn cut(uri: &str, selection: Option<FrameSelection>) -> (Vec<String>, [usize; 2]) {

@@ -63,7 +63,9 @@ pub fn ring_seconds(
     is_cancelled: &dyn Fn() -> bool,
     each: &mut dyn FnMut(ClipSecond),
 ) -> Result<(), ClipError> {
-    let ring = OpenRing::new(request.dir, request.anchor)?;
+    let (Some(first), Some(last)) = (request.wanted.first(), request.wanted.last()) else { return Ok(()) };
+    let span = Pts(Pts::from_second(*first).0.saturating_sub(BEFORE_NS))..Pts::from_second(last + 1).plus(AFTER_NS);
+    let ring = OpenRing::new(request.dir, request.anchor, span)?;
     let run = RunId(ring.run);
     let requests: Vec<ClipRequest> = groups(request.wanted)
         .into_iter()
