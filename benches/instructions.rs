@@ -51,7 +51,7 @@ fn noise(len: usize) -> Vec<u8> {
 
 /// Two seconds of 25 pictures and stereo sound at 48 kHz, cut and resampled to 32 kHz.
 fn clip() {
-    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
+    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000, signal_frames: 0 };
     let lag = LagLimits::for_pace(Pace::File);
     count(|| {
         let mut builder =

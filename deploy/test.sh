@@ -33,7 +33,7 @@ fi
 TOUCHLINE_TEST_NODE="$(realpath -s "$node")"
 export TOUCHLINE_TEST_NODE
 # Most tests wait for servers and for media that play at their own speed, so there are more of them at once than processors.
-export RUST_TEST_THREADS="${RUST_TEST_THREADS:-6}"
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-4}"
 # A test that cannot run here fails unless tests/common/skip.rs allows the skip.
 export TOUCHLINE_TESTS_SKIP=fail
 # With Kafka, as the lints of the gate: the crates are built once for both.
