@@ -19,7 +19,7 @@ use touchline_serve::archive::{ArchiveAdmin, NewJob};
 use touchline_serve::config;
 
 /// Addresses of stores, by their scheme.
-const STORES: [&str; 3] = ["s3://", "http://", "https://"];
+const STORES: [&str; 5] = ["s3://", "gs://", "az://", "http://", "https://"];
 
 #[derive(Debug, Args)]
 pub struct FleetCommandArgs {
@@ -41,7 +41,8 @@ enum FleetCommand {
   touchline fleet score retry season24
 
 The address of the fleet can be in TOUCHLINE_FLEET, and its name in TOUCHLINE_FLEET_NAME. The logins of stores are in the variables of \
-each machine (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT) and nowhere else. Files and folders must have the same \
+each machine (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT; GOOGLE_SERVICE_ACCOUNT_PATH; AZURE_STORAGE_ACCOUNT_NAME, \
+AZURE_STORAGE_ACCOUNT_KEY) and nowhere else. Files and folders must have the same \
 path on every machine."
     )]
     Score(ScoreCommand),
@@ -73,14 +74,15 @@ enum ScoreCommand {
 
 #[derive(Debug, Args)]
 struct SubmitArgs {
-    /// Recordings: s3://BUCKET/PREFIX, https://HOST/FILE, a folder, a file, or @LIST, a file with one of these on each line.
+    /// Recordings: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, https://HOST/FILE, a folder, a file, or @LIST, a file
+    /// with one of these on each line.
     #[arg(value_name = "SOURCE", required = true)]
     sources: Vec<String>,
     /// Name of the job: letters, digits, '-' and '_'.
     // Not `name`: that is the id of --fleet-name.
     #[arg(long = "name", value_name = "NAME")]
     job: String,
-    /// Where the results go: s3://BUCKET/PREFIX or a folder. There they are NAME/RECORDING.jsonl, as of touchline score --jsonl, and
+    /// Where the results go: the address of a store or a folder. There they are NAME/RECORDING.jsonl, as of touchline score --jsonl, and
     /// NAME/RECORDING.parquet, a row for each second.
     #[arg(long, value_name = "URL|DIR")]
     results: String,
@@ -156,8 +158,9 @@ fn address(place: &str) -> Result<String> {
     if is_store(place) || place.starts_with("file://") {
         return Ok(place.to_owned());
     }
-    let unusable =
-        |e: &dyn std::fmt::Display| Error::Usage(format!("{place}: {e}; give a folder or s3://BUCKET/PREFIX"));
+    let unusable = |e: &dyn std::fmt::Display| {
+        Error::Usage(format!("{place}: {e}; give a folder, or an address as s3://BUCKET/PREFIX"))
+    };
     let path = std::path::absolute(place).map_err(|e| unusable(&e))?;
     url::Url::from_file_path(&path).map(String::from).map_err(|()| unusable(&"not a path"))
 }

@@ -94,6 +94,10 @@ pub struct FleetArgs {
     /// Show the streams of the other machines as well [default: true]. Each machine then reads the records of all.
     #[arg(long = "fleet-follow", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     follow: Option<bool>,
+    /// Store what the other machines publish as well, with --state [default: true]. Then the history of each machine is that of the fleet; a
+    /// stream that is watched for a day takes 3 MB.
+    #[arg(long = "fleet-history", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    history: Option<bool>,
     /// Limit of the hand-over of all streams when the program stops, 0 to 3600 [default: 15].
     #[arg(long = "fleet-drain-s", value_name = "SECONDS")]
     drain_s: Option<u32>,

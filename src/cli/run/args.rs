@@ -188,7 +188,7 @@ struct RecordArgs {
     /// encoding. Without it nothing is recorded.
     #[arg(long = "record-dir", value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Length of the ring of each stream, 30 to 3600 [default: 300].
+    /// Length of the ring of each stream, 30 to 86400 [default: 300].
     #[arg(long = "record-ring-s", value_name = "SECONDS")]
     ring_s: Option<u32>,
     /// Total size of the rings of all streams, 10 to 10000000 [default: 4000].

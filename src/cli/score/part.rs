@@ -145,6 +145,7 @@ impl<'a> TaskWork<'a> {
                 writer.write(&outcome)
             })?;
             writer.finish()?;
+            tracing::debug!(is_damaged, runs = report.runs, seconds, "the part has ended");
             if is_damaged || report.runs != 1 {
                 return Ok(TaskAnswer::Damaged);
             }

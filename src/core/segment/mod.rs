@@ -180,6 +180,10 @@ impl Segmenter {
     }
 }
 
+/// The longest time for which two programs decide a stream of which one takes it over from the other, nanoseconds. A longer overlap is that of a
+/// wrong clock.
+pub const HAND_OVER_MAX_NS: i64 = 60 * NANOS_PER_SECOND as i64;
+
 fn later(ns: i64, seconds: u64) -> i64 {
     ns.saturating_add_unsigned(seconds.saturating_mul(NANOS_PER_SECOND))
 }
@@ -232,6 +236,24 @@ impl SegmentedStream {
                 self.kinds[range].fill(SegmentKind::Unknown);
             }
         }
+    }
+
+    /// Appends the seconds of another program that took the stream over. Of two seconds of the same time, that of `next` counts.
+    pub fn append(&mut self, next: Self) {
+        let began_ns = next.seconds.first().and_then(|second| second.wall_ns);
+        let is_over = |second: &RecordedSecond| {
+            let lead_ns = second.wall_ns.zip(began_ns).map(|(ns, began_ns)| ns.saturating_sub(began_ns));
+            // Rounded: the two cut at different moments.
+            lead_ns.is_some_and(|ns| (-(NANOS_PER_SECOND as i64) / 2..HAND_OVER_MAX_NS).contains(&ns))
+        };
+        let overlap = self.seconds.iter().rev().take_while(|second| is_over(second)).count();
+        let kept = self.seconds.len() - overlap;
+        self.seconds.truncate(kept);
+        self.kinds.truncate(kept);
+        self.stretches.retain(|begin| *begin < kept);
+        self.stretches.extend(next.stretches.into_iter().map(|begin| kept + begin));
+        self.seconds.extend(next.seconds);
+        self.kinds.extend(next.kinds);
     }
 
     /// The segments of the seconds that `keep` selects, in order.

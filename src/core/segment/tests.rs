@@ -409,3 +409,31 @@ fn closed_segments_are_those_of_the_whole_stream() {
     }
     assert!(revisions > 20 && longest < 60, "{revisions} revisions, {longest} seconds");
 }
+
+#[test]
+fn a_stream_that_another_program_takes_over_has_each_time_once() {
+    let part = |first_s: i64, count: u64| {
+        let mut segmenter = Segmenter::default();
+        for index in 0..count {
+            let wall_ns = Some((first_s + index as i64) * NANOS_PER_SECOND as i64 + 300_000_000 * (first_s % 2));
+            segmenter.push(RecordedSecond { wall_ns, ..recorded(0, index, Plan::Is(1, 900_000, false)) }, 1);
+        }
+        segmenter.finish()
+    };
+    let times = |stream: &SegmentedStream| -> Vec<i64> {
+        let wall_s = |s: &RecordedSecond| s.wall_ns.unwrap().div_euclid(NANOS_PER_SECOND as i64);
+        stream.seconds().iter().map(wall_s).collect()
+    };
+    let mut whole = part(100, 20);
+    whole.append(part(117, 10));
+    assert_eq!(times(&whole), (100..127).collect::<Vec<_>>(), "the successor decided the last three seconds too");
+    assert_eq!(whole.segments(|_| true).iter().map(Segment::seconds).collect::<Vec<_>>(), [17, 10]);
+    whole.append(part(130, 5));
+    assert_eq!(times(&whole)[27..], [130, 131, 132, 133, 134], "after a time that nobody decided");
+    // A clock that is hours off takes nothing away.
+    whole.append(part(-9000, 3));
+    assert_eq!(whole.seconds().len(), 35);
+    let mut covered = part(100, 2);
+    covered.append(part(100, 5));
+    assert_eq!((times(&covered), covered.segments(|_| true).len()), ((100..105).collect(), 1));
+}

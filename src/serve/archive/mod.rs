@@ -34,7 +34,7 @@ use self::objects::FoundObject;
 use self::task::{PartPlan, ScoreVariables};
 
 pub use admin::{ArchiveAdmin, NewJob, Submitted};
-pub use worker::{ArchiveHost, ArchiveParts, LiveLoad};
+pub use worker::{ArchiveHost, ArchiveParts, LiveLoad, PackDirectory};
 
 /// How often a part is tried.
 pub const TRIES: u32 = 3;

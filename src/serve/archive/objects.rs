@@ -1,6 +1,7 @@
-//! Recordings and results in object stores: S3, HTTP, and folders.
+//! Recordings and results in object stores: S3, Google Cloud Storage, Azure Blob Storage, HTTP, and folders.
 //!
-//! Logins come from the variables that `object_store` reads (`AWS_…`) on the machine that uses them. Addresses have none.
+//! Logins come from the variables that `object_store` reads (`AWS_…`, `GOOGLE_…`, `AZURE_…`) on the machine that uses them. Addresses have
+//! none.
 
 use std::fs::File;
 use std::io::Write;
@@ -62,13 +63,13 @@ fn name_of(url: &str, location: &ObjectPath) -> String {
 }
 
 impl ObjectPlace {
-    /// The place of an address: `s3://BUCKET/PREFIX`, `https://HOST/PATH`, `file:///PATH`.
+    /// The place of an address: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, `https://HOST/PATH`, `file:///PATH`.
     ///
     /// # Errors
     /// Cause and advice, without credentials.
     pub fn open(url: &str) -> Result<Self, String> {
         let refused = |cause: &dyn std::fmt::Display| {
-            let schemes = "give s3://BUCKET/PREFIX, https://HOST/PATH, or a file or folder";
+            let schemes = "give s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, https://HOST/PATH, or a file or folder";
             redact::text(&format!("{url}: {cause}; {schemes}"))
         };
         let parsed = Url::parse(url).map_err(|e| refused(&e))?;

@@ -19,7 +19,7 @@ use tokio_stream::StreamExt as _;
 use super::{ArchiveJob, ArchivePart, ArchiveRecording, WorkItem};
 use crate::config::FleetSettings;
 use crate::connect::causes;
-use crate::fleet::{FleetStore, bucket_config};
+use crate::fleet::{FleetStore, bucket_config, entries};
 
 /// How long a machine may be silent before its part is given to another.
 pub(super) const ACK_WAIT: Duration = Duration::from_secs(20);
@@ -204,31 +204,12 @@ impl ArchiveStore {
 
     /// All keys of a job, or of all jobs.
     pub(super) async fn keys(&self, job: Option<&str>) -> Result<BTreeMap<String, JobKeys>, StoreFailure> {
-        let failed = |e: &(dyn std::error::Error + 'static)| unavailable("cannot read the bucket", e);
         let read = async {
-            let bucket = self.bucket().await?;
-            let mut jobs = BTreeMap::<String, JobKeys>::new();
-            // A watch of no entries never ends.
-            let stream = bucket.stream.get_info().await.map_err(|e| failed(&e))?;
-            if stream.state.messages == 0 {
-                return Ok(jobs);
-            }
-            if let Some(job) = job
-                && self.read::<ArchiveJob>(&job_key(job)).await?.is_none()
-            {
-                return Ok(jobs);
-            }
             let filter = job.map_or_else(|| ">".to_owned(), |job| format!("{job}.>"));
-            let mut entries = bucket.watch_with_history(filter).await.map_err(|e| failed(&e))?;
-            while let Some(entry) = entries.next().await {
-                let entry = entry.map_err(|e| failed(&e))?;
-                let is_last = entry.delta == 0;
-                if entry.operation == Operation::Put {
-                    take(&mut jobs, &entry)?;
-                }
-                if is_last {
-                    break;
-                }
+            let entries = entries(self.bucket().await?, &filter).await;
+            let mut jobs = BTreeMap::new();
+            for entry in entries.map_err(|e| unavailable("cannot read the bucket", &*e))?.values() {
+                take(&mut jobs, entry)?;
             }
             Ok(jobs)
         };

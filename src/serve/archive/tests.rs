@@ -48,7 +48,7 @@ impl QueueBench {
         let bench = WorkBench {
             store,
             program: PathBuf::new(),
-            pack: PathBuf::new(),
+            pack: Box::new(PathBuf::new),
             worker: ("a".into(), 7),
             folder: folder.path().join("work"),
             metrics: Metrics::new(),

@@ -12,6 +12,7 @@ use super::objects::ObjectPlace;
 use super::process::{ProcessNews, TaskProcess};
 use super::store::{ACK_WAIT, ArchiveStore, Revised, StoreFailure, job_key, part_key, recording_key};
 use super::task::{ArchiveTask, OUTCOMES, RECORDS, TABLE, TaskAnswer, TaskStep};
+use super::worker::PackDirectory;
 use super::{ArchiveJob, ArchivePart, ArchiveRecording, RecordingState, TRIES, WorkItem};
 use crate::metrics::{ArchiveEnd, Metrics};
 use touchline_core::clock::Clock;
@@ -36,7 +37,7 @@ pub(super) enum WorkControl {
 pub(super) struct WorkBench {
     pub(super) store: ArchiveStore,
     pub(super) program: PathBuf,
-    pub(super) pack: PathBuf,
+    pub(super) pack: PackDirectory,
     /// Name and session of this machine.
     pub(super) worker: (String, u64),
     /// Folder for copies of recordings and for results on their way.
@@ -237,7 +238,7 @@ impl PartWork<'_> {
         ArchiveTask {
             recording,
             name: self.recording.0.name.clone(),
-            pack: self.bench.pack.clone(),
+            pack: (self.bench.pack)(),
             manifest_sha256: self.job.manifest_sha256.clone(),
             variables: self.job.variables.clone(),
             folder: self.folder.clone(),
@@ -260,7 +261,10 @@ impl PartWork<'_> {
             tokio::select! {
                 news = process.next() => match news {
                     ProcessNews::Decided(seconds) => self.bench.metrics.archive().decided(seconds),
-                    ProcessNews::Ended(answer) => return answer.map_err(WorkFailure::Failed),
+                    ProcessNews::Ended(answer) => return answer.map_err(|reason| {
+                        // The process knows only the copy.
+                        WorkFailure::Failed(reason.replace(&*task.recording.to_string_lossy(), &task.name))
+                    }),
                 },
                 _ = alive.tick() => self.is_wanted().await?,
                 changed = self.control.changed() => if changed.is_err() {

@@ -54,14 +54,17 @@ pub struct ArchiveHost {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Returns a directory of a pack.
+pub type PackDirectory = Box<dyn Fn() -> PathBuf + Send>;
+
 /// What the thread needs.
 pub struct ArchiveParts {
     /// The fleet.
     pub settings: FleetSettings,
     /// The program that has [`super::task::SUBCOMMAND`].
     pub program: PathBuf,
-    /// Directory of the pack.
-    pub pack: PathBuf,
+    /// Returns the directory of the pack that decides now.
+    pub pack: PackDirectory,
     /// Metrics of the program.
     pub metrics: Metrics,
     /// Its clock.
@@ -195,9 +198,9 @@ struct ArchiveMachine {
 }
 
 impl ArchiveMachine {
-    /// The consumer of the pack that is in the directory now.
+    /// The consumer of the pack that decides now. An update of the pack, by a rollout too, changes it.
     async fn consumer(&self) -> std::result::Result<PullConsumer, String> {
-        let digest = manifest_digest(&self.bench.pack)?;
+        let digest = manifest_digest(&(self.bench.pack)())?;
         if let Some((known, consumer)) = &*self.consumer.borrow()
             && *known == digest
         {

@@ -132,6 +132,9 @@ pub struct FleetFile {
     pub page: Option<String>,
     /// Show the streams of the other machines as well. Each machine then reads the records of all.
     pub follow: Option<bool>,
+    /// Store what the other machines publish as well, with `state`: then the history of each machine is that of the fleet. A stream that is watched
+    /// for a day takes 3 MB.
+    pub history: Option<bool>,
     /// The user of the login.
     #[schemars(length(min = 1))]
     pub user: Option<String>,
@@ -176,6 +179,8 @@ pub struct FleetSettings {
     pub page: Option<Url>,
     /// Whether the streams of the other machines are shown.
     pub follow: bool,
+    /// Whether what the other machines publish is stored, if there is a store.
+    pub history: bool,
     /// Whether it scores recordings.
     pub archives: bool,
     /// Address and login of the server, and the sink of the fleet's records.
@@ -191,6 +196,7 @@ impl FleetFile {
             spool_max_mb: Some(SpoolMaxMb::of::<256>()),
             drain_s: Some(DRAIN),
             follow: Some(true),
+            history: Some(true),
             archives: Some(true),
             ..Self::default()
         }
@@ -273,8 +279,20 @@ impl FleetFile {
                 let (capacity, drain_s) = (self.capacity.unwrap_or_default().milli(), self.drain_s);
                 let drain_s = drain_s.unwrap_or(DRAIN).get();
                 let (node, page, follow) = (self.node, page.flatten(), self.follow.unwrap_or(true));
-                let archives = self.archives.unwrap_or(true);
-                Ok(Some(FleetSettings { name, node, capacity, labels, drain_s, packs, page, follow, archives, sink }))
+                let (history, archives) = (self.history.unwrap_or(true), self.archives.unwrap_or(true));
+                Ok(Some(FleetSettings {
+                    name,
+                    node,
+                    capacity,
+                    labels,
+                    drain_s,
+                    packs,
+                    page,
+                    follow,
+                    history,
+                    archives,
+                    sink,
+                }))
             }
             (_, Err(mistake)) => {
                 wrong.push(mistake);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::values::Within;
 
 /// Length of a stream's ring, seconds.
-pub type RingS = Within<30, 3600>;
+pub type RingS = Within<30, 86_400>;
 /// Size of all rings, MB.
 pub type RingMb = Within<10, 10_000_000>;
 /// Seconds before an event.
@@ -83,6 +83,16 @@ pub struct RecordSettings {
 }
 
 const MEGABYTE: u64 = 1_000_000;
+
+/// The longest clip, seconds.
+const CLIP_MAX_S: u64 = 3600;
+
+impl RecordSettings {
+    /// The longest clip, seconds: the ring must still have its beginning when it is cut.
+    pub fn clip_max_s(&self) -> u64 {
+        self.ring_s.min(CLIP_MAX_S)
+    }
+}
 
 impl RecordFile {
     /// All values without a folder.

@@ -15,6 +15,8 @@ pub enum FleetRequest {
         /// Says whether its records are published.
         tenure: Arc<FleetTenure>,
     },
-    /// Drop the stream with this id.
+    /// Drop the stream with this id. Its history stays.
     Drop(String),
+    /// The stream with this id was removed from the fleet: remove its history.
+    Forget(String),
 }

@@ -49,10 +49,10 @@ use serde::{Deserialize, Serialize};
 pub use admin::{FleetAdmin, short};
 pub use host::{FleetControls, FleetDrain, FleetHost, FleetLogin};
 pub use node::{FleetAction, FleetNode, FleetStoreError, FleetStoreResult, NodeOptions, OpId, StartCause};
-pub(crate) use store::bucket_config;
 #[cfg(test)]
 pub(crate) use store::tests::deployed;
-pub use store::{FleetChange, FleetSnapshot, FleetStore, FleetStoreFailure, LastSecond};
+pub use store::{FleetChange, FleetRecords, FleetSnapshot, FleetStore, FleetStoreFailure, LastSecond};
+pub(crate) use store::{bucket_config, entries};
 
 /// Name of a node.
 pub type NodeName = Arc<str>;

@@ -98,6 +98,8 @@ pub struct FleetNodeView {
     pub streams: usize,
     /// What it has.
     pub labels: BTreeMap<String, String>,
+    /// Address of its page for people; null if it has given none.
+    pub page: Option<String>,
     /// Its pack; null for a machine that has not reported it.
     pub pack: Option<NodePackView>,
 }
@@ -120,6 +122,10 @@ pub struct FleetStreamView {
     pub needs: BTreeMap<String, String>,
     /// Where it comes from, without secrets.
     pub uri: String,
+    /// Display name.
+    pub label: Option<String>,
+    /// The streams that a wall shows together.
+    pub group: Option<String>,
 }
 
 impl FleetView {
@@ -139,6 +145,7 @@ impl FleetView {
                 load: 0,
                 streams: 0,
                 labels: node.labels.clone(),
+                page: node.page.clone(),
                 pack: None,
             })
             .collect();
@@ -154,6 +161,7 @@ impl FleetView {
                     view.streams += 1;
                 }
                 let next = lease.and_then(|lease| lease.next.as_ref()).filter(is_live);
+                let text = |key: &str| stream.settings[key].as_str();
                 FleetStreamView {
                     id: id.to_string(),
                     node: owner.map(|owner| owner.node.to_string()),
@@ -161,7 +169,9 @@ impl FleetView {
                     next: next.map(|next| next.node.to_string()),
                     cost: stream.cost,
                     needs: stream.needs.clone(),
-                    uri: touchline_core::redact::uri(stream.settings["uri"].as_str().unwrap_or_default()),
+                    uri: touchline_core::redact::uri(text("uri").unwrap_or_default()),
+                    label: text("label").map(str::to_owned),
+                    group: text("group").map(str::to_owned),
                 }
             })
             .collect();

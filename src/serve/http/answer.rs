@@ -40,6 +40,11 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json", advice)
     }
 
+    /// There is no such stream.
+    pub(crate) fn no_stream(id: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("there is no stream {id:?}"), "GET /api/v1/streams lists the ids")
+    }
+
     pub(crate) fn shutting_down() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the program is shutting down", "retry after it has restarted")
     }
@@ -64,7 +69,7 @@ pub(crate) fn not_found(error: &str, advice: &str) -> Response {
 }
 
 pub(crate) fn no_stream(id: &str) -> Response {
-    not_found(&format!("there is no stream {id:?}"), "GET /api/v1/streams lists the ids")
+    ApiError::no_stream(id).into_response()
 }
 
 /// As [`no_stream`], for a stream that another machine of the fleet may watch.

@@ -135,7 +135,7 @@ pub(crate) async fn list(
 pub(crate) struct NewClip {
     /// Wall time of its start, RFC 3339. The clip begins at the key picture at or before it.
     from: String,
-    /// Wall time of its end, RFC 3339; at most ring_s later, and decided already.
+    /// Wall time of its end, RFC 3339; at most ring_s and an hour later, and decided already.
     to: String,
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 use utoipa::IntoParams;
 
-use super::answer::{ApiError, no_stream};
+use super::answer::ApiError;
 use super::app_state::AppState;
 use super::extract::{PARAMETERS, Parameters, Place};
 use super::past::{self, invalid};
@@ -111,9 +111,7 @@ pub(crate) async fn get(
     Parameters(query): Parameters<ExportQuery>,
 ) -> Result<Response, ApiError> {
     state.check_ready()?;
-    if !state.hub.has_stream(&id) {
-        return Ok(no_stream(&id));
-    }
+    let is_here = state.hub.has_stream(&id);
     let archive = past::archive(&state)?;
     let now_ms = state.hub.clock().unix_ns().div_euclid(1_000_000);
     let job = query.checked(id, &state, now_ms)?;
@@ -127,6 +125,7 @@ pub(crate) async fn get(
     let made = tokio::task::spawn_blocking(move || {
         // Kept until the end, also when the client goes away.
         let _permit = permit;
+        past::check_stream(is_here, &*archive, &job.stream)?;
         job.run(&*archive)
     });
     let made = made.await;
@@ -230,6 +229,14 @@ impl ExportJob {
 /// Pictures in a page at most: browsers are slow to open one with more.
 const POSTERS_MAX: usize = 300;
 
+/// How much the wall times of a clip and of a segment of one run may differ, ns: clocks drift, and are set.
+const CLOCK_DIFFERENCE_NS: u64 = 60 * NANOS_PER_SECOND;
+
+/// Wall time of PTS 0 of a run in which PTS `pts_ns` has the wall time `wall_ns`.
+fn wall_of_zero(wall_ns: i64, pts_ns: u64) -> Option<i64> {
+    wall_ns.checked_sub_unsigned(pts_ns)
+}
+
 /// The pictures of the clips of each segment with a class: the one of the clip that begins first.
 fn posters(export: &Export<'_>, stream: &str, store: &ClipStore) -> std::io::Result<Posters> {
     let ids = store.ids()?;
@@ -237,9 +244,13 @@ fn posters(export: &Export<'_>, stream: &str, store: &ClipStore) -> std::io::Res
     let mut posters = Posters::new();
     for (clip, poster) in clips.filter_map(|clip| clip.poster.clone().map(|poster| (clip, poster))) {
         let second = poster.pts_ns.0 / NANOS_PER_SECOND;
+        // Another machine of a fleet may have used the number of the run.
+        let began_ns = clip.media.first().and_then(|media| wall_of_zero(media.began_unix_ns?, media.begin_pts_ns.0));
         let is_shown = |placed: &PlacedSegment| {
             let segment = &placed.segment;
-            clip.run == segment.run && (segment.first..=segment.last).contains(&second)
+            let segment_ns = segment.began_ns.and_then(|ns| wall_of_zero(ns, segment.first * NANOS_PER_SECOND));
+            let is_same_time = began_ns.zip(segment_ns).is_none_or(|(a, b)| a.abs_diff(b) < CLOCK_DIFFERENCE_NS);
+            clip.run == segment.run && (segment.first..=segment.last).contains(&second) && is_same_time
         };
         let place = export.segments.iter().position(is_shown);
         let place = place.filter(|i| export.class(&export.segments[*i]).is_some() && !posters.contains_key(i));

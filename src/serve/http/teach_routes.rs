@@ -358,6 +358,7 @@ fn view<'a>(held: &'a HeldSecond, classes: &'a ClassSet) -> HeldView<'a> {
         stream: &held.stream,
         run: held.run,
         index: held.index,
+        block: held.block().0,
         began: rfc3339(held.unix_ns),
         label: classes.name(decision.label),
         probability: decision.probability.into(),

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Bytes;
+use tokio::sync::oneshot;
 
 use crate::config::RecordKind;
 use crate::record::SegmentContent;
 use touchline_core::error::Result;
+use touchline_core::segment::Segment;
 use touchline_core::time::RunId;
 
 /// Stores records and runs. Called by the publisher: must not block, except [`Archive::run_ahead`]
@@ -15,7 +17,7 @@ use touchline_core::time::RunId;
 pub trait Archive: Send + Sync {
     /// Stores an event, incident, state or expectation record of `stream`, of the time `at_ms`.
     fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>, at_ms: i64);
-    /// Stores a segment of `stream`. It replaces the one of its run that begins with the same second, and those within it.
+    /// Stores a segment of `stream`. It replaces the one of its epoch and run that begins with the same second, and those within it.
     fn keep_segment(&self, stream: &str, segment: KeptSegment);
     /// Stores a second of `stream` that began at `at_ms`: a line of JSON that [`crate::record::reader`] reads.
     fn keep_second(&self, stream: &str, at_ms: i64, line: String);
@@ -29,7 +31,7 @@ pub trait Archive: Send + Sync {
     /// # Errors
     /// As [`Archive::seconds`].
     fn segments(&self, filter: &HistoryFilter) -> Result<Vec<StoredSegment>>;
-    /// The picture of the segment of `stream` that begins with second `first` of `run` (JPEG), if there is one. Waits for the disk.
+    /// The picture of the segment of `stream` that begins with second `first` of `run` and that this machine decided (JPEG), if there is one. Waits for the disk.
     ///
     /// # Errors
     /// As [`Archive::seconds`].
@@ -53,11 +55,46 @@ pub trait Archive: Send + Sync {
     fn run_began(&self, stream: &str, run: RunId);
     /// Reserves `run` and later runs of `stream`. Called before a source is opened; may block.
     fn run_ahead(&self, stream: &str, run: RunId);
+    /// Number of the last record of a fleet that is stored with all before it; 0 without one. Waits for the disk.
+    ///
+    /// # Errors
+    /// As [`Archive::seconds`].
+    fn fleet_position(&self, source: &FleetSource) -> Result<u64>;
+    /// Stores records of a fleet, except those of this machine, which it stores when it publishes them. They follow those of the call before,
+    /// whose answer must have come. The receiver gets a message when the next ones may be stored; an error says that they were not, and
+    /// that the records after [`Archive::fleet_position`] are needed again.
+    fn keep_fleet(&self, source: &FleetSource, records: Vec<FleetRecord>) -> oneshot::Receiver<()>;
+}
+
+/// Where the records of a fleet are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetSource {
+    /// The name of this machine.
+    pub node: Arc<str>,
+    /// When the JetStream stream was created, nanoseconds since 1970-01-01 UTC. Numbers of another one mean nothing.
+    pub created_ns: i64,
+}
+
+/// A record of a fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetRecord {
+    /// Its number in the JetStream stream.
+    pub sequence: u64,
+    /// Its type.
+    pub kind: RecordKind,
+    /// When it was published, milliseconds since 1970-01-01 UTC.
+    pub at_ms: i64,
+    /// The record.
+    pub json: String,
 }
 
 /// A segment for the archive.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeptSegment {
+    /// The epoch of its fleet; 0 without one. Runs of different epochs may have the same number.
+    pub epoch: u64,
+    /// The machine of the fleet that decided it; `None`: this one.
+    pub node: Option<Arc<str>>,
     /// Its run.
     pub run: RunId,
     /// Number of its first second in the run.
@@ -78,6 +115,27 @@ pub struct KeptSegment {
     pub json: Arc<str>,
     /// A picture of its strongest second (JPEG). Without one the stored picture stays.
     pub poster: Option<Bytes>,
+}
+
+impl KeptSegment {
+    /// A segment of this machine, without epoch and picture; `None` without wall time.
+    pub fn new(segment: &Segment, class: Option<&str>, is_open: bool, json: Arc<str>) -> Option<Self> {
+        let (began_ns, ended_ns) = segment.began_ns.zip(segment.ended_ns)?;
+        Some(Self {
+            epoch: 0,
+            node: None,
+            run: segment.run,
+            first: segment.first,
+            last: segment.last,
+            began_ms: began_ns.div_euclid(1_000_000),
+            ended_ms: ended_ns.div_euclid(1_000_000),
+            content: segment.kind.into(),
+            class: class.map(Into::into),
+            is_open,
+            json,
+            poster: None,
+        })
+    }
 }
 
 /// A time in the history: milliseconds since 1970-01-01 UTC.
@@ -131,6 +189,8 @@ pub struct StoredSegment {
     pub at: HistoryCursor,
     /// Id of its stream.
     pub stream: String,
+    /// The machine of the fleet that decided it; `None`: this one.
+    pub node: Option<String>,
     /// Its run.
     pub run: RunId,
     /// Number of its first second in the run.

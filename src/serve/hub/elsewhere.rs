@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::history::{HistoryEntry, HistoryOutcome};
 use super::overview::{EstimateView, SpanView, spans};
-use super::{Feed, FeedKind, HISTORY_SECONDS, Hub, RecordKind, push_bounded};
+use super::{Feed, FeedKind, HISTORY_SECONDS, Hub, RecordKind, StreamName, push_bounded};
 use crate::record::SERIALISES;
 use touchline_core::clip::GapReason;
 use touchline_core::labels::{ClassSet, Modality};
@@ -348,6 +348,19 @@ impl Hub {
         let selected =
             list.streams.values().filter(|stream| each(&stream.info.id, stream.info.group.as_deref(), stream.fed));
         selected.map(|stream| to_raw_value(&stream.view(&self.shared.classes)).expect(SERIALISES)).collect()
+    }
+
+    /// The names of the streams that other machines watch.
+    pub fn names_elsewhere(&self) -> Vec<StreamName> {
+        let list = self.shared.elsewhere.0.lock();
+        let own = self.shared.streams.read();
+        // While a stream moves it may be in both lists.
+        let others = list.streams.values().filter(|stream| own.iter().all(|own| own.id != stream.info.id));
+        let name = |ElsewhereInfo { id, label, group, .. }: &ElsewhereInfo| {
+            let (label, group) = (label.clone(), group.as_deref().map(Into::into));
+            StreamName { id: id.to_string(), label, group }
+        };
+        others.map(|stream| name(&stream.info)).collect()
     }
 
     /// The machine that watches stream `id`, and the address of its page, if another one does.

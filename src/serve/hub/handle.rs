@@ -422,22 +422,10 @@ impl StreamHandle {
     /// Archives a segment, if it has wall time.
     fn keep_segment(&self, recorder: &Recorder, segment: &Segment, is_open: bool, json: &Arc<str>) {
         let archive = &*self.hub.shared.archive.read();
-        if let (Some(archive), Some((began_ns, ended_ns))) = (archive, segment.began_ns.zip(segment.ended_ns)) {
-            archive.keep_segment(
-                self.id(),
-                KeptSegment {
-                    run: segment.run,
-                    first: segment.first,
-                    last: segment.last,
-                    began_ms: began_ns.div_euclid(1_000_000),
-                    ended_ms: ended_ns.div_euclid(1_000_000),
-                    content: segment.kind.into(),
-                    class: recorder.class_of(segment).map(Into::into),
-                    is_open,
-                    json: json.clone(),
-                    poster: self.stream.posters.best(segment),
-                },
-            );
+        let Some(archive) = archive else { return };
+        if let Some(kept) = KeptSegment::new(segment, recorder.class_of(segment), is_open, json.clone()) {
+            let (epoch, poster) = (recorder.epoch().unwrap_or(0), self.stream.posters.best(segment));
+            archive.keep_segment(self.id(), KeptSegment { epoch, poster, ..kept });
         }
     }
 

@@ -36,7 +36,8 @@ use crate::metrics::Metrics;
 use crate::record::{FleetTenure, StreamState};
 use crate::sink::DeliveryBoard;
 pub use archive::{
-    Archive, HistoryCursor, HistoryFilter, KeptSegment, KeptTime, Restored, StoredRecord, StoredSegment, TimeOfContent,
+    Archive, FleetRecord, FleetSource, HistoryCursor, HistoryFilter, KeptSegment, KeptTime, Restored, StoredRecord,
+    StoredSegment, TimeOfContent,
 };
 pub use elsewhere::ElsewhereInfo;
 use elsewhere::ElsewhereList;
@@ -312,8 +313,11 @@ impl Hub {
         }
     }
 
-    /// Archives a record of the time `unix_ns`; `None`: of now.
+    /// Archives a record of the time `unix_ns`; `None`: of now. While a stream of a fleet is prepared, another machine's records count.
     fn keep(&self, stream: &Stream, kind: RecordKind, json: &Arc<str>, unix_ns: Option<i64>) {
+        if stream.tenure.as_ref().is_some_and(|tenure| tenure.epoch().is_none()) {
+            return;
+        }
         if let Some(archive) = &*self.shared.archive.read() {
             let unix_ns = unix_ns.unwrap_or_else(|| self.shared.clock.unix_ns());
             archive.keep(&stream.id, kind, json, unix_ns.div_euclid(1_000_000));

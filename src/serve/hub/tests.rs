@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use tokio::sync::broadcast::error::TryRecvError;
+use tokio::sync::oneshot;
 
 use super::stream::LIVE_RECORDS;
 use super::*;
@@ -111,6 +112,12 @@ fn stored_data_are_restored_and_runs_continue() {
         }
         fn run_ahead(&self, stream: &str, run: RunId) {
             self.0.lock().push(format!("{stream} ahead {}", run.0));
+        }
+        fn fleet_position(&self, _: &FleetSource) -> Result<u64> {
+            Ok(0)
+        }
+        fn keep_fleet(&self, _: &FleetSource, _: Vec<FleetRecord>) -> oneshot::Receiver<()> {
+            oneshot::channel().1
         }
     }
     let (hub, _) = hub();

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use super::format::{rfc3339, round6};
 use super::types::{Missing, TimecodeRecord};
@@ -21,6 +22,8 @@ const PROBABILITY_MIN: f32 = 0.001;
 enum KeptRecord<'a> {
     Second {
         stream: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
         run: RunId,
         index: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,6 +40,8 @@ enum KeptRecord<'a> {
     },
     Gap {
         stream: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
         run: RunId,
         index: u64,
         reason: GapReason,
@@ -69,9 +74,11 @@ struct KeptWindow {
 pub(crate) fn line(recorder: &Recorder, published: &Published) -> String {
     let (stream, run, index) = (recorder.stream(), published.outcome.run(), published.outcome.index());
     let window = KeptWindow { seconds: published.estimate.seconds, gaps: published.estimate.gaps };
+    let epoch = recorder.epoch();
     to_json(&match &published.outcome {
         SecondOutcome::Predicted(second) => KeptRecord::Second {
             stream,
+            epoch,
             run,
             index,
             wall: recorder.shown_wall(second.wall).map(|wall| KeptWall { time: rfc3339(wall.unix_ns) }),
@@ -90,8 +97,34 @@ pub(crate) fn line(recorder: &Recorder, published: &Published) -> String {
                 .collect(),
             window,
         },
-        SecondOutcome::Gap(gap) => KeptRecord::Gap { stream, run, index, reason: gap.reason, window },
+        SecondOutcome::Gap(gap) => KeptRecord::Gap { stream, epoch, run, index, reason: gap.reason, window },
     })
+}
+
+/// The keys of a record that are kept as they are. `node` says that another machine decided the second.
+const KEYS: [&str; 10] =
+    ["type", "stream", "node", "epoch", "run", "index", "timecode", "decided_by", "unknown", "reason"];
+
+/// As [`line()`], of the record of a second or a gap that another machine of the fleet wrote.
+pub(crate) fn line_of(record: &Value) -> String {
+    let part = |of: &Value, keys: &[&str]| -> Map<String, Value> {
+        keys.iter().filter_map(|key| Some(((*key).to_owned(), of.get(*key)?.clone()))).collect()
+    };
+    let mut kept = part(record, &KEYS);
+    if record["wall"].is_object() {
+        kept.insert("wall".into(), part(&record["wall"], &["time"]).into());
+    }
+    let audio = &record["modalities"]["audio"];
+    if audio["absent"] == "no-track" {
+        kept.insert("modalities".into(), json!({ "audio": { "absent": "no-track" } }));
+    }
+    if let Some(all) = record["probabilities"].as_object() {
+        let is_kept = |value: &Value| value.as_f64().is_some_and(|value| value >= f64::from(PROBABILITY_MIN));
+        let all = all.iter().filter(|(_, value)| is_kept(value)).map(|(name, value)| (name.clone(), value.clone()));
+        kept.insert("probabilities".into(), all.collect::<Map<_, _>>().into());
+    }
+    kept.insert("window".into(), part(&record["window"], &["seconds", "gaps"]).into());
+    Value::from(kept).to_string()
 }
 
 #[cfg(test)]
@@ -100,6 +133,7 @@ mod tests {
 
     use super::*;
     use crate::record::reader::read;
+    use crate::record::{FleetTenure, PublishingRight};
     use crate::testing::{classes, gap, predicted};
     use touchline_core::decision::{Event, EventKind};
     use touchline_core::item::Pace;
@@ -123,6 +157,27 @@ mod tests {
                 let silent = read(lines.join("\n").as_bytes()).unwrap().silent;
                 assert_eq!(silent.contains("court-1"), is_silent, "{lines:?}");
             }
+        }
+    }
+
+    #[test]
+    fn seconds_of_another_machine_are_kept_as_its_own_are() {
+        let tenure = FleetTenure::new("b".into(), PublishingRight::default());
+        tenure.take(7);
+        let recorder = Recorder::new("court-1", Arc::new(classes()), Pace::Live).with_tenure(Some(Arc::new(tenure)));
+        for published in [predicted(3, "tennis", 0.9995), gap(4, GapReason::Overload)] {
+            let own: Value = serde_json::from_str(&line(&recorder, &published)).unwrap();
+            let record: Value = serde_json::from_str(&recorder.published(&published)[0]).unwrap();
+            let mut kept: Value = serde_json::from_str(&line_of(&record)).unwrap();
+            assert_eq!(kept.as_object_mut().unwrap().remove("node"), Some("b".into()));
+            // Absent is false.
+            let unknown = own["unknown"].as_bool();
+            assert_eq!(unknown.unwrap_or(false), kept["unknown"].as_bool().unwrap_or(false));
+            let keys = |mut line: Value| {
+                line.as_object_mut().unwrap().remove("unknown");
+                line
+            };
+            assert_eq!(keys(kept), keys(own));
         }
     }
 

@@ -32,7 +32,7 @@ pub use self::segment::SegmentContent;
 use self::segment::SegmentFields;
 use self::state::StateFields;
 pub use self::state::StreamState;
-pub use self::tenure::{FleetTenure, PublishingRight, TenureStage};
+pub use self::tenure::{FleetTenure, PublishingRight, SessionRight, TenureStage};
 use self::types::{
     ClassMap, ExpectationKind, Head, IncidentCause, LostSpan, ModalitiesRecord, ModalityRecord, Record, Stamped,
     WallRecord, WindowRecord,
@@ -134,6 +134,11 @@ impl Recorder {
         Self { tenure, ..self }
     }
 
+    /// The epoch of its records; `None` without a fleet, and before this machine has taken the stream.
+    pub fn epoch(&self) -> Option<u64> {
+        self.tenure.as_ref().and_then(|tenure| tenure.epoch())
+    }
+
     /// The stream's id.
     pub fn stream(&self) -> &str {
         &self.stream
@@ -213,7 +218,7 @@ impl Recorder {
             schema: SCHEMA_VERSION,
             instance: self.instance.as_deref(),
             node: tenure.map(|tenure| tenure.node()),
-            epoch: tenure.and_then(|tenure| tenure.epoch()),
+            epoch: self.epoch(),
         })
     }
 
@@ -373,6 +378,21 @@ impl Recorder {
         assert_eq!(values.len(), self.classes.len(), "a probability vector has one value per class of the pack");
         ClassMap { names: self.classes.names(), values }
     }
+}
+
+/// The record of a segment of another machine of the fleet, whose end is not known. `class` is the name of its class.
+pub(crate) fn segment_elsewhere(
+    (stream, node, epoch): (&str, &str, u64),
+    segment: &Segment,
+    class: Option<&str>,
+) -> String {
+    to_json(&Stamped {
+        record: Record::Segment { stream, segment: SegmentFields::new(segment, class), revision: 0 },
+        schema: SCHEMA_VERSION,
+        instance: None,
+        node: Some(node),
+        epoch: Some(epoch),
+    })
 }
 
 /// Seconds between two wall times, rounded, nanoseconds since 1970-01-01 UTC.

@@ -31,6 +31,8 @@ const NAMED_LINES: usize = 5;
 enum ReadRecord {
     Second {
         stream: String,
+        node: Option<String>,
+        epoch: Option<u64>,
         run: RunId,
         index: u64,
         wall: Option<ReadWall>,
@@ -45,6 +47,8 @@ enum ReadRecord {
     },
     Gap {
         stream: String,
+        node: Option<String>,
+        epoch: Option<u64>,
         run: RunId,
         index: u64,
         reason: GapReason,
@@ -52,6 +56,8 @@ enum ReadRecord {
     },
     Event {
         stream: String,
+        node: Option<String>,
+        epoch: Option<u64>,
         kind: EventKind,
         class: String,
         run: RunId,
@@ -115,22 +121,92 @@ pub struct RecordFile {
     pub damaged_lines: Vec<(u64, String)>,
 }
 
+/// What a line says of segments.
+pub(crate) enum ReadLine {
+    /// A second, and the number of seconds in the vote window at it.
+    Second {
+        /// The second.
+        second: RecordedSecond,
+        /// Seconds in the vote window.
+        vote_window: u32,
+    },
+    /// An event.
+    Event(Event),
+}
+
+/// Where a record comes from.
+struct RecordOrigin {
+    stream: String,
+    /// The epoch of its fleet; `None` without one.
+    epoch: Option<u64>,
+    /// Another machine of the fleet wrote it.
+    is_elsewhere: bool,
+    /// Whether its second was without a sound track; `None` for other records.
+    is_silent: Option<bool>,
+}
+
+/// Names of classes, by [`ClassId`] in the order in which they were met.
+#[derive(Default)]
+pub(crate) struct ClassNames {
+    names: Vec<String>,
+    ids: BTreeMap<String, ClassId>,
+}
+
+impl ClassNames {
+    /// The name of a class.
+    pub(crate) fn name(&self, class: ClassId) -> Option<&str> {
+        self.names.get(class.index()).map(String::as_str)
+    }
+
+    /// The id of a class.
+    ///
+    /// # Errors
+    /// If there are too many.
+    pub(crate) fn id(&mut self, name: &str) -> Result<ClassId, String> {
+        if let Some(id) = self.ids.get(name) {
+            return Ok(*id);
+        }
+        let id = u16::try_from(self.names.len()).map(ClassId);
+        let id = id.map_err(|_| format!("there are more than {} classes", u16::MAX))?;
+        self.ids.insert(name.to_owned(), id);
+        self.names.push(name.to_owned());
+        Ok(id)
+    }
+}
+
+/// Segmenters by epoch.
+type Epochs = BTreeMap<Option<u64>, Segmenter>;
+
 /// What was read so far.
 #[derive(Default)]
 struct Collector {
     file: RecordFile,
-    ids: BTreeMap<String, ClassId>,
-    streams: BTreeMap<String, Segmenter>,
+    classes: ClassNames,
+    /// Only records of this machine count.
+    is_only_here: bool,
+    streams: BTreeMap<String, Epochs>,
     /// Streams that had sound in some second.
     sounding: BTreeSet<String>,
 }
 
-/// Reads all records.
+/// Reads all records. Those of a stream that machines of a fleet took over from each other follow each other; of two seconds of the same time,
+/// that of the higher epoch counts.
 ///
 /// # Errors
 /// If reading fails.
-pub fn read(mut from: impl BufRead) -> io::Result<RecordFile> {
-    let mut collector = Collector::default();
+pub fn read(from: impl BufRead) -> io::Result<RecordFile> {
+    collect(from, Collector::default())
+}
+
+/// As [`read`], for the lines of a store: without the seconds that other machines of the fleet decided.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_here(from: impl BufRead) -> io::Result<RecordFile> {
+    collect(from, Collector { is_only_here: true, ..Collector::default() })
+}
+
+fn collect(mut from: impl BufRead, mut collector: Collector) -> io::Result<RecordFile> {
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
@@ -155,90 +231,117 @@ pub fn read(mut from: impl BufRead) -> io::Result<RecordFile> {
             }
         }
     }
-    let Collector { mut file, streams, sounding, .. } = collector;
+    let Collector { mut file, classes, streams, sounding, .. } = collector;
+    file.classes = classes.names;
     file.silent.retain(|stream| !sounding.contains(stream));
-    file.streams = streams
-        .into_iter()
-        .map(|(id, segmenter)| (id, segmenter.finish()))
-        .filter(|(_, stream)| !stream.seconds().is_empty())
-        .collect();
+    let joined = |epochs: Epochs| {
+        let parts = epochs.into_values().map(Segmenter::finish).filter(|part| !part.seconds().is_empty());
+        parts.reduce(|mut whole, part| {
+            whole.append(part);
+            whole
+        })
+    };
+    file.streams = streams.into_iter().filter_map(|(id, epochs)| Some((id, joined(epochs)?))).collect();
     Ok(file)
+}
+
+/// What a line says of the segments of a stream.
+///
+/// # Errors
+/// Names what is wrong with it.
+pub(crate) fn read_line(line: &[u8], classes: &mut ClassNames) -> Result<Option<ReadLine>, String> {
+    Ok(parsed(line, classes)?.map(|(_, line)| line))
+}
+
+fn parsed(line: &[u8], classes: &mut ClassNames) -> Result<Option<(RecordOrigin, ReadLine)>, String> {
+    let record: ReadRecord = serde_json::from_slice(line).map_err(|e| {
+        // The place within the line; serde_json counts lines itself.
+        e.to_string().replace(" at line 1 column ", " at column ")
+    })?;
+    let origin = |stream, epoch, node: Option<String>, is_silent| {
+        let is_elsewhere = node.is_some();
+        RecordOrigin { stream, epoch, is_elsewhere, is_silent }
+    };
+    let of_second = |second, window: ReadWindow| {
+        let vote_window = window.seconds.saturating_add(window.gaps);
+        ReadLine::Second { second, vote_window }
+    };
+    Ok(Some(match record {
+        ReadRecord::Second {
+            stream,
+            node,
+            epoch,
+            run,
+            index,
+            wall,
+            timecode,
+            decided_by,
+            modalities,
+            unknown,
+            probabilities,
+            window,
+        } => {
+            let index = checked(index)?;
+            let wall_ns = wall.map(|wall| parse_rfc3339(&wall.time)).transpose()?;
+            let timecode = timecode.map(ReadTimecode::mark).transpose()?;
+            let mut values = vec![0; classes.names.len()];
+            for (class, probability) in probabilities {
+                if !(0.0..=1.0).contains(&probability) {
+                    return Err(format!("the probability {probability} is not between 0 and 1"));
+                }
+                let id = classes.id(&class)?.index();
+                if values.len() <= id {
+                    values.resize(id + 1, 0);
+                }
+                values[id] = (probability * f64::from(MILLION)).round() as u32;
+            }
+            let is_silent = modalities.audio.absent.as_deref() == Some("no-track");
+            let verdict = Verdict::Decided { is_unknown: unknown, modality: decided_by, probabilities: values };
+            let second = RecordedSecond { run, index, wall_ns, timecode, verdict };
+            (origin(stream, epoch, node, Some(is_silent)), of_second(second, window))
+        }
+        ReadRecord::Gap { stream, node, epoch, run, index, reason, window } => {
+            let index = checked(index)?;
+            let verdict = Verdict::Gap(reason);
+            let second = RecordedSecond { run, index, wall_ns: None, timecode: None, verdict };
+            (origin(stream, epoch, node, None), of_second(second, window))
+        }
+        ReadRecord::Event { stream, node, epoch, kind, class, run, index } => {
+            let class = classes.id(&class)?;
+            let event = Event { kind, class, run, index, probability: 0.0, reason: None };
+            (origin(stream, epoch, node, None), ReadLine::Event(event))
+        }
+        ReadRecord::Other => return Ok(None),
+    }))
 }
 
 impl Collector {
     fn take(&mut self, line: &[u8]) -> Result<(), String> {
-        let record: ReadRecord = serde_json::from_slice(line).map_err(|e| {
-            // The place within the line; serde_json counts lines itself.
-            e.to_string().replace(" at line 1 column ", " at column ")
-        })?;
-        match record {
-            ReadRecord::Second {
-                stream,
-                run,
-                index,
-                wall,
-                timecode,
-                decided_by,
-                modalities,
-                unknown,
-                probabilities,
-                window,
-            } => {
-                let index = checked(index)?;
-                let wall_ns = wall.map(|wall| parse_rfc3339(&wall.time)).transpose()?;
-                let timecode = timecode.map(ReadTimecode::mark).transpose()?;
-                let mut values = vec![0; self.file.classes.len()];
-                for (class, probability) in probabilities {
-                    if !(0.0..=1.0).contains(&probability) {
-                        return Err(format!("the probability {probability} is not between 0 and 1"));
-                    }
-                    let id = self.class(&class)?.index();
-                    if values.len() <= id {
-                        values.resize(id + 1, 0);
-                    }
-                    values[id] = (probability * f64::from(MILLION)).round() as u32;
-                }
-                let is_silent = modalities.audio.absent.as_deref() == Some("no-track");
-                let of_stream = if is_silent { &mut self.file.silent } else { &mut self.sounding };
-                if !of_stream.contains(&stream) {
-                    of_stream.insert(stream.clone());
-                }
-                let verdict = Verdict::Decided { is_unknown: unknown, modality: decided_by, probabilities: values };
-                self.second(&stream, RecordedSecond { run, index, wall_ns, timecode, verdict }, &window);
+        let Some((origin, line)) = parsed(line, &mut self.classes)? else { return Ok(()) };
+        let RecordOrigin { stream, epoch, is_elsewhere, is_silent } = origin;
+        if is_elsewhere && self.is_only_here {
+            return Ok(());
+        }
+        if let Some(is_silent) = is_silent {
+            let of_stream = if is_silent { &mut self.file.silent } else { &mut self.sounding };
+            if !of_stream.contains(&stream) {
+                of_stream.insert(stream.clone());
             }
-            ReadRecord::Gap { stream, run, index, reason, window } => {
-                let index = checked(index)?;
-                let verdict = Verdict::Gap(reason);
-                self.second(&stream, RecordedSecond { run, index, wall_ns: None, timecode: None, verdict }, &window);
+        }
+        // Without `entry`, which would copy the name of the stream for each second.
+        if !self.streams.contains_key(&stream) {
+            self.streams.insert(stream.clone(), Epochs::new());
+        }
+        let epochs = self.streams.get_mut(&stream).expect("it was inserted");
+        match line {
+            ReadLine::Second { second, vote_window } => epochs.entry(epoch).or_default().push(second, vote_window),
+            ReadLine::Event(event) => {
+                // In a store of before, seconds are without the epoch that their events have.
+                let is_old = !epochs.contains_key(&epoch) && epochs.contains_key(&None);
+                epochs.entry(epoch.filter(|_| !is_old)).or_default().event(&event);
             }
-            ReadRecord::Event { stream, kind, class, run, index } => {
-                let class = self.class(&class)?;
-                let event = Event { kind, class, run, index, probability: 0.0, reason: None };
-                self.streams.entry(stream).or_default().event(&event);
-            }
-            ReadRecord::Other => {}
         }
         Ok(())
-    }
-
-    fn second(&mut self, stream: &str, second: RecordedSecond, window: &ReadWindow) {
-        // Without `entry`, which would copy the name of the stream for each second.
-        if !self.streams.contains_key(stream) {
-            self.streams.insert(stream.to_owned(), Segmenter::default());
-        }
-        let segmenter = self.streams.get_mut(stream).expect("it was inserted");
-        segmenter.push(second, window.seconds.saturating_add(window.gaps));
-    }
-
-    fn class(&mut self, name: &str) -> Result<ClassId, String> {
-        if let Some(id) = self.ids.get(name) {
-            return Ok(*id);
-        }
-        let id = u16::try_from(self.file.classes.len()).map(ClassId);
-        let id = id.map_err(|_| format!("there are more than {} classes", u16::MAX))?;
-        self.ids.insert(name.to_owned(), id);
-        self.file.classes.push(name.to_owned());
-        Ok(id)
     }
 }
 
@@ -316,5 +419,29 @@ mod tests {
         assert_eq!(file.damaged_lines.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [4, 6, 7, 8]);
         assert_eq!(file.streams["court-1"].segments(|_| true).len(), 1);
         assert!(read(&b""[..]).unwrap().streams.is_empty());
+    }
+
+    #[test]
+    fn epochs_of_a_stream_follow_each_other_although_their_runs_have_the_same_numbers() {
+        let of = |epoch: u64, node: &str, indexes: std::ops::Range<u64>, later_s: i64| {
+            let recorder = Recorder::new("court-1", Arc::new(classes()), Pace::Live);
+            let line = move |index: u64| {
+                let mut published = predicted(index, "tennis", 0.9);
+                if let SecondOutcome::Predicted(second) = &mut published.outcome {
+                    second.wall.unix_ns += later_s * 1_000_000_000;
+                }
+                let text = recorder.published(&published).remove(0);
+                text.replacen('{', &format!("{{\"node\":\"{node}\",\"epoch\":{epoch},"), 1)
+            };
+            indexes.map(line).collect::<Vec<_>>()
+        };
+        // The second machine decided its first two seconds at the time of the last two of the first one. A minute of it was read first.
+        let lines = [of(2, "b", 0..30, 18), of(1, "a", 0..20, 0), of(2, "b", 30..40, 18)].concat();
+        let file = read(lines.join("\n").as_bytes()).unwrap();
+        let stream = &file.streams["court-1"];
+        let walls: Vec<i64> = stream.seconds().iter().map(|second| second.wall_ns.unwrap() / 1_000_000_000).collect();
+        assert_eq!(walls, (0..58).map(|second| walls[0] + second).collect::<Vec<_>>());
+        assert_eq!(stream.segments(|_| true).iter().map(|s| s.seconds()).collect::<Vec<_>>(), [18, 40]);
+        assert!(read_here(lines.join("\n").as_bytes()).unwrap().streams.is_empty(), "both are elsewhere");
     }
 }

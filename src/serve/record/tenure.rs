@@ -19,6 +19,29 @@ impl PublishingRight {
     }
 }
 
+/// The right of a node, whose sessions follow one another.
+#[derive(Debug, Default)]
+pub struct SessionRight {
+    session: u64,
+    right: PublishingRight,
+}
+
+impl SessionRight {
+    /// `session` may publish until `until_ns`, nanoseconds of the monotonic clock. With another session the right of the one before is over
+    /// for ever: other nodes have its streams, and what still waits of them must not follow when this node may publish again.
+    pub fn lasts_until(&mut self, session: u64, until_ns: u64) {
+        if std::mem::replace(&mut self.session, session) != session {
+            std::mem::take(&mut self.right).lasts_until(0);
+        }
+        self.right.lasts_until(until_ns);
+    }
+
+    /// The right of the session, for its tenures.
+    pub fn current(&self) -> &PublishingRight {
+        &self.right
+    }
+}
+
 /// Whether the records of a stream are published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TenureStage {

@@ -267,9 +267,10 @@ impl RingCutter {
 
     /// Finds the second of a wall time, and checks that the ring has everything up to `to_ns`.
     fn find(&self, stream: &str, from_ns: i64, to_ns: i64) -> Result<SecondPlace, ClipRefusal> {
-        if to_ns <= from_ns || to_ns.abs_diff(from_ns) > self.settings.ring_s * NANOS_PER_SECOND {
-            let ring_s = self.settings.ring_s;
-            return Err(ClipRefusal::Invalid(format!("to must be after from, by {ring_s} s at most (ring_s)")));
+        let clip_max_s = self.settings.clip_max_s();
+        if to_ns <= from_ns || to_ns.abs_diff(from_ns) > clip_max_s * NANOS_PER_SECOND {
+            let text = format!("to must be after from, by {clip_max_s} s at most (ring_s, and an hour)");
+            return Err(ClipRefusal::Invalid(text));
         }
         let streams = self.streams.lock();
         let places = &streams.get(stream).ok_or(ClipRefusal::NotYet)?.places;

@@ -134,7 +134,7 @@ impl ClipSink {
         }
         let end = Pts::from_second(index + 1);
         // The ring must still have the beginning of a clip when it is cut.
-        let part_ns = self.settings.ring_s * NANOS_PER_SECOND / 4 * 3;
+        let part_ns = self.settings.clip_max_s() * NANOS_PER_SECOND / 4 * 3;
         let is_due = |clip: &OpenClip| !clip.is_open_ended && end >= clip.wanted.to;
         let is_long = |clip: &OpenClip| clip.is_open_ended && clip.wanted.from.distance(end) >= part_ns;
         for mut clip in open.extract_if(.., |clip| is_due(clip) || is_long(clip)).collect::<Vec<_>>() {
@@ -163,7 +163,8 @@ impl ClipSink {
     }
 
     fn event(&self, stream: &str, open: &mut Vec<OpenClip>, event: &Event, place: SecondPlace) {
-        let RecordSettings { ring_s, pre_roll_s, post_roll_s, ref clips, .. } = self.settings;
+        let RecordSettings { pre_roll_s, post_roll_s, ref clips, .. } = self.settings;
+        let clip_max_ns = self.settings.clip_max_s() * NANOS_PER_SECOND;
         let class = self.hub.classes().name(event.class).to_owned();
         // All open clips are of this run. An event of the run before it counts now.
         let index = if event.run == place.run { event.index } else { place.index };
@@ -179,9 +180,7 @@ impl ClipSink {
                 |clip: &&mut OpenClip| (clip.wanted.reason, clip.wanted.class.as_deref()) == (reason, Some(&*class));
             match open.iter_mut().find(is_known) {
                 // The ring must still have the beginning when the clip of an event is cut.
-                Some(clip)
-                    if *kind == ClipKind::Segment || clip.wanted.from.distance(to) <= ring_s * NANOS_PER_SECOND =>
-                {
+                Some(clip) if *kind == ClipKind::Segment || clip.wanted.from.distance(to) <= clip_max_ns => {
                     clip.is_open_ended = is_onset && *kind == ClipKind::Segment;
                     (clip.wanted.span.1, clip.wanted.to) = (end, to);
                     clip.write_head(stream, self.since_unix_ns);

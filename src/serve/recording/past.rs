@@ -44,7 +44,7 @@ impl RingPast {
         let time = KeptTime { from_ms: now_ms.saturating_sub(ring_ms).saturating_sub(SLACK_MS), to_ms: i64::MAX };
         let unread = |cause: &dyn std::fmt::Display| tracing::warn!("{stream}: its seconds cannot be read: {cause}");
         let lines = archive.seconds(stream, time).inspect_err(|e| unread(e)).ok()?;
-        let mut file = reader::read(&lines[..]).inspect_err(|e| unread(e)).ok()?;
+        let mut file = reader::read_here(&lines[..]).inspect_err(|e| unread(e)).ok()?;
         let seconds = file.streams.remove(stream)?;
         let classes: Vec<Option<ClassId>> = file.classes.iter().map(|name| self.hub.classes().id(name)).collect();
         let wanted = seconds.seconds().iter().filter(|second| second.run == run && (from..=to).contains(&second.index));

@@ -269,7 +269,10 @@ fn starting(
     let runs = restored.iter().filter_map(|(id, kept)| Some((id.clone(), kept.run?))).collect();
     restored.retain(|_, kept| *kept != Restored { run: kept.run, ..Restored::default() });
     if let Some(store) = store {
-        restored.keys().for_each(|id| store.forget(id));
+        // The streams of a fleet are not known yet, and those that were removed from it are named when it is joined.
+        if !is_in_fleet {
+            restored.keys().for_each(|id| store.forget(id));
+        }
         store.retain_runs_of(initial.iter().map(|stream| stream.settings.id.clone()).collect());
     }
     let suspects = ends.into_keys().filter(|id| !held.contains(id)).collect();

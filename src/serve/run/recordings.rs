@@ -33,7 +33,8 @@ impl SharedParts {
             Error::Internal(format!("the path of the program is not known, which scoring recordings needs: {e}"))
         })?;
         let live = MachineLoad { intake: workers.intake().clone(), cost: fleet.cost(), clock: self.clock.clone() };
-        let pack = workers.pack().dir.clone();
+        let (first, hub) = (workers.pack().dir.clone(), self.hub.clone());
+        let pack = Box::new(move || hub.pack_status().running().map_or(first.clone(), |(pack, _)| pack.dir.clone()));
         let (metrics, clock) = (self.hub.metrics().clone(), self.clock.clone());
         ArchiveHost::start(ArchiveParts { settings, program, pack, metrics, clock, live: Box::new(live) }).map(Some)
     }

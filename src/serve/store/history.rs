@@ -55,15 +55,22 @@ impl History {
             let KeptTime { from_ms, to_ms } = row.time.unwrap_or(KeptTime { from_ms: at_ms, to_ms: at_ms });
             row.time = Some(KeptTime { from_ms: from_ms.min(at_ms), to_ms: to_ms.max(at_ms.saturating_add(1000)) });
         }
-        if row.seconds < ROW {
-            return None;
-        }
-        self.pending.remove(stream).map(|row| HistoryRow { stream: stream.to_owned(), row })
+        if row.seconds < ROW { None } else { self.row(stream) }
     }
 
     /// Forgets what is pending of a removed stream.
     pub fn forget(&mut self, stream: &str) {
         self.pending.remove(stream);
+    }
+
+    /// The incomplete row of a stream.
+    pub fn row(&mut self, stream: &str) -> Option<HistoryRow> {
+        self.pending.remove(stream).map(|row| HistoryRow { stream: stream.to_owned(), row })
+    }
+
+    /// Whether nothing is pending.
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty()
     }
 
     /// All incomplete rows.

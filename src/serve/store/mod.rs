@@ -7,11 +7,13 @@
 //! may open it.
 //!
 //! Removing a stream removes its data, except the number of its last run: for 90 days a new stream of the same name
-//! continues after it (`runs`).
+//! continues after it (`runs`). A stream of a fleet that another machine watches keeps its data, and what that machine publishes of it is
+//! stored too (`fleet`).
 //!
 //! The history is bounded by age and size (`retain`): segments with their pictures, events, incidents and states, and seconds with what exports need
 //! (`history`). Readers have connections of their own (`query`), and so may other programs: a backup works while this one runs.
 
+mod fleet;
 mod history;
 mod query;
 mod retain;
@@ -36,9 +38,11 @@ use tokio::sync::oneshot;
 use crate::config::{HistorySettings, StreamSettings};
 use crate::http::access::{LogOuts, RevokedSession, Role, SessionArchive};
 use crate::hub::{
-    Archive, HistoryFilter, KeptSegment, KeptTime, RecordKind, Restored, StoredRecord, StoredSegment, TimeOfContent,
+    Archive, FleetRecord, FleetSource, HistoryFilter, KeptSegment, KeptTime, RecordKind, Restored, StoredRecord,
+    StoredSegment, TimeOfContent,
 };
 use crate::metrics::{Metrics, StageThread};
+use fleet::{FleetHistory, FleetProgress};
 use history::{History, HistoryRow};
 use query::StoreReader;
 use runs::Runs;
@@ -101,10 +105,27 @@ enum StoreMessage {
         /// When it happened, milliseconds since 1970-01-01 UTC.
         at_ms: i64,
     },
+    /// As `Record`, unless the same is stored.
+    RecordOnce {
+        stream: String,
+        kind: RecordKind,
+        json: Arc<str>,
+        at_ms: i64,
+    },
     Segment {
         stream: String,
         segment: KeptSegment,
     },
+    /// Records of a fleet. The sender gets a message when the next ones may come, and is dropped if these were not stored.
+    FleetRecords {
+        source: FleetSource,
+        records: Vec<FleetRecord>,
+        kept: oneshot::Sender<()>,
+    },
+    /// How far they are stored.
+    Fleet(FleetProgress),
+    /// The stream is watched elsewhere from now on.
+    Leave(String),
     Run {
         stream: String,
         run: RunId,
@@ -176,8 +197,8 @@ impl Store {
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, StoreThread, Contents)> {
         let (connection, lock) = schema::open(path)?;
-        let contents = statements::count_ends(&connection)
-            .and_then(|()| statements::read(&connection))
+        let (contents, fleet) = statements::count_ends(&connection)
+            .and_then(|()| Ok((statements::read(&connection)?, FleetHistory::load(&connection)?)))
             .map_err(|e| schema::failed(path, &e))?;
         let (to, messages) = bounded(WAITING);
         let place = path.to_owned();
@@ -190,6 +211,7 @@ impl Store {
             failed: false,
             runs: Runs::new(&contents.restored),
             history: History::default(),
+            fleet,
             waiting: Vec::new(),
             misses_runs: misses_runs.clone(),
             limits,
@@ -219,6 +241,11 @@ impl Store {
     /// Removes the data of a removed stream, except its run number.
     pub fn forget(&self, id: &str) {
         self.offer(StoreMessage::Forget(id.to_owned()));
+    }
+
+    /// A stream of a fleet is watched elsewhere from now on, and its data stay.
+    pub fn leave(&self, id: &str) {
+        self.offer(StoreMessage::Leave(id.to_owned()));
     }
 
     /// Sets the streams of the start. Run numbers of streams that were removed long ago are deleted.
@@ -320,6 +347,17 @@ impl Archive for Store {
 
     fn first_times(&self) -> Result<BTreeMap<String, i64>> {
         self.reader.first_times().map_err(unreadable)
+    }
+
+    fn fleet_position(&self, source: &FleetSource) -> Result<u64> {
+        self.reader.fleet_position(source.created_ns).map_err(unreadable)
+    }
+
+    fn keep_fleet(&self, source: &FleetSource, records: Vec<FleetRecord>) -> oneshot::Receiver<()> {
+        let (kept, answer) = oneshot::channel();
+        // If the queue is full, the answer is an error.
+        let _ = self.to.try_send(StoreMessage::FleetRecords { source: source.clone(), records, kept });
+        answer
     }
 
     fn run_began(&self, stream: &str, run: RunId) {

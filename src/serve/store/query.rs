@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params, params_from_iter};
 
+use super::fleet;
 use super::history;
 use crate::hub::{HistoryCursor, HistoryFilter, KeptTime, StoredRecord, StoredSegment, TimeOfContent};
 use touchline_core::time::RunId;
@@ -71,7 +72,7 @@ impl StoreReader {
         let mut conditions = Conditions::of(filter, "ended_ms > ? AND began_ms < ?");
         conditions.one_of("content", filter.kinds.as_deref());
         conditions.page(filter, "began_ms");
-        let columns = "number, began_ms, stream, run, first, open, poster IS NOT NULL, json";
+        let columns = "number, began_ms, stream, run, first, open, poster IS NOT NULL, json, node";
         let sql = format!("SELECT {columns} FROM segments WHERE {}", conditions.sql);
         self.rows(&sql, conditions.values, |row| {
             Ok(StoredSegment {
@@ -82,13 +83,20 @@ impl StoreReader {
                 is_open: row.get(5)?,
                 has_poster: row.get(6)?,
                 json: row.get(7)?,
+                node: row.get(8)?,
             })
         })
     }
 
+    /// See [`fleet::position`].
+    pub fn fleet_position(&self, created_ns: i64) -> rusqlite::Result<u64> {
+        fleet::position(&self.open()?, created_ns)
+    }
+
     pub fn poster(&self, stream: &str, run: RunId, first: u64) -> rusqlite::Result<Option<Vec<u8>>> {
         let first = i64::try_from(first).unwrap_or(i64::MAX);
-        let sql = "SELECT poster FROM segments WHERE stream = ?1 AND run = ?2 AND first = ?3";
+        // Runs of this machine have a number of their own, those of others may have the same.
+        let sql = "SELECT poster FROM segments WHERE stream = ?1 AND run = ?2 AND first = ?3 AND node IS NULL";
         let found = self.open()?.query_row(sql, params![stream, run.0, first], |row| row.get(0)).optional()?;
         Ok(found.flatten())
     }

@@ -39,7 +39,8 @@ fn segment(content: SegmentContent, class: Option<&str>, first: u64, last: u64) 
     let [began_ms, ended_ms] = [first, last + 1].map(|second| second as i64 * 1000);
     let class = class.map(Into::into);
     let (is_open, poster) = (false, None);
-    KeptSegment { run: RunId(0), first, last, began_ms, ended_ms, content, class, is_open, json, poster }
+    let (epoch, node) = (0, None);
+    KeptSegment { epoch, node, run: RunId(0), first, last, began_ms, ended_ms, content, class, is_open, json, poster }
 }
 
 fn tennis(first: u64, last: u64) -> KeptSegment {

@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 use crate::hub::Restored;
 use touchline_core::time::RunId;
 
-/// ElementType reserved at once: one write per few hundred runs.
+/// Numbers reserved at once: one write for a few hundred runs.
 const AHEAD: u32 = 256;
 
 /// With fewer left than this, more are reserved: so many runs may begin before the disk has written them.

@@ -18,7 +18,7 @@ const HEADER: u64 = 100;
 const MARK: usize = 68;
 
 /// The migration of each version. Never change a released one; append.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     "
     CREATE TABLE streams (
         place INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -101,6 +101,48 @@ const STEPS: [&str; 6] = [
     "
     ALTER TABLE segments ADD COLUMN poster BLOB;
     CREATE INDEX segments_with_poster ON segments (number) WHERE poster IS NOT NULL;
+",
+    // Segments of other machines of a fleet, whose runs may have the same numbers, and how far the records of the fleet are stored.
+    "
+    CREATE TABLE segments_of_fleet (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        stream TEXT NOT NULL,
+        epoch INTEGER NOT NULL,
+        node TEXT,
+        run INTEGER NOT NULL,
+        first INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        began_ms INTEGER NOT NULL,
+        ended_ms INTEGER NOT NULL,
+        content TEXT NOT NULL,
+        class TEXT,
+        open INTEGER NOT NULL,
+        json TEXT NOT NULL,
+        poster BLOB,
+        UNIQUE (stream, epoch, run, first)
+    ) STRICT;
+    INSERT INTO segments_of_fleet
+        (number, stream, epoch, run, first, last, began_ms, ended_ms, content, class, open, json, poster)
+        SELECT number, stream, CASE WHEN json_valid(json) THEN CAST(coalesce(json ->> '$.epoch', 0) AS INTEGER) ELSE 0 END,
+            run, first, last, began_ms, ended_ms, content, class, open, json, poster FROM segments;
+    DROP TABLE segments;
+    ALTER TABLE segments_of_fleet RENAME TO segments;
+    CREATE INDEX segments_by_end ON segments (ended_ms);
+    CREATE INDEX segments_by_begin ON segments (stream, began_ms);
+    CREATE INDEX segments_with_poster ON segments (number) WHERE poster IS NOT NULL;
+    CREATE INDEX segments_of_here ON segments (stream, run, first) WHERE node IS NULL;
+    CREATE INDEX segments_open ON segments (stream, epoch) WHERE open = 1;
+    CREATE TABLE fleet_position (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        created_ns INTEGER NOT NULL,
+        sequence INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE fleet_places (
+        stream TEXT PRIMARY KEY,
+        epoch INTEGER NOT NULL,
+        run INTEGER NOT NULL,
+        last INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 ",
 ];
 

@@ -1,8 +1,10 @@
 //! The SQL of the store.
 
 use rusqlite::{Connection, Transaction, params};
+use touchline_core::segment::HAND_OVER_MAX_NS;
 use touchline_core::time::RunId;
 
+use super::fleet;
 use super::history;
 use super::runs;
 use super::runs::Runs;
@@ -125,6 +127,7 @@ fn read_log_outs(connection: &Connection) -> rusqlite::Result<LogOuts> {
 
 pub(super) fn forget(connection: &Connection, id: &str) -> rusqlite::Result<()> {
     runs::see(connection, id)?;
+    connection.execute("DELETE FROM fleet_places WHERE stream = ?1", [id])?;
     connection.execute("DELETE FROM history WHERE stream = ?1", [id])?;
     connection.execute("DELETE FROM segments WHERE stream = ?1", [id])?;
     connection.execute("DELETE FROM records WHERE stream = ?1", [id]).map(drop)
@@ -140,6 +143,13 @@ pub(super) fn write_all(connection: &mut Connection, records: &[StoreMessage], r
                     "INSERT INTO records (stream, kind, json, at_ms, class) VALUES (?1, ?2, ?3, ?4, ?3 ->> '$.class')";
                 transaction.execute(sql, params![stream, kind.as_str(), &**json, at_ms])?;
             }
+            StoreMessage::RecordOnce { stream, kind, json, at_ms } => {
+                let sql =
+                    "INSERT INTO records (stream, kind, json, at_ms, class) SELECT ?1, ?2, ?3, ?4, ?3 ->> '$.class'
+                           WHERE NOT EXISTS (SELECT 1 FROM records WHERE at_ms = ?4 AND stream = ?1 AND json = ?3)";
+                transaction.execute(sql, params![stream, kind.as_str(), &**json, at_ms])?;
+            }
+            StoreMessage::Fleet(progress) => fleet::write(&transaction, progress)?,
             StoreMessage::Segment { stream, segment } => write_segment(&transaction, stream, segment)?,
             StoreMessage::Forget(id) => forget(&transaction, id)?,
             StoreMessage::Row(row) => history::write(&transaction, row)?,
@@ -148,6 +158,8 @@ pub(super) fn write_all(connection: &mut Connection, records: &[StoreMessage], r
             | StoreMessage::Run { .. }
             | StoreMessage::Second { .. }
             | StoreMessage::Pending { .. }
+            | StoreMessage::FleetRecords { .. }
+            | StoreMessage::Leave(_)
             | StoreMessage::Ahead { .. } => {}
             StoreMessage::Mark(..) | StoreMessage::Unmark(..) | StoreMessage::Here(_) => {}
             StoreMessage::LogOut(..) | StoreMessage::LoginsFrom(..) => {}
@@ -160,17 +172,37 @@ pub(super) fn write_all(connection: &mut Connection, records: &[StoreMessage], r
 /// Writes a segment in place of the one with the same begin, and of those within it.
 fn write_segment(transaction: &Transaction<'_>, stream: &str, segment: &KeptSegment) -> rusqlite::Result<()> {
     let [first, last] = [segment.first, segment.last].map(|index| i64::try_from(index).unwrap_or(i64::MAX));
-    let sql = "DELETE FROM segments WHERE stream = ?1 AND run = ?2 AND first > ?3 AND first <= ?4";
-    transaction.execute(sql, params![stream, segment.run.0, first, last])?;
+    let epoch = i64::try_from(segment.epoch).unwrap_or(i64::MAX);
+    let sql = "DELETE FROM segments WHERE stream = ?1 AND epoch = ?2 AND run = ?3 AND first > ?4 AND first <= ?5";
+    transaction.execute(sql, params![stream, epoch, segment.run.0, first, last])?;
+    // Of machines that take a stream over from each other, one has an open segment.
+    let sql = "UPDATE segments SET open = 0 WHERE stream = ?1 AND epoch < ?2 AND open = 1";
+    transaction.execute(sql, params![stream, epoch])?;
     // A picture from before a restart is of a second of the segment, unless its content changed.
-    let sql = "INSERT INTO segments (stream, run, first, last, began_ms, ended_ms, content, class, open, json, poster)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
-               ON CONFLICT (stream, run, first) DO UPDATE
+    let sql = "INSERT INTO segments
+                   (stream, run, first, last, began_ms, ended_ms, content, class, open, json, poster, epoch, node)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+               ON CONFLICT (stream, epoch, run, first) DO UPDATE
                SET poster = CASE WHEN content = ?7 AND class IS ?8 THEN coalesce(?11, poster) ELSE ?11 END,
                    last = ?4, began_ms = ?5, ended_ms = ?6, content = ?7, class = ?8, open = ?9, json = ?10";
     let KeptSegment { run, began_ms, ended_ms, content, class, is_open, json, poster, .. } = segment;
     let (content, class, poster) = (content.as_str(), class.as_deref(), poster.as_deref());
-    transaction
-        .execute(sql, params![stream, run.0, first, last, began_ms, ended_ms, content, class, is_open, &**json, poster])
-        .map(drop)
+    let node = segment.node.as_deref();
+    let values =
+        params![stream, run.0, first, last, began_ms, ended_ms, content, class, is_open, &**json, poster, epoch, node];
+    transaction.execute(sql, values)?;
+    if epoch > 0 { end_at_successor(transaction, stream, [*began_ms, *ended_ms]) } else { Ok(()) }
+}
+
+/// Ends segments of a stream within `span` (milliseconds since 1970-01-01 UTC) where the next machine took it over: both decide the
+/// seconds of a planned move, and those of the next count, as in exports.
+fn end_at_successor(transaction: &Transaction<'_>, stream: &str, span: [i64; 2]) -> rusqlite::Result<()> {
+    let sql = "UPDATE segments AS before SET ended_ms = max(before.began_ms, next.at_ms)
+               FROM (SELECT a.number, min(b.began_ms) AS at_ms FROM segments a INDEXED BY segments_by_end JOIN segments b
+                         ON b.stream = a.stream AND b.epoch > a.epoch AND b.began_ms < a.ended_ms AND b.ended_ms > a.began_ms
+                             AND a.ended_ms - b.began_ms <= ?4
+                     WHERE a.stream = ?1 AND a.began_ms < ?3 AND a.ended_ms > ?2 GROUP BY a.number) AS next
+               WHERE before.number = next.number";
+    let max_ms = HAND_OVER_MAX_NS / 1_000_000;
+    transaction.execute(sql, params![stream, span[0], span[1], max_ms]).map(drop)
 }

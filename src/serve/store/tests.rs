@@ -206,6 +206,7 @@ fn a_failed_write_loses_no_run_number() {
         failed: false,
         runs: Runs::default(),
         history: History::default(),
+        fleet: FleetHistory::default(),
         waiting: Vec::new(),
         misses_runs: Arc::default(),
         limits: HistorySettings::default(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use rusqlite::Connection;
 
+use super::fleet::FleetHistory;
 use super::history::{self, History};
 use super::runs::Runs;
 use super::schema::StoreLock;
@@ -36,6 +37,7 @@ pub(super) struct StoreWriter {
     pub(super) failed: bool,
     pub(super) runs: Runs,
     pub(super) history: History,
+    pub(super) fleet: FleetHistory,
     /// Senders to drop when run numbers are written.
     pub(super) waiting: Vec<Sender<()>>,
     /// See [`Store::misses_runs`](super::Store::misses_runs).
@@ -73,11 +75,34 @@ impl StoreWriter {
                 StoreMessage::Pending { stream, to } => {
                     self.write(&mut records);
                     let last = history::last_row(&self.connection);
+                    let pending = [self.history.pending(&stream), self.fleet.pending(&stream)].concat();
                     // The caller may have given up.
-                    let _ = to.send(last.map(|last| (self.history.pending(&stream), last)));
+                    let _ = to.send(last.map(|last| (pending, last)));
+                }
+                StoreMessage::FleetRecords { source, records: taken, kept } => {
+                    let to_write = self.fleet.take(&source, &taken);
+                    let is_due = !to_write.is_empty();
+                    if is_due {
+                        records.extend(to_write);
+                        self.write(&mut records);
+                    }
+                    if is_due && self.failed {
+                        // The records are read again after what is stored.
+                        self.fleet = FleetHistory::load(&self.connection).unwrap_or_default();
+                    } else {
+                        self.fleet.written();
+                        // The reader may be gone.
+                        let _ = kept.send(());
+                    }
+                }
+                StoreMessage::Leave(id) => {
+                    if let Some(row) = self.history.row(&id) {
+                        self.gather(StoreMessage::Row(row), &mut records, &mut due);
+                    }
                 }
                 StoreMessage::Delete(id, on_stored) => {
                     self.history.forget(&id);
+                    self.fleet.forget(&id);
                     // Earlier records are removed with it.
                     self.write(&mut records);
                     let result = statements::delete(&mut self.connection, &id);
@@ -122,7 +147,10 @@ impl StoreWriter {
                             // An event alone does not complete a row.
                             let _ = self.history.take(stream, json, None);
                         }
-                        StoreMessage::Forget(id) => self.history.forget(id),
+                        StoreMessage::Forget(id) => {
+                            self.history.forget(id);
+                            self.fleet.forget(id);
+                        }
                         _ => {}
                     }
                     self.gather(record, &mut records, &mut due);
@@ -151,6 +179,7 @@ impl StoreWriter {
     /// Writes the remaining records, and returns unused run numbers.
     fn close(mut self, records: &mut Vec<StoreMessage>) {
         records.extend(self.history.drain().into_iter().map(StoreMessage::Row));
+        records.extend(self.fleet.drain());
         self.write(records);
         // An orderly shutdown is not the fault of a stream that is being opened.
         self.note(self.connection.execute("UPDATE openings SET open = 0 WHERE open = 1", []).map(drop));

@@ -123,6 +123,8 @@ pub(crate) struct HeldView<'a> {
     pub run: RunId,
     /// Index of the second.
     pub index: u64,
+    /// Index of the first second of its block, of which one second at most is suggested at a time.
+    pub block: u64,
     /// Wall time of its start.
     #[schemars(extend("format" = "date-time"))]
     pub began: String,

@@ -120,7 +120,7 @@ impl Camera {
 #[test]
 fn a_second_allocates_only_its_own_lists() {
     let audio = AudioParams::default();
-    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
+    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000, signal_frames: 0 };
     let sample_rate = Some(audio.mel.sample_rate);
     let mut builder =
         ClipBuilder::new(ClipConfig { sample_rate, plan, lag: LagLimits::for_pace(Pace::Live), behind_ns: 0 });

@@ -9,6 +9,7 @@
 
 mod elsewhere;
 mod hand_overs;
+mod history;
 mod link;
 mod packs;
 mod report;
@@ -25,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::hand_overs::HandOvers;
+use self::history::RemovedStreams;
 use self::link::{HostEvent, follow, perform};
 use self::packs::PackHost;
 use super::{
@@ -38,7 +40,7 @@ use crate::control::streams::{FleetRequest, NewStream, StreamControl};
 use crate::hub::Hub;
 use crate::hub::notice::Notice;
 use crate::metrics::Takeover;
-use crate::record::{FleetTenure, PublishingRight};
+use crate::record::{FleetTenure, SessionRight};
 use crate::teach::learn::ShadowSlot;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
@@ -163,10 +165,12 @@ struct FleetMachine {
     control: StreamControl,
     packs: PackHost,
     hand_overs: HandOvers,
-    /// Reads the records of other machines.
-    follower: Option<JoinHandle<()>>,
+    /// Read the records of other machines: for the page, and for the store.
+    followers: Vec<JoinHandle<()>>,
+    /// Streams that were removed from the fleet.
+    removed: RemovedStreams,
     login: Arc<Notify>,
-    right: PublishingRight,
+    right: SessionRight,
     /// The streams that this machine prepares or watches.
     tenures: BTreeMap<StreamId, Arc<FleetTenure>>,
     /// The last tenure of streams that it watched before.
@@ -218,9 +222,10 @@ impl FleetMachine {
             control: controls.streams,
             packs,
             hand_overs: HandOvers::default(),
-            follower: None,
+            followers: Vec::new(),
+            removed: RemovedStreams::default(),
             login: Arc::default(),
-            right: PublishingRight::default(),
+            right: SessionRight::default(),
             tenures: BTreeMap::new(),
             ended: BTreeMap::new(),
             store: None,
@@ -270,10 +275,14 @@ impl FleetMachine {
         let now_ns = self.clock.mono_ns();
         match event {
             HostEvent::Connected(store) => {
-                if let Some(follower) = self.follower.take() {
-                    follower.abort();
+                self.followers.drain(..).for_each(|follower| follower.abort());
+                if self.settings.follow {
+                    self.followers.push(elsewhere::follow((*store).clone(), self.hub.clone()));
                 }
-                self.follower = self.settings.follow.then(|| elsewhere::follow((*store).clone(), self.hub.clone()));
+                if let Some(archive) = self.hub.archive().filter(|_| self.settings.history) {
+                    let (node, removed) = (self.node_name.clone(), self.removed.clone());
+                    self.followers.push(history::follow((*store).clone(), archive, node, removed));
+                }
                 (self.store, self.trouble) = (Some(*store), None);
             }
             HostEvent::Trouble(cause) => {
@@ -291,8 +300,16 @@ impl FleetMachine {
                 };
                 let changed = changed.filter(|(id, stream)| self.node.stream(id).is_some_and(|known| known != stream));
                 self.packs.observe(&key, value.clone());
+                let mut removed = None;
+                if let FleetKey::Stream(id) = &key {
+                    self.removed.set(id, value.is_none());
+                    removed = value.is_none().then(|| id.to_string());
+                }
                 let actions = self.node.observe(&key, value, now_ns);
                 self.act(actions);
+                if let Some(id) = removed {
+                    self.control.fleet(FleetRequest::Forget(id));
+                }
                 if let Some((id, stream)) = changed
                     && let Some(tenure) = self.tenures.get(&id).cloned()
                 {
@@ -352,7 +369,7 @@ impl FleetMachine {
 
     fn act(&mut self, actions: Vec<FleetAction>) {
         // Before anything else: what the node may not publish any more must not be published.
-        self.right.lasts_until(self.node.publishes_until_ns());
+        self.right.lasts_until(self.node.session(), self.node.publishes_until_ns());
         for action in actions {
             match action {
                 FleetAction::Read { .. } | FleetAction::Put { .. } => {
@@ -387,7 +404,7 @@ impl FleetMachine {
     }
 
     fn tenure(&mut self, id: &StreamId) -> Arc<FleetTenure> {
-        let (node, right) = (&self.node_name, &self.right);
+        let (node, right) = (&self.node_name, self.right.current());
         let new = || Arc::new(FleetTenure::new(node.clone(), right.clone()));
         self.tenures.entry(id.clone()).or_insert_with(new).clone()
     }
@@ -438,7 +455,7 @@ impl FleetMachine {
 
     /// Ends the session, so that other machines need not wait until it expires.
     async fn resign(mut self) {
-        self.right.lasts_until(0);
+        self.right.lasts_until(self.node.session(), 0);
         let actions = self.node.resign();
         let Some(store) = self.store.take() else { return };
         let writes = async {

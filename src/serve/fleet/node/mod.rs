@@ -213,6 +213,11 @@ impl FleetNode {
         if self.is_over && !self.has_left { 0 } else { until }
     }
 
+    /// The session. A node whose session was fenced continues with another one.
+    pub fn session(&self) -> u64 {
+        self.options.session
+    }
+
     /// The streams that this node watches, with their epochs.
     pub fn owned(&self) -> impl Iterator<Item = (&StreamId, u64)> {
         self.owned.iter().map(|(id, owned)| (id, owned.epoch))

@@ -7,6 +7,7 @@
 mod key;
 mod packs;
 mod records;
+mod snapshot;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -26,6 +27,8 @@ use tokio_stream::StreamExt;
 
 use self::key::{WATCHED, key_of, text_of};
 pub(crate) use self::packs::is_digest;
+pub use self::records::FleetRecords;
+pub(crate) use self::snapshot::entries;
 use super::{FleetKey, FleetStoreError, FleetStoreResult, FleetValue};
 use crate::config::sink::Receiver;
 use crate::config::{FleetSettings, RecordKind, records_stream};
@@ -37,8 +40,10 @@ use touchline_core::time::NANOS_PER_SECOND;
 /// The longest pause before the client connects again. Much shorter than a lease, which must survive a restart of the server.
 const RECONNECT_MAX: Duration = Duration::from_millis(250);
 
-/// How long the server may send nothing of a snapshot that is not complete by its count.
-const SNAPSHOT_PAUSE: Duration = Duration::from_secs(2);
+/// When nothing was received for this long, the server is asked for a sign of life; after two more without one the connection is replaced. The
+/// client's own default notices a server without power, or a network that loses all packets, after three minutes, in which another server of
+/// the cluster would answer. Answers to renewals come more often, so a connection in use has no such questions.
+const PING: Duration = Duration::from_secs(1);
 
 /// Records of a stream that are read to find the last second of a lost owner: a move takes 20 s at most.
 const SECONDS_READ: usize = 100;
@@ -89,7 +94,7 @@ impl FleetStore {
             let ms = 1 << attempts.saturating_sub(1).min(16);
             RECONNECT_MAX.min(Duration::from_millis(ms))
         });
-        let options = options.event_callback(|event| async move {
+        let options = options.ping_interval(PING).event_callback(|event| async move {
             tracing::debug!("fleet: NATS: {event}");
         });
         let client = timeout(limit, options.connect(login.url())).await.map_err(|_| {
@@ -217,49 +222,44 @@ impl FleetStore {
         let late = |_| failed(format!("no answer within {} s; retry", REQUEST_LIMIT.as_secs()));
         timeout(REQUEST_LIMIT, async {
             let bucket = self.bucket().await?;
-            let mut keys = bucket.keys().await.map_err(|e| failed(causes(&e)))?;
-            let mut is_empty = true;
-            // A value that is replaced while it is sent may take the count of those that are left with it: then a pause ends them.
-            while is_empty && let Ok(Some(key)) = timeout(SNAPSHOT_PAUSE, keys.next()).await {
-                let key = key_of(&key.map_err(|e| failed(causes(&e)))?);
-                is_empty = key.is_none_or(|key| matches!(key, FleetKey::Renewal(_)));
-            }
-            let mut all = FleetSnapshot::new();
-            if is_empty {
-                return Ok(all);
-            }
-            let mut entries = bucket.watch_with_history(WATCHED).await.map_err(|e| failed(causes(&e)))?;
-            while let Ok(Some(entry)) = timeout(SNAPSHOT_PAUSE, entries.next()).await {
-                let entry = entry.map_err(|e| failed(causes(&e)))?;
-                if let Some(key) = key_of(&entry.key) {
-                    match value_of(&key, &entry) {
-                        Some(value) => drop(all.insert(key, value)),
-                        None => drop(all.remove(&key)),
-                    }
-                }
-                if entry.delta == 0 {
-                    break;
-                }
-            }
-            Ok(all)
+            let entries = entries(&bucket, WATCHED).await.map_err(|e| failed(causes(&*e)))?;
+            let value = |entry: &kv::Entry| {
+                let key = key_of(&entry.key)?;
+                value_of(&key, entry).map(|value| (key, value))
+            };
+            Ok(entries.values().filter_map(value).collect())
         })
         .await
         .map_err(late)?
     }
 
-    /// The last second that the fleet's records have of a stream; `None` if they have none.
+    /// The last second that the fleet's records have of a stream, decided or not; `None` if they have none.
     ///
     /// # Errors
     /// [`FleetStoreError::Unavailable`] without an answer.
     pub async fn last_second(&self, stream: &str) -> Result<Option<LastSecond>, FleetStoreError> {
+        let decided = |payload: &[u8]| Ok(second(payload)?.map(|(_, until_ns)| until_ns));
+        let decided = self.last_of(stream, RecordKind::Second, decided).await?;
+        Ok(match (decided, self.last_of(stream, RecordKind::Gap, gap).await?) {
+            (Some(decided), Some(gap)) => Some(LastSecond { until_ns: decided.until_ns.max(gap.until_ns), ..decided }),
+            (decided, gap) => decided.or(gap),
+        })
+    }
+
+    /// The last record of a kind; `until` reads when its second ended.
+    async fn last_of(
+        &self,
+        stream: &str,
+        kind: RecordKind,
+        until: impl Fn(&[u8]) -> Result<Option<i64>, FleetStoreError>,
+    ) -> Result<Option<LastSecond>, FleetStoreError> {
         let records = self.context.get_stream_no_info(records_stream(&self.name)).await.map_err(unavailable)?;
-        let message = match records.get_last_raw_message_by_subject(&self.seconds_of(stream)).await {
+        let message = match records.get_last_raw_message_by_subject(&self.subject_of(stream, kind)).await {
             Ok(message) => message,
             Err(e) if matches!(e.kind(), LastRawMessageErrorKind::NoMessageFound) => return Ok(None),
             Err(e) => return Err(unavailable(e)),
         };
-        let until = second(&message.payload)?.map(|(_, until_ns)| until_ns);
-        Ok(until.map(|until_ns| LastSecond { sequence: message.sequence, until_ns }))
+        Ok(until(&message.payload)?.map(|until_ns| LastSecond { sequence: message.sequence, until_ns }))
     }
 
     /// When the last second of a stream ended that has an epoch before `epoch`, nanoseconds since 1970-01-01 UTC, among its records from
@@ -274,7 +274,7 @@ impl FleetStore {
         epoch: u64,
     ) -> Result<Option<i64>, FleetStoreError> {
         let records = self.context.get_stream_no_info(records_stream(&self.name)).await.map_err(unavailable)?;
-        let (subject, mut sequence, mut last) = (self.seconds_of(stream), sequence, None);
+        let (subject, mut sequence, mut last) = (self.subject_of(stream, RecordKind::Second), sequence, None);
         for _ in 0..SECONDS_READ {
             let message = match records.get_first_raw_message_by_subject(&subject, sequence).await {
                 Ok(message) => message,
@@ -288,10 +288,10 @@ impl FleetStore {
         Ok(last)
     }
 
-    /// The subject of the seconds of a stream.
-    fn seconds_of(&self, stream: &str) -> String {
+    /// The subject of a stream's records of a kind.
+    fn subject_of(&self, stream: &str, kind: RecordKind) -> String {
         // No part of the template is the instance.
-        subject(&self.subject, "", stream, RecordKind::Second)
+        subject(&self.subject, "", stream, kind)
     }
 }
 
@@ -323,6 +323,28 @@ fn second(payload: &[u8]) -> Result<Option<(u64, i64)>, FleetStoreError> {
     let SecondEnvelope { data: Second { epoch, wall } } = serde_json::from_slice(payload).map_err(unavailable)?;
     let began = wall.and_then(|wall| parse_rfc3339(&wall.time).ok());
     Ok(began.map(|began| (epoch, began.saturating_add_unsigned(NANOS_PER_SECOND))))
+}
+
+/// Wall time of the end of a gap. A span that was lost has one; another gap is published about a second after its end.
+fn gap(payload: &[u8]) -> Result<Option<i64>, FleetStoreError> {
+    #[derive(Deserialize)]
+    struct GapEnvelope {
+        time: String,
+        data: Gap,
+    }
+    #[derive(Deserialize)]
+    struct Gap {
+        lost: Option<Lost>,
+    }
+    #[derive(Deserialize)]
+    struct Lost {
+        to: String,
+    }
+    let GapEnvelope { time, data: Gap { lost } } = serde_json::from_slice(payload).map_err(unavailable)?;
+    Ok(match lost {
+        Some(Lost { to }) => parse_rfc3339(&to).ok(),
+        None => parse_rfc3339(&time).ok().map(|at| at.saturating_sub_unsigned(NANOS_PER_SECOND)),
+    })
 }
 
 /// The stream of a bucket, as all clients of NATS create it. The client's own function first asks for the limits of the account, in a form

@@ -21,7 +21,7 @@ const SECONDS_STREAMS = 8;
 const LIST = 50;
 
 const query = new URLSearchParams(location.search);
-const state = { streams: [], segments: [], unexpected: [], sums: null, selected: null, more: false, count: LIST, by: "stream", loaded: null, follows: true, seconds: new Map() };
+const state = { streams: [], pages: new Map(), segments: [], unexpected: [], sums: null, selected: null, more: false, count: LIST, by: "stream", loaded: null, follows: true, seconds: new Map() };
 let view = first();
 let timer = 0;
 let asked = null;
@@ -83,9 +83,12 @@ function address() {
   history.replaceState(null, "", `?${text}${zone ? `&zone=${encodeURIComponent(zone)}` : ""}`);
 }
 
+// Of the streams of other machines those that the store has.
 const shownStreams = () => {
   const { group, stream } = filter();
-  return state.streams.filter((s) => (!stream || s.id === stream) && (!group || s.settings?.group === group));
+  const stored = new Set(state.sums?.streams.map((s) => s.stream));
+  const isShown = (s) => !s.elsewhere || stored.has(s.id);
+  return state.streams.filter((s) => (!stream || s.id === stream) && (!group || s.settings?.group === group) && isShown(s));
 };
 // The segments of the time that is shown, of the class that is looked for.
 const matching = () => {
@@ -125,7 +128,8 @@ function select(segment, focus = false, part = null) {
   state.selected = segment;
   lanes.selected = segment;
   lanes.part = null;
-  showDetail(segment, view, segment && state.streams.find(({ id }) => id === segment.stream), teaching, part);
+  const stream = segment && state.streams.find(({ id }) => id === segment.stream);
+  showDetail(segment, view, stream, state.pages.get(segment?.elsewhere), teaching, part);
   if (segment && focus) $("detail").focus({ preventScroll: false });
 }
 
@@ -149,14 +153,14 @@ async function load() {
     const wide = { from: view.from - span / 2, to: view.to + span / 2 };
     const { group, stream } = filter();
     const wanted = { group, stream };
-    const [streams, { segments, more }, sums, unexpected] = await Promise.all([
-      fetchStreams(signal),
+    const [{ streams, pages }, { segments, more }, sums, unexpected] = await Promise.all([
+      fetchStreams(info.fleet, signal),
       fetchSegments(wide, wanted, signal),
       fetchSums(view, wanted, zoneId(), signal),
       fetchUnexpected(wide, wanted, signal),
     ]);
-    Object.assign(state, { streams, segments, more, sums, unexpected });
-    if (state.selected) state.selected = segments.find((s) => s.stream === state.selected.stream && s.run === state.selected.run && s.first === state.selected.first) ?? state.selected;
+    Object.assign(state, { streams, pages, segments, more, sums, unexpected });
+    if (state.selected) state.selected = segments.find((s) => s.stream === state.selected.stream && s.epoch === state.selected.epoch && s.run === state.selected.run && s.first === state.selected.first) ?? state.selected;
     fillFilters();
     problem(null);
     show();

@@ -1,7 +1,8 @@
 // The timeline: a lane for each stream, with its segments as a broad band and, where a second has room, the class of each second below.
 
-import { $, duration, hatch, make, percent, setText, url } from "./base.js";
+import { $, duration, hatch, make, percent, setText } from "./base.js";
 import { colourOf, titleOf } from "./colours.js";
+import { pageOf } from "./past.js";
 import { clock, day, moment } from "./times.js";
 
 export const SPAN_MIN = 10_000;
@@ -73,6 +74,9 @@ export class Lanes {
     const rows = streams.map((stream) => {
       const row = this.#rows.get(stream.id);
       setText(row.name, stream.settings?.label ?? stream.id);
+      const page = pageOf(stream);
+      if (page) row.name.href = page;
+      else row.name.removeAttribute("href");
       return row.element;
     });
     $("lanes").replaceChildren(...rows);
@@ -87,7 +91,6 @@ export class Lanes {
   #row(id) {
     const element = make("li");
     const name = make("a", "name");
-    name.href = url(`?stream=${encodeURIComponent(id)}`);
     const canvas = make("canvas");
     canvas.setAttribute("role", "img");
     canvas.dataset.stream = id;

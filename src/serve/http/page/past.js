@@ -31,7 +31,7 @@ export async function fetchSegments(view, filter, signal) {
   let after = null;
   for (let page = 0; page < PAGES; page++) {
     const { segments: found, next } = await ask("api/v1/segments", { ...timeOf(view), ...filter, limit: 1000, order: "newest", after }, signal);
-    for (const { open, poster, segment } of found) segments.push({ ...segment, open, poster, from: Date.parse(segment.began), to: Date.parse(segment.ended) });
+    for (const { open, poster, elsewhere, segment } of found) segments.push({ ...segment, open, poster, elsewhere, from: Date.parse(segment.began), to: Date.parse(segment.ended) });
     after = next;
     if (!after) break;
   }
@@ -61,7 +61,36 @@ export async function fetchUnexpected(view, filter, signal) {
 
 export const fetchSeconds = (stream, view, signal) => ask("api/v1/history", { stream, ...timeOf(view), step: 1 }, signal);
 export const fetchSums = (view, filter, zone, signal) => ask("api/v1/summary", { ...timeOf(view), ...filter, zone }, signal);
-export const fetchStreams = async (signal) => (await ask("api/v1/streams", {}, signal)).streams;
+const NO_FLEET = { nodes: [], streams: [] };
+
+async function askFleet(signal) {
+  try {
+    return await ask("api/v1/fleet", {}, signal);
+  } catch (e) {
+    // The machine has not joined yet.
+    if (e instanceof ProblemError && e.status === 404) return NO_FLEET;
+    throw e;
+  }
+}
+
+// The streams of this machine, and in a fleet those of the others, which have `elsewhere`, `node` and the `page` of that machine.
+export async function fetchStreams(fleet, signal) {
+  const [{ streams: own }, { nodes, streams }] = await Promise.all([
+    ask("api/v1/streams", {}, signal),
+    fleet ? askFleet(signal) : NO_FLEET,
+  ]);
+  const pages = new Map(nodes.map(({ name, page }) => [name, page]));
+  const here = new Set(own.map(({ id }) => id));
+  const others = streams.filter(({ id }) => !here.has(id));
+  const elsewhere = others.map(({ id, label, group, node }) => ({ id, node, page: pages.get(node) ?? null, settings: { label, group }, elsewhere: true }));
+  return { streams: [...own, ...elsewhere], pages };
+}
+
+// The page of a stream, on the machine that watches it; null if that has no address.
+export function pageOf({ id, elsewhere, page }) {
+  const query = `?stream=${encodeURIComponent(id)}`;
+  return elsewhere ? page && new URL(query, page).href : url(query);
+}
 
 // The clip that has most of a segment; null if there is none. Ids of clips begin with the stream and the wall time.
 export async function fetchClip(segment, signal) {

@@ -4,16 +4,17 @@ import { $, GAPS, duration, make, percent, setText, url } from "./base.js";
 import { colourOf, titleOf } from "./colours.js";
 import { CONTENTS, nameOf } from "./lanes.js";
 import { VIEWS } from "./panels.js";
-import { fetchClip, timeOf } from "./past.js";
+import { fetchClip, pageOf, timeOf } from "./past.js";
 import { clock, day, moment } from "./times.js";
 
 const FORMATS = { otio: "OpenTimelineIO", edl: "EDL", webvtt: "WebVTT", csv: "CSV", html: "HTML" };
 
 let asked = null;
 
-// Shows the details of a segment. `view` is the time of the exports; `stream` its stream, if it still exists; `teaching` has the field for a
-// part of it and takes what the viewer says, and `chosen` is the part in ms.
-export async function showDetail(segment, view, stream, teaching = null, chosen = null) {
+// Shows the details of a segment. `view` is the time of the exports; `stream` its stream, if it still exists; `page` that of the machine that
+// decided it, if that is another one; `teaching` has the field for a part of it and takes what the viewer says, and `chosen` is the part in ms.
+// Only the machine that decided it has its clips, and takes corrections.
+export async function showDetail(segment, view, stream, page = null, teaching = null, chosen = null) {
   asked?.abort();
   asked = new AbortController();
   const { signal } = asked;
@@ -36,8 +37,15 @@ export async function showDetail(segment, view, stream, teaching = null, chosen 
     facts.append(pair);
   };
   const link = make("a", "", stream?.settings?.label ?? segment.stream);
-  link.href = url(`?stream=${encodeURIComponent(segment.stream)}`);
+  const href = stream && pageOf(stream);
+  if (href) link.href = href;
   add("Stream", stream ? link : segment.stream);
+  if (segment.elsewhere) {
+    const there = make(page ? "a" : "span", "", segment.elsewhere);
+    const query = new URLSearchParams({ ...timeOf(view), stream: segment.stream });
+    if (page) there.href = new URL(`history?${query}`, page).href;
+    add("Machine", there);
+  }
   add("Start", moment(segment.from));
   add(segment.open ? "Known until" : "End", moment(segment.to));
   add("Length", `${duration(segment.seconds)}${segment.open ? " so far" : ""}`);
@@ -55,10 +63,11 @@ export async function showDetail(segment, view, stream, teaching = null, chosen 
   const links = make("p", "links");
   if (stream) links.append("Export of the time shown: ", ...exports(segment.stream, view));
   const clip = make("p", "links");
-  $("detail-body").replaceChildren(poster, facts, clip, ...(teaching ? [teaching.part.element, teaching.corrector.element] : []), links);
-  teaching?.part.show(segment, chosen);
+  const here = segment.elsewhere ? null : teaching;
+  $("detail-body").replaceChildren(poster, facts, clip, ...(here ? [here.part.element, here.corrector.element] : []), links);
+  here?.part.show(segment, chosen);
   try {
-    const found = segment.class ? await fetchClip(segment, signal) : null;
+    const found = segment.class && !segment.elsewhere ? await fetchClip(segment, signal) : null;
     if (!signal.aborted && found) showClip(found, poster, clip);
   } catch (e) {
     if (e.name !== "AbortError") setText(clip, "The clips could not be loaded.");

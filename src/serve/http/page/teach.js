@@ -17,7 +17,8 @@ const WAIT_MS = 3000;
 const KEPT = 100;
 
 const state = { queue: [], done: [], may: false, skipped: new Set(), work: Promise.resolve() };
-const keyOf = ({ stream, run, index }) => `${stream} ${run} ${index}`;
+// Of a block another second may be suggested later, and it shows the same.
+const keyOf = ({ stream, run, block }) => `${stream} ${run} ${block}`;
 const info = await fetchInfo({ silent: () => say("warn", "No connection to Touchline", "The page retries.") });
 learnClasses(info.classes);
 setHouseZone(info.time_zone ?? null);

@@ -108,6 +108,8 @@ struct SegmentView {
     open: bool,
     /// Path of its poster, a picture of a strong second; null without one.
     poster: Option<String>,
+    /// The machine of the fleet that decided it, if it is another one: it may have pictures and clips of it. Null for this machine.
+    elsewhere: Option<String>,
     /// Its record.
     #[schemars(with = "Stamped")]
     segment: Box<RawValue>,
@@ -166,7 +168,8 @@ pub(crate) async fn segments(
     let view = |stored: crate::hub::StoredSegment| {
         let crate::hub::StoredSegment { stream, run, first, has_poster, .. } = &stored;
         let poster = has_poster.then(|| format!("/api/v1/streams/{stream}/segments/{run}/{first}/poster", run = run.0));
-        Some(SegmentView { open: stored.is_open, poster, segment: serde_json::from_str(&stored.json).ok()? })
+        let segment = serde_json::from_str(&stored.json).ok()?;
+        Some(SegmentView { open: stored.is_open, poster, elsewhere: stored.node, segment })
     };
     Ok(json(to_json(&SegmentsView { segments: found.into_iter().filter_map(view).collect(), next })))
 }
@@ -184,7 +187,7 @@ pub(crate) struct SegmentPath {
     first: u64,
 }
 
-/// Returns the poster of a segment: a picture of its strongest second, as far as one is kept.
+/// Returns the poster of a segment that this machine decided: a picture of its strongest second, as far as one is kept.
 #[utoipa::path(get, path = "/api/v1/streams/{id}/segments/{run}/{first}/poster", operation_id = "getSegmentPoster", params(SegmentPath),
     responses(
     (status = 200, description = "The picture.", body = Vec<u8>, content_type = "image/jpeg"),

@@ -46,6 +46,17 @@ async fn read<T: Send + 'static>(
     tokio::task::spawn_blocking(move || read(&*archive)).await.unwrap_or_else(|_| Err(ApiError::shutting_down()))
 }
 
+/// Checks that there is a stream `id`: here, or in the store, which in a fleet has streams that this machine does not watch. Waits for the disk.
+///
+/// # Errors
+/// 404 if there is none.
+pub(super) fn check_stream(is_here: bool, archive: &dyn Archive, id: &str) -> Result<(), ApiError> {
+    if is_here || archive.first_times().map_err(|e| unreadable(&e))?.contains_key(id) {
+        return Ok(());
+    }
+    Err(ApiError::no_stream(id))
+}
+
 /// The answer to a store that cannot be read.
 pub(super) fn unreadable(e: &Error) -> ApiError {
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), "see the log of the program")
@@ -88,7 +99,7 @@ fn names(key: &str, text: Option<&String>, known: &[&str]) -> Result<Option<Vec<
 fn stream_ids(hub: &Hub, streams: Option<&String>, groups: Option<&String>) -> Option<Vec<String>> {
     let (streams, Some(groups)) = (words(streams), words(groups)) else { return words(streams) };
     let is_in = |stream: &crate::hub::StreamName| stream.group.as_ref().is_some_and(|group| groups.contains(group));
-    let ids = hub.stream_names().into_iter().filter(is_in).map(|stream| stream.id);
+    let ids = [hub.stream_names(), hub.names_elsewhere()].concat().into_iter().filter(is_in).map(|stream| stream.id);
     Some(ids.filter(|id| streams.as_ref().is_none_or(|streams| streams.contains(id))).collect())
 }
 

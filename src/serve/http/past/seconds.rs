@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 
-use super::{invalid, read, table, time, unreadable, wants_csv};
-use crate::http::answer::{ApiError, json, no_stream};
+use super::{check_stream, invalid, read, table, time, unreadable, wants_csv};
+use crate::http::answer::{ApiError, json};
 use crate::http::app_state::AppState;
 use crate::http::export_routes::EXPORTS;
 use crate::http::extract::Parameters;
@@ -102,7 +102,7 @@ impl Step {
     (status = 200, description = "The seconds, in steps.",
         content((ref("#/components/schemas/History") = "application/json"), (String = "text/csv"))),
     (status = 400, description = "A parameter is unknown or has a wrong form, or stream is missing."),
-    (status = 404, description = "There is no such stream, or the program has no store."),
+    (status = 404, description = "There is no such stream here or in the store, or the program has no store."),
     (status = 422, description = "A value is not allowed, or the time is longer than 31 days or than 86400 steps."),
     (status = 500, description = "The store cannot be read."),
     (status = 503),
@@ -114,15 +114,13 @@ pub(crate) async fn history(
 ) -> Result<Response, ApiError> {
     let is_csv = wants_csv(query.format.as_ref(), &headers)?;
     let time = time(query.from.as_deref(), query.to.as_deref(), &**state.hub.clock(), DEFAULT_MS)?;
-    if !state.hub.has_stream(&query.stream) {
-        return Ok(no_stream(&query.stream));
-    }
     let step_s = step(time, query.step)?;
     let permit = EXPORTS.acquire().await.map_err(|_| ApiError::shutting_down())?;
-    let stream = query.stream;
+    let (is_here, stream) = (state.hub.has_stream(&query.stream), query.stream);
     let view = read(&state, move |archive| {
         // Kept until the end, also when the client goes away.
         let _permit = permit;
+        check_stream(is_here, archive, &stream)?;
         let lines = archive.seconds(&stream, time).map_err(|e| unreadable(&e))?;
         let mut file = reader::read(&lines[..]).map_err(|e| {
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string(), "see the log of the program")

@@ -173,12 +173,15 @@ pub(crate) async fn summary(
     }
     let days = days(time, &zone)?;
     let wanted = stream_ids(&state.hub, query.stream.as_ref(), query.group.as_ref());
-    let names = state.hub.stream_names();
+    let (names, elsewhere) = (state.hub.stream_names(), state.hub.names_elsewhere());
     let now_ms = clock.unix_ns().div_euclid(1_000_000);
     let view = read(&state, move |archive| {
         let times: Vec<KeptTime> = days.iter().map(|day| day.time).collect();
         let by_day = archive.times(&times).map_err(|e| unreadable(&e))?;
         let first = archive.first_times().map_err(|e| unreadable(&e))?;
+        // Of the streams of other machines those that the store has.
+        let elsewhere = elsewhere.into_iter().filter(|name| first.contains_key(&name.id));
+        let names: Vec<StreamName> = names.into_iter().chain(elsewhere).collect();
         let streams = streams(&names, &by_day, &days, &first, now_ms);
         let streams = streams.into_iter().filter(|s| wanted.as_ref().is_none_or(|wanted| wanted.contains(&s.stream)));
         let streams: Vec<StreamTimesView> = streams.collect();

@@ -95,6 +95,8 @@ pub(super) struct ManagedStream {
     pub(super) phase: Phase,
     /// It is to be removed.
     pub(super) gone: bool,
+    /// It was removed from the fleet: its history goes with it.
+    pub(super) forgotten: bool,
     /// The fleet wants it again after that.
     pub(super) again: Option<Box<FleetWatch>>,
     /// Its source ended by itself.
@@ -128,6 +130,7 @@ impl ManagedStream {
             handle,
             phase: Phase::Idle,
             gone: false,
+            forgotten: false,
             again: None,
             over: false,
             reopen: false,

@@ -28,6 +28,17 @@ impl<H: Driver + 'static> StreamManager<H> {
                 (entry.gone, entry.again) = (true, None);
                 self.reconcile(&id);
             }
+            FleetRequest::Forget(id) => match self.entries.get_mut(&id) {
+                // Its last records come before its end.
+                Some(entry) if entry.origin == StreamOwner::Fleet => entry.forgotten = true,
+                // A stream of the configuration may have the name.
+                Some(_) => {}
+                None => {
+                    if let Some(store) = &self.tools.store {
+                        store.forget(&id);
+                    }
+                }
+            },
         }
     }
 

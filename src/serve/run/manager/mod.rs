@@ -461,8 +461,11 @@ impl<H: Driver + 'static> StreamManager<H> {
     fn gone(&mut self, id: &str) {
         let Some(mut entry) = self.entries.remove(id) else { return };
         self.runs.extend(entry.handle.last_run().map(|run| (id.to_owned(), run)));
-        if let Some(store) = &self.tools.store {
-            store.forget(id);
+        match &self.tools.store {
+            // Another machine watches it.
+            Some(store) if entry.origin == StreamOwner::Fleet && !entry.forgotten => store.leave(id),
+            Some(store) => store.forget(id),
+            None => {}
         }
         tracing::info!("{id}: removed");
         entry.answer(Ok(id.to_owned()));

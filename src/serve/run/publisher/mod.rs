@@ -316,8 +316,12 @@ impl Publisher {
         let Some(running) = self.running.get_mut(&queue) else { return };
         let published = running.stream.outcome(outcome, backlog, &*self.clock);
         let handle = running.stream.handle().clone();
-        if let (Some(tenure), Some(wall)) = (handle.tenure(), published.wall()) {
-            tenure.published(wall.unix_ns.saturating_add_unsigned(NANOS_PER_SECOND));
+        if let Some(tenure) = handle.tenure() {
+            // A gap has no wall time; it is published about a second after its end.
+            tenure.published(match published.wall() {
+                Some(wall) => wall.unix_ns.saturating_add_unsigned(NANOS_PER_SECOND),
+                None => self.clock.unix_ns().saturating_sub_unsigned(NANOS_PER_SECOND),
+            });
         }
         let records = handle.publish(&published);
         handle.keep_open_segment(published.outcome.index(), || running.stream.open_segment());

@@ -3,7 +3,7 @@ use crossbeam_channel::{bounded, unbounded};
 use super::*;
 use crate::backlog::Backlog;
 use crate::hub::StreamInfo;
-use crate::record::{FleetTenure, PublishingRight};
+use crate::record::{FleetTenure, PublishingRight, SessionRight};
 use crate::sink::{QUEUE, Sink};
 use crate::testing;
 use touchline_core::clip::{Gap, GapReason};
@@ -122,9 +122,12 @@ struct FleetBench {
 
 impl FleetBench {
     fn new() -> Self {
+        Self::with(PublishingRight::default())
+    }
+
+    fn with(right: PublishingRight) -> Self {
         let clock = Arc::new(ManualClock::default());
         let hub = testing::hub(clock.clone());
-        let right = PublishingRight::default();
         let tenure = Arc::new(FleetTenure::new("node-a".into(), right.clone()));
         let info = StreamInfo { id: "a".into(), uri: "rtsp://h/a".into(), pace: Pace::Live };
         let handle = hub.add_stream_of(info, Some(tenure.clone())).unwrap();
@@ -213,6 +216,24 @@ fn seconds_wait_while_the_right_is_interrupted_and_are_lost_if_it_does_not_retur
     assert_eq!(bench.unpublished(), "10");
     let expected = [("second", 2, 0), ("second", 2, 1), ("second", 2, 2), ("second", 2, 3)];
     assert_eq!(bench.records(), expected.map(|(kind, epoch, index)| (kind.to_owned(), epoch, index)));
+}
+
+#[test]
+fn seconds_that_wait_when_their_session_is_fenced_are_not_published_by_the_next_one() {
+    let mut node = SessionRight::default();
+    node.lasts_until(7, 100);
+    let mut bench = FleetBench::with(node.current().clone());
+    bench.tenure.take(2);
+    bench.second(0);
+    bench.clock.advance(100);
+    bench.second(1);
+    // The machine was stopped for a while. It is in the fleet again before the source of the stream has ended.
+    node.lasts_until(8, u64::MAX);
+    bench.second(2);
+    bench.end();
+    assert!(node.current().holds(100), "for what the new session watches");
+    assert_eq!(bench.unpublished(), "2");
+    assert_eq!(bench.records(), [("second".to_owned(), 2, 0)]);
 }
 
 #[test]

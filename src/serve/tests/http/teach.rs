@@ -1,12 +1,15 @@
 //! Corrections, suggestions and learning over HTTP. What learns is a script; `tests/learn/teach.rs` has the
 //! whole loop with a real pack.
 
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde_json::{Value, json};
 
 use crate::access::{ADMIN, Answer, JSON, READER, bearer, both_tokens, connect, exchange, request};
@@ -16,12 +19,15 @@ use crate::wait::until;
 use touchline_compute::models::pack::Pack;
 use touchline_core::decision::SecondOutcome;
 use touchline_core::error::Result;
-use touchline_media::gst::clips::{SeenPicture, SeenSecond};
+use touchline_core::labels::ClassId;
+use touchline_core::time::RunId;
+use touchline_media::gst::clips::ring::Arrived;
+use touchline_media::gst::clips::{ClipError, SeenPicture, SeenSecond};
 use touchline_serve::config::TeachSettings;
 use touchline_serve::control::packs::{AppliedPack, PackControl, PackRequest};
 use touchline_serve::http::access::AccessConfig;
 use touchline_serve::teach::learn::{LearnSettings, Learner, ShadowSlot};
-use touchline_serve::teach::{CorrectionStore, HeldSecond, Memory, TeachAccess};
+use touchline_serve::teach::{CorrectionStore, HeldSecond, Memory, PastSecond, PastSeconds, TeachAccess};
 
 /// What `adapt` writes when it is well.
 const REPORT: &str = r#"{"classes":[{"class":"soccer","is_new":false,"seconds":40,"sources":1,"held_out_by":"recording","right":{"before":0.25,"after":0.9}}],"channel":{"before":0.25,"after":0.9},"replay":{"before":0.97,"after":0.96},"share":1.0,"written":false}"#;
@@ -87,6 +93,11 @@ fn seen(t: f32) -> SeenSecond {
 impl School {
     /// A server with these permissions. Two packs lie in its root, `adapt` is the script `learns`.
     pub fn open(access: AccessConfig, learns: &str) -> Self {
+        Self::open_with(access, learns, None)
+    }
+
+    /// As [`School::open`]; seconds that are not in memory come from `past`.
+    fn open_with(access: AccessConfig, learns: &str, past: Option<Arc<dyn PastSeconds>>) -> Self {
         let mut studio = Studio::open();
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("packs");
@@ -111,7 +122,7 @@ impl School {
         };
         let store =
             CorrectionStore::open(settings, hub.classes().clone(), clock.clone(), hub.metrics().clone()).unwrap();
-        let store = Arc::new(store);
+        let store = Arc::new(store.with_past(past));
         let (control, requests) = PackControl::new();
         std::thread::spawn({
             let control = control.clone();
@@ -238,6 +249,55 @@ fn corrections_are_made_listed_and_removed_by_those_who_may() {
     let journal = std::fs::read_to_string(school.corrections().join("corrections.jsonl")).unwrap();
     let lines: Vec<Value> = journal.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(lines.len() == 2 && lines[1]["removed"] == made["id"] && lines[1]["author"]["by"] == "token", "{lines:?}");
+}
+
+/// A ring whose decoding does not end unless it is cancelled.
+struct EndlessRing {
+    began: Sender<()>,
+    cancelled: Sender<()>,
+}
+
+impl PastSeconds for EndlessRing {
+    fn is_recorded(&self, _: &str) -> bool {
+        true
+    }
+
+    fn decided(&self, _: &str, _: RunId, (from, to): (u64, u64)) -> Vec<PastSecond> {
+        let second =
+            |index| PastSecond { index, unix_ns: 0, label: ClassId(0), probability: 0.9, arrived: Arrived::Clock(0) };
+        (from..=to).map(second).collect()
+    }
+
+    fn see(
+        &self,
+        _: &str,
+        _: &[PastSecond],
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> std::result::Result<BTreeMap<u64, SeenSecond>, ClipError> {
+        self.began.send(()).unwrap();
+        until("the cancellation", is_cancelled);
+        self.cancelled.send(()).unwrap();
+        Err(ClipError::NoMedia)
+    }
+}
+
+#[test]
+fn a_client_that_leaves_ends_the_decoding_for_its_correction() {
+    let ((began, begun), (cancelled, ended)) = (unbounded(), unbounded());
+    let past = Arc::new(EndlessRing { began, cancelled });
+    let school = School::open_with(AccessConfig::default(), &well(), Some(past));
+    let body = json!({"run": RUN, "from": 100, "to": 102, "class": "soccer"}).to_string();
+    let path = "/api/v1/streams/court-1/corrections";
+    // The second finds the ring free again.
+    for _ in 0..2 {
+        let mut client = connect(&school.server);
+        client.write_all(request(&school.server, "POST", path, &[JSON], &body).as_bytes()).unwrap();
+        begun.recv_timeout(Duration::from_secs(240)).expect("the decoding begins");
+        assert!(ended.is_empty());
+        drop(client);
+        ended.recv_timeout(Duration::from_secs(240)).expect("the decoding is cancelled");
+    }
+    assert_eq!(school.json("/api/v1/corrections")["total"], 0);
 }
 
 #[test]

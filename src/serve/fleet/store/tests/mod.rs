@@ -5,6 +5,7 @@ use std::process::Command;
 
 use async_nats::jetstream;
 use nkeys::KeyPair;
+use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -155,6 +156,28 @@ fn an_empty_bucket_has_no_keys() {
 }
 
 #[test]
+fn a_snapshot_has_all_keys_while_they_change() {
+    let Some(bench) = StoreBench::start() else { return };
+    let keys: Vec<FleetKey> = (0..20).map(|n| FleetKey::Stream(format!("court.{n}").into())).collect();
+    for key in &keys {
+        bench.put(key, &stream("rtsp://h/1"), None).unwrap();
+    }
+    let (store, changed) = (bench.store.clone(), keys.clone());
+    let writer = bench.runtime.spawn(async move {
+        for key in changed.iter().cycle() {
+            let (_, revision) = store.read(key).await.unwrap().unwrap();
+            store.put(key, &stream("rtsp://h/2"), Some(revision)).await.unwrap();
+        }
+    });
+    for round in 0..200 {
+        let all = bench.runtime.block_on(bench.store.snapshot()).unwrap();
+        assert_eq!(all.len(), keys.len(), "snapshot {round}");
+    }
+    assert!(!writer.is_finished(), "the keys have changed all the time");
+    writer.abort();
+}
+
+#[test]
 fn values_and_the_watch_survive_a_restart_of_the_server() {
     let Some(mut bench) = StoreBench::start() else { return };
     let court = FleetKey::Lease("court".into());
@@ -194,6 +217,21 @@ fn values_and_the_watch_survive_a_restart_of_the_server() {
             break;
         }
     }
+}
+
+#[test]
+fn a_server_that_answers_nothing_more_is_left() {
+    let Some(bench) = StoreBench::start() else { return };
+    let court = FleetKey::Lease("court".into());
+    let patient = bench.runtime.block_on(async_nats::connect(format!("127.0.0.1:{}", bench.port))).unwrap();
+    let (_, first) = bench.put(&court, &lease(1), None).unwrap().unwrap();
+    // To the client this is a network that loses all packets: the connection does not end.
+    let server = bench.server.as_ref().unwrap();
+    server.signal(Signal::STOP);
+    until("the end of the connection", || !bench.store.is_connected());
+    assert_eq!(patient.connection_state(), State::Connected, "a client without pings");
+    server.signal(Signal::CONT);
+    until("an answer", || bench.runtime.block_on(bench.store.read(&court)) == Ok(Some((lease(1), first))));
 }
 
 #[test]
@@ -247,6 +285,20 @@ fn the_last_second_of_a_stream_is_found_in_its_records() {
     assert_eq!(last("other"), Ok(None));
     let until_ns = parse_rfc3339("2024-05-01T10:00:02.5Z").unwrap();
     assert_eq!(last("court.1"), Ok(Some(LastSecond { sequence: 2, until_ns })));
+    // A second without a programme, and a span that nobody published.
+    bench.runtime.block_on(async {
+        let client = async_nats::connect(format!("127.0.0.1:{}", bench.port)).await.unwrap();
+        let context = jetstream::new(client);
+        let lost = json!({ "from": "2024-05-01T10:00:30Z", "to": "2024-05-01T10:00:35Z", "seconds": 5 });
+        for (stream, lost) in [("court_2", None), ("court_3", Some(lost))] {
+            let gap = json!({ "time": "2024-05-01T10:00:40Z", "data": { "lost": lost } }).to_string();
+            context.publish(format!("touchline.tv.{stream}.gap"), gap.into()).await.unwrap().await.unwrap();
+        }
+    });
+    for (id, sequence, until) in [("court.2", 3, "2024-05-01T10:00:39Z"), ("court.3", 4, "2024-05-01T10:00:35Z")] {
+        let until_ns = parse_rfc3339(until).unwrap();
+        assert_eq!(last(id), Ok(Some(LastSecond { sequence, until_ns })));
+    }
     // Records of another stream and of the successor follow.
     bench.runtime.block_on(async {
         let client = async_nats::connect(format!("127.0.0.1:{}", bench.port)).await.unwrap();
@@ -262,7 +314,7 @@ fn the_last_second_of_a_stream_is_found_in_its_records() {
     let before = |sequence, epoch| bench.runtime.block_on(bench.store.last_second_before("court.1", sequence, epoch));
     assert_eq!(before(2, 2), Ok(Some(parse_rfc3339("2024-05-01T10:00:04.5Z").unwrap())));
     assert_eq!(before(1, 1), Ok(Some(until_ns)), "records without an epoch are older than all");
-    assert_eq!(before(5, 2), Ok(None));
+    assert_eq!(before(7, 2), Ok(None));
 }
 
 /// A server with the deployed configuration, and the settings of a machine of its fleet. [`None`] without the program.

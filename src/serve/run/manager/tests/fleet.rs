@@ -1,7 +1,9 @@
 //! Streams of a fleet.
 
 use super::*;
+use crate::config::HistorySettings;
 use crate::control::streams::FleetRequest;
+use crate::hub::{Archive as _, KeptTime};
 use crate::record::PublishingRight;
 
 fn tenure(right: &PublishingRight) -> Arc<FleetTenure> {
@@ -65,4 +67,36 @@ fn another_tenure_of_a_stream_begins_when_the_one_before_is_gone() {
     bench.end_stopped();
     assert!(bench.manager.entries.is_empty(), "it was dropped");
     assert_eq!(bench.opened().len(), 2);
+}
+
+#[test]
+fn a_stream_that_moves_keeps_its_history_and_one_that_is_removed_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (limits, clock) = (HistorySettings::default(), Arc::<ManualClock>::default());
+    let (store, _thread, _) = Store::open(&folder.path().join("store.db"), limits, Metrics::new(), clock).unwrap();
+    let mut bench = Bench::new(Rules { is_in_fleet: true, is_service: true, ..rules() });
+    bench.manager.tools.store = Some(store.clone());
+    bench.start(&[]).unwrap();
+    let right = PublishingRight::default();
+    let is_kept = || {
+        assert!(store.flush(Duration::from_secs(60)));
+        !store.seconds("court", KeptTime::ALL).unwrap().is_empty()
+    };
+    for is_removed in [false, true] {
+        bench.manager.handle_fleet(watch("rtsp://h/1", &tenure(&right)));
+        bench.settle();
+        bench.manager.handle_fleet(FleetRequest::Drop("court".into()));
+        if is_removed {
+            bench.manager.handle_fleet(FleetRequest::Forget("court".into()));
+        }
+        // Its last seconds are published after the request.
+        store.keep_second("court", 0, "{}".into());
+        bench.end_stopped();
+        assert_eq!(is_kept(), !is_removed);
+    }
+    // What another machine watched.
+    store.keep_second("court", 0, "{}".into());
+    assert!(is_kept());
+    bench.manager.handle_fleet(FleetRequest::Forget("court".into()));
+    assert!(!is_kept());
 }
