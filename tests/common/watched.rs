@@ -104,7 +104,7 @@ impl Watched {
     }
 
     pub fn start_with(uri: &str, options: GstOptions, policy: Policy) -> Self {
-        let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
+        let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000, signal_frames: 0 };
         let options = GstOptions { selection: Some(PlanSelector::selection(&plan)), ..options };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let log = Arc::<Log>::default();

@@ -3,13 +3,12 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use base64::Engine;
 use serde_json::{Value, json};
 
 use super::skip::{Lacks, skip};
-use super::wait::until_or;
+use super::wait::{LIMIT, until_or};
 
 /// A browser with one page. Dropping it closes the browser.
 pub struct Browser {
@@ -36,14 +35,13 @@ impl Browser {
             .map_while(Result::ok)
             .find_map(|line| line.split_once("successfully on port ").map(|(_, p)| p.trim_end_matches('.').to_owned()))
             .expect("chromedriver prints its port");
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(60)))
-            .build()
-            .into();
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(LIMIT)).build().into();
         let profile = tempfile::tempdir().unwrap();
         let base = format!("http://127.0.0.1:{port}/session");
+        let limit_ms = LIMIT.as_millis() as u64;
         let capabilities = json!({"capabilities": {"alwaysMatch": {
+            "timeouts": {"script": limit_ms, "pageLoad": limit_ms},
             "goog:loggingPrefs": {"browser": "ALL"},
             "goog:chromeOptions": {"args": [
                 "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

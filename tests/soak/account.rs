@@ -1,5 +1,6 @@
 //! The account of a stream's seconds, from its records and their times.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -84,8 +85,8 @@ pub struct Account {
     /// All seconds of all runs, decided or gaps.
     pub seconds_in: u64,
     pub decided: u64,
-    /// By reason: overload, no-media, compute.
-    pub gaps: [u64; 3],
+    /// By reason.
+    pub gaps: BTreeMap<String, u64>,
     pub runs: usize,
     pub failures: usize,
     pub incidents: usize,
@@ -135,8 +136,8 @@ impl Account {
                             account.back_s = account.back_s.max(at_s - playing_s);
                         }
                     } else {
-                        let reason = ["overload", "no-media", "compute"].iter().position(|r| record["reason"] == *r);
-                        account.gaps[reason.expect("a known reason")] += 1;
+                        let reason = record["reason"].as_str().expect("a gap has a reason").to_owned();
+                        *account.gaps.entry(reason).or_default() += 1;
                     }
                     let silent_s = at_s - before_s - 1.0;
                     if silent_s > 0.5 && explained {
@@ -157,14 +158,23 @@ impl Account {
     }
 
     pub fn table(accounts: &[Self]) -> String {
-        let mut text = "| stream | runs | failures | incidents | seconds in | decided | gaps: overload | no media | compute \
-                        | away, s | unexplained, s | back to a second within, s |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+        let mut text = "| stream | runs | failures | incidents | seconds in | decided | gaps | away, s | unexplained, s | back to a \
+                        second within, s |\n|---|---|---|---|---|---|---|---|---|---|\n"
             .to_owned();
         for a in accounts {
-            let [overload, no_media, compute] = a.gaps;
+            let gaps: Vec<String> = a.gaps.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
             text += &format!(
-                "| {} | {} | {} | {} | {} | {} | {overload} | {no_media} | {compute} | {:.0} | {:.0} | {:.1} |\n",
-                a.id, a.runs, a.failures, a.incidents, a.seconds_in, a.decided, a.away_s, a.unexplained_s, a.back_s
+                "| {} | {} | {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.1} |\n",
+                a.id,
+                a.runs,
+                a.failures,
+                a.incidents,
+                a.seconds_in,
+                a.decided,
+                gaps.join(", "),
+                a.away_s,
+                a.unexplained_s,
+                a.back_s
             );
         }
         text
@@ -174,17 +184,18 @@ impl Account {
     /// If a run misses or repeats a second, if records are missing without a reported reason, or if the stream did not recover.
     pub fn check(&self) {
         assert!(self.faults.is_empty(), "{}: {:#?}", self.id, self.faults);
-        assert_eq!(self.seconds_in, self.decided + self.gaps.iter().sum::<u64>(), "{}", self.id);
+        assert_eq!(self.seconds_in, self.decided + self.gaps.values().sum::<u64>(), "{}", self.id);
         assert!(self.decided > 0, "{}: nothing was decided", self.id);
         assert!(self.length_s - self.last_s < LOST_S, "{}: its last second came at {:.0} s", self.id, self.last_s);
     }
 
     /// # Panics
-    /// If the stream, which had no faults, was reopened or is missing seconds. Gaps because of overload are allowed: they are not a
-    /// fault of ingest.
+    /// If the stream, which had no faults, was reopened or is missing seconds. Gaps of a busy machine are allowed: they are not a fault of
+    /// ingest.
     pub fn check_clean(&self) {
-        let [_, no_media, compute] = self.gaps;
-        assert_eq!((self.runs, self.failures, no_media, compute), (1, 0, 0, 0), "{self:#?}");
+        let is_of_load = |reason: &str| matches!(reason, "overload" | "not-decoded");
+        assert_eq!((self.runs, self.failures), (1, 0), "{self:#?}");
+        assert!(self.gaps.keys().all(|reason| is_of_load(reason)), "{self:#?}");
         assert!(self.seconds_in as f64 > self.length_s - LOST_S, "{self:#?}");
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing here limits a time: the rules hold on a slow machine too, where streams may move more often.
 
 mod archive;
+mod history;
 mod login;
 mod nats;
 mod packs;
@@ -31,6 +32,8 @@ struct FleetBench {
     /// All that ever ran.
     names: BTreeSet<&'static str>,
     nodes: BTreeMap<&'static str, Live>,
+    /// Further arguments of each machine, in which FOLDER is its folder.
+    arguments: Vec<String>,
 }
 
 /// A second or a gap of the records.
@@ -83,7 +86,7 @@ impl FleetBench {
     fn start_with(nodes: &[&'static str], prepare: impl FnOnce(&mut Nats)) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let nats = Nats::start(folder.path(), prepare)?;
-        let mut bench = Self { folder, nats, names: BTreeSet::new(), nodes: BTreeMap::new() };
+        let mut bench = Self { folder, nats, names: BTreeSet::new(), nodes: BTreeMap::new(), arguments: Vec::new() };
         nodes.iter().for_each(|node| bench.run(node));
         Some(bench)
     }
@@ -101,7 +104,8 @@ impl FleetBench {
                 .into_iter()
                 .map(str::to_owned)
                 .collect();
-        let arguments = [arguments, self.nats.login()].concat();
+        let further = self.arguments.iter().map(|argument| argument.replace("FOLDER", &folder.display().to_string()));
+        let arguments = [arguments, self.nats.login(), further.collect()].concat();
         self.names.insert(node);
         self.nodes.insert(node, Live::start_with(&folder, "127.0.0.1", &arguments));
     }
@@ -156,6 +160,11 @@ impl FleetBench {
         let metrics = self.nodes[node].get("/metrics");
         let line = metrics.lines().find(|line| line.starts_with("touchline_sink_sent_records_total{sink=\"fleet\""));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+    }
+
+    /// What the sinks of a machine report.
+    fn sinks(&self, node: &str) -> Value {
+        ask(&self.nodes[node].address, "GET", "/api/v1/sinks", None, &[]).body
     }
 
     /// What the fleet is, as a machine reports it.

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use touchline_compute::models::sha256_hex;
 
 use super::FleetBench;
-use crate::common::alone;
+use super::archive::clip;
 use crate::common::program::{self, finish, touchline};
 use crate::common::wait::{until, until_some};
+use crate::common::{Fixtures, alone};
 
 const NODES: [&str; 3] = ["a", "b", "c"];
 const STREAMS: [&str; 3] = ["one", "two", "three"];
@@ -153,6 +154,13 @@ fn a_good_pack_reaches_all_machines_and_those_that_join_later() {
         until("the pack of the fleet", || bench.running(node) == "good");
     }
     assert_eq!(bench.fetched("d"), [digest]);
+    // Recordings are scored with it.
+    let fixtures = Fixtures::new();
+    let recording = clip(&fixtures, "short.mp4", 5);
+    let (pack, results) = (bench.folder.path().join("packs/good"), bench.folder.path().join("results"));
+    let [recording, pack, results] = [&recording, &pack, &results].map(|path| path.to_str().unwrap());
+    bench.score(&["submit", recording, "--name", "j", "--results", results, "--pack", pack], &[]);
+    assert_eq!(bench.wait_for_job("j")["done"], 1);
 }
 
 #[test]
