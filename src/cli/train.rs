@@ -107,6 +107,14 @@ pub struct TrainArgs {
     /// Alpha of mixup's Beta distribution in step 2, for pictures and motion; 0 turns mixup off.
     #[arg(long, value_name = "ALPHA", default_value_t = 0.2, value_parser = not_negative)]
     mixup: f64,
+    /// Alpha of CutMix's Beta distribution in step 2, for pictures and motion: a rectangle of each sample shows another sample. 1 is
+    /// usual; 0 turns CutMix off. With --mixup, each batch has one of the two.
+    #[arg(long, value_name = "ALPHA", default_value_t = 0.0, value_parser = not_negative)]
+    cutmix: f64,
+    /// Keep the moving average of the weights over the steps of step 2, with this decay, instead of the weights of the last step.
+    /// 0.999 is usual; 0 turns averaging off.
+    #[arg(long, value_name = "DECAY", default_value_t = 0.0, value_parser = share)]
+    average_weights: f64,
     /// Maximum norm of the gradient; 0 means no limit.
     #[arg(long, default_value_t = 5.0, value_parser = not_negative)]
     clip_norm: f64,
@@ -328,6 +336,8 @@ fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan>
         label_smoothing: args.label_smoothing,
         dropout: args.dropout,
         mixup: if audio { 0.0 } else { args.mixup },
+        cutmix: if audio { 0.0 } else { args.cutmix },
+        average: args.average_weights,
         clip_norm: (args.clip_norm > 0.0).then_some(args.clip_norm),
         warm_up_epochs: args.warm_up_epochs,
         patience: args.patience,

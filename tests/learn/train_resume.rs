@@ -64,7 +64,7 @@ fn a_killed_and_resumed_training_gives_the_same_result() {
     let train = |out: &str| {
         format!(
             "train rgb stills -o {out} --init {} --unfreeze 1 --head-steps 20 --epochs 3 --batch 8 --still-views 0 \
-             --fresh-views --checkpoint 7 --save-tensors 50",
+             --fresh-views --cutmix 1 --average-weights 0.9 --checkpoint 7 --save-tensors 50",
             first_weights()
         )
     };

@@ -1,4 +1,4 @@
-//! Operations on one batch: targets, mixup, dropout, loss.
+//! Operations on one batch: targets, mixup and CutMix, dropout, loss.
 
 use candle_core::{DType, Device, Result, Tensor};
 use rand::Rng;
@@ -39,36 +39,77 @@ pub(super) fn dropout(features: &Tensor, share: f64, rng: &mut SmallRng) -> Resu
     features * Tensor::from_vec(mask, features.shape(), features.device())?
 }
 
-/// Mixup of a batch: each sample is a weighted sum of itself and a partner.
-pub(super) struct Mixup {
-    /// Weight of the sample itself, 0.5 to 1; the partner has the rest.
-    pub share: f64,
+/// Each sample of a batch with a part of another sample.
+pub(super) struct Mixture {
+    /// Share of the sample itself; the partner has the rest.
+    share: f64,
     /// Index of each sample's partner.
-    pub partner: Vec<u32>,
+    partner: Vec<u32>,
+    /// The rectangle that shows the partner, as shares of height and width: top, bottom, left, right. Without one, all values are
+    /// weighted sums.
+    cut: Option<[f64; 4]>,
 }
 
-impl Mixup {
-    /// Draws a mixup of `n` samples with a share from Beta(`alpha`, `alpha`). Returns `None` if `alpha` is 0 or there is no
-    /// partner.
+/// How the samples of a batch are mixed. Each is α of the Beta distribution of the shares; 0 disables it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MixtureConfig {
+    pub mixup: f64,
+    pub cutmix: f64,
+}
+
+impl Mixture {
+    /// Draws a mixture of `n` samples: mixup, or CutMix, or either with the same probability. Returns `None` if both are disabled or
+    /// there is no partner.
     ///
-    /// Source: Zhang et al., *mixup: Beyond Empirical Risk Minimization*, ICLR 2018. On activations it is *Manifold Mixup*, Verma
-    /// et al., ICML 2019.
-    pub fn draw(alpha: f64, n: usize, rng: &mut SmallRng) -> Option<Self> {
-        if alpha <= 0.0 || n < 2 {
+    /// Sources: Zhang et al., *mixup: Beyond Empirical Risk Minimization*, ICLR 2018; on activations it is *Manifold Mixup*, Verma
+    /// et al., ICML 2019. Yun et al., *CutMix*, ICCV 2019.
+    pub fn draw(config: MixtureConfig, n: usize, rng: &mut SmallRng) -> Option<Self> {
+        let MixtureConfig { mixup, cutmix } = config;
+        if (mixup <= 0.0 && cutmix <= 0.0) || n < 2 {
             return None;
         }
         let shift = rng.random_range(1..n) as u32;
-        let share = beta(alpha, rng);
         let partner = (0..n as u32).map(|i| (i + shift) % n as u32).collect();
-        // The sample itself has the larger share, because accuracy counts its own label.
-        Some(Self { share: share.max(1.0 - share), partner })
+        let cuts = cutmix > 0.0 && (mixup <= 0.0 || rng.random());
+        let share = beta(if cuts { cutmix } else { mixup }, rng);
+        if !cuts {
+            // The sample itself has the larger share, because accuracy counts its own label.
+            return Some(Self { share: share.max(1.0 - share), partner, cut: None });
+        }
+        let half = (1.0 - share).sqrt() / 2.0;
+        let mut span = || {
+            let centre: f64 = rng.random();
+            ((centre - half).max(0.0), (centre + half).min(1.0))
+        };
+        let ((top, bottom), (left, right)) = (span(), span());
+        Some(Self { share, partner, cut: Some([top, bottom, left, right]) })
     }
 
-    /// Mixes `x` along `axis`, the axis of the samples.
-    pub fn apply(&self, x: &Tensor, axis: usize) -> Result<Tensor> {
-        let other = Tensor::new(self.partner.as_slice(), x.device())?;
-        (x * self.share)? + (x.index_select(&other, axis)? * (1.0 - self.share))?
+    /// Returns `x` (C, N, H, W) and `targets` (N, classes), mixed. The partner's share of the targets is its share of the pixels.
+    pub fn apply(&self, x: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
+        let partner = Tensor::new(self.partner.as_slice(), x.device())?;
+        let other = x.index_select(&partner, 1)?;
+        let (x, share) = match self.cut {
+            None => (((x * self.share)? + (other * (1.0 - self.share))?)?, self.share),
+            Some(cut) => {
+                let (_, _, height, width) = x.dims4()?;
+                let (mask, share) = rectangle(cut, height, width);
+                let mask = Tensor::from_vec(mask, (1, 1, height, width), x.device())?;
+                ((x + (other - x)?.broadcast_mul(&mask)?)?, share)
+            }
+        };
+        let other = targets.index_select(&partner, 0)?;
+        Ok((x, ((targets * share)? + (other * (1.0 - share))?)?))
     }
+}
+
+/// Returns 1 for each pixel of a rectangle and 0 for the others, row by row, and the share of the others.
+fn rectangle([top, bottom, left, right]: [f64; 4], height: usize, width: usize) -> (Vec<f32>, f64) {
+    let pixel = |share: f64, size: usize| (share * size as f64).round() as usize;
+    let (rows, columns) = (pixel(top, height)..pixel(bottom, height), pixel(left, width)..pixel(right, width));
+    let inside = |i: usize| rows.contains(&(i / width)) && columns.contains(&(i % width));
+    let mask = (0..height * width).map(|i| if inside(i) { 1.0 } else { 0.0 }).collect();
+    (mask, 1.0 - (rows.len() * columns.len()) as f64 / (height * width).max(1) as f64)
 }
 
 /// Draws from Beta(α, α) by Jöhnk's method (*Erzeugung von betaverteilten und gammaverteilten Zufallszahlen*, Metrika 1964), which
@@ -126,13 +167,19 @@ mod tests {
     #[test]
     fn mixing_keeps_sums_and_own_labels() {
         let mut rng = augment::rng(1, 2, 3);
-        let x = Tensor::arange(0f32, 12., &Device::Cpu).unwrap().reshape((2, 3, 2)).unwrap();
+        let cpu = &Device::Cpu;
+        let x = Tensor::arange(0f32, 12., cpu).unwrap().reshape((2, 3, 1, 2)).unwrap();
+        let (targets, _) = tensors(&[0, 1, 2], vec![1.0; 3], 3, 0.0, cpu).unwrap();
+        let mixup = |mixup| MixtureConfig { mixup, cutmix: 0.0 };
         let mut shares = Vec::new();
         for _ in 0..200 {
-            let mix = Mixup::draw(0.2, 3, &mut rng).unwrap();
-            assert!((0.5..=1.0).contains(&mix.share) && mix.partner.iter().enumerate().all(|(i, p)| i as u32 != *p));
+            let mix = Mixture::draw(mixup(0.2), 3, &mut rng).unwrap();
+            assert!(mix.partner.iter().enumerate().all(|(i, p)| i as u32 != *p));
+            let (y, mixed) = mix.apply(&x, &targets).unwrap();
+            for (i, row) in mixed.to_vec2::<f32>().unwrap().iter().enumerate() {
+                assert!(row[i] >= 0.5 && (row.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{row:?}");
+            }
             shares.push(mix.share);
-            let y = mix.apply(&x, 1).unwrap();
             let sums = |t: &Tensor| t.sum(1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for (a, b) in sums(&y).iter().zip(sums(&x)) {
                 assert!((a - b).abs() < 1e-4);
@@ -141,7 +188,39 @@ mod tests {
         // Beta(0.2, 0.2) is near 0 or 1 most of the time: its variance is 1/(4·1.4), so the mean of the larger is 0.9.
         let mean = shares.iter().sum::<f64>() / shares.len() as f64;
         assert!((mean - 0.91).abs() < 0.04, "{mean}");
-        assert!(Mixup::draw(0.0, 3, &mut rng).is_none() && Mixup::draw(0.2, 1, &mut rng).is_none());
+        assert!(Mixture::draw(mixup(0.0), 3, &mut rng).is_none() && Mixture::draw(mixup(0.2), 1, &mut rng).is_none());
+    }
+
+    #[test]
+    fn a_cut_shows_the_partner_and_targets_have_its_share_of_the_pixels() {
+        let mut rng = augment::rng(4, 5, 6);
+        let cpu = &Device::Cpu;
+        // All pixels of sample i are i.
+        let (n, height, width) = (3, 14, 9);
+        let values: Vec<f32> = (0..2 * n * height * width).map(|i| (i / (height * width) % n) as f32).collect();
+        let x = Tensor::from_vec(values, (2, n, height, width), cpu).unwrap();
+        let (targets, _) = tensors(&[0, 1, 2], vec![1.0; 3], 3, 0.0, cpu).unwrap();
+        let (mut own, mut draws) = (0.0, 0);
+        while draws < 300 {
+            let mix = Mixture::draw(MixtureConfig { mixup: 0.2, cutmix: 1.0 }, n, &mut rng).unwrap();
+            if mix.cut.is_none() {
+                continue;
+            }
+            draws += 1;
+            let (y, mixed) = mix.apply(&x, &targets).unwrap();
+            for (i, row) in mixed.to_vec2::<f32>().unwrap().iter().enumerate() {
+                let partner = mix.partner[i] as usize;
+                let pixels = y.get_on_dim(1, i).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let share =
+                    |sample: usize| pixels.iter().filter(|v| **v == sample as f32).count() as f32 / pixels.len() as f32;
+                assert!((share(i) - row[i]).abs() < 1e-6 && (share(partner) - row[partner]).abs() < 1e-6, "{row:?}");
+                assert!((row[i] + row[partner] - 1.0).abs() < 1e-6, "{row:?}");
+                own += f64::from(row[i]) / n as f64;
+            }
+        }
+        // A share from Beta(1, 1) is one half on average; a rectangle over the border shows less of the partner.
+        let mean = own / f64::from(draws);
+        assert!((0.55..0.75).contains(&mean), "{mean}");
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! one that was never interrupted. `log.jsonl` records the run, `checkpoint.safetensors` is the point from which it resumes, and
 //! `best.safetensors` has the best weights so far.
 
+mod average;
 mod batch;
 mod checkpoint;
 pub(crate) mod classifier;
 mod head;
 mod log;
+mod order;
 mod training_loop;
 mod watch;
 
@@ -82,6 +84,13 @@ pub struct FitConfig {
     pub dropout: f64,
     /// α of mixup's Beta distribution; 0 disables mixup.
     pub mixup: f64,
+    /// α of CutMix's Beta distribution; 0 disables CutMix. With mixup, each batch has one of the two.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cutmix: f64,
+    /// Decay of the moving average of the weights over the steps of step 2, below 1. The average is validated and kept instead of
+    /// the weights of the last step. 0 disables it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub average: f64,
     /// Maximum norm of all gradients together; `None` does not clip.
     pub clip_norm: Option<f64>,
     /// Epochs over which the learning rate of step 2 rises to its peak.
@@ -99,6 +108,10 @@ pub struct FitConfig {
     /// Whether convolutions compute in `bf16`; parameters and sums are `f32` in any case.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mixed_precision: bool,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 /// The training of one modality: network, samples and settings.

@@ -6,9 +6,11 @@ use std::time::Instant;
 use candle_core::Device;
 use rand::seq::SliceRandom;
 
-use super::batch::{Mixup, dropout, log_softmax_loss, right, tensors};
+use super::average::WeightAverage;
+use super::batch::{Mixture, MixtureConfig, dropout, log_softmax_loss, right, tensors};
 use super::checkpoint::{self, BEST, BestWeights, CHECKPOINT, TrainState};
 use super::log::Log;
+use super::order::epoch_order;
 use super::{Fit, Observer, Outcome, watch};
 use crate::augment;
 use crate::classes::Samples;
@@ -68,6 +70,7 @@ pub fn run(fit: &Fit<'_>, resume: bool, observer: &mut dyn Observer) -> Result<O
         images: 0,
         sampled_s: 0.0,
         losses: Vec::new(),
+        average: None,
     };
     work.start(observer)?;
     work.phases(moments, observer).map_err(|e| with_advice(e, fit.net.device()))
@@ -157,6 +160,8 @@ pub(super) struct Work<'a> {
     sampled_s: f64,
     /// Losses of the steps since the last collection of tensors.
     losses: Vec<f32>,
+    /// The averaged weights in step 2, with [`FitConfig::average`](super::FitConfig::average).
+    average: Option<WeightAverage>,
 }
 
 impl Work<'_> {
@@ -199,6 +204,7 @@ impl Work<'_> {
         if let Some(moments) = &moments {
             optimizer.restore(moments, self.state.optimizer_steps)?;
         }
+        self.average = WeightAverage::begin(config.average, self.fit.net, self.fit.frozen, moments.as_ref())?;
         let cause = self.tune(&mut optimizer, observer)?.unwrap_or_else(|| "finished".into());
         self.end(cause, Some(&optimizer))
     }
@@ -281,16 +287,14 @@ impl Work<'_> {
         let places: Vec<u32> = chosen.iter().map(|i| train.rows[*i as usize]).collect();
         let step = self.state.step + 1;
         let mut rng = augment::rng(config.seed, step, 2);
-        let (mut targets, weights) = tensors(&labels, weights, fit.names.len(), config.label_smoothing, device)?;
-        let mix = Mixup::draw(config.mixup, places.len(), &mut rng);
+        let (targets, weights) = tensors(&labels, weights, fit.names.len(), config.label_smoothing, device)?;
+        let mix = MixtureConfig { mixup: config.mixup, cutmix: config.cutmix };
+        let mix = Mixture::draw(mix, places.len(), &mut rng);
         let collects = config.tensors_every > 0 && step.is_multiple_of(config.tensors_every);
         let mut watched = Watched::default();
         let x = rows.activations(&places, device)?;
-        let x = mix.as_ref().map_or(Ok(x.clone()), |mix| mix.apply(&x, 1))?;
+        let (x, targets) = mix.map_or(Ok((x.clone(), targets.clone())), |mix| mix.apply(&x, &targets))?;
         let pass = fit.net.learn(&x, fit.frozen, collects.then_some(&mut watched))?;
-        if let Some(mix) = &mix {
-            targets = mix.apply(&targets, 0)?;
-        }
         let logits = fit.net.classify(&dropout(pass.features(), config.dropout, &mut rng)?)?;
         let loss = log_softmax_loss(&logits, &targets, &weights)?;
         let value = f64::from(loss.to_scalar::<f32>()?);
@@ -302,6 +306,9 @@ impl Work<'_> {
         let grads = pass.backward(&loss)?;
         // A loss or gradient that is not finite changes no weights.
         let finite = value.is_finite() && optimizer.step(&grads, rate, config.clip_norm)?.is_finite();
+        if finite && let Some(average) = &mut self.average {
+            average.add(fit.net, self.state.optimizer_steps)?;
+        }
         self.state.step = step;
         self.state.batches += 1;
         self.state.optimizer_steps += 1;
@@ -376,6 +383,7 @@ impl Work<'_> {
         optimizer: Option<&Optimizer>,
         observer: &mut dyn Observer,
     ) -> Result<Option<String>> {
+        let last = self.average.as_ref().map(|average| average.enter(self.fit.net)).transpose()?;
         let validation = self.validate()?;
         // A loss that is not finite counts as the worst, and JSON has no infinity.
         let figures = validation.map(|v| (v.macro_f1, if v.loss.is_finite() { v.loss } else { f64::MAX }));
@@ -390,6 +398,9 @@ impl Work<'_> {
             checkpoint::write(&self.fit.dir.join(BEST), &self.fit.net.tensors()?, None)?;
         } else {
             self.state.since_kept += 1;
+        }
+        if let Some(last) = &last {
+            self.fit.net.restore(last)?;
         }
         let (loss, right, n, took_s) = self.state.sums;
         let record = EpochRecord {
@@ -419,6 +430,7 @@ impl Work<'_> {
         let (moments, steps) = optimizer.map(Optimizer::state).transpose()?.unwrap_or_default();
         let mut tensors = self.fit.net.tensors()?;
         tensors.extend(moments);
+        tensors.extend(self.average.iter().flat_map(WeightAverage::state));
         let elapsed_s = self.elapsed();
         self.state.optimizer_steps = steps;
         self.state.rules = self.rules.state();
@@ -461,32 +473,5 @@ impl Work<'_> {
             accuracy: confusion.accuracy(),
             macro_f1: confusion.macro_f1(),
         }))
-    }
-}
-
-/// Returns the sample indices of epoch `epoch` (from 1), which uses `n` of `all` samples. Successive epochs continue one pass over
-/// the samples; the next pass (from 1) has another order, from `shuffled`.
-fn epoch_order(all: usize, n: usize, epoch: u32, shuffled: impl Fn(u64) -> Vec<u32>) -> Vec<u32> {
-    let (mut from, mut left) = ((epoch as usize - 1) * n, n);
-    let mut order = Vec::with_capacity(n);
-    while left > 0 {
-        let (pass, at) = (from / all, from % all);
-        let take = left.min(all - at);
-        order.extend_from_slice(&shuffled(pass as u64 + 1)[at..at + take]);
-        (from, left) = (from + take, left - take);
-    }
-    order
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_sample_is_used_once_before_any_is_used_twice() {
-        let shuffled = |pass: u64| (0..10u32).map(|i| (i * 3 + pass as u32) % 10).collect::<Vec<_>>();
-        assert_eq!(epoch_order(10, 10, 2, shuffled), shuffled(2), "whole epochs are passes");
-        let taken: Vec<u32> = (1..=5).flat_map(|epoch| epoch_order(10, 4, epoch, shuffled)).collect();
-        assert_eq!(taken, [shuffled(1), shuffled(2)].concat());
     }
 }

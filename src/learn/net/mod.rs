@@ -295,24 +295,26 @@ impl Net {
     /// # Errors
     /// When a tensor cannot be copied on the device.
     pub fn tensors(&self) -> candle_core::Result<Tensors> {
-        let mut all = Tensors::new();
-        for layer in self.blocks.iter().flat_map(Block::layers) {
-            let mut parameters = Vec::new();
-            layer.parameters(&mut parameters);
-            for (name, var, _) in parameters {
-                all.insert(name, var.as_detached_tensor().copy()?);
-            }
-            for (name, values) in layer.statistics() {
-                let n = values.len();
-                all.insert(name, Tensor::from_vec(values, n, self.device())?);
-            }
-        }
+        let mut all = self.tensors_from(0)?;
         if let Some(encoder) = &self.encoder {
             all.extend(encoder.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
         }
-        let (weight, bias) = self.head_names();
-        all.insert(weight, self.head.0.as_detached_tensor().copy()?);
-        all.insert(bias, self.head.1.as_detached_tensor().copy()?);
+        Ok(all)
+    }
+
+    /// Returns copies of the tensors of blocks `from..` and of the classifier, as [`Self::tensors`] does.
+    ///
+    /// # Errors
+    /// When a tensor cannot be copied on the device.
+    pub fn tensors_from(&self, from: usize) -> candle_core::Result<Tensors> {
+        let mut all = Tensors::new();
+        for (name, var, _) in self.parameters(from) {
+            all.insert(name, var.as_detached_tensor().copy()?);
+        }
+        for (name, values) in self.blocks.iter().skip(from).flat_map(Block::layers).flat_map(Layer::statistics) {
+            let n = values.len();
+            all.insert(name, Tensor::from_vec(values, n, self.device())?);
+        }
         Ok(all)
     }
 

@@ -404,6 +404,8 @@ impl Job<'_> {
             ("label smoothing", config.label_smoothing.to_string()),
             ("dropout", config.dropout.to_string()),
             ("mixup", config.mixup.to_string()),
+            ("CutMix", config.cutmix.to_string()),
+            ("decay of averaged weights", config.average.to_string()),
             ("random views", format!("{} of a still, {} of a second", plan.views.0, plan.views.1)),
             ("views of step 2", if config.tune.fresh_views { "new in each epoch" } else { "the same" }.to_owned()),
         ];
