@@ -31,7 +31,7 @@ import urllib.request
 
 # As src/serve/http/page/feed.js and pictures.js.
 KINDS = "stream,estimate,state,incident,expectation"
-PER_TILE_S = 0.060
+PER_TILE_S = 0.075
 WIDTH = 160
 TICKS = os.sysconf("SC_CLK_TCK")
 

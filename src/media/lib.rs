@@ -13,6 +13,7 @@ pub mod gst;
 pub mod guard;
 #[cfg(feature = "gst")]
 pub mod hls;
+pub mod jpeg;
 pub mod options;
 pub mod outlet;
 #[cfg(feature = "gst")]

@@ -44,7 +44,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["wav"],
             &["boxes"],
             &["truncation", "timecode_track"],
-            &["still"],
+            &["still", "jpeg"],
             &["overlay"],
             &["source_clock"],
             &["pcr"],

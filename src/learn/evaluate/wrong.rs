@@ -4,15 +4,13 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use image::codecs::jpeg::JpegEncoder;
-use image::imageops::FilterType;
-use image::{ExtendedColorType, ImageBuffer, ImageEncoder, Rgb};
 
 use super::result::WrongExample;
 use super::score::Material;
 use super::scores::{ScoreTable, SoftSecond};
 use touchline_core::frame::Frame;
 use touchline_core::fusion::FusionTable;
+use touchline_media::jpeg;
 
 /// Maximum number of examples.
 pub const SHOWN: usize = 24;
@@ -67,15 +65,7 @@ pub fn thumbnail(material: &dyn Material, index: usize, second: u32) -> Option<S
 
 /// Returns a frame as a small JPEG in a `data:` URI.
 fn jpeg_uri(frame: &Frame) -> Option<String> {
-    let view = frame.view();
-    let picture: ImageBuffer<Rgb<u8>, &[u8]> = ImageBuffer::from_raw(frame.width, frame.height, view.data)?;
-    let width = frame.width.min(THUMBNAIL_WIDTH);
-    let height = (u64::from(frame.height) * u64::from(width) / u64::from(frame.width.max(1))).max(1) as u32;
-    let small = image::imageops::resize(&picture, width, height, FilterType::Triangle);
-    let mut jpeg = Vec::new();
-    JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
-        .write_image(small.as_raw(), width, height, ExtendedColorType::Rgb8)
-        .ok()?;
+    let jpeg = jpeg::encode_within(frame, (THUMBNAIL_WIDTH, u32::MAX), QUALITY).ok()?;
     Some(format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(jpeg)))
 }
 

@@ -12,14 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::body::Bytes;
-use image::codecs::jpeg::JpegEncoder;
-use image::imageops::FilterType;
-use image::{ExtendedColorType, ImageBuffer, ImageEncoder, Rgb};
 use tokio::sync::{Notify, watch};
 
 use touchline_core::clock::Clock;
 use touchline_core::frame::Frame;
 use touchline_core::time::NANOS_PER_SECOND;
+use touchline_media::jpeg;
 
 /// At most this many pictures a second: enough to follow play, cheap enough to leave open all day.
 const PICTURES_PER_SECOND: u64 = 12;
@@ -36,12 +34,12 @@ pub(crate) const THUMBNAIL_WIDTHS: [u32; 4] = [160, 320, 640, 960];
 /// Least time between two thumbnails of a stream, nanoseconds.
 const THUMBNAIL_INTERVAL_NS: u64 = NANOS_PER_SECOND;
 
-/// The same for each thumbnail that a client requests at once, nanoseconds: half the time after which a page requests so many again. Several
-/// walls that do not poll at the same time would have each tile encoded every second.
-const INTERVAL_PER_TILE_NS: u64 = 30_000_000;
+/// The same for each thumbnail that a client requests at once, nanoseconds: nine tenths of the time after which a page requests so many
+/// again. However many walls poll, and whenever they do, each tile is encoded once in that time, and each wall gets a new picture every time.
+const INTERVAL_PER_TILE_NS: u64 = 67_500_000;
 
 /// How long a poll requests frames: three polls of the slowest wall, and no more after the last has closed.
-const POLL_LEASE_NS: u64 = 10 * NANOS_PER_SECOND;
+const POLL_LEASE_NS: u64 = 15 * NANOS_PER_SECOND;
 
 /// JPEG quality of thumbnails: their pixels are small on every screen.
 const THUMBNAIL_QUALITY: u8 = 70;
@@ -254,43 +252,12 @@ impl Drop for Watcher {
 
 /// `frame` as a JPEG that is at most `width` wide.
 pub(crate) fn encode_thumbnail(frame: &Frame, width: u32) -> io::Result<Bytes> {
-    let width = width.min(frame.width);
-    let height = (u64::from(frame.height) * u64::from(width) / u64::from(frame.width)).clamp(1, 4 * u64::from(width));
-    // Averaging every pixel would take most of the time, and does not show: leave pixels out down to one and a half times the
-    // size.
-    let step = (frame.width * 2 / (width * 3)).max(1) as usize;
-    let mut pixels = Vec::with_capacity(frame.view().data.len() / (step * step) + 3);
-    for row in frame.view().data.chunks_exact(frame.width as usize * 3).step_by(step) {
-        row.chunks_exact(3).step_by(step).for_each(|pixel| pixels.extend_from_slice(pixel));
-    }
-    let (across, down) = (frame.width.div_ceil(step as u32), frame.height.div_ceil(step as u32));
-    let picture: ImageBuffer<Rgb<u8>, _> = ImageBuffer::from_raw(across, down, pixels)
-        .ok_or_else(|| io::Error::other("the frame has less data than its size requires"))?;
-    let small = image::imageops::thumbnail(&picture, width.min(across), (height as u32).min(down));
-    let mut jpeg = Vec::with_capacity(8 * 1024);
-    let encoder = JpegEncoder::new_with_quality(&mut jpeg, THUMBNAIL_QUALITY);
-    encoder.write_image(&small, small.width(), small.height(), ExtendedColorType::Rgb8).map_err(io::Error::other)?;
-    Ok(jpeg.into())
+    jpeg::encode_thumbnail(frame, width, THUMBNAIL_QUALITY).map(Bytes::from)
 }
 
 /// `frame` as a JPEG whose longer side is at most [`LONGER_SIDE`].
 fn encode(frame: &Frame) -> io::Result<Bytes> {
-    let view = frame.view();
-    let picture: ImageBuffer<Rgb<u8>, &[u8]> = ImageBuffer::from_raw(frame.width, frame.height, view.data)
-        .ok_or_else(|| io::Error::other("the frame has less data than its size requires"))?;
-    let mut jpeg = Vec::with_capacity(64 * 1024);
-    let encoder = JpegEncoder::new_with_quality(&mut jpeg, QUALITY);
-    let longer = frame.width.max(frame.height);
-    let written = if longer > LONGER_SIDE {
-        let scaled = |side: u32| (u64::from(side) * u64::from(LONGER_SIDE) / u64::from(longer)).max(1) as u32;
-        let (width, height) = (scaled(frame.width), scaled(frame.height));
-        let small = image::imageops::resize(&picture, width, height, FilterType::Triangle);
-        encoder.write_image(small.as_raw(), width, height, ExtendedColorType::Rgb8)
-    } else {
-        encoder.write_image(view.data, frame.width, frame.height, ExtendedColorType::Rgb8)
-    };
-    written.map_err(io::Error::other)?;
-    Ok(jpeg.into())
+    jpeg::encode_within(frame, (LONGER_SIDE, LONGER_SIDE), QUALITY).map(Bytes::from)
 }
 
 #[cfg(test)]
@@ -415,7 +382,7 @@ mod tests {
         clock.advance(NANOS_PER_SECOND);
         preview.offer(frame(1920, 1080, 90));
         assert!(!preview.thumbnail(0, 64).unwrap().is_new, "a wall of 64 tiles sees each change rarely");
-        assert!(preview.thumbnail(0, 33).unwrap().is_new);
+        assert!(preview.thumbnail(0, 14).unwrap().is_new);
         clock.advance(POLL_LEASE_NS);
         assert!(!preview.wanted(), "no wall polls any more");
         let old = preview.thumbnail(0, 1).unwrap();

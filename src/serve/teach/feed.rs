@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use image::codecs::jpeg::JpegEncoder;
-use image::{ExtendedColorType, ImageEncoder};
 use parking_lot::RwLock;
 
 use super::memory::{HeldSecond, Memory};
@@ -21,6 +19,7 @@ use touchline_core::frame::Frame;
 use touchline_core::threads::spawn;
 use touchline_core::time::Pts;
 use touchline_media::gst::clips::{SeenPicture, SeenSecond};
+use touchline_media::jpeg;
 
 /// Capacity of the queue, seconds of all streams. As many as the shadow's: each holds its pictures.
 const QUEUE: usize = 8;
@@ -123,10 +122,7 @@ fn run(items: &Receiver<TeachItem>, memory: &Memory, metrics: &Metrics, clock: &
 /// A picture that cannot be encoded.
 pub fn see(frames: &[Frame], sound: &[f32], start: Pts) -> io::Result<SeenSecond> {
     let picture = |frame: &Frame| {
-        let mut jpeg = Vec::with_capacity(64 * 1024);
-        JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
-            .write_image(frame.view().data, frame.width, frame.height, ExtendedColorType::Rgb8)
-            .map_err(io::Error::other)?;
+        let jpeg = jpeg::encode(frame, QUALITY)?;
         let offset_ns = frame.pts.0.saturating_sub(start.0);
         Ok(SeenPicture { offset_ns, width: frame.width, height: frame.height, jpeg })
     };

@@ -7,10 +7,10 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 use gstreamer_video::VideoFrameExt;
-use image::codecs::jpeg::JpegEncoder;
-use image::{ExtendedColorType, RgbImage};
+use image::RgbImage;
 
 use super::{ClipError, write_whole};
+use crate::{jpeg, still};
 
 /// JPEG quality, 1 to 100.
 const QUALITY: u8 = 85;
@@ -36,11 +36,8 @@ pub fn poster(dir: &Path, media: &str, at_ns: u64, file: &str) -> Result<(), Cli
 /// If there is no picture.
 pub fn thumbnail(media: &Path, at_ns: u64, side_max: u32) -> Result<Vec<u8>, ClipError> {
     let picture = picture(media, at_ns, side_max)?;
-    let mut jpeg = Vec::new();
-    JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
-        .encode(&picture, picture.width(), picture.height(), ExtendedColorType::Rgb8)
-        .map_err(|e| ClipError::Failed(format!("cannot encode the poster: {e}")))?;
-    Ok(jpeg)
+    jpeg::encode(&still::frame(picture), QUALITY)
+        .map_err(|e| ClipError::Failed(format!("cannot encode the poster: {e}")))
 }
 
 fn picture(media: &Path, at_ns: u64, side_max: u32) -> Result<RgbImage, ClipError> {

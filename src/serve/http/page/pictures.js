@@ -4,7 +4,7 @@ import { url } from "./base.js";
 
 const MOST = 64;
 // The more tiles, the rarer each changes: the work of the browser and of the server stays about the same.
-const PER_TILE_MS = 60;
+const PER_TILE_MS = 75;
 const LEAST_MS = 1000;
 const TIMEOUT_MS = 10000;
 
