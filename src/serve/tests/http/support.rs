@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -413,25 +413,34 @@ pub fn step_with_poster(hub: &Hub, stream: &StreamHandle, clock: &PastClock, scr
 /// A drawing of a tennis court from the stand, with two players and a ball that moves with `t` (0..1).
 pub fn court(t: f32) -> Frame {
     let (width, height) = (768_usize, 432_usize);
-    let mut data = Vec::with_capacity(width * height * 3);
+    let at = |x: usize, y: usize| (x as f32 / width as f32, y as f32 / height as f32);
+    // Everything but the ball, drawn once.
+    static COURT: OnceLock<Vec<u8>> = OnceLock::new();
+    let court = COURT.get_or_init(|| {
+        let pixel = |i: usize| at(i % width, i / width);
+        (0..width * height).map(pixel).flat_map(|(u, v)| court_pixel(u, v)).collect()
+    });
+    let mut data = court.clone();
     let ball = (0.5 + 0.2 * (t * 6.0).sin(), 0.46 + 0.28 * (t * 9.0).cos().abs());
-    for y in 0..height {
-        let v = y as f32 / height as f32;
-        for x in 0..width {
-            let u = x as f32 / width as f32;
-            data.extend(court_pixel(u, v, ball));
+    let radius = (0.006, 0.0107);
+    let span = |centre: f32, radius: f32, size: usize| {
+        ((centre - radius) * size as f32) as usize..=((centre + radius) * size as f32) as usize
+    };
+    for y in span(ball.1, radius.1, height) {
+        for x in span(ball.0, radius.0, width) {
+            let (u, v) = at(x, y);
+            if ((u - ball.0) / radius.0).powi(2) + ((v - ball.1) / radius.1).powi(2) < 1.0 {
+                data[(y * width + x) * 3..][..3].copy_from_slice(&[225, 240, 70]);
+            }
         }
     }
     Frame::new(Pooled::detached(data), width as u32, height as u32, Pts(0), 0)
 }
 
-fn court_pixel(u: f32, v: f32, ball: (f32, f32)) -> [u8; 3] {
+fn court_pixel(u: f32, v: f32) -> [u8; 3] {
     let shade = |c: [f32; 3], f: f32| c.map(|x| (x * f).clamp(0.0, 255.0) as u8);
     let inside = |cx: f32, cy: f32, rx: f32, ry: f32| ((u - cx) / rx).powi(2) + ((v - cy) / ry).powi(2) < 1.0;
     let horizon = 0.2;
-    if inside(ball.0, ball.1, 0.006, 0.0107) {
-        return [225, 240, 70];
-    }
     for (cx, cy, size, shirt) in [(0.44, 0.27, 0.55, [235.0, 235.0, 240.0]), (0.6, 0.8, 1.0, [200.0, 60.0, 50.0])] {
         if inside(cx, cy - 0.07 * size, 0.011 * size, 0.021 * size) {
             return [205, 165, 135];
