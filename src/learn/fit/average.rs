@@ -40,7 +40,7 @@ impl WeightAverage {
         Ok(Some(Self { decay, frozen, tensors }))
     }
 
-    /// Adds the weights after step `step` of the optimiser, from 1.
+    /// Adds the weights after a step of the optimiser that came after `step` others.
     ///
     /// # Errors
     /// When an operation fails on the device.
@@ -96,7 +96,7 @@ mod tests {
             net.restore(&all).unwrap();
         };
         let values = |tensors: &Tensors, name: &str| tensors[name].to_vec1::<f32>().unwrap();
-        // The decay of the first step is 2/11, that of the 100th is the configured one.
+        // The decay after one other step is 2/11, after 100 others the configured one.
         set(11.0);
         average.add(&net, 1).unwrap();
         set(5.0);
