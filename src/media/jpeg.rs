@@ -2,17 +2,17 @@
 
 use std::io;
 
-use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
-use image::{ExtendedColorType, ImageBuffer, Rgb};
+use image::{ImageBuffer, Rgb};
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use touchline_core::frame::Frame;
 
 type View<'a> = ImageBuffer<Rgb<u8>, &'a [u8]>;
 
-/// Returns `frame` as a JPEG of `quality` (1 to 100).
+/// Returns `frame` as a JPEG of `quality` (1 to 100), with chroma at half the resolution (4:2:0) as in broadcasts.
 ///
 /// # Errors
-/// When the encoder rejects the picture.
+/// When the encoder rejects the picture, or a side is longer than 65,535 pixels.
 pub fn encode(frame: &Frame, quality: u8) -> io::Result<Vec<u8>> {
     encode_pixels(frame.view().data, (frame.width, frame.height), quality)
 }
@@ -72,10 +72,14 @@ fn too_little_data() -> io::Error {
 }
 
 fn encode_pixels(pixels: &[u8], (width, height): (u32, u32), quality: u8) -> io::Result<Vec<u8>> {
+    let side = |side: u32| {
+        u16::try_from(side).map_err(|_| io::Error::other(format!("JPEG has no pictures of {width}x{height} pixels")))
+    };
     // A tenth of the pixels' size, rarely exceeded.
     let mut jpeg = Vec::with_capacity(pixels.len() / 10);
-    let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, quality);
-    encoder.encode(pixels, width, height, ExtendedColorType::Rgb8).map_err(io::Error::other)?;
+    let mut encoder = Encoder::new(&mut jpeg, quality);
+    encoder.set_sampling_factor(SamplingFactor::F_2_2);
+    encoder.encode(pixels, side(width)?, side(height)?, ColorType::Rgb).map_err(io::Error::other)?;
     Ok(jpeg)
 }
 
