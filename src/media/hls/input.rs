@@ -83,7 +83,8 @@ const PICTURES_MAX: usize = 128;
 
 /// One player, as the relay sees it.
 pub(super) struct RelayInput {
-    pub messages: Receiver<PlayerMessage>,
+    /// [`None`] once the player has sent all of them.
+    pub messages: Option<Receiver<PlayerMessage>>,
     queue: VecDeque<PlayerMessage>,
     pub marks: VecDeque<(u64, MediaItem)>,
     pub current: Option<RunningDecoder>,
@@ -103,7 +104,7 @@ pub(super) struct RelayInput {
 impl RelayInput {
     pub fn new(messages: Receiver<PlayerMessage>) -> Self {
         Self {
-            messages,
+            messages: Some(messages),
             queue: VecDeque::new(),
             marks: VecDeque::new(),
             current: None,
@@ -121,8 +122,8 @@ impl RelayInput {
 
     /// Receives all messages, so that notes about media that are still being decoded are known in time.
     pub fn drain(&mut self, breaks: &mut AdBreaks) {
-        loop {
-            match self.messages.try_recv() {
+        while let Some(messages) = &self.messages {
+            match messages.try_recv() {
                 Ok(PlayerMessage::Note(note)) => self.note(note, breaks),
                 Ok(other) => self.queue.push_back(other),
                 Err(TryRecvError::Empty) => return,
@@ -130,7 +131,7 @@ impl RelayInput {
                     if !self.queue.iter().any(|m| matches!(m, PlayerMessage::End(_))) && self.end.is_none() {
                         self.queue.push_back(PlayerMessage::End(PlayerEnd::Over));
                     }
-                    return;
+                    self.messages = None;
                 }
             }
         }

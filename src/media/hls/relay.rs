@@ -158,19 +158,27 @@ impl Relay {
     /// Waits until a message or media arrive, the source is stopped, or the time is up. `for_media`: players without media are
     /// waited for.
     fn wait(&self, limit: Option<Duration>, for_media: bool) {
+        let mut events = self.events(for_media);
+        // The next step checks all inputs.
+        match limit {
+            Some(limit) => drop(events.ready_timeout(limit)),
+            None => drop(events.ready()),
+        }
+    }
+
+    /// What [`wait`](Self::wait) waits for. A channel that is disconnected would always be ready.
+    fn events(&self, for_media: bool) -> Select<'_> {
         let mut select = Select::new();
         select.recv(self.outlet.stopping());
         for input in self.inputs.iter().filter(|input| for_media && input.is_awaited()) {
-            select.recv(&input.messages);
+            if let Some(messages) = &input.messages {
+                select.recv(messages);
+            }
             if let Some(current) = &input.current {
                 select.recv(&current.from);
             }
         }
-        // The next step checks all inputs.
-        match limit {
-            Some(limit) => drop(select.ready_timeout(limit)),
-            None => drop(select.ready()),
-        }
+        select
     }
 
     /// Sends the next item of a player, after the notes that precede it.

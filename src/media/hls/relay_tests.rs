@@ -326,3 +326,22 @@ fn a_request_to_stop_ends_the_relay() {
     let end = Relay::new(vec![RelayInput::new(main_from)], outlet, Arc::new(ManualClock::default()), false).run();
     assert_eq!(end, End::Finished);
 }
+
+#[test]
+fn a_relay_sleeps_until_the_last_media_of_a_player_that_is_gone_are_decoded() {
+    let ((main_to, main_from), (to, _from), (media_to, media_from)) = (unbounded(), unbounded(), unbounded());
+    let decoder =
+        RunningDecoder { _source: Box::new(Silent), from: media_from, intake: Arc::new(DemuxerIntake::default()) };
+    main_to.send(PlayerMessage::Decoding(decoder)).unwrap();
+    drop(main_to);
+    let clock = Arc::new(ManualClock::default());
+    let mut relay = Relay::new(vec![RelayInput::new(main_from)], Outlet::new(to), clock, false);
+    // So that the step has something to send.
+    media_to.send(opened(true, false)).unwrap();
+    media_to.send(picture(0)).unwrap();
+    relay.step().unwrap();
+    assert!(relay.inputs[0].is_awaited());
+    assert!(relay.events(true).try_ready().is_err(), "nothing has arrived");
+    media_to.send(picture(100)).unwrap();
+    assert!(relay.events(true).try_ready().is_ok());
+}
