@@ -47,6 +47,8 @@ impl FoundObject {
     fn new(url: String, meta: &ObjectMeta) -> Self {
         // Of a file, the tag has the number of the file, which differs between machines.
         let tag = meta.e_tag.clone().filter(|_| !url.starts_with("file:"));
+        // Azure lists objects with tags that have no quotation marks, and gives them to all other requests.
+        let tag = tag.map(|tag| tag.trim_start_matches("W/").trim_matches('"').to_owned());
         let version = tag.unwrap_or_else(|| meta.last_modified.timestamp_micros().to_string());
         let name = name_of(&url, &meta.location);
         Self { url, name, size: meta.size, version }
@@ -220,6 +222,23 @@ impl ObjectPlace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tag_of_a_listing_and_of_the_object_are_one_version() {
+        let found = |tag: &str| {
+            let meta = ObjectMeta {
+                location: "a.mp4".into(),
+                last_modified: Default::default(),
+                size: 1,
+                e_tag: Some(tag.to_owned()),
+                version: None,
+            };
+            FoundObject::new("az://recordings/a.mp4".to_owned(), &meta)
+        };
+        assert_eq!(found("0x8DE30"), found("\"0x8DE30\""));
+        assert_eq!(found("\"0x8DE30\""), found("W/\"0x8DE30\""));
+        assert_ne!(found("0x8DE30"), found("0x8DE31"));
+    }
 
     #[tokio::test]
     async fn files_are_listed_put_and_fetched_without_a_copy() {
