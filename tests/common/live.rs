@@ -1,8 +1,11 @@
 //! A running `touchline run`.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::program::touchline;
@@ -13,6 +16,8 @@ pub struct Live {
     child: Child,
     pub jsonl: PathBuf,
     pub address: String,
+    /// The records read so far, and the length of their lines.
+    read: Mutex<(u64, Vec<Value>)>,
 }
 
 impl Live {
@@ -39,22 +44,35 @@ impl Live {
             .stdout(Stdio::null())
             .spawn()
             .expect("the program starts");
-        Self { child, jsonl, address: format!("127.0.0.1:{port}") }
+        Self { child, jsonl, address: format!("127.0.0.1:{port}"), read: Mutex::default() }
     }
 
     pub fn records(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(&self.jsonl).unwrap_or_default();
-        // The last line may be incomplete.
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        self.with_records(<[Value]>::to_vec)
     }
 
     /// Waits until the records satisfy `enough`.
     pub fn wait(&mut self, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         until_some("enough records", || {
-            let records = self.records();
-            assert!(self.child.try_wait().unwrap().is_none(), "the program ended early: {records:?}");
-            enough(&records).then_some(records)
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the program ended early: {:?}", self.records());
+            self.with_records(|records| enough(records).then(|| records.to_vec()))
         })
+    }
+
+    /// Calls `f` with all records. Reads only those that are new since the last call.
+    fn with_records<T>(&self, f: impl FnOnce(&[Value]) -> T) -> T {
+        let mut read = self.read.lock();
+        let mut text = Vec::new();
+        if let Ok(mut file) = File::open(&self.jsonl) {
+            file.seek(SeekFrom::Start(read.0)).and_then(|_| file.read_to_end(&mut text)).expect("the file is readable");
+        }
+        // The last line may be incomplete.
+        for line in text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            read.0 += line.len() as u64;
+            read.1.push(serde_json::from_slice(line).expect("a record"));
+        }
+        f(&read.1)
     }
 
     pub fn pid(&self) -> u32 {

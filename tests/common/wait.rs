@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 /// The longest wait for anything.
 pub const LIMIT: Duration = Duration::from_secs(240);
 
-/// How often a condition is checked.
-const POLL: Duration = Duration::from_millis(10);
+/// The least and the most time between two checks of a condition. Checks cost processor time that the program under test needs, so they
+/// become rarer the longer they take: a twentieth of the time that has passed.
+const POLL: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
 
 /// Waits until `condition` is true. `event` names it in the failure.
 #[track_caller]
@@ -24,14 +25,15 @@ pub fn until_some<T>(event: &str, poll: impl FnMut() -> Option<T>) -> T {
 /// Waits until `poll` returns a value. Panics with the text of `failure` if it hangs.
 #[track_caller]
 pub fn until_or<T>(mut poll: impl FnMut() -> Option<T>, failure: impl FnOnce() -> String) -> T {
-    let end = Instant::now() + LIMIT;
+    let start = Instant::now();
     loop {
         if let Some(value) = poll() {
             return value;
         }
-        if Instant::now() >= end {
+        let waited = start.elapsed();
+        if waited >= LIMIT {
             panic!("{}", failure());
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep((waited / 20).clamp(POLL[0], POLL[1]));
     }
 }

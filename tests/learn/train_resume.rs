@@ -14,9 +14,6 @@ use serde_json::Value;
 use touchline_compute::models::read_weights;
 use touchline_learn::fit::{BEST, CHECKPOINT};
 
-/// More stills than fit in one chunk of rows.
-const STILLS: [u32; 3] = [120, 120, 120];
-
 /// Starts a training in `dir` and kills it as soon as `condition` is true. Panics if the training ends before that.
 fn kill_when(dir: &Path, arguments: &str, condition: impl Fn() -> bool) {
     let mut command = touchline();
@@ -56,32 +53,43 @@ fn files(run: &Path) -> Vec<Vec<u8>> {
     [BEST, CHECKPOINT, "log.jsonl", "run.toml"].map(|name| std::fs::read(run.join(name)).expect(name)).into()
 }
 
+/// Killed while it computes rows: the complete chunk is reused, the other one is computed.
+#[test]
+fn rows_that_are_complete_are_not_computed_again_after_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    // More on the sides of training and validation than the 256 of a chunk.
+    still_dataset(dir, [108, 108, 108]);
+    let train =
+        format!("train rgb stills -o run --init {} --unfreeze 0 --head-steps 20 --still-views 0", first_weights());
+    let cache = dir.join("stills/cache");
+    kill_when(dir, &train, || !chunks(&cache).is_empty());
+    let first = chunks(&cache);
+    assert_eq!(first.len(), 1);
+    run(dir, &train).well();
+    let after = chunks(&cache);
+    assert_eq!(after.len(), 2);
+    assert!(after.contains(&first[0]), "the complete chunk was computed again");
+}
+
 #[test]
 fn a_killed_and_resumed_training_gives_the_same_result() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    still_dataset(dir, STILLS);
+    still_dataset(dir, [40, 40, 40]);
     let train = |out: &str| {
         format!(
-            "train rgb stills -o {out} --init {} --unfreeze 1 --head-steps 20 --epochs 3 --batch 8 --still-views 0 \
+            "train rgb stills -o {out} --init {} --unfreeze 1 --head-steps 20 --epochs 3 --batch 4 --still-views 0 \
              --fresh-views --cutmix 1 --average-weights 0.9 --checkpoint 7 --save-tensors 50",
             first_weights()
         )
     };
-
-    // Killed while it computes rows: the complete chunk is reused, the other one is computed.
     let cache = dir.join("stills/cache");
-    kill_when(dir, &train("whole"), || !chunks(&cache).is_empty());
-    let first = chunks(&cache);
-    assert_eq!(first.len(), 1);
     run(dir, &train("whole")).well();
-    let after = chunks(&cache);
-    assert_eq!(after.len(), 2);
-    assert!(after.contains(&first[0]), "the complete chunk was computed again");
 
     // Killed in the middle of step 2, between two checkpoints.
     let (whole, cut) = (dir.join("whole/rgb"), dir.join("cut/rgb"));
-    kill_when(dir, &train("cut"), || tune_steps(&cut) >= 60);
+    kill_when(dir, &train("cut"), || tune_steps(&cut) >= 30);
     assert!(cut.join(CHECKPOINT).is_file() && log_lines(&cut, "end").is_empty() && !cut.join("run.toml").exists());
     assert!(tune_steps(&cut) < tune_steps(&whole));
     run(dir, "pack build cut --dataset stills -o pack").refused(6, &["cut", "no finished training", "touchline train"]);
