@@ -8,7 +8,7 @@ Needs valgrind. Unlike times, the counts do not depend on the load of the machin
 shows programs a processor with AVX2 and without AVX-512, the networks' level is fixed, one thread computes, and only the functions in the
 program itself count, because the C library chooses its own by processor. They do depend on the compiler and on valgrind. With other
 versions than those in the baseline, or without AVX2, nothing is compared, and the output says so. Release builds execute fewer: they
-inline across the units of a crate.
+inline across the units of a crate, and compile the server with optimisation.
 """
 
 import argparse

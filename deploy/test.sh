@@ -45,15 +45,21 @@ fi
 # A failing binary does not hide the others.
 tests+=(--no-fail-fast)
 # Three lanes side by side, because most tests wait: one of tests that compute (training, references, the clip builder), with a lower
-# priority so that streams keep their pace; one of the page, of the two minutes of faults, and of units; and one of all others.
+# priority so that streams keep their pace; one of the page, of the two minutes of faults, and of units; and one of all others. The tests
+# of the program run one by one, so those of fleets follow in the lane of those that compute, which ends first.
 logs="$(mktemp -d)"
 trap 'rm -rf "$logs"' EXIT
-nice -n 10 "${tests[@]}" --test learn --test parity --test clip > "$logs/computing" 2>&1 &
+{
+    computed=0
+    nice -n 10 "${tests[@]}" --test learn --test parity --test clip || computed=$?
+    "${tests[@]}" --test program fleet:: || computed=$?
+    exit "$computed"
+} > "$logs/computing" 2>&1 &
 computing=$!
 "${tests[@]}" --test http --test soak --lib --bins --examples > "$logs/page" 2>&1 &
 page=$!
 status=0
-"${tests[@]}" --test '[!chlps]*' --test 'c[!l]*' --test 'l[!e]*' --test 'p[!a]*' || status=$?
+"${tests[@]}" --test '[!chlps]*' --test 'c[!l]*' --test 'l[!e]*' --test 'p[!a]*' -- --skip fleet:: || status=$?
 wait "$page" || status=$?
 wait "$computing" || status=$?
 cat "$logs/page" "$logs/computing"
