@@ -9,12 +9,13 @@ use touchline_core::frame::Frame;
 
 type View<'a> = ImageBuffer<Rgb<u8>, &'a [u8]>;
 
-/// Returns `frame` as a JPEG of `quality` (1 to 100), with chroma at half the resolution (4:2:0) as in broadcasts.
+/// Returns `frame` as a JPEG of `quality` (1 to 100). Chroma keeps its resolution (4:4:4): frames are smaller than the pictures of the
+/// stream, so their chroma is whole, and models may learn from them.
 ///
 /// # Errors
 /// When the encoder rejects the picture, or a side is longer than 65,535 pixels.
 pub fn encode(frame: &Frame, quality: u8) -> io::Result<Vec<u8>> {
-    encode_pixels(frame.view().data, (frame.width, frame.height), quality)
+    encode_pixels(frame.view().data, (frame.width, frame.height), quality, SamplingFactor::F_1_1)
 }
 
 /// As [`encode`]; a frame of more than `width` × `height` pixels is scaled down (triangle filter). The aspect ratio stays.
@@ -30,11 +31,11 @@ pub fn encode_within(frame: &Frame, (width, height): (u32, u32), quality: u8) ->
     }
     let scaled = |side: u64| (side * u64::from(limit) / of).max(1) as u32;
     let small = image::imageops::resize(&view(frame)?, scaled(wide), scaled(tall), FilterType::Triangle);
-    encode_pixels(small.as_raw(), small.dimensions(), quality)
+    encode_pixels(small.as_raw(), small.dimensions(), quality, SamplingFactor::F_1_1)
 }
 
-/// As [`encode`], at most `width` wide. Each pixel is the mean of four points of its area: reading all of it would take most of the time,
-/// and does not show.
+/// As [`encode`], at most `width` wide and with chroma at half the resolution (4:2:0). Each pixel is the mean of four points of its area:
+/// reading all of it would take most of the time, and does not show.
 ///
 /// # Errors
 /// Those of [`encode`].
@@ -60,7 +61,7 @@ pub fn encode_thumbnail(frame: &Frame, width: u32, quality: u8) -> io::Result<Ve
             }));
         }
     }
-    encode_pixels(&pixels, (width, height), quality)
+    encode_pixels(&pixels, (width, height), quality, SamplingFactor::F_2_2)
 }
 
 fn view(frame: &Frame) -> io::Result<View<'_>> {
@@ -71,14 +72,19 @@ fn too_little_data() -> io::Error {
     io::Error::other("the frame has less data than its size requires")
 }
 
-fn encode_pixels(pixels: &[u8], (width, height): (u32, u32), quality: u8) -> io::Result<Vec<u8>> {
-    let side = |side: u32| {
-        u16::try_from(side).map_err(|_| io::Error::other(format!("JPEG has no pictures of {width}x{height} pixels")))
+fn encode_pixels(
+    pixels: &[u8],
+    (width, height): (u32, u32),
+    quality: u8,
+    chroma: SamplingFactor,
+) -> io::Result<Vec<u8>> {
+    let side = |length: u32| {
+        u16::try_from(length).map_err(|_| io::Error::other(format!("JPEG has no pictures of {width}x{height} pixels")))
     };
     // A tenth of the pixels' size, rarely exceeded.
     let mut jpeg = Vec::with_capacity(pixels.len() / 10);
     let mut encoder = Encoder::new(&mut jpeg, quality);
-    encoder.set_sampling_factor(SamplingFactor::F_2_2);
+    encoder.set_sampling_factor(chroma);
     encoder.encode(pixels, side(width)?, side(height)?, ColorType::Rgb).map_err(io::Error::other)?;
     Ok(jpeg)
 }
@@ -110,6 +116,21 @@ mod tests {
         assert_eq!(size(encode_thumbnail(&frame(1280, 720), 320, 80)), (320, 180));
         assert_eq!(size(encode_thumbnail(&frame(100, 50), 320, 80)), (100, 50));
         assert_eq!(size(encode_thumbnail(&frame(1, 2000), 320, 80)), (1, 4));
+    }
+
+    #[test]
+    fn only_thumbnails_lose_chroma() {
+        // Columns of equal luma, red and blue in turn.
+        let column = |x: u32, _| if x.is_multiple_of(2) { Rgb([200, 60, 60]) } else { Rgb([60, 104, 255]) };
+        let frame = still::frame(image::RgbImage::from_fn(64, 64, column));
+        let contrast = |jpeg: io::Result<Vec<u8>>| {
+            let picture = image::load_from_memory(&jpeg.unwrap()).unwrap().into_rgb8();
+            i32::from(picture.get_pixel(30, 30).0[0]) - i32::from(picture.get_pixel(31, 30).0[0])
+        };
+        let [whole, within] = [encode(&frame, 90), encode_within(&frame, (960, 960), 90)].map(contrast);
+        assert!(whole > 90 && within > 90, "{whole} {within}");
+        let thumbnail = contrast(encode_thumbnail(&frame, 64, 90));
+        assert!(thumbnail < 50, "{thumbnail}");
     }
 
     #[test]
