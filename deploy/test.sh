@@ -46,7 +46,7 @@ fi
 tests+=(--no-fail-fast)
 # Three lanes side by side, because most tests wait: one of tests that compute (training, references, the clip builder), with a lower
 # priority so that streams keep their pace; one of the page, of the two minutes of faults, and of units; and one of all others. The tests
-# of the program run one by one, so those of fleets follow in the lane of those that compute, which ends first.
+# of the program run one by one, so those of fleets run beside the others: after the tests that compute, when the processors have time.
 logs="$(mktemp -d)"
 trap 'rm -rf "$logs"' EXIT
 {

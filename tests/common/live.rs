@@ -16,8 +16,8 @@ pub struct Live {
     child: Child,
     pub jsonl: PathBuf,
     pub address: String,
-    /// The records read so far, and the length of their lines.
-    read: Mutex<(u64, Vec<Value>)>,
+    /// The records read so far.
+    read: Mutex<(RecordReader, Vec<Value>)>,
 }
 
 impl Live {
@@ -44,7 +44,8 @@ impl Live {
             .stdout(Stdio::null())
             .spawn()
             .expect("the program starts");
-        Self { child, jsonl, address: format!("127.0.0.1:{port}"), read: Mutex::default() }
+        let read = Mutex::new((RecordReader::new(&jsonl), Vec::new()));
+        Self { child, jsonl, address: format!("127.0.0.1:{port}"), read }
     }
 
     pub fn records(&self) -> Vec<Value> {
@@ -62,17 +63,9 @@ impl Live {
 
     /// Calls `f` with all records. Reads only those that are new since the last call.
     fn with_records<T>(&self, f: impl FnOnce(&[Value]) -> T) -> T {
-        let mut read = self.read.lock();
-        let mut text = Vec::new();
-        if let Ok(mut file) = File::open(&self.jsonl) {
-            file.seek(SeekFrom::Start(read.0)).and_then(|_| file.read_to_end(&mut text)).expect("the file is readable");
-        }
-        // The last line may be incomplete.
-        for line in text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
-            read.0 += line.len() as u64;
-            read.1.push(serde_json::from_slice(line).expect("a record"));
-        }
-        f(&read.1)
+        let (reader, records) = &mut *self.read.lock();
+        records.extend(reader.read());
+        f(records)
     }
 
     pub fn pid(&self) -> u32 {
@@ -107,6 +100,34 @@ impl Drop for Live {
         // Both fail after `stop`.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Reads the records that a program appends to a file.
+pub struct RecordReader {
+    path: PathBuf,
+    /// The length of the lines read so far.
+    at: u64,
+}
+
+impl RecordReader {
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), at: 0 }
+    }
+
+    /// The records that are new since the last call; none while there is no file. An incomplete last line is left for the next call, and
+    /// every other line must be a record.
+    pub fn read(&mut self) -> Vec<Value> {
+        let mut bytes = Vec::new();
+        if let Ok(mut file) = File::open(&self.path) {
+            file.seek(SeekFrom::Start(self.at))
+                .and_then(|_| file.read_to_end(&mut bytes))
+                .expect("the file is readable");
+        }
+        bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1));
+        self.at += bytes.len() as u64;
+        let text = String::from_utf8(bytes).expect("records are UTF-8");
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
     }
 }
 

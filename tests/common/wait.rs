@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 /// The longest wait for anything.
 pub const LIMIT: Duration = Duration::from_secs(240);
 
-/// The least and the most time between two checks of a condition. Checks cost processor time that the program under test needs, so they
-/// become rarer the longer they take: a twentieth of the time that has passed.
+/// The shortest and the longest pause between two checks of a condition. Checks take processor time from the program under test, so a pause
+/// is a twentieth of the time waited so far.
 const POLL: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
 
 /// Waits until `condition` is true. `event` names it in the failure.

@@ -1,7 +1,6 @@
 //! The account of a stream's seconds, from its records and their times.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::Value;
+
+use crate::common::live::RecordReader;
 
 /// A record and the time it was read, in seconds since the start.
 #[derive(Clone, Debug)]
@@ -30,20 +31,11 @@ impl Tail {
         let (records, stop) = (Arc::<Mutex<Vec<Stamped>>>::default(), Arc::new(AtomicBool::new(false)));
         let (to, stopped) = (records.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
-            let (mut at, mut is_last) = (0, false);
+            let (mut reader, mut is_last) = (RecordReader::new(&path), false);
             loop {
-                if let Ok(mut file) = std::fs::File::open(&path) {
-                    file.seek(SeekFrom::Start(at)).expect("a seekable file");
-                    let mut reader = BufReader::new(file);
-                    let mut line = String::new();
-                    while reader.read_line(&mut line).expect("a record is UTF-8") > 0 && line.ends_with('\n') {
-                        at += line.len() as u64;
-                        let record = serde_json::from_str(&line).expect("a record is JSON");
-                        let stamped = Stamped { at_s: began.elapsed().as_secs_f64(), record };
-                        to.lock().push(stamped);
-                        line.clear();
-                    }
-                }
+                let records = reader.read();
+                let at_s = began.elapsed().as_secs_f64();
+                to.lock().extend(records.into_iter().map(|record| Stamped { at_s, record }));
                 if is_last {
                     return;
                 }

@@ -58,15 +58,21 @@ fn sounds(from_ms: u64, to_ms: u64) -> Vec<MediaItem> {
 struct PlayerSender(Sender<PlayerMessage>);
 
 impl PlayerSender {
-    fn decode(&self, items: Vec<MediaItem>) -> Arc<DemuxerIntake> {
+    /// Starts a decoder without media.
+    fn start(&self) -> (Sender<MediaItem>, Arc<DemuxerIntake>) {
         let (to, from) = unbounded();
-        for item in items {
-            to.send(item).unwrap();
-        }
         let intake = Arc::new(DemuxerIntake::default());
         self.0
             .send(PlayerMessage::Decoding(RunningDecoder { _source: Box::new(Silent), from, intake: intake.clone() }))
             .unwrap();
+        (to, intake)
+    }
+
+    fn decode(&self, items: Vec<MediaItem>) -> Arc<DemuxerIntake> {
+        let (to, intake) = self.start();
+        for item in items {
+            to.send(item).unwrap();
+        }
         intake
     }
 
@@ -329,11 +335,8 @@ fn a_request_to_stop_ends_the_relay() {
 
 #[test]
 fn a_relay_sleeps_until_the_last_media_of_a_player_that_is_gone_are_decoded() {
-    let ((main_to, main_from), (to, _from), (media_to, media_from)) = (unbounded(), unbounded(), unbounded());
-    let decoder =
-        RunningDecoder { _source: Box::new(Silent), from: media_from, intake: Arc::new(DemuxerIntake::default()) };
-    main_to.send(PlayerMessage::Decoding(decoder)).unwrap();
-    drop(main_to);
+    let ((main_to, main_from), (to, _from)) = (unbounded(), unbounded());
+    let (media_to, _) = PlayerSender(main_to).start();
     let clock = Arc::new(ManualClock::default());
     let mut relay = Relay::new(vec![RelayInput::new(main_from)], Outlet::new(to), clock, false);
     // So that the step has something to send.

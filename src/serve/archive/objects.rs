@@ -47,7 +47,7 @@ impl FoundObject {
     fn new(url: String, meta: &ObjectMeta) -> Self {
         // Of a file, the tag has the number of the file, which differs between machines.
         let tag = meta.e_tag.clone().filter(|_| !url.starts_with("file:"));
-        // Azure lists objects with tags that have no quotation marks, and gives them to all other requests.
+        // Tags have no quotation marks in Azure's listings, and have them in its other answers.
         let tag = tag.map(|tag| tag.trim_start_matches("W/").trim_matches('"').to_owned());
         let version = tag.unwrap_or_else(|| meta.last_modified.timestamp_micros().to_string());
         let name = name_of(&url, &meta.location);

@@ -19,6 +19,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use crate::common::Fixtures;
+use crate::common::live::RecordReader;
 use crate::common::program::touchline;
 use crate::common::wait::{until, until_some};
 use parking_lot::MutexGuard;
@@ -81,11 +82,9 @@ impl Drop for Program {
     }
 }
 
-/// The records of a file. Every line must be a record, except an incomplete last one.
+/// The records of a file.
 fn records(path: &Path) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let whole = text.rfind('\n').map_or(0, |at| at + 1);
-    text[..whole].lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+    RecordReader::new(path).read()
 }
 
 /// A seeded random number generator (xorshift; Marsaglia 2003).
