@@ -17,8 +17,11 @@ fn pipeline(python: &Path, dir: &Path, arguments: &[&str]) -> (bool, String) {
     let program = PathBuf::from(touchline().get_program());
     let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubeflow/pipeline.py");
-    let output =
-        Command::new(python).arg(file).args(arguments).current_dir(dir).env("PATH", path).output().expect("Python");
+    // KFP leaves temporary files behind.
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = Command::new(python);
+    command.arg(file).args(arguments).current_dir(dir).env("PATH", path).env("TMPDIR", temporary.path());
+    let output = command.output().expect("Python");
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     (output.status.success(), text(&output.stdout) + &text(&output.stderr))
 }
