@@ -10,6 +10,7 @@ use crate::cli::paths::shown;
 use touchline_compute::backend::probe;
 use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::Pack;
+use touchline_compute::nn::fused::{Level, Precision};
 use touchline_core::error::{Error, Result};
 use touchline_core::limits;
 use touchline_media::plugins::{self, DecoderSurvey};
@@ -210,7 +211,10 @@ fn pack(report: &mut Checklist, given: Option<&Path>) {
 fn machine(report: &mut Checklist) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let cores_verdict = if cores >= 2 { CheckOutcome::Ok } else { CheckOutcome::Lacks };
-    report.line(CheckArea::Machine, cores_verdict, "processor", &format!("{cores} cores, {}", vector_units()));
+    let level = Level::best();
+    let advice = if level == Level::Portable && cfg!(target_arch = "x86_64") { " (no AVX2: much slower)" } else { "" };
+    let text = format!("{cores} cores, {}{advice}, models in {}", level.name(), Precision::fastest(level).name());
+    report.line(CheckArea::Machine, cores_verdict, "processor", &text);
     let (soft, hard) = limits::open_files();
     let shown = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
     let is_enough = hard.is_none_or(|n| n >= OPEN_FILES);
@@ -223,20 +227,4 @@ fn machine(report: &mut Checklist) {
         let verdict = if finding.is_ok { CheckOutcome::Ok } else { CheckOutcome::Lacks };
         report.line(CheckArea::Machine, verdict, finding.what, &finding.detail);
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn vector_units() -> &'static str {
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        "AVX-512"
-    } else if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        "AVX2 and FMA"
-    } else {
-        "no AVX2: much slower"
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn vector_units() -> &'static str {
-    "portable vector code"
 }

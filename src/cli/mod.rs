@@ -140,9 +140,9 @@ pub enum LogFormat {
 /// Device and number format, for the commands that run models.
 #[derive(Clone, Debug, Args, Serialize)]
 struct Compute {
-    /// Number format of the models [default: auto] [env: TOUCHLINE_PRECISION]. bf16 needs half of f32's memory and, on
-    /// processors with instructions for it, about half the time. auto chooses bf16 on such processors, f16 on GPUs and f32
-    /// elsewhere. int8 runs on the CPU only: it needs a quarter of f32's memory and, with AVX512_VNNI, about a quarter of the
+    /// Number format of the models [default: auto] [env: TOUCHLINE_PRECISION]. bf16 needs half of f32's memory and, on some
+    /// processors with instructions for it, about half the time. auto chooses bf16 where it is measured to be faster, f16 on GPUs
+    /// and f32 elsewhere. int8 runs on the CPU only: it needs a quarter of f32's memory and, with AVX512_VNNI, about a quarter of the
     /// time; the pack must be calibrated for it (touchline pack calibrate).
     #[arg(long, value_parser = run::named::<PrecisionChoice>(&PrecisionChoice::NAMES))]
     precision: Option<PrecisionChoice>,

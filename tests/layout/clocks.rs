@@ -16,6 +16,7 @@ type Exception = (&'static str, &'static [&'static str], &'static str);
 const ALLOWED: &[Exception] = &[
     ("core/clock.rs", &["Instant::now", "SystemTime::now"], "it is the clock"),
     ("compute/nn/fused/run.rs", &["Instant::now"], "measures layers for the profile"),
+    ("compute/nn/fused/speed.rs", &["Instant::now"], "measures the processor"),
     ("compute/backend/cpu.rs", &["Instant::now"], "measures stages for the metrics"),
     ("media/hls/player", &["Instant::now"], "the clock of tokio, which the tests pause"),
     ("media/hls/session.rs", &["Instant::now"], "the clock of tokio, which tests can pause"),

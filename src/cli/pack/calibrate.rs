@@ -18,7 +18,7 @@ use touchline_learn::dataset::Dataset;
     after_long_help = "int8 stores every value of a network in one byte, so the range of the values must be known. The ranges are \
 measured on the dataset's training side and written into the pack; its weights are not changed. The loss of accuracy is then \
 measured on the validation side. A model that loses more than half a point of macro F1 runs in bf16 (or f32, where the \
-processor has no instructions for bf16) when int8 is requested. `touchline pack build` calibrates too, at its end.
+processor is not faster in bf16) when int8 is requested. `touchline pack build` calibrates too, at its end.
 
 Example:
   touchline pack calibrate weights/mine DATASET

@@ -175,7 +175,7 @@ impl fmt::Display for Shard {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionChoice {
-    /// bf16 on processors with instructions for it, f16 on GPUs, otherwise f32.
+    /// bf16 on processors that compute it faster than f32, f16 on GPUs, otherwise f32.
     #[default]
     Auto,
     /// Single precision.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
+use super::depthwise::turned_lines;
 use super::hybrid::PackedGate;
-use super::kernel::{LANES, turned_lines};
+use super::kernel::LANES;
 use super::level::{Arithmetic, Level, Precision};
 use super::quantise::{Quantisation, QuantisedWeights, Range};
 use super::{format, winograd};

@@ -7,6 +7,7 @@
 #[cfg(target_arch = "x86_64")]
 mod compiled;
 mod cost;
+mod depthwise;
 mod edges;
 pub(super) mod format;
 pub(super) mod graph;
@@ -20,6 +21,8 @@ mod progress;
 mod quantise;
 mod run;
 pub(super) mod simd;
+#[cfg(target_arch = "x86_64")]
+mod speed;
 #[cfg(test)]
 mod tests;
 mod winograd;

@@ -387,17 +387,19 @@ impl ConvPlan {
         let (x_row, y_row) =
             if flat { (row_pixels * x.pixel, row_pixels * y.pixel) } else { (stride * x.row(), y.row()) };
         let blocks = y.blocks;
-        let group = match (wide, row_pixels % 14) {
-            (false, _) => 1,
-            // With bytes, every line of weights should serve more pixels.
-            (true, 1..=7) if blocks >= 4 && row_pixels < 28 && !layer.planar && x.pixel > LANES / 4 => 4,
-            _ => 2,
+        // With bytes, every line of weights should serve more pixels.
+        let is_narrow = matches!(row_pixels, 1..=7 | 15 | 17..=21) && blocks >= 4 && !layer.planar;
+        let group = if !wide {
+            1
+        } else if is_narrow && x.pixel > LANES / 4 {
+            4
+        } else {
+            2
         };
         let per_row = x.blocks * x.pixel * size_of::<f32>() * if flat { row_pixels } else { stride * x.w };
         let rows_each = (INPUT_SHARE / per_row.max(1)).clamp(1, rows);
-        let wanted = TASKS_PER_THREAD * threads;
+        let (wanted, groups) = (TASKS_PER_THREAD * threads, blocks.div_ceil(group));
         // With few outputs, cut finer along rows; else along blocks, in whole groups.
-        let groups = blocks.div_ceil(group);
         let mut parts = rows.div_ceil(rows_each);
         if rows >= 4 * threads {
             parts = parts.next_multiple_of(threads);
@@ -408,8 +410,7 @@ impl ConvPlan {
         }
         let split =
             Split { rows, rows_each: rows.div_ceil(parts), blocks, blocks_each: groups.div_ceil(across) * group };
-        let whole = run * group * size_of::<CacheLine>();
-        let fits = (PIECE / whole).max(1);
+        let fits = (PIECE / (run * group * size_of::<CacheLine>())).max(1);
         let pieces = if segments.len() > fits + fits / 4 && split.rows_each * row_pixels > 28 {
             let count = segments.len().div_ceil(fits);
             let each = segments.len().div_ceil(count);

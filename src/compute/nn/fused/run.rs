@@ -6,9 +6,10 @@ use std::time::Instant;
 
 #[cfg(target_arch = "x86_64")]
 use super::compiled;
+use super::depthwise::{DepthwiseRow, depthwise};
 use super::format::{Bf16Format, F32Format, Int8Format, ValueFormat};
 use super::graph::{CacheLine, INPUT};
-use super::kernel::{self, ConvRows, DepthwiseRow, LANES, Prefetch};
+use super::kernel::{self, ConvRows, LANES, Prefetch};
 use super::level::{Level, Precision};
 use super::plan::{ConvPlan, Plan, Split, Step, StepKind, ValueLayout};
 use super::progress::TaskProgress;
@@ -414,7 +415,7 @@ impl Call<'_> {
                     match &step.work {
                         StepKind::Depthwise { layer, .. } => {
                             let window = layer.window;
-                            kernel::depthwise::<L, F>(DepthwiseRow {
+                            depthwise::<L, F>(DepthwiseRow {
                                 x: from.add(x.at(0, 0, window.padding) + row * window.stride * x.row()),
                                 x_row: x.row(),
                                 weights: layer.weights.as_ptr().add(block * layer.lines).cast(),

@@ -71,7 +71,7 @@ fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
         let (inputs, middle, outputs) = (numbers.one_of(&[1, 3, 4]), numbers.size(1..90), numbers.size(1..90));
         let (k0, s0) = (numbers.one_of(&[1, 3, 5, 7]), numbers.one_of(&[1, 2]));
         let (k, s, p) = numbers.one_of(&[(1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2), (3, 1, 0), (2, 2, 0)]);
-        let (dk, ds, dp) = numbers.one_of(&[(3, 1, 1), (3, 2, 1), (5, 1, 2), (3, 3, 1), (3, 1, 2)]);
+        let (dk, ds, dp) = numbers.one_of(&[(3, 1, 1), (3, 2, 1), (5, 1, 2), (5, 2, 2), (3, 3, 1), (3, 1, 2)]);
         let pool = numbers.one_of(&[(3, 2, 1), (2, 2, 0), (3, 1, 1)]);
         let act = numbers.one_of(&[Activation::Identity, Activation::Relu, Activation::Relu6]);
         let shortcut = numbers.one_of(&[true, false]);
@@ -113,6 +113,32 @@ fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
             assert_close(&case, kernels, &whole.forward(&x)?, &e)?;
             let average = fused(kernels, &x, make, Graph::average)?;
             assert_close(&format!("mean {case}"), kernels, &average.forward(&x)?, &e.mean((2, 3))?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Rows of the widths that tiles divide, and of others, through an expansion and a depthwise convolution.
+#[test]
+fn rows_of_every_width_agree_with_candle() -> Result<()> {
+    let numbers = &mut TestTensors::new(9);
+    let windows = [(3, 1), (3, 2), (5, 1), (5, 2)];
+    for (width, (kernel, stride)) in [7, 8, 15, 16, 20, 28, 40, 64].into_iter().flat_map(|w| windows.map(|k| (w, k))) {
+        let case = format!("{width} wide, depthwise {kernel}/{stride}");
+        let x = numbers.between(-1.0, 1.0, (2, 3, 9, width * stride));
+        let (first, wide) = (numbers.layer(20, 3, 1), numbers.layer(70, 20, 1));
+        let alone = (numbers.layer(70, 1, kernel).0, numbers.between(-0.5, 0.5, 70));
+        let act = Activation::Relu6;
+        let expanded = act.apply(&conv(&act.apply(&conv(&x, &first, 1, 0)?)?, &wide, 1, 0)?)?;
+        let want = act.apply(&conv(&expanded, &alone, stride, kernel / 2)?)?;
+        assert_eq!(want.dim(3)?, width, "{case}");
+        for kernels in kernels() {
+            let make = |graph: &mut Graph, input| {
+                let a = graph.conv(input, (&first.0, &first.1), (1, 0), None, act)?;
+                let b = graph.conv(a, (&wide.0, &wide.1), (1, 0), None, act)?;
+                graph.depthwise(b, (&alone.0, &alone.1), (stride, kernel / 2), act)
+            };
+            assert_close(&case, kernels, &fused(kernels, &x, make, Graph::whole)?.forward(&x)?, &want)?;
         }
     }
     Ok(())
