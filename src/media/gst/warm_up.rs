@@ -1,4 +1,4 @@
-//! Initialises GLib's network types once, on one thread, before the first network source starts.
+//! Initialises GLib's network types and the elements of outputs once, on one thread, before sources and outputs start.
 //!
 //! GLib registers its types on first use. Two threads that do so at the same time can deadlock (seen with GLib 2.74): one
 //! registers `GSocketAddress` and waits for the lock of class initialisation, the other holds that lock while it initialises
@@ -24,6 +24,44 @@ pub(super) fn network() {
         if let Err(cause) = try_clients(LIMIT) {
             // Streams work without this, except for the race above.
             tracing::debug!("the network clients could not be initialised: {cause}");
+        }
+    });
+}
+
+/// The elements that outputs consist of, also those that `hlssink2` makes while it plays.
+const OUTPUT_ELEMENTS: [&str; 22] = [
+    "appsrc",
+    "decodebin",
+    "deinterlace",
+    "videoflip",
+    "videoconvert",
+    "overlaycomposition",
+    "queue",
+    "x264enc",
+    "h264parse",
+    "audioconvert",
+    "audioresample",
+    "avenc_aac",
+    "aacparse",
+    "mp4mux",
+    "matroskamux",
+    "mpegtsmux",
+    "flvmux",
+    "hlssink2",
+    "giostreamsink",
+    "rtmp2sink",
+    "srtsink",
+    "udpsink",
+];
+
+/// Initialises the classes of the elements of outputs. Concurrent callers wait for the first one. Outputs open beside running streams, where
+/// the first use of a class can meet that of another one.
+pub(super) fn outputs() {
+    static DONE: OnceLock<()> = OnceLock::new();
+    DONE.get_or_init(|| {
+        for factory in OUTPUT_ELEMENTS {
+            // One that is missing fails in the output that needs it.
+            drop(gst::ElementFactory::make(factory).build());
         }
     });
 }
@@ -102,6 +140,14 @@ fn try_client(factory: &str, uri: &str, limit: gst::ClockTime) -> Result<bool, g
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_elements_of_outputs_exist() {
+        super::super::init().unwrap();
+        for factory in OUTPUT_ELEMENTS {
+            assert!(gst::ElementFactory::make(factory).build().is_ok(), "{factory}");
+        }
+    }
 
     #[test]
     fn every_client_connects_and_returns() {

@@ -116,6 +116,7 @@ impl LabelForm {
     /// # Errors
     /// One line: an encoder that this machine lacks, or a template or font that cannot be used.
     pub fn new(mode: LabelMode, options: &OverlayOptions, encoding: Encoding, key: &str) -> Result<Self, String> {
+        crate::gst::warm_up::outputs();
         if mode == LabelMode::Metadata {
             return Ok(Self::Metadata);
         }
