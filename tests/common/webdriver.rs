@@ -19,22 +19,34 @@ pub struct Browser {
     _profile: tempfile::TempDir,
 }
 
+/// Starts chromedriver, and returns the port that it chose. It ends if that port is not free for both IPv4 and IPv6.
+fn start_driver() -> std::io::Result<(Child, String)> {
+    for _ in 0..5 {
+        let mut command = Command::new("chromedriver");
+        let mut driver = command.arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut printed = Vec::new();
+        for line in lines {
+            if let Some((_, port)) = line.split_once("successfully on port ") {
+                return Ok((driver, port.trim_end_matches('.').to_owned()));
+            }
+            printed.push(line);
+        }
+        eprintln!("chromedriver ended with {}: {printed:?}", driver.wait()?);
+    }
+    panic!("chromedriver printed no port in five attempts");
+}
+
 impl Browser {
     /// [`None`] after a reported skip when chromedriver (Debian package chromium-driver) is missing. The gate does not allow that.
     pub fn start() -> Option<Self> {
-        let spawned = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-        let mut driver = match spawned {
-            Ok(driver) => driver,
+        let (driver, port) = match start_driver() {
+            Ok(started) => started,
             Err(e) => {
                 skip(Lacks::Tool, &format!("chromedriver (Debian package chromium-driver) does not start: {e}"));
                 return None;
             }
         };
-        let port = BufReader::new(driver.stdout.take().unwrap())
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| line.split_once("successfully on port ").map(|(_, p)| p.trim_end_matches('.').to_owned()))
-            .expect("chromedriver prints its port");
         let agent: ureq::Agent =
             ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(LIMIT)).build().into();
         let profile = tempfile::tempdir().unwrap();
